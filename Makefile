@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test lint bench soak setup
+.PHONY: run test test-long lint bench soak setup
 
 # vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
 run: setup
@@ -14,6 +14,9 @@ run: setup
 
 test: setup
 	$(VENV)/python -m pytest
+
+test-long: setup
+	$(VENV)/python -m pytest -m long --timeout 1800
 
 lint: setup
 	$(VENV)/ruff check .
