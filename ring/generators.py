@@ -43,10 +43,6 @@ class _Slot:
     deaths_in_a_row: int = 0
     poller: asyncio.Task[None] | None = None
 
-    @property
-    def num_outstanding(self) -> int:
-        return sum(request.num_samples for request, _ in self.outstanding.values())
-
 
 class GeneratorPool:
     """`spawn(i)` starts the i-th generator actor and returns its handle at once; it is ready when it answers `ping`."""
@@ -84,7 +80,7 @@ class GeneratorPool:
         Raises ValueError where the request cannot be served (a prompt longer than the context), GeneratorFailedError
         where generators die again and again.
         """
-        slot = min(self._slots, key=lambda slot: slot.num_outstanding)
+        slot = min(self._slots, key=lambda slot: len(slot.outstanding))
         future: asyncio.Future[RolloutHandle] = asyncio.get_running_loop().create_future()
         slot.outstanding[request.rollout_id] = (request, future)
         await self._submit(slot, [request])

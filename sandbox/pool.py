@@ -119,7 +119,10 @@ class SandboxPool:
         self._arguments = (problems, settings, *arguments)
         # SPREAD: graders compete for CPU, so they belong on different machines where there are any.
         self._actor_class = ray.remote(num_cpus=settings.num_cpus, scheduling_strategy="SPREAD")(worker)
-        self._workers: list[_Worker] = []
+        # Workers that get calls, and the ready ones with room by the number of their calls, longest idle first: what is
+        # asked at every call must not cost more with a thousand workers than with one.
+        self._workers: dict[_Worker, None] = {}
+        self._free: tuple[dict[_Worker, None], ...] = tuple({} for _ in range(_CALLS_PER_WORKER))
         self._waiting: deque[_Call] = deque()
         self._room = asyncio.Semaphore(settings.max_workers * _CALLS_PER_WORKER * 2)
         self._changed = asyncio.Event()
@@ -164,8 +167,6 @@ class SandboxPool:
                 return await call.future
         finally:
             self._backlog -= num_items
-            if call in self._waiting:
-                self._waiting.remove(call)
 
     def stats(self) -> PoolStats:
         """How many workers there are, and what they do."""
@@ -208,32 +209,55 @@ class SandboxPool:
         settings = self._settings
         wanted = math.ceil(self._backlog / settings.backlog_per_worker)
         wanted = min(max(wanted, settings.min_workers), settings.max_workers)
-        staying = [worker for worker in self._workers if not worker.leaving]
         if self._failure is None:
-            for _ in range(wanted - len(staying)):
-                worker = _Worker(self._actor_class.remote(*self._arguments))
-                self._workers.append(worker)
+            for _ in range(wanted - len(self._workers)):
+                worker = _Worker(self._new_actor())
+                self._workers[worker] = None
                 self._spawn(self._await_ready(worker))
-        idle = [w for w in staying if not w.calls and time.monotonic() - w.idle_since > settings.idle_s]
-        for worker in idle[: max(0, len(staying) - wanted)]:
-            worker.leaving = True
-            self._spawn(self._end(worker))
+        idle_long = time.monotonic() - settings.idle_s
+        while len(self._workers) > wanted and self._free[0]:
+            worker = next(iter(self._free[0]))
+            if worker.idle_since > idle_long:
+                return
+            self._leave(worker)
+
+    def _new_actor(self) -> Any:
+        return self._actor_class.remote(*self._arguments)
 
     def _hand_out(self) -> None:
+        """Give waiting calls to the workers with the fewest, of these to the last one busy: the others may leave."""
         while self._waiting:
-            ready = [w for w in self._workers if w.ready and not w.leaving and len(w.calls) < _CALLS_PER_WORKER]
-            if not ready:
+            free = next((free for free in self._free if free), None)
+            if free is None:
                 return
-            worker, call = min(ready, key=lambda worker: len(worker.calls)), self._waiting.popleft()
+            call = self._waiting.popleft()
+            if call.future.done():  # its caller waits no more
+                continue
+            worker = next(reversed(free))
             worker.calls.add(call)
+            self._place(worker)
             self._spawn(self._make(call, worker))
+
+    def _place(self, worker: _Worker) -> None:
+        """Note how much room a worker has, after any change of its state."""
+        for free in self._free:
+            free.pop(worker, None)
+        if worker.ready and not worker.leaving and len(worker.calls) < _CALLS_PER_WORKER:
+            self._free[len(worker.calls)][worker] = None
+
+    def _leave(self, worker: _Worker) -> None:
+        """Give a worker no more calls, and end it."""
+        worker.leaving = True
+        self._place(worker)
+        self._workers.pop(worker, None)
+        self._spawn(self._end(worker))
 
     async def _await_ready(self, worker: _Worker) -> None:
         try:
             # No deadline: a worker that Ray has no room for is what asks its autoscaler for more machines.
             await worker.actor.start.remote()
         except (RayActorError, RayTaskError) as error:
-            await self._end(worker)
+            self._leave(worker)
             self._failed_starts += 1
             logger.warning("a sandbox worker did not start: %s", error)
             if isinstance(error, IsolationError) and not any(other.ready for other in self._workers):
@@ -243,6 +267,7 @@ class SandboxPool:
         else:
             self._failed_starts = 0
             worker.ready, worker.idle_since = True, time.monotonic()
+            self._place(worker)
         self._changed.set()
 
     async def _make(self, call: _Call, worker: _Worker) -> None:
@@ -269,16 +294,16 @@ class SandboxPool:
     def _settle(self, worker: _Worker, call: _Call) -> None:
         worker.calls.discard(call)
         worker.idle_since = time.monotonic()
+        self._place(worker)
         self._changed.set()
 
     def _lose(self, worker: _Worker, call: _Call, error: Exception) -> None:
         """A worker is gone, or silent for too long: end it, and make its call again elsewhere."""
         worker.calls.discard(call)
-        if worker in self._workers and not worker.leaving:
+        if not worker.leaving:
             self._num_deaths += 1
             logger.warning("a sandbox worker is lost: %s", error)
-            worker.leaving = True
-            self._spawn(self._end(worker))
+            self._leave(worker)
         if call.attempts >= _MAX_ATTEMPTS:
             if not call.future.done():
                 call.future.set_exception(
@@ -290,8 +315,6 @@ class SandboxPool:
         self._changed.set()
 
     async def _end(self, worker: _Worker) -> None:
-        if worker in self._workers:
-            self._workers.remove(worker)
         if worker.ready:
             with contextlib.suppress(RayActorError, TimeoutError):
                 await asyncio.wait_for(_value(worker.actor.close.remote()), _CLOSE_S)
