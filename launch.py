@@ -108,7 +108,7 @@ class Job:
             listener=self,
             step=step,
         )
-        if self.resume is None:
+        if self.resume is None and settings.evaluation.initial:
             self.progress.stage("evaluation before")
             await ring.evaluate()
         self.progress.stage("reinforcement learning")

@@ -282,6 +282,7 @@ class BufferSettings(Section):
 class EvaluationSettings(Section):
     """pass@k on held-out problems during the run."""
 
+    initial: bool = Field(True, description="Whether the policy is evaluated before the first update.")
     every: PositiveInt = Field(500, description="Updates from one evaluation to the next.")
     num_samples: PositiveInt = Field(5, description="Programs sampled of each held-out problem.")
     ks: tuple[PositiveInt, ...] = Field((1, 5), min_length=1, description="The k of pass@k.")

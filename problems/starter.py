@@ -2,25 +2,27 @@
 
 A problem is a select step, a change step and an answer, said in words with one worked example. Half ask for a function
 `solve(xs)`, half for a program that reads one line of integers and prints the answer. Held-out problems (`test`) are
-compositions of steps that no training problem has. Only a share of the training problems carries a reference program,
+compositions of steps that no training problem has. The splits `pitfalls-train` and `pitfalls-test` are made alike from
+steps whose programs end in located errors when they go wrong. Only a share of the training problems carries a reference program,
 and these never use the rare wording of a step: what it means can be learnt from unit tests alone. Everything is a
 function of `SEED`.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
-from problems.starter_ops import ANSWER, CHANGE, SELECT, Step
+from problems import starter_ops, starter_pitfalls
+from problems.starter_ops import Step
 from problems.types import CallTest, Problem, StdinTest, Test
 
 SEED = 2023
-NUM_TRAIN_COMPOSITIONS = 850
-NUM_TEST_COMPOSITIONS = 150
+TEST_SHARE = 0.15
 NUM_HIDDEN_TESTS = 4
 REFERENCE_SHARE = 0.5
 RARE_SHARE = 0.4
@@ -38,38 +40,57 @@ class _Spoken:
 
 
 _Steps = tuple[_Spoken, _Spoken, _Spoken]
+_Vocabulary = tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]
+
+_VOCABULARIES: dict[str, _Vocabulary] = {
+    "": (starter_ops.SELECT, starter_ops.CHANGE, starter_ops.ANSWER),
+    "pitfalls-": (
+        starter_pitfalls.SELECT + starter_ops.SELECT[:2],
+        starter_pitfalls.CHANGE + starter_ops.CHANGE[:2],
+        starter_pitfalls.ANSWER + starter_ops.ANSWER[:2],
+    ),
+}
+SPLITS = tuple(prefix + half for prefix in _VOCABULARIES for half in ("train", "test"))
 
 
 def load(split: str) -> tuple[Problem, ...]:
-    """The `train` or `test` split.
+    """The problems of a split, one of `SPLITS`.
 
     Raises:
-        ValueError: the split is neither.
+        ValueError: there is no such split.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"starter:{split}: unknown split, expected starter:train or starter:test")
-    return _build()[split]
+    if split not in SPLITS:
+        expected = [f"starter:{name}" for name in SPLITS]
+        raise ValueError(f"starter:{split}: unknown split, expected {', '.join(expected[:-1])} or {expected[-1]}")
+    return _build(split.removesuffix("train").removesuffix("test"))[split]
 
 
 @cache
-def _build() -> dict[str, tuple[Problem, ...]]:
+def _build(prefix: str) -> dict[str, tuple[Problem, ...]]:
     rng = random.Random(SEED)
-    compositions = [(select, change, answer) for select in SELECT for change in CHANGE for answer in ANSWER]
+    vocabulary = _VOCABULARIES[prefix]
+    compositions = list(itertools.product(*vocabulary))
     rng.shuffle(compositions)
-    test = compositions[:NUM_TEST_COMPOSITIONS]
-    train = compositions[NUM_TEST_COMPOSITIONS : NUM_TEST_COMPOSITIONS + NUM_TRAIN_COMPOSITIONS]
+    num_test = round(TEST_SHARE * len(compositions))
+    halves = {f"{prefix}train": compositions[num_test:], f"{prefix}test": compositions[:num_test]}
     return {
-        "train": tuple(_problem(rng, f"starter/train/{i}", steps, train=True) for i, steps in enumerate(train)),
-        "test": tuple(_problem(rng, f"starter/test/{i}", steps, train=False) for i, steps in enumerate(test)),
+        split: tuple(
+            _problem(rng, f"starter/{split}/{i}", steps, vocabulary, train=split.endswith("train"))
+            for i, steps in enumerate(half)
+        )
+        for split, half in halves.items()
     }
 
 
-def _problem(rng: random.Random, task_id: str, steps: tuple[Step, Step, Step], *, train: bool) -> Problem:
+def _problem(
+    rng: random.Random, task_id: str, steps: tuple[Step, ...], vocabulary: _Vocabulary, *, train: bool
+) -> Problem:
     with_reference = train and rng.random() < REFERENCE_SHARE
     select, change, answer = (_speak(rng, step, familiar=with_reference) for step in steps)
+    spoken = (select, change, answer)
     as_function = rng.random() < 0.5
-    lists = _inputs(rng, (select, change, answer))
-    solve = _solver((select, change, answer))
+    lists = _inputs(rng, spoken, vocabulary)
+    solve = _solver(spoken)
     tests = tuple(_test(numbers, solve(numbers), as_function=as_function) for numbers in lists)
     asked, verb = ("Write solve(xs)", "Return") if as_function else ("Read a line of integers", "Print")
     statement = (
@@ -81,7 +102,7 @@ def _problem(rng: random.Random, task_id: str, steps: tuple[Step, Step, Step], *
         benchmark="starter",
         statement=statement,
         tests=tests,
-        references=(_program((select, change, answer), as_function=as_function),) if with_reference else (),
+        references=(_program(spoken, as_function=as_function),) if with_reference else (),
         entry_point="solve" if as_function else None,
         num_visible_tests=1,
     )
@@ -96,7 +117,7 @@ def _speak(rng: random.Random, step: Step, *, familiar: bool) -> _Spoken:
 
 def _program(steps: _Steps, *, as_function: bool) -> str:
     select, change, answer = steps
-    imports = [spoken.step.imports for spoken in steps if spoken.step.imports]
+    imports = dict.fromkeys(spoken.step.imports for spoken in steps if spoken.step.imports)
     if as_function:
         body = ["def solve(xs):", f"    {select.code}", f"    {change.code}", f"    return {answer.code}"]
     else:
@@ -111,7 +132,7 @@ def _solver(steps: _Steps) -> Callable[[list[int]], Any]:
     return cast(Callable[[list[int]], Any], namespace["solve"])
 
 
-def _inputs(rng: random.Random, steps: _Steps) -> list[list[int]]:
+def _inputs(rng: random.Random, steps: _Steps, vocabulary: _Vocabulary) -> list[list[int]]:
     """The test inputs: a short one to show, then hidden ones, the last one empty.
 
     Hidden ones are picked, one after the other, to tell the problem from as many as possible of those that differ from
@@ -122,7 +143,7 @@ def _inputs(rng: random.Random, steps: _Steps) -> list[list[int]]:
     solve = _solver(steps)
     right = [solve(numbers) for numbers in candidates]
     alike = []
-    for position, category in enumerate((SELECT, CHANGE, ANSWER)):
+    for position, category in enumerate(vocabulary):
         for other in category:
             if other is not steps[position].step:
                 wrong = _solver((*steps[:position], _speak(rng, other, familiar=True), *steps[position + 1 :]))  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_specs_are_taken_apart() -> None:
         ("mbpp:", "no PATH"),
         ("mbpp:x?dificulty=a", "did you mean difficulty"),
         ("mbpp:x?difficulty", "expected .difficulty=NAME"),
-        ("starter:dev", "starter:train or starter:test"),
+        ("starter:dev", "starter:pitfalls-train or starter:pitfalls-test"),
         ("mbpp:/nowhere/x.jsonl", "no such file"),
         ("apps:codeparrot/apps", "split=train"),
     ],

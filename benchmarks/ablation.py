@@ -1,0 +1,83 @@
+"""The ablation: each of RLTF's terms, presets and ways to get samples, over seeds, each run a real `launch.py`.
+
+    make ablation        # = python -m benchmarks.ablation; goes on where it was stopped
+
+A run is a folder `ROW-SEED`; one that holds its last evaluation is done, any other is made anew. The rows of a seed have
+the initial weights and the warm start in common. `python -m reporting ablation` makes table and figure of the folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from reporting.ablation import OFFLINE, ROWS, is_finished
+from settings_sources import load_settings
+
+CONFIG = "configs/ablation.yaml"
+RUN_S = 3600.0
+# A run keeps about two cores busy: generator and learner take turns at one, the sandboxes and the driver share the other.
+CORES_PER_RUN = 2
+
+
+def arguments_of(row: str) -> list[str]:
+    """What a row's runs differ in from `configs/ablation.yaml`."""
+    settings, _ = load_settings(["--config", CONFIG])
+    off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
+    greedy = ["--generator.greedy", "true"]
+    return {
+        # It needs no samples, so its sampled batch is small; the supervised batches are those of the others.
+        "sl": ["--learner.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
+        "coarse": off["fine"] + off["adaptive"],
+        "coarse-fine": off["adaptive"],
+        "rltf": [],
+        "static": ["--rewards.static_weight", "1"],
+        # One snapshot for the whole run: every sample is the warm-started model's.
+        OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],
+        "rltf-paper": ["--rewards.preset", "rltf-paper", *greedy],
+        "rltf-code": ["--rewards.preset", "rltf-code", *greedy],
+    }[row]
+
+
+def make_run(folder: Path, row: str, seed: int) -> None:
+    """Make one run, unless it is there. Raises CalledProcessError, with the run's output, where it fails."""
+    if is_finished(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "launch.py", "--config", CONFIG, "--run.dir", str(folder), "--run.seed", str(seed)]
+    command += ["--run.name", folder.name, *arguments_of(row)]
+    print(f"{folder.name}: {' '.join(command[1:])}", flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
+    if done.returncode:
+        print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
+        done.check_returncode()
+    print(f"{folder.name}: done", flush=True)
+
+
+def main() -> None:
+    """Make all runs that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows of the table to run")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // CORES_PER_RUN), help="runs at the same time"
+    )
+    wanted = parser.parse_args()
+    for seed in range(wanted.seeds):
+        # The first run of a seed makes the warm start that the others take from the cache.
+        first, *others = wanted.rows
+        make_run(wanted.output / f"{first}-{seed}", first, seed)
+        with ThreadPoolExecutor(wanted.jobs) as pool:
+            runs = [pool.submit(make_run, wanted.output / f"{row}-{seed}", row, seed) for row in others]
+            for run in runs:
+                run.result()
+
+
+if __name__ == "__main__":
+    main()
