@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-long lint bench soak setup
+.PHONY: run test test-long lint bench soak ablation setup
 
 # vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
 run: setup
@@ -28,6 +28,10 @@ bench: setup
 
 soak: setup
 	PYTHONPATH=. $(VENV)/python benchmarks/soak_sandbox.py
+
+ablation: setup
+	$(VENV)/python -m benchmarks.ablation
+	$(VENV)/python -m reporting ablation runs/ablation --output docs/images/ablation.png
 
 setup:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(ACCELERATOR)

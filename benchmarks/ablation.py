@@ -2,8 +2,8 @@
 
     make ablation        # = python -m benchmarks.ablation; goes on where it was stopped
 
-A run is a folder `ROW-SEED`; one that holds its last evaluation is done, any other is made anew. The rows of a seed have
-the initial weights and the warm start in common. `python -m reporting ablation` makes table and figure of the folders.
+A run is a folder `ROW-SEED`; one that holds its last evaluation is done, any other is made anew. The rows of a seed
+have the initial weights and the warm start in common. `python -m reporting ablation` makes table and figure of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"
 RUN_S = 3600.0
-# A run keeps about two cores busy: generator and learner take turns at one, the sandboxes and the driver share the other.
+# A run keeps about two cores busy: generator and learner one, sandboxes and driver the other.
 CORES_PER_RUN = 2
 
 

@@ -3,9 +3,9 @@
 A problem is a select step, a change step and an answer, said in words with one worked example. Half ask for a function
 `solve(xs)`, half for a program that reads one line of integers and prints the answer. Held-out problems (`test`) are
 compositions of steps that no training problem has. The splits `pitfalls-train` and `pitfalls-test` are made alike from
-steps whose programs end in located errors when they go wrong. Only a share of the training problems carries a reference program,
-and these never use the rare wording of a step: what it means can be learnt from unit tests alone. Everything is a
-function of `SEED`.
+steps whose programs end in located errors when they go wrong. Only a share of the training problems carries a
+reference program, and these never use the rare wording of a step: what it means can be learnt from unit tests alone.
+Everything is a function of `SEED`.
 """
 
 from __future__ import annotations

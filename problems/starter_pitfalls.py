@@ -1,7 +1,7 @@
 """A second vocabulary of the starter benchmark: steps whose programs go wrong on a line of their own.
 
-They need imports, index lists that may be short or empty, divide, and mix numbers with text: a slip ends in a NameError,
-an IndexError, a ZeroDivisionError or a TypeError that has a line, so that feedback on lines has something to say.
+They need imports, index lists that may be short or empty, divide, and mix numbers with text: a slip ends in a
+NameError, IndexError, ZeroDivisionError or TypeError that has a line, so that feedback on lines has something to say.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from problems.starter_ops import ANY, MODULI, SMALL, Step
 
 SELECT: tuple[Step, ...] = (
     Step(
-        "inner", "xs = xs[1:-1]", ("Drop the first and the last number", "Keep all but both ends", "Leave out both ends")
+        "inner",
+        "xs = xs[1:-1]",
+        ("Drop the first and the last number", "Keep all but both ends", "Leave out both ends"),
     ),
     Step(
         "until_negative",

@@ -3,6 +3,7 @@
 python -m reporting RUN_DIR                     writes RUN_DIR/report.html anew
 python -m reporting figure --group "RL" runs/rl-0 runs/rl-1 --group "control" runs/sl-0 runs/sl-1 --output curve.png
 python -m reporting compare --runs runs/rl-0 runs/rl-1 --controls runs/sl-0 runs/sl-1
+python -m reporting ablation runs/ablation --output ablation.png
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from reporting.ablation import ablation_tables, draw_ablation
 from reporting.compare import comparison_table
 from reporting.figure import COLORS, draw_pass_at_k
 from reporting.report import build_report
@@ -24,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
             _figure(arguments[1:])
         elif arguments[:1] == ["compare"]:
             _compare(arguments[1:])
+        elif arguments[:1] == ["ablation"]:
+            _ablation(arguments[1:])
         else:
             _report(arguments)
     except ValueError as error:
@@ -71,6 +75,17 @@ def _compare(argv: list[str]) -> None:
     parser.add_argument("--controls", nargs="+", type=Path, required=True, help="their controls, in the same order")
     arguments = parser.parse_args(argv)
     print(comparison_table(arguments.runs, arguments.controls))
+
+
+def _ablation(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m reporting ablation", description="the rows of `make ablation` as Markdown tables and a picture"
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the ablation's runs")
+    parser.add_argument("--output", type=Path, required=True, help="picture to write, .png or .svg")
+    arguments = parser.parse_args(argv)
+    print(ablation_tables(arguments.folder))
+    draw_ablation(arguments.folder, arguments.output)
 
 
 if __name__ == "__main__":

@@ -41,13 +41,15 @@ def print_summary(
 ) -> None:
     """pass@k before and after, how long each stage took, where the checkpoint lies and how to try it."""
     if evaluations:
-        (_, before), (_, after) = evaluations[0], evaluations[-1]
+        (first_step, before), (last_step, after) = evaluations[0], evaluations[-1]
         table = Table(title=f"Held-out problems ({after.num_problems}), 95 % intervals")
-        for column in ("", "before", "after", "gain"):
+        columns = ("", "before", "after", "gain") if first_step < last_step else ("", "after")
+        for column in columns:
             table.add_column(column, justify="right")
         for k in after.pass_at:
             gain = 100 * (after.pass_at[k]["all"] - before.pass_at[k]["all"])
-            table.add_row(f"pass@{k}", _with_interval(before, k), _with_interval(after, k), f"{gain:+.1f} points")
+            cells = (_with_interval(before, k), _with_interval(after, k), f"{gain:+.1f} points")
+            table.add_row(f"pass@{k}", *(cells if first_step < last_step else cells[1:2]))
         console.print(table)
     console.print(", ".join(f"{name} {taken:.0f} s" for name, taken in stages) + f"; {seconds:.0f} s in all")
     checkpoints = sorted((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))

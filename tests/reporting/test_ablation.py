@@ -1,0 +1,92 @@
+"""The ablation's tables, figure and rows, from run folders with known figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.ablation import CONFIG, arguments_of
+from reporting.__main__ import main
+from reporting.ablation import ROWS, interval, is_finished
+from settings_sources import load_settings
+
+
+def write_run(folder: Path, num_passed: dict[str, int], *, step: int = 4) -> None:
+    folder.mkdir(parents=True)
+    (folder / "settings.yaml").write_text("run:\n  num_steps: 4\n")
+    row = {"step": step, "num_samples": 2 * len(num_passed), "num_passed": num_passed}
+    (folder / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def write_samples(folder: Path, *ends: tuple[str, str | None, int | None]) -> None:
+    (folder / "samples").mkdir()
+    rows = [{"outcome": outcome, "error_type": kind, "error_line": line} for outcome, kind, line in ends]
+    (folder / "samples" / "refresh-000001.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"sl-{seed}", {"a": 0, "b": 1})
+        write_run(tmp_path / f"coarse-{seed}", {"a": 1, "b": 2})
+        write_run(tmp_path / f"rltf-{seed}", {"a": 1, "b": 2})
+    write_samples(
+        tmp_path / "rltf-0", ("passed", None, None), ("runtime_error", "NameError", 2), ("failed", None, None)
+    )
+    assert main(["ablation", str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "3 seeds, 2 held-out problems" in printed
+    assert "| SL only | 25.0 [0.0, 50.0] | 25.0, 25.0, 25.0 |" in printed
+    # Every problem of every seed gains a half, so nothing is left for the bootstrap to vary.
+    assert "| + coarse - SL only | 50.0 [50.0, 50.0] | above 0 |" in printed
+    assert "33.3 % end in an error that has a line: NameError 33.3 %" in printed
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: write_run(folder / "coarse-0", {"a": 1}, step=3), "coarse-0 is not finished"),
+        (lambda folder: write_run(folder / "coarse-0", {"b": 1}), "evaluated on other problems"),
+        (lambda folder: write_run(folder / "coarse-1", {"a": 1}), "row coarse has the seeds 1, others have 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, message: str
+) -> None:
+    write_run(tmp_path / "sl-0", {"a": 1})
+    assert callable(spoil)
+    spoil(tmp_path)
+    assert main(["ablation", str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_interval_covers_seeds_as_well_as_problems() -> None:
+    # All problems of a seed agree: only the seeds vary, and an interval over problems alone would have no width.
+    passes = np.repeat([[0.0], [1.0], [0.0], [1.0]], 50, axis=1)
+    found = interval(passes)
+    assert found.mean == 50.0
+    assert found.low < 20
+    assert found.high > 80
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_is_a_usable_run(row: str) -> None:
+    settings, _ = load_settings(["--config", CONFIG, *arguments_of(row)])
+    weights = settings.rewards
+    assert settings.learner.rl_weight == (0 if row == "sl" else 1)
+    assert (weights.fine_weight > 0) == (row != "coarse")
+    assert (weights.adaptive_weight > 0) == (row not in ("coarse", "coarse-fine"))
+    assert (weights.static_weight > 0) == (row == "static")
+    assert (settings.buffer.refresh_every == settings.run.num_steps) == (row == "offline")
+    assert weights.preset == (row if row.startswith("rltf-") else "rltf")
+
+
+def test_an_interrupted_run_is_not_finished(tmp_path: Path) -> None:
+    assert not is_finished(tmp_path / "absent")
+    write_run(tmp_path / "begun", {"a": 1}, step=2)
+    assert not is_finished(tmp_path / "begun")
+    write_run(tmp_path / "done", {"a": 1})
+    assert is_finished(tmp_path / "done")
