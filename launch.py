@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import ray
@@ -31,11 +31,12 @@ from learner.metrics import StepMetrics
 from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
 from reporting.summary import print_plan, print_summary
+from reporting.telemetry import Telemetry
 from ring.cluster import Actors, ResourcesError, check_resources, prepare_model, start_actors, start_ray
 from ring.coordinator import GradingCounts, Ring
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
-from ring.reports import GradedSample
+from ring.reports import GradedRollout, GradedSample
 from ring.waiting import answer
 from sandbox.sandbox import IsolationError
 from settings import Settings
@@ -66,17 +67,30 @@ class Job:
     folder: RunFolder
     progress: Progress
     resume: Path | None
-    evaluations: list[tuple[int, EvaluationResult]]
+    telemetry: Telemetry
+    evaluations: list[tuple[int, EvaluationResult]] = field(default_factory=list)
+    publish_s: float = 0.0
+    last_step: float = field(default_factory=time.monotonic)
 
     def on_step(self, metrics: StepMetrics, grading: GradingCounts) -> None:
         """After every update."""
-        row = metrics.row() | asdict(grading)
+        now = time.monotonic()
+        row = metrics.row() | asdict(grading) | {"publish_s": self.publish_s, "elapsed_s": now - self.last_step}
+        self.last_step, self.publish_s = now, 0.0
         self.folder.metrics(row)
         self.progress.step(row)
+        self.telemetry.step(metrics, self.settings.run.num_steps)
 
-    def on_refresh(self, version: int, shown: Sequence[GradedSample]) -> None:
+    def on_graded(self, graded: GradedRollout) -> None:
+        """After every rollout that was graded."""
+        self.telemetry.graded(graded)
+
+    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
         """After every publication of weights."""
-        self.folder.samples(version, shown, self.problems.by_id)
+        self.publish_s += seconds
+        self.telemetry.publication(seconds)
+        if shown:
+            self.folder.samples(version, shown, self.problems.by_id)
 
     def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
         """After every evaluation."""
@@ -84,6 +98,7 @@ class Job:
         row = {"step": step, "problems": problems, **result.to_json(), "num_passed": num_passed}
         self.folder.evaluation(row)
         self.progress.evaluation(row)
+        self.telemetry.evaluation(result)
         self.evaluations.append((step, result))
 
     async def run(self) -> None:
@@ -112,8 +127,10 @@ class Job:
             self.progress.stage("evaluation before")
             await ring.evaluate()
         self.progress.stage("reinforcement learning")
+        self.last_step = time.monotonic()
         try:
-            await ring.run()
+            async with self.telemetry.watching(actors.generators, actors.pool, actors.buffer):
+                await ring.run()
         except asyncio.CancelledError:
             if ring.step > 0:
                 path = await ring.save_checkpoint()
@@ -207,10 +224,11 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
     with folder, Progress(settings.run.num_steps, console) as progress:
         for warning in problems.warnings:
             progress.note(warning)
-        job = Job(settings, problems, folder, progress, options.resume, [])
         try:
             progress.stage("Ray")
             dashboard = start_ray(settings)
+            telemetry = Telemetry(settings.run.name, settings.buffer)
+            job = Job(settings, problems, folder, progress, options.resume, telemetry)
             if dashboard:
                 progress.note(f"Ray dashboard: http://{dashboard}")
             asyncio.run(job.run())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
@@ -119,7 +120,7 @@ class Generator:
             thread.start()
 
     def __repr__(self) -> str:
-        """What Ray puts before each line of this actor's log."""
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
         return self._name
 
     def ping(self) -> str:
@@ -206,6 +207,7 @@ class Generator:
                 busy_s=self._busy_s,
                 updating_s=self._updating_s,
                 wall_s=time.monotonic() - self._started,
+                gpu_memory_bytes=torch.cuda.memory_reserved(),
             )
 
     def close(self) -> None:

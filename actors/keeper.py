@@ -18,6 +18,10 @@ T = TypeVar("T")
 class Keeper:
     """Run as a Ray actor without CPUs, on the node that is to hold the objects."""
 
+    def __repr__(self) -> str:
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        return "keeper"
+
     def keep(self, values: Sequence[T]) -> list[ray.ObjectRef[T]]:
         """Put each value; the caller holds the references."""
         return [ray.put(value) for value in values]

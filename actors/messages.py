@@ -56,6 +56,7 @@ class GeneratorStats:
 
     `num_in_flight` rollouts are queued or being sampled, `num_sequences` completions of them in the engine.
     `busy_s` is the time spent in engine steps, `updating_s` in weight updates, out of `wall_s`.
+    `gpu_memory_bytes` is held by its tensors now, 0 without a GPU.
     """
 
     name: str
@@ -68,6 +69,7 @@ class GeneratorStats:
     busy_s: float
     updating_s: float
     wall_s: float
+    gpu_memory_bytes: int
 
     @property
     def tokens_per_s(self) -> float:

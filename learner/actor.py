@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from actors.weights import WeightsHandle
@@ -62,6 +63,10 @@ class LearnerActor:
         self._progress: WarmStartProgress | None = None
         ray.get(buffer.restore.remote(), timeout=learner_settings.fetch_timeout_s)
 
+    def __repr__(self) -> str:
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        return "learner"
+
     def set_references(self, problems: Sequence[Problem]) -> int:
         """Take the reference programs of `problems` for the supervised term and the warm start; returns their number.
 
@@ -80,10 +85,10 @@ class LearnerActor:
         start = time.monotonic()
         fed = self._feed.next()
         wait_s = time.monotonic() - start
-        staleness = [max(0, self._learner.version - item.meta.version) for item in fed.items]
+        version = self._learner.version
         update = self._learner.update(fed.prepared)
         buffer_stats = self._feed.done(fed)
-        return _metrics(self._learner, update, fed, staleness, buffer_stats, wait_s, time.monotonic() - start)
+        return _metrics(self._learner, update, fed, version, buffer_stats, wait_s, time.monotonic() - start)
 
     def publish(self) -> WeightsHandle:
         """See `Learner.publish`."""
@@ -134,13 +139,16 @@ def _metrics(
     learner: Learner,
     update: UpdateStats,
     fed: FedUpdate,
-    staleness: list[int],
+    version: int,
     buffer_stats: BufferStats,
     wait_s: float,
     seconds: float,
 ) -> StepMetrics:
     outcomes: Counter[str] = Counter()
-    for item in fed.items:
+    staleness: Counter[int] = Counter()
+    lags = [max(0, version - item.meta.version) for item in fed.items]
+    for item, lag in zip(fed.items, lags, strict=True):
+        staleness[lag] += item.meta.num_samples
         outcomes.update({str(outcome): count for outcome, count in item.meta.outcomes})
     num_samples = sum(item.meta.num_samples for item in fed.items)
     return StepMetrics(
@@ -150,11 +158,13 @@ def _metrics(
         reward_mean=sum(item.meta.reward_sum for item in fed.items) / num_samples,
         pass_rate=outcomes[Outcome.PASSED] / num_samples,
         outcomes=dict(outcomes),
-        staleness_mean=sum(staleness) / len(staleness),
-        staleness_max=max(staleness),
+        staleness={str(lag): count for lag, count in sorted(staleness.items())},
+        staleness_mean=sum(lags) / len(lags),
+        staleness_max=max(lags),
         tokens_per_s=update.num_tokens / seconds,
         buffer_size=buffer_stats.num_buffered,
         dropped={str(reason): count for reason, count in buffer_stats.dropped.items()},
         wait_s=wait_s,
         seconds=seconds,
+        gpu_memory_bytes=torch.cuda.max_memory_reserved(),
     )

@@ -256,6 +256,10 @@ class BufferServer:
         self._changed = asyncio.Condition()
         self._num_restores = 0
 
+    def __repr__(self) -> str:
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        return "buffer"
+
     async def add(self, rollouts: Sequence[tuple[str, list[Experience]]]) -> BufferStats:
         """Append rollouts (id, graded samples) in order; their data goes into the object store."""
         async with self._changed:

@@ -39,9 +39,10 @@ class StepMetrics:
     """One row of `metrics.jsonl`.
 
     `step` counts updates from 1. `reward_mean` is the mean coarse reward of the samples trained on, `pass_rate` the
-    share that passed, `staleness_*` how many weight versions rollouts lagged behind, `buffer_size` the samples buffered
-    after the step, `dropped` those dropped so far by reason. `tokens_per_s` counts completion tokens over `seconds`,
-    the wall time of the whole step, of which `wait_s` was spent waiting for data.
+    share that passed, `staleness` counts the samples by how many weight versions they lagged behind, `staleness_*` sum
+    it up over rollouts, `buffer_size` counts the samples buffered after the step, `dropped` those dropped so far by
+    reason. `tokens_per_s` counts completion tokens over `seconds`, the wall time of the whole step, of which `wait_s`
+    was spent waiting for data. `gpu_memory_bytes` is the most that the learner's tensors held so far, 0 without a GPU.
     """
 
     step: int
@@ -50,6 +51,7 @@ class StepMetrics:
     reward_mean: float
     pass_rate: float
     outcomes: dict[str, int]
+    staleness: dict[str, int]
     staleness_mean: float
     staleness_max: int
     tokens_per_s: float
@@ -57,6 +59,7 @@ class StepMetrics:
     dropped: dict[str, int]
     wait_s: float
     seconds: float
+    gpu_memory_bytes: int
 
     def row(self) -> dict[str, object]:
         """The flat object that is written as a line of JSON."""

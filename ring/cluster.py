@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -140,10 +141,13 @@ async def start_actors(
     )
     keeper = start_keeper(name="keeper")
 
+    num_spawned: Counter[int] = Counter()
+
     def spawn(index: int) -> Any:
-        name = f"generator-{index}"
-        # A replaced generator's name is free again only some time after its death.
-        options = actor_options(name, settings.generator) | {"name": None}
+        # A dead generator's name is free again only some time after its death, so that its successor has another.
+        name = f"generator-{index}" + (f".{num_spawned[index]}" if num_spawned[index] else "")
+        num_spawned[index] += 1
+        options = actor_options(name, settings.generator)
         return (
             ray.remote(Generator)
             .options(**options)
@@ -153,7 +157,7 @@ async def start_actors(
         )
 
     generators = GeneratorPool(spawn, settings.generator.num_generators, start_timeout_s=START_TIMEOUT_S)
-    pool = SandboxPool(GradingWorker, settings.sandbox, problems_ref, settings.rewards, buffer)
+    pool = SandboxPool(GradingWorker, settings.sandbox, problems_ref, settings.rewards, buffer, name="sandbox")
     await pool.start()
     return Actors(generators, pool, learner, buffer, keeper)
 

@@ -10,6 +10,7 @@ references.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,11 +43,15 @@ class GraderFaultError(RuntimeError):
 
 @dataclass(slots=True)
 class GradingCounts:
-    """What the sandbox did: programs by the isolation they ran under, tests, and programs lost to its faults."""
+    """What generators and sandboxes did: tokens sampled of graded programs, these by the isolation they ran under,
+    tests, and programs lost to the grader's faults.
+    """
 
     isolation: dict[str, int] = field(default_factory=dict)
     num_tests: int = 0
     num_faults: int = 0
+    num_graded: int = 0
+    num_sampled_tokens: int = 0
 
     def add(self, graded: GradedRollout) -> None:
         """Count one rollout."""
@@ -54,6 +59,8 @@ class GradingCounts:
         self.isolation[level] = self.isolation.get(level, 0) + graded.num_samples + graded.num_faults
         self.num_tests += graded.num_tests
         self.num_faults += graded.num_faults
+        self.num_graded += graded.num_samples
+        self.num_sampled_tokens += graded.num_tokens
 
 
 class Listener(Protocol):
@@ -62,8 +69,11 @@ class Listener(Protocol):
     def on_step(self, metrics: StepMetrics, grading: GradingCounts) -> None:
         """After every update, with what was graded since the last."""
 
-    def on_refresh(self, version: int, shown: Sequence[GradedSample]) -> None:
-        """After every publication of weights, with some programs graded since the last."""
+    def on_graded(self, graded: GradedRollout) -> None:
+        """After a rollout's programs were graded."""
+
+    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
+        """After every publication of weights, which took `seconds`, with some programs graded since the last."""
 
     def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
         """After every evaluation; `num_passed` programs of each problem did."""
@@ -123,21 +133,23 @@ class Ring:
 
     async def publish(self) -> None:
         """Have the generators sample with the learner's present weights."""
+        began = time.monotonic()
         weights = await answer(self.learner.publish.remote(), LEARNER_ANSWER_S, "the learner to publish weights")
         self._published_at = self.step
         await self.generators.update_weights(weights)
         self._num_publications += 1
         self._admit.set()
-        if self._shown:
-            self.listener.on_refresh(weights.version, self._shown)
-            self._shown = []
+        self.listener.on_refresh(weights.version, self._shown, time.monotonic() - began)
+        self._shown = []
 
     async def _learn(self) -> None:
         learner, every = self.settings.learner, self.settings.buffer.refresh_every
         num_steps = self.settings.run.num_steps
         while self.step < num_steps:
             deadline_s = learner.fetch_timeout_s + LEARNER_ANSWER_S
-            update = asyncio.ensure_future(answer(self.learner.step.remote(), deadline_s, "an update of the learner"))
+            # Named, so that the dashboard says which update the learner is at.
+            step = self.learner.step.options(name=f"learner.step {self.step + 1} of {num_steps}").remote()
+            update = asyncio.ensure_future(answer(step, deadline_s, "an update of the learner"))
             try:
                 await asyncio.shield(update)
             except asyncio.CancelledError:
@@ -207,6 +219,7 @@ class Ring:
         self.ledger.num_lost += graded.num_faults
         self._num_faults += graded.num_faults
         self._grading.add(graded)
+        self.listener.on_graded(graded)
         num_seen = self.ledger.num_graded + self._num_faults
         if num_seen >= MIN_GRADED and self._num_faults > MAX_FAULT_SHARE * num_seen:
             raise GraderFaultError(

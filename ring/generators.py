@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
-from actors.messages import GeneratorError, RolloutHandle, RolloutRequest
+from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
 from ring.waiting import StallError, answer
 
@@ -90,6 +90,19 @@ class GeneratorPool:
         """Have every generator sample with `weights` from now on; one that does not manage is replaced."""
         self._weights = weights
         await asyncio.gather(*(self._update(slot, weights) for slot in self._slots))
+
+    @property
+    def num_outstanding(self) -> int:
+        """Samples asked for and not yet finished."""
+        return sum(request.num_samples for slot in self._slots for request, _ in slot.outstanding.values())
+
+    async def stats(self) -> list[GeneratorStats]:
+        """What each generator has done so far; one that does not answer now is left out."""
+        replies = (
+            answer(slot.actor.stats.remote(), ANSWER_S, f"generator {slot.index}'s counts") for slot in self._slots
+        )
+        found = await asyncio.gather(*replies, return_exceptions=True)
+        return [stats for stats in found if isinstance(stats, GeneratorStats)]
 
     async def _ready(self, slot: _Slot) -> None:
         await answer(slot.actor.ping.remote(), self._start_timeout_s, f"generator {slot.index} to start")

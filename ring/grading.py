@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,8 @@ class GradingWorker(SandboxWorker):
             num_passed=sum(verdict.passed for _, verdict, _ in graded),
             num_faults=len(verdicts) - len(graded),
             num_tests=sum(len(verdict.tests) for verdict in verdicts),
+            num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
+            outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from rewards import ProgramReward
@@ -30,9 +31,9 @@ class GradedSample:
 class GradedRollout:
     """What became of one rollout.
 
-    `num_samples` were scored and buffered, `num_passed` of them passed, `num_faults` were lost to the grader. `greedy`
-    is what the next rollout of the problem must know for the greedy baselines. `shown` holds as many graded samples as
-    were asked for.
+    `num_samples` were scored and buffered, `num_passed` of them passed, `num_faults` were lost to the grader;
+    `outcomes` counts all of them, `num_tokens` what was sampled for them. `greedy` is what the next rollout of the
+    problem must know for the greedy baselines. `shown` holds as many graded samples as were asked for.
     """
 
     rollout_id: str
@@ -41,6 +42,8 @@ class GradedRollout:
     num_passed: int
     num_faults: int
     num_tests: int
+    num_tokens: int
+    outcomes: Counter[Outcome]
     isolation: Isolation
     greedy: ProgramReward | None
     shown: tuple[GradedSample, ...]

@@ -56,6 +56,10 @@ class SandboxWorker:
         self.problems = problems
         self._settings = settings
 
+    def __repr__(self) -> str:
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        return ray.get_runtime_context().get_actor_name() or type(self).__name__
+
     def start(self) -> None:
         """Start the sandbox; the first call of every worker.
 
@@ -113,8 +117,17 @@ class PoolStats:
 class SandboxPool:
     """Calls methods of `worker(problems, settings, *arguments)` actors. To be used from one asyncio loop."""
 
-    def __init__(self, worker: type[SandboxWorker], settings: SandboxSettings, problems: Any, *arguments: Any) -> None:
-        """`problems` is a reference to a dict from task id to `Problem`."""
+    def __init__(
+        self,
+        worker: type[SandboxWorker],
+        settings: SandboxSettings,
+        problems: Any,
+        *arguments: Any,
+        name: str | None = None,
+    ) -> None:
+        """`problems` is a reference to a dict from task id to `Problem`; workers are called `name-0`, `name-1`, ..."""
+        self._name = name
+        self._num_started = 0
         self._settings = settings
         self._arguments = (problems, settings, *arguments)
         # SPREAD: graders compete for CPU, so they belong on different machines where there are any.
@@ -222,7 +235,10 @@ class SandboxPool:
             self._leave(worker)
 
     def _new_actor(self) -> Any:
-        return self._actor_class.remote(*self._arguments)
+        # No name comes twice: a dead actor's is free again only some time after its death.
+        name = None if self._name is None else f"{self._name}-{self._num_started}"
+        self._num_started += 1
+        return self._actor_class.options(name=name).remote(*self._arguments)
 
     def _hand_out(self) -> None:
         """Give waiting calls to the workers with the fewest, of these to the last one busy: the others may leave."""

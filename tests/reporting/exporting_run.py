@@ -1,0 +1,138 @@
+"""A run that sets every series once, in a Ray of its own: what scrapers are tested against.
+
+python -m tests.reporting.exporting_run --print     prints what the metrics endpoint says, once all series are there
+python -m tests.reporting.exporting_run PORT        serves them on PORT and counts on, until its input ends
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+
+import ray
+
+from actors.messages import GeneratorStats
+from evaluation import EvaluationResult
+from learner.buffer import BufferStats, DropReason
+from learner.metrics import StepMetrics, UpdateStats
+from reporting.series import SERIES
+from reporting.telemetry import Telemetry
+from ring.reports import GradedRollout
+from sandbox.pool import PoolStats
+from sandbox.verdict import Isolation, Outcome
+from settings import BufferSettings
+
+DEADLINE_S = 60.0
+
+
+def step_metrics(step: int) -> StepMetrics:
+    """Of an update of 16 samples."""
+    terms = dict.fromkeys(("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl"), 0.1)
+    rest = dict.fromkeys(("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max"), 1.0)
+    update = UpdateStats(
+        **terms, **rest, learning_rate=1e-5, entropy=0.5, num_samples=16, num_idle_samples=0, num_tokens=4000
+    )
+    return StepMetrics(
+        step=step,
+        weights_version=step,
+        update=update,
+        reward_mean=0.1,
+        pass_rate=0.4,
+        outcomes={"passed": 6, "failed": 10},
+        staleness={"0": 12, "1": 3, "40": 1},
+        staleness_mean=0.3,
+        staleness_max=40,
+        tokens_per_s=1000.0,
+        buffer_size=128,
+        dropped={reason.value: step for reason in DropReason},
+        wait_s=1.0,
+        seconds=4.0,
+        gpu_memory_bytes=1 << 30,
+    )
+
+
+def graded_rollout() -> GradedRollout:
+    """One program of every outcome."""
+    outcomes = Counter(dict.fromkeys(Outcome, 1))
+    return GradedRollout(
+        "r1", "mbpp/1", len(outcomes) - 1, 1, 1, 30, 900, outcomes, Isolation.NAMESPACES, greedy=None, shown=()
+    )
+
+
+def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
+    """Of a generator that has sampled `num_tokens`."""
+    return GeneratorStats(
+        name=name, version=1, num_in_flight=2, num_sequences=8, num_rollouts=4, num_tokens=num_tokens, num_updates=1,
+        busy_s=num_tokens / 100, updating_s=0.1 * num_tokens, wall_s=num_tokens / 50, gpu_memory_bytes=1 << 30,
+    )  # fmt: skip
+
+
+def set_all(telemetry: Telemetry, step: int) -> None:
+    """Set every series as a run does after `step` updates."""
+    telemetry.step(step_metrics(step), 100)
+    telemetry.graded(graded_rollout())
+    telemetry.publication(0.2)
+    telemetry.evaluation(
+        EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
+    )
+    telemetry.sandboxes(PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=step))
+    telemetry.buffer(BufferStats(999, 128, 16, 855, {}, 8, 9000, 1 << 20))
+    telemetry.queues(num_outstanding=32, num_replaced=step)
+
+
+def main() -> None:
+    """Start Ray, set everything, and serve or print it."""
+    port = 0 if sys.argv[1] == "--print" else int(sys.argv[1])
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        object_store_memory=100 * 1024 * 1024,
+        log_to_driver=False,
+        _metrics_export_port=port or None,
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    telemetry = Telemetry("test-run", BufferSettings())
+    set_all(telemetry, 1)
+    for num_tokens in (1000, 1500, 200):
+        telemetry.generators([generator_stats("generator-0", num_tokens)])
+    text = endpoint_text()
+    if port == 0:
+        print(text)
+        return
+    print("ready", flush=True)
+    ended = threading.Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    step = 1
+    while not ended.wait(1.0):
+        step += 1
+        set_all(telemetry, step)
+        telemetry.generators([generator_stats("generator-0", 200 + 100 * step)])
+
+
+def endpoint_text() -> str:
+    """What Ray's metrics endpoint says, once every series is on it."""
+    node = ray.nodes()[0]  # type: ignore[no-untyped-call]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            text: str = reply.read().decode()
+        missing = [one.exported for one in SERIES if one.exported not in text]
+        if not missing:
+            return text
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not on the metrics endpoint after {DEADLINE_S:g} s: {missing}")
+        time.sleep(0.3)
+
+
+if __name__ == "__main__":
+    main()
