@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.endpoint import ServedModel
 from evaluation.run import EvaluationRun, ProgramSource, SamplesFile, run_evaluation
+from evaluation.sources import add_sampling_options, model_source, positive
 from evaluation.store import EvaluationError
 from problems import ProblemsError
 from sandbox.compare import Comparison
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     parser.add_argument("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example humaneval:FILE[0:10]")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--k", type=_positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
+    parser.add_argument("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
     parser.add_argument(
         "--comparison",
         choices=[comparison.value for comparison in Comparison],
@@ -69,27 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         help="apps: report by the APPS harness's looser rules as well",
     )
     parser.add_argument("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="sandboxes")
+    parser.add_argument("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes")
     parser.add_argument(
         "--require", choices=list(Isolation), type=Isolation, default=Isolation.NAMESPACES, help="weakest isolation"
     )
-    sampling = parser.add_argument_group("with --model")
-    sampling.add_argument("--num-samples", type=_positive, default=1, help="programs of each problem (default: 1)")
-    sampling.add_argument("--temperature", type=float, default=0.6, help="0: greedy (default: 0.6)")
-    sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus (default: 0.95)")
-    sampling.add_argument("--max-tokens", type=_positive, default=512, help="of one program (default: 512)")
-    sampling.add_argument("--max-length", type=_positive, help="of prompt and program (default: the model's own)")
-    sampling.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    sampling.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
-    sampling.add_argument("--chat-template", action="store_true", help="send prompts through the chat template")
-    sampling.add_argument("--seed", type=int, default=0)
+    add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
 
 
 def _source(options: argparse.Namespace) -> ProgramSource:
@@ -99,31 +84,7 @@ def _source(options: argparse.Namespace) -> ProgramSource:
         raise EvaluationError(
             f"pass@{max(options.k)} needs as many programs of a problem; --num-samples is {options.num_samples}"
         )
-    if options.model.startswith(("http://", "https://")):
-        return ServedModel(
-            address=options.model,
-            num_samples=options.num_samples,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-            chat=options.chat_template,
-        )
-    # Only here, since it brings torch and the engines along, which grading a file does not need.
-    from evaluation.model import SampledModel
-
-    return SampledModel(
-        name=options.model,
-        num_samples=options.num_samples,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
-        max_length=options.max_length,
-        dtype=options.dtype,
-        engine=options.engine,
-        chat_template=options.chat_template,
-    )
+    return model_source(options)
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from problems.errors import UnusableRowError
@@ -105,7 +106,16 @@ def parse_assertion(source: str) -> ast.expr:
     return condition
 
 
-def called_names(condition: ast.expr) -> list[str]:
+def function_under_test(conditions: Iterable[ast.expr], defined: Container[str] = ()) -> str | None:
+    """The function that assertions call; rather one of `defined`, since some are named like a builtin (`sum`)."""
+    called = [name for condition in conditions for name in _called_names(condition)]
+    return next(
+        (name for name in called if name in defined),
+        next((name for name in called if not hasattr(builtins, name)), None),
+    )
+
+
+def _called_names(condition: ast.expr) -> list[str]:
     """The plain names that are called, outermost first (`int(f(1)) == 2`: `int`, `f`)."""
     return [
         node.func.id for node in ast.walk(condition) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from typing import Any
 
-from problems.assertions import called_names, parse_assertion, split_assertion
+from problems.assertions import function_under_test, parse_assertion, split_assertion
 from problems.errors import UnusableRowError
 from problems.types import AssertTest, Problem
 
@@ -29,6 +28,8 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """An MBPP row as a `Problem`; every assert is shown in the statement, as the benchmark has it.
 
+    The asserts of `hidden_test_list`, which augmented rows have, are tests that are not shown.
+
     Raises:
         UnusableRowError: a missing field, or a test that is no assert statement.
     """
@@ -43,8 +44,9 @@ def to_problem(row: Any) -> Problem:
         raise UnusableRowError("code: missing or empty")
     code = _unix(code)
     setup = "\n".join([*_strings(row, "test_imports"), _unix(row.get("test_setup_code") or "")]).strip()
-    assertions = [_unix(assertion).strip() for assertion in _strings(row, "test_list")]
-    if not assertions:
+    shown = [_unix(assertion).strip() for assertion in _strings(row, "test_list")]
+    assertions = [*shown, *_strings(row, "hidden_test_list")]
+    if not shown:
         raise UnusableRowError("test_list: no tests")
     for assertion in assertions:
         split_assertion(assertion, setup)
@@ -54,8 +56,8 @@ def to_problem(row: Any) -> Problem:
         statement=statement,
         tests=tuple(AssertTest(assertion, setup) for assertion in assertions),
         references=(code,),
-        entry_point=_entry_point(code, [parse_assertion(assertion) for assertion in assertions]),
-        num_visible_tests=len(assertions),
+        entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], _defined(code)),
+        num_visible_tests=len(shown),
     )
 
 
@@ -70,14 +72,8 @@ def _unix(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _entry_point(code: str, conditions: list[ast.expr]) -> str | None:
-    """The function that the tests call: one that the reference defines, since some are named like a builtin (`sum`)."""
+def _defined(code: str) -> set[str]:
     try:
-        defined = {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        return {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     except SyntaxError as error:
         raise UnusableRowError(f"code: not Python: {error}") from error
-    called = [name for condition in conditions for name in called_names(condition)]
-    return next(
-        (name for name in called if name in defined),
-        next((name for name in called if not hasattr(builtins, name)), None),
-    )

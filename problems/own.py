@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from problems.assertions import split_assertion
+from problems.assertions import function_under_test, parse_assertion, split_assertion
 from problems.errors import UnusableRowError
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 
@@ -76,6 +76,7 @@ class ProblemRow(_Row):
     difficulty: str | None = None
     starter_code: str = ""
     num_visible_tests: int = Field(0, ge=0)
+    provenance: list[dict[str, Any]] = Field([], description="Where tests come from; written by `augment`, not used.")
 
 
 def task_id_of(row: Any) -> str | None:
@@ -108,7 +109,14 @@ def to_problem(data: Any) -> Problem:
         tests=tests,
         references=tuple(row.references),
         difficulty=row.difficulty,
-        entry_point=next((test.function for test in tests if isinstance(test, CallTest)), None),
+        entry_point=_entry_point(tests),
         starter_code=row.starter_code,
         num_visible_tests=row.num_visible_tests,
+    )
+
+
+def _entry_point(tests: tuple[Test, ...]) -> str | None:
+    called = next((test.function for test in tests if isinstance(test, CallTest)), None)
+    return called or function_under_test(
+        parse_assertion(test.assertion) for test in tests if isinstance(test, AssertTest)
     )

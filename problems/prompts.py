@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
+QUESTION = "question"
+"""The `benchmark` of what is no programming problem: its statement is asked as it stands."""
 _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Python code block and nothing else.\n\n"
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
@@ -62,6 +64,8 @@ def render_prompt(problem: Problem, tokenizer: ChatTokenizer | None = None) -> s
 
 def chat_message(problem: Problem) -> str:
     """What a user would write to a chat model."""
+    if problem.benchmark == QUESTION:
+        return problem.statement
     request = _CHAT_CONTINUATION if problem.code_prefix else _CHAT_REQUEST
     return request + _FORMATS.get(problem.benchmark, _by_tests)(problem).strip() + "\n"
 
@@ -84,6 +88,7 @@ def _by_tests(problem: Problem) -> str:
 _FORMATS: dict[str, Callable[[Problem], str]] = {
     "humaneval": lambda problem: problem.code_prefix,
     "starter": lambda problem: f"{problem.statement}\n",
+    QUESTION: lambda problem: problem.statement,
 }
 
 
@@ -92,8 +97,10 @@ def extract_program(problem: Problem, text: str) -> tuple[int, int]:
 
     The inside of the last code fence that closes, or of one that the length limit left open; without a fence (base
     models) the whole text, but where the completion continues a function, only up to the end of that function. Text
-    with fences that is Python as it stands (in a docstring) is taken whole.
+    with fences that is Python as it stands (in a docstring) is taken whole, and so is the answer to a `QUESTION`.
     """
+    if problem.benchmark == QUESTION:
+        return 0, len(text)
     fences = list(_FENCE.finditer(text))
     if fences and not _is_python(problem.code_prefix + text) and not _is_python(text):
         closed = len(fences) // 2 * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +18,7 @@ from problems.lookup import ProblemIndex
 from problems.sources import read_file
 from problems.types import Problem
 from sandbox.compare import Comparison
+from sandbox.jobs import Job, RunResult
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
@@ -105,6 +106,14 @@ class Graders:
         sandbox = self._idle.get()
         try:
             return sandbox.grade(problem, program, completion_id, comparison)
+        finally:
+            self._idle.put(sandbox)
+
+    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+        """What jobs of one program come to, in whichever sandbox is free (see `Sandbox.run`); no verdict."""
+        sandbox = self._idle.get()
+        try:
+            return sandbox.run(source, jobs, seed)
         finally:
             self._idle.put(sandbox)
 

@@ -92,10 +92,13 @@ class Sandbox:
             peak_memory_bytes=max(result.peak_memory_bytes for result in results),
         )
 
-    def run(self, source: str, jobs: Sequence[Job]) -> list[RunResult]:
-        """What each job of the program came to; `End.INFRASTRUCTURE` where a second jail failed as well."""
+    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+        """What each job of the program came to; `End.INFRASTRUCTURE` where a second jail failed as well.
+
+        `seed` is that of the program's random numbers; None: one that the program itself decides.
+        """
         encoded = source.encode("utf-8", "surrogatepass")
-        seed = zlib.crc32(encoded)
+        seed = zlib.crc32(encoded) if seed is None else seed
         results = [RunResult(End.INFRASTRUCTURE)] * len(jobs)
         for _ in range(_ATTEMPTS):
             try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from evaluate import main
 from evaluation.store import EvaluationError, SampleStore, read_samples
+from tests.openai_server import serve
 
 OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
@@ -140,47 +139,19 @@ def test_whole_rows_are_kept_and_the_rest_dropped(tmp_path: Path) -> None:
         list(read_samples(tmp_path))
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers as an OpenAI-compatible server does; the first completion request of each task is refused as too many."""
-
-    refused: set[str]
-
-    def do_GET(self) -> None:
-        self._send(200, {"data": [{"id": "some-model"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body.get("prompt") or body["messages"][0]["content"]
-        assert body["model"] == "some-model"
-        if prompt not in self.refused:
-            self.refused.add(prompt)
-            self._send(429, {"error": "too many requests"})
-            return
-        program = SUM if "sum" in prompt else AREA
-        texts = [f"Here:\n```python\n{program}```", "print('no')"][: body["n"]]
-        chat = self.path == "/v1/chat/completions"
-        self._send(200, {"choices": [{"message": {"content": text}} if chat else {"text": text} for text in texts]})
-
-    def _send(self, status: int, answer: dict[str, Any]) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    Server.refused = set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    """A server that refuses the first request of each problem as too many."""
+    refused: set[str] = set()
+
+    def answer(prompt: str) -> list[str] | None:
+        if prompt not in refused:
+            refused.add(prompt)
+            return None
+        return [f"Here:\n```python\n{SUM if 'sum' in prompt else AREA}```", "print('no')"]
+
+    with serve(answer) as found:
+        yield found
 
 
 @pytest.mark.parametrize("chat", [True, False])

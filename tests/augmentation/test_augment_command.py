@@ -1,0 +1,154 @@
+"""`python -m problems augment`: tests are what references agree on, rows load, and wrong programs are caught."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from problems import AssertTest, CallTest, Problem, StdinTest, load
+from problems.__main__ import main
+from sandbox.sandbox import Sandbox
+from tests.openai_server import serve
+
+LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
+SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
+WRONG = "n = int(input())\nxs = list(map(int, input().split()))\nprint(xs[-1])\n"
+STDIN_ROW = {
+    "task_id": "largest",
+    "statement": "Print the largest of n numbers.",
+    "tests": [{"stdin": "3\n2 5 7\n", "expected": "7"}, {"stdin": "4\n1 2 3 8\n", "expected": "8"}],
+    "references": [LARGEST, SORTED, WRONG],
+}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def augment(spec: str, output: Path, *options: str) -> tuple[Problem, ...]:
+    assert main(["augment", "--problems", spec, "--output", str(output), "--workers", "1", *options]) == 0
+    loaded = load(f"{spec.partition(':')[0]}:{output}")
+    assert not loaded.rejected
+    return loaded.problems
+
+
+def test_tests_are_what_sound_references_agree_on(tmp_path: Path) -> None:
+    # The third reference passes the problem's own tests, where the largest number is the last; so it takes part, and
+    # what is left are inputs where it still is.
+    file = write(tmp_path / "own.jsonl", STDIN_ROW)
+    (agreed,) = augment(f"jsonl:{file}", tmp_path / "agreed.jsonl", "--num-tests", "8")
+    assert agreed.tests[:2] == load(f"jsonl:{file}").problems[0].tests
+    for test in agreed.tests[2:]:
+        assert isinstance(test, StdinTest)
+        numbers = test.stdin.split("\n")[1].split()
+        assert test.expected.strip() == numbers[-1] == max(numbers, key=int)
+    (two,) = augment(f"jsonl:{file}", tmp_path / "two.jsonl", "--num-tests", "8", "--max-references", "2")
+    assert len(two.tests) == 10
+    rows = [json.loads(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    origins = rows[0]["provenance"]
+    assert [origin["test"] for origin in origins] == list(range(2, 10))
+    assert origins[0] == {"test": 2, "generator": "variation", "parent": 0, "seed": 0, "references": [0, 1]}
+    with Sandbox() as sandbox:
+        assert sandbox.grade(load(f"jsonl:{file}").problems[0], WRONG, "wrong").passed
+        assert not sandbox.grade(two, WRONG, "wrong").passed
+        assert sandbox.grade(two, LARGEST, "right").passed
+
+
+def test_references_that_fail_or_draw_lots_make_no_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = STDIN_ROW | {"task_id": "few", "references": [LARGEST, LARGEST + "\n", "print(1)"]}
+    lots = "import random\nn = int(input())\nxs = input().split()\nprint(xs[-1] if n > 2 else random.random())\n"
+    random = STDIN_ROW | {
+        "task_id": "random",
+        "tests": [{"stdin": "3\n2 5 7\n", "expected": "7"}],
+        "references": [lots],
+    }
+    none = STDIN_ROW | {"task_id": "none", "references": []}
+    file = write(tmp_path / "own.jsonl", few, none)
+    unchanged = augment(f"jsonl:{file}", tmp_path / "out.jsonl")
+    assert unchanged == load(f"jsonl:{file}").problems
+    said = capsys.readouterr().out
+    assert "2 reference programs are needed; 1 reference programs pass its tests" in said
+    assert "2 reference programs are needed; it has none" in said
+    options = ("--min-references", "1", "--num-tests", "30")
+    (problem,) = augment(f"jsonl:{write(tmp_path / 'random.jsonl', random)}", tmp_path / "out2.jsonl", *options)
+    assert len(problem.tests) > 1
+    assert all(isinstance(test, StdinTest) and int(test.stdin.split()[0]) > 2 for test in problem.tests)
+    assert "changes from run to run" in capsys.readouterr().out
+
+
+MBPP_ROW = {
+    "task_id": 601,
+    "text": "Return the sum of a list.",
+    "code": "def total(xs):\n    return sum(xs)\n",
+    "test_list": ["assert total([1, 2]) == 3", "assert total([4]) == 4"],
+}
+
+
+def test_mbpp_rows_keep_their_prompt_and_get_hidden_tests(tmp_path: Path) -> None:
+    file = write(tmp_path / "mbpp.jsonl", MBPP_ROW)
+    (problem,) = augment(f"mbpp:{file}", tmp_path / "out.jsonl", "--min-references", "1", "--num-tests", "6")
+    assert problem.num_visible_tests == 2
+    assert len(problem.tests) == 8
+    hard_coded = "def total(xs):\n    return {2: 3, 1: 4}[len(xs)]\n"
+    with Sandbox() as sandbox:
+        assert sandbox.grade(load(f"mbpp:{file}").problems[0], hard_coded, "0").passed
+        assert not sandbox.grade(problem, hard_coded, "0").passed
+        assert sandbox.grade(problem, problem.references[0], "1").passed
+
+
+def test_inputs_that_a_model_proposes(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str) -> list[str]:
+        asked.append(prompt)
+        if "total" in prompt:
+            return ["```python\n1. `total([7, 7])` gives 0\nassert total([5]) == 1\ntotal(xs)\ntotal([1, 2])\n```"]
+        return ["2\n9 9\n---\nnonsense\n```\nThat is all."]
+
+    mbpp, own = write(tmp_path / "mbpp.jsonl", MBPP_ROW), write(tmp_path / "own.jsonl", STDIN_ROW)
+    with serve(answer) as address:
+        options = ("--model", address, "--num-samples", "1", "--min-references", "1")
+        (total,) = augment(f"mbpp:{mbpp}", tmp_path / "a.jsonl", *options)
+        (largest,) = augment(f"jsonl:{own}", tmp_path / "b.jsonl", *options)
+    assert total.tests[2:4] == (AssertTest("assert total([7, 7]) == 14"), AssertTest("assert total([5]) == 5"))
+    assert largest.tests[2] == StdinTest("2\n9 9\n", "9\n")
+    assert not any(isinstance(test, StdinTest) and "nonsense" in test.stdin for test in largest.tests)
+    row = json.loads((tmp_path / "a.jsonl").read_text())
+    assert [origin["generator"] for origin in row["provenance"]][:2] == [f"model {address}"] * 2
+    assert all("== 3" not in prompt and "Return the sum" in prompt for prompt in asked if "total" in prompt)
+
+
+def test_apps_answers_keep_their_wrapping(tmp_path: Path) -> None:
+    row = {
+        "problem_id": 3,
+        "question": "Double.",
+        "input_output": {"fn_name": "f", "inputs": [[1], [5]], "outputs": [[2], [10]]},
+        "solutions": ["def f(x): return 2 * x", "def f(x): return x + x"],
+    }
+    (problem,) = augment(f"apps:{write(tmp_path / 'apps.jsonl', row)}", tmp_path / "out.jsonl")
+    assert len(problem.tests) > 3
+    for test in problem.tests:
+        assert isinstance(test, CallTest)
+        assert (test.expected, test.unwrap) == ([2 * test.arguments[0]], True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--problems", "starter:test[:1]"], "starter problems are not read from rows"),
+        (["--problems", "jsonl:/nowhere.jsonl"], "no such file"),
+        (["--problems", "jsonl:{}", "--max-references", "1"], "is below --min-references 2"),
+        (["--problems", "jsonl:{}", "--model", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
+    ],
+)
+def test_unusable_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    file = write(tmp_path / "own.jsonl", STDIN_ROW)
+    assert main(["augment", *(word.format(file) for word in options), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,47 @@
+"""A server that answers as OpenAI-compatible ones do, for tests of what asks one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@contextmanager
+def serve(answer: Callable[[str], list[str] | None]) -> Iterator[str]:
+    """The address of a server whose model `some-model` gives the texts of `answer(prompt)`; None: too many requests."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, {"data": [{"id": "some-model"}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert body["model"] == "some-model"
+            texts = answer(body.get("prompt") or body["messages"][0]["content"])
+            if texts is None:
+                self._send(429, {"error": "too many requests"})
+                return
+            chat = self.path == "/v1/chat/completions"
+            shown = texts[: body["n"]]
+            self._send(200, {"choices": [{"message": {"content": text}} if chat else {"text": text} for text in shown]})
+
+        def _send(self, status: int, content: dict[str, Any]) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()

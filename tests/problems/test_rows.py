@@ -1,0 +1,48 @@
+"""Problems written as rows read back as the same problems."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from problems import AssertTest, Problem, ProblemsError, load
+from problems.rows import read_row, row_of
+
+DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
+EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
+
+
+def test_rows_of_ones_own_read_back() -> None:
+    for problem in load(f"jsonl:{EXAMPLES}").problems:
+        assert read_row("jsonl", row_of(problem)) == problem
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "mbpp:{}/mbpp/mbpp.jsonl",
+        "mbpp:{}/mbpp/sanitized-mbpp.json",
+        "apps:{}/apps/train",
+        "apps:{}/apps/test",
+        "humaneval:{}/humaneval/HumanEval.jsonl.gz",
+    ],
+)
+def test_every_row_of_the_benchmarks_reads_back(spec: str) -> None:
+    for problem in load(spec.format(DATA)).problems:
+        assert read_row(problem.benchmark, row_of(problem)) == problem
+
+
+def test_hidden_asserts_of_mbpp_are_not_shown() -> None:
+    shown, hidden = AssertTest("assert f(1) == 2"), AssertTest("assert f(2) == 3")
+    problem = Problem("7", "mbpp", "?", (shown,), ("def f(x): return x + 1",), entry_point="f", num_visible_tests=1)
+    longer = replace(problem, tests=(shown, hidden))
+    assert read_row("mbpp", row_of(longer)) == longer
+
+
+def test_a_benchmark_without_rows_is_named() -> None:
+    with pytest.raises(ProblemsError, match="starter problems are not read from rows"):
+        row_of(Problem("1", "starter", "?", (AssertTest("assert f(1) == 2"),)))
