@@ -14,10 +14,11 @@ import torch
 
 from actors.weights import WeightsHandle, publish
 from learner.checkpoints import CheckpointError, checkpoints, prune, write_folder
+from learner.encoder_decoder import EncoderDecoderBatch
 from learner.experience import Experience
 from learner.metrics import UpdateStats
 from learner.objectives import Objective, TokenTable, contributing, loss, token_table
-from learner.packing import MicroBatch, TokenSequence, pack
+from learner.packing import MicroBatch, TokenSequence
 from learner.policy import ComputeDtype, Policy
 from learner.supervised import ExampleSampler, SamplerState, SupervisedExample
 from rewards import Granularity
@@ -35,7 +36,7 @@ class PreparedUpdate:
     `num_idle_samples` of `num_samples` have no gradient and are not in `batches`; `num_tokens` counts theirs too.
     """
 
-    batches: list[MicroBatch]
+    batches: list[MicroBatch] | list[EncoderDecoderBatch]
     table: TokenTable
     references: list[SupervisedExample]
     sampler_state: SamplerState
@@ -265,16 +266,16 @@ class Learner:
         }
         (state_folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
 
-    def _pack(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
+    def _pack(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch] | list[EncoderDecoderBatch]:
         longest = max((len(s.prompt_ids) + len(s.token_ids) for s in sequences), default=0)
         if longest > self.policy.max_length:
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than model {self.policy.name} can see "
                 f"({self.policy.max_length}): lower model.max_length"
             )
-        return pack(sequences, token_budget=self.settings.token_budget, row_tokens=self.settings.row_tokens)
+        return self.policy.pack(sequences, token_budget=self.settings.token_budget, row_tokens=self.settings.row_tokens)
 
-    def _on_device(self, prepared: PreparedUpdate) -> Iterator[tuple[MicroBatch, TokenTable]]:
+    def _on_device(self, prepared: PreparedUpdate) -> Iterator[tuple[MicroBatch | EncoderDecoderBatch, TokenTable]]:
         table = prepared.table.to(self.device)
         for batch in prepared.batches:
             moved = batch.to(self.device)

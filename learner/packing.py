@@ -65,6 +65,15 @@ class MicroBatch:
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
+def check_not_empty(index: int, sequence: TokenSequence) -> None:
+    """Raises ValueError for a sequence without a prompt or a completion; `index` names it."""
+    num_prompt, num_tokens = len(sequence.prompt_ids), len(sequence.token_ids)
+    if num_prompt == 0 or num_tokens == 0:
+        raise ValueError(
+            f"sequence {index}: {num_prompt} prompt and {num_tokens} completion tokens; both need at least one"
+        )
+
+
 @dataclass(slots=True)
 class _Tree:
     prompt_ids: Ids
@@ -91,7 +100,7 @@ def pack(
     pending: list[list[_Tree]] = []
     pending_length = 0
     for row in rows:
-        length = _aligned(sum(tree.length for tree in row))
+        length = aligned(sum(tree.length for tree in row))
         if length > token_budget:
             raise ValueError(
                 f"a sequence of {length} tokens does not fit into a micro-batch: raise learner.token_budget "
@@ -108,7 +117,8 @@ def pack(
     return batches
 
 
-def _aligned(length: int) -> int:
+def aligned(length: int) -> int:
+    """`length` rounded up to what attention kernels want."""
     return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
@@ -118,11 +128,8 @@ def _trees(sequences: Sequence[TokenSequence], row_tokens: int) -> list[_Tree]:
     trees: list[_Tree] = []
     offset = 0
     for index, sequence in enumerate(sequences):
+        check_not_empty(index, sequence)
         num_prompt, num_tokens = len(sequence.prompt_ids), len(sequence.token_ids)
-        if num_prompt == 0 or num_tokens == 0:
-            raise ValueError(
-                f"sequence {index}: {num_prompt} prompt and {num_tokens} completion tokens; both need at least one"
-            )
         key = sequence.prompt_ids.tobytes()
         tree = open_trees.get(key)
         if tree is None or tree.length + num_tokens - 1 > row_tokens:

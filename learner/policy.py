@@ -1,21 +1,31 @@
-"""The policy as the learner sees it: a decoder-only Hugging Face model that gives log-probabilities of completions.
+"""The policy as the learner sees it: a Hugging Face model that gives log-probabilities of completions.
 
-What the rest of the room needs of a model is `Policy.logprobs`, its parameters, and `Policy.save`; an encoder-decoder
-policy would be another class with these three.
+Decoder-only models read prompt and completion as one sequence (`learner.packing`); encoder-decoder models read the
+prompt on one side and write the completion on the other (`learner.encoder_decoder`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
+from learner import encoder_decoder
+from learner.encoder_decoder import EncoderDecoderBatch
 from learner.logprobs import chunked_logprobs
 from learner.packing import MicroBatch, TokenSequence, pack
+from problems.token_spans import keeps_code
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +40,7 @@ class ModelError(ValueError):
 
 
 class Policy:
-    """A causal language model with float32 master weights, computing in `compute_dtype`.
+    """A language model with float32 master weights, computing in `compute_dtype`.
 
     Dropout is switched off, so that the policy that is trained is the one that sampled. Raises ModelError where `name`
     is no model, or one whose packed log-probabilities differ from plain ones (a recurrent model, say).
@@ -49,6 +59,11 @@ class Policy:
         self.device = device
         self.tokenizer = load_tokenizer(name)
         self.model = _load_model(name).to(device)
+        if self.model.config.is_encoder_decoder and not keeps_code(self.tokenizer):
+            raise ModelError(
+                f"model {name}: its tokenizer cannot write Python: line ends or indentation are lost; take a model of "
+                "code, such as Salesforce/codet5-large"
+            )
         self._compute_dtype = compute_dtype
         self._chunk_tokens = chunk_tokens
         if activation_checkpointing:
@@ -64,7 +79,18 @@ class Policy:
         limits = [getattr(self.model.config, field, None) for field in ("max_position_embeddings", "sliding_window")]
         return min((limit for limit in limits if limit is not None), default=2**31)
 
-    def logprobs(self, batch: MicroBatch, temperature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def pack(
+        self, sequences: Sequence[TokenSequence], *, token_budget: int, row_tokens: int
+    ) -> list[MicroBatch] | list[EncoderDecoderBatch]:
+        """Micro-batches of `sequences` in the layout that the model computes; see the `pack` of either module."""
+        if not self.model.config.is_encoder_decoder:
+            return pack(sequences, token_budget=token_budget, row_tokens=row_tokens)
+        start_id = self.model.config.decoder_start_token_id
+        return encoder_decoder.pack(sequences, start_id=start_id, token_budget=token_budget, row_tokens=row_tokens)
+
+    def logprobs(
+        self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy [N] of each completion token of `batch` at `temperature` [N].
 
         Both in float32 (float64 for a float64 model); gradients flow through the log-probability.
@@ -72,17 +98,20 @@ class Policy:
         autocast = self._compute_dtype == "bfloat16"
         dtype = torch.bfloat16 if autocast else self.model.dtype
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            output = self.model.base_model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask(dtype),
-                position_ids=batch.position_ids,
-                use_cache=False,
-            )
-        hidden = output.last_hidden_state.flatten(0, 1)[batch.predictor].to(dtype)
+            if isinstance(batch, EncoderDecoderBatch):
+                hidden = encoder_decoder.hidden_states(self.model, batch)
+            else:
+                output = self.model.base_model(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask(dtype),
+                    position_ids=batch.position_ids,
+                    use_cache=False,
+                )
+                hidden = output.last_hidden_state.flatten(0, 1)[batch.predictor]
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         return chunked_logprobs(
-            hidden,
+            hidden.to(dtype),
             head.weight.to(dtype),
             None if bias is None else bias.to(dtype),
             batch.target,
@@ -107,13 +136,13 @@ class Policy:
         """Compare the log-probabilities of a small packed batch with those of the model's own forward pass."""
         random = np.random.default_rng(0)
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        shared, *others = (random.integers(0, vocabulary, count, dtype=np.int32) for count in (5, 4, 6, 3, 5))
+        shared, *others = (random.integers(0, vocabulary, count, dtype=np.int32) for count in (5, 4, 2, 3, 6))
         sequences = [
             TokenSequence(shared, others[0]),
             TokenSequence(shared, others[1]),
             TokenSequence(others[2], others[3]),
         ]
-        (batch,) = pack(sequences, token_budget=64, row_tokens=32)
+        (batch,) = self.pack(sequences, token_budget=64, row_tokens=32)
         batch = batch.to(self.device)
         ones = torch.ones(len(batch.target), dtype=self.model.dtype, device=self.device)
         kind = f"model {self.name}: {self.model.config.model_type} models"
@@ -133,6 +162,10 @@ class Policy:
 
     def _plain_logprobs(self, sequence: TokenSequence) -> torch.Tensor:
         """Log-probabilities [T] of a completion alone, by the model's own forward pass in float32."""
+        if self.model.config.is_encoder_decoder:
+            start_id = self.model.config.decoder_start_token_id
+            plain = encoder_decoder.plain_logits(self.model, sequence, start_id).log_softmax(-1)
+            return plain[range(len(plain)), sequence.token_ids.tolist()]
         ids = torch.from_numpy(np.concatenate([sequence.prompt_ids, sequence.token_ids]).astype(np.int64))
         logits = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0]
         start = len(sequence.prompt_ids)
@@ -160,12 +193,16 @@ def _load_model(name: str) -> Any:
         )
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.is_encoder_decoder:
-            raise ModelError(f"model {name}: encoder-decoder models ({config.model_type}) cannot be trained here yet")
+        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+            raise ModelError(
+                f"model {name}: its config.json names no token that completions start from; set "
+                "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
+            )
         for field, value in config.to_dict().items():
-            if field.endswith(("dropout", "pdrop")) and isinstance(value, float):
+            if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
                 setattr(config, field, 0.0)
-        return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return auto.from_pretrained(name, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
             raise

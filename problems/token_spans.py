@@ -204,3 +204,11 @@ def _byte_level_alphabet() -> dict[str, int]:
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_CODE = "def f(x):\n    if x:\n\n        return x\n"
+
+
+def keeps_code(tokenizer: Any) -> bool:
+    """Whether code comes back from `tokenizer` as it went in: T5's own loses line ends and indentation."""
+    return decode_with_spans(tokenizer, tokenizer.encode(_CODE, add_special_tokens=False))[0] == _CODE

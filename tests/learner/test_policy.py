@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    MambaConfig,
-    MambaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from learner.packing import pack
 from learner.policy import ModelError, Policy
@@ -47,14 +40,6 @@ def test_a_model_that_cannot_be_packed_is_refused(tiny_model_dir: Path, tmp_path
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     with pytest.raises(ModelError, match="mamba models take no packed sequences"):
-        load(with_tokenizer(tmp_path, tiny_model_dir))
-
-
-def test_an_encoder_decoder_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    T5ForConditionalGeneration(
-        T5Config(vocab_size=320, d_model=16, d_ff=16, num_layers=1, num_heads=2)
-    ).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"encoder-decoder models \(t5\) cannot be trained here yet"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
 
 
