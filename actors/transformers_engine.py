@@ -1,7 +1,8 @@
 """Sampling with transformers, for machines and models that vLLM does not run: slower, the same promises.
 
-All running sequences form one left-padded batch with one key-value cache. Whatever invalidates the cache (new weights,
-sequences that join) drops it, and the next step computes it afresh from the tokens.
+All running sequences form one batch with one key-value cache (`actors.running_batch`). Finished ones leave it and
+waiting ones join it between steps, several at a time, since either copies the cache; new weights have all of it
+computed again.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
 from actors.model_folder import UnusableModelError, check_model_folder
+from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, RunningBatch
 from actors.types import FinishReason, VersionSpan
+
+# Share of the batch that may stand idle before it is worth a copy of the cache to fill it.
+_IDLE_SHARE = 8
 
 
 @dataclass(slots=True)
@@ -78,32 +83,32 @@ class _Group:
 
 
 class TransformersEngine:
-    """A `SamplingEngine` over a decoder-only transformers model, on this process's GPU or, without one, the CPU."""
+    """A `SamplingEngine` over a transformers model, on this process's GPU or, without one, the CPU.
+
+    Decoder-only models, and the encoder-decoder models of T5's kind (T5, CodeT5, CodeT5+ up to 770m).
+    """
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         """Load `model`, a Hugging Face folder, as weights version 0.
 
         Raises:
-            UnusableModelError: the folder is no model, or not one that continues a prompt.
+            UnusableModelError: the folder is no model, or not one that answers a prompt.
         """
         config = check_model_folder(model)
-        if config.get("is_encoder_decoder"):
-            raise UnusableModelError(f"model.name: {model} is an encoder-decoder model; only decoder-only models work")
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, options.dtype))
-        except (OSError, ValueError, KeyError) as error:
-            raise UnusableModelError(f"model.name: transformers cannot load {model}: {error}") from error
-        self._config = loaded.config
-        self._model: torch.nn.Module = loaded.to(self._device).eval()
+        loaded = _load(model, config, options.dtype).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._model: torch.nn.Module = loaded
+        self._batch: RunningBatch = (
+            EncoderDecoderBatch(loaded, config["decoder_start_token_id"])
+            if config.get("is_encoder_decoder")
+            else DecoderOnlyBatch(loaded)
+        )
         self._options = options
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._version = 0
-        self._queue: deque[_Group] = deque()
         self._groups: dict[str, _Group] = {}
-        self._running: list[_Sequence] = []
-        self._cache: DynamicCache | None = None
-        self._mask = torch.empty(0)
+        self._waiting: deque[_Sequence] = deque()
+        self._rows: list[_Sequence] = []
+        self._is_stale = False
 
     def add_request(self, request: SamplingRequest) -> None:
         """See `SamplingEngine`."""
@@ -122,19 +127,19 @@ class TransformersEngine:
         ]
         if request.greedy:
             sequences.append(_Sequence(prompt_ids, max_tokens, temperature=1.0, top_p=1.0, generator=None))
-        group = self._groups[request.request_id] = _Group(request, sequences)
-        self._queue.append(group)
+        self._groups[request.request_id] = _Group(request, sequences)
+        self._waiting += sequences
 
     @torch.no_grad()
     def step(self) -> list[FinishedRequest]:
         """See `SamplingEngine`."""
-        self._admit()
-        if not self._running:
+        self._change_rows()
+        if not self._rows:
             return []
-        tokens, logprobs = _draw(self._forward(), self._running)
-        for sequence, token_id, logprob in zip(self._running, tokens, logprobs, strict=True):
-            sequence.append(token_id, logprob, self._version, self._options.end_token_ids)
-        self._drop_finished()
+        tokens, logprobs = _draw(self._batch.step(self._rows), self._rows)
+        for sequence, token_id, logprob in zip(self._rows, tokens, logprobs, strict=True):
+            if sequence.finish_reason is None:
+                sequence.append(token_id, logprob, self._version, self._options.end_token_ids)
         finished = [group for group in self._groups.values() if group.finished]
         for group in finished:
             del self._groups[group.request.request_id]
@@ -153,61 +158,55 @@ class TransformersEngine:
         if missing:
             raise ValueError(f"weight update without {', '.join(sorted(missing))}: send every parameter each time")
         self._version = version
-        self._cache = None
+        self._is_stale = True
 
     @property
     def num_unfinished(self) -> int:
         """See `SamplingEngine`."""
-        return len(self._running) + sum(len(group.sequences) for group in self._queue)
+        return len(self._waiting) + sum(sequence.finish_reason is None for sequence in self._rows)
 
     def close(self) -> None:
         """See `SamplingEngine`."""
-        del self._model
-        self._cache = None
+        del self._model, self._batch
 
-    def _admit(self) -> None:
-        """Let waiting requests join once half the batch is free: each joining costs the others their cache."""
+    def _change_rows(self) -> None:
+        """Let finished sequences go and waiting ones join, once there are enough of them to be worth it."""
         limit = self._options.max_num_seqs
-        if len(self._running) > limit // 2:
+        kept = [place for place, sequence in enumerate(self._rows) if sequence.finish_reason is None]
+        num_finished, num_free = len(self._rows) - len(kept), limit - len(kept)
+        joins = bool(self._waiting) and num_free >= max(1, limit // _IDLE_SHARE)
+        if not (joins or self._is_stale or num_finished >= max(1, len(self._rows) // _IDLE_SHARE)):
             return
-        while self._queue and (not self._running or len(self._running) + len(self._queue[0].sequences) <= limit):
-            self._running += self._queue.popleft().sequences
-            self._cache = None
+        num_joining = min(num_free, len(self._waiting)) if joins else 0
+        joining = [self._waiting.popleft() for _ in range(num_joining)]
+        staying = [self._rows[place] for place in kept]
+        self._rows = staying + joining
+        if self._rows and self._is_stale:
+            self._batch.rebuild((), self._rows)
+        elif self._rows:
+            self._batch.rebuild(kept, joining)
+        self._is_stale = False
 
-    def _forward(self) -> torch.Tensor:
-        """Logits [B, V] of the next token of each running sequence."""
-        if self._cache is None:
-            rows = [[*sequence.prompt_ids, *sequence.token_ids] for sequence in self._running]
-            longest = max(map(len, rows))
-            ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=self._device)
-            self._mask = torch.tensor(
-                [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._device
+
+def _load(model: Path, config: dict[str, Any], dtype: str) -> Any:
+    """The transformers model in `model`. Raises UnusableModelError for one that cannot be sampled from."""
+    auto: Any = AutoModelForCausalLM
+    if config.get("is_encoder_decoder"):
+        auto = AutoModelForSeq2SeqLM
+        if config.get("model_type") != "t5":
+            raise UnusableModelError(
+                f"model.name: {model} is an encoder-decoder model of type {config.get('model_type')}; of these only "
+                "T5's kind is supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
             )
-            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-            self._cache = DynamicCache(config=self._config)
-        else:
-            ids = torch.tensor([[sequence.token_ids[-1]] for sequence in self._running], device=self._device)
-            self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-            positions = self._mask.sum(-1, keepdim=True) - 1
-        output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
-
-    def _drop_finished(self) -> None:
-        kept = [i for i, sequence in enumerate(self._running) if sequence.finish_reason is None]
-        if len(kept) == len(self._running):
-            return
-        self._running = [self._running[i] for i in kept]
-        if self._cache is not None and kept:
-            indices = torch.tensor(kept, device=self._device)
-            self._cache.batch_select_indices(indices)
-            self._mask = self._mask[indices]
+        if config.get("decoder_start_token_id") is None:
+            raise UnusableModelError(
+                f"model.name: {model}/config.json names no token that completions start from; set "
+                "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
+            )
+    try:
+        return auto.from_pretrained(model, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableModelError(f"model.name: transformers cannot load {model}: {error}") from error
 
 
 def _draw(logits: torch.Tensor, sequences: list[_Sequence]) -> tuple[list[int], list[float]]:

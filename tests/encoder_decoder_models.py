@@ -17,7 +17,7 @@ from tests.small_tokenizers import CORPUS
 KINDS = ("codet5", "codet5p", "t5")
 _SHAPE: dict[str, dict[str, Any]] = {
     "codet5": {"num_layers": 2},
-    "codet5p": {"num_layers": 1, "num_decoder_layers": 2},
+    "codet5p": {"num_layers": 3},
     "t5": {"num_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }
 _SENTINELS = [f"<extra_id_{i}>" for i in range(4)]

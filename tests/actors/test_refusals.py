@@ -50,13 +50,6 @@ def test_an_architecture_that_vllm_does_not_know_is_named(model_copy: Path) -> N
     assert len(str(caught.value)) < 1000
 
 
-def test_encoder_decoder_models_are_refused_by_the_transformers_engine(model_copy: Path) -> None:
-    config = model_copy / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"is_encoder_decoder": True}))
-    with pytest.raises(UnusableModelError, match="encoder-decoder"):
-        TransformersEngine(model_copy, options())
-
-
 def test_a_folder_that_is_no_model_is_named(model_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(UnusableModelError, match="absent is not a folder"):
         check_model_folder(tmp_path / "absent")
