@@ -24,7 +24,7 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.model_folder import UnusableModelError, check_model_folder
+from actors.model_folder import UnusableModelError, check_engine
 from evaluation import EvaluationResult
 from learner.checkpoints import CheckpointError, checkpoints
 from learner.metrics import StepMetrics
@@ -107,6 +107,7 @@ class Job:
         self.progress.stage("model")
         cache_dir = settings.learner.warm_start.cache_dir or settings.run.folder / "cache"
         model = await prepare_model(settings, problems.all_training, cache_dir)
+        check_engine(model, settings.generator.engine)
         self.progress.stage("actors")
         actors = await start_actors(settings, model, problems.train, problems.held_out)
         step = await self._prepare_learner(actors)
@@ -179,11 +180,14 @@ def newest_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
-def check_model(name: str) -> None:
-    """Whether `model.name`, where it can only be a folder, is one with a model. Raises UnusableModelError if not."""
+def check_model(name: str, engine: str) -> None:
+    """Whether `model.name`, where it can only be a folder, is one with a model that `engine` runs.
+
+    Raises UnusableModelError if not.
+    """
     path = Path(name)
     if path.is_dir() or name.startswith((".", "/", "~")):
-        check_model_folder(path.expanduser())
+        check_engine(path.expanduser(), engine)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.resume is not None:
             newest_checkpoint(options.resume)
         check_resources(settings)
-        check_model(settings.model.name)
+        check_model(settings.model.name, settings.generator.engine)
         problems = load_problem_sets(settings.problems)
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"

@@ -24,7 +24,7 @@ import torch
 
 from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from actors.model_folder import end_token_ids
+from actors.model_folder import check_engine, end_token_ids
 from actors.prompting import Prompter
 from actors.types import Completion, Rollout
 from actors.weights import Bucket, WeightsHandle, WeightUpdateReply, checksum, unpack
@@ -304,6 +304,7 @@ def build_engine(
     Raises:
         UnusableModelError: that engine cannot sample from `model`.
     """
+    check_engine(model, settings.engine)
     options = EngineOptions(
         dtype=model_settings.dtype,
         max_length=model_settings.max_length,

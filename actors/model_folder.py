@@ -38,6 +38,19 @@ def check_model_folder(model: Path) -> dict[str, Any]:
     return config
 
 
+def check_engine(model: Path, engine: str) -> None:
+    """Whether `engine`, as `generator.engine` names it, runs models with the folder's kind of `config.json`.
+
+    Raises:
+        UnusableModelError: it does not, or the folder holds no model.
+    """
+    if check_model_folder(model).get("is_encoder_decoder") and engine == "vllm":
+        raise UnusableModelError(
+            f"model.name: {model} is an encoder-decoder model, which vLLM does not run; set generator.engine to "
+            "transformers (`--generator.engine transformers`; with evaluate.py `--engine transformers`)"
+        )
+
+
 def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
     """The folder's tokenizer.
 

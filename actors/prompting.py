@@ -9,10 +9,10 @@ import numpy as np
 
 from actors.engine import FinishedRequest, SampledSequence
 from actors.messages import RolloutRequest
-from actors.model_folder import UnusableModelError, load_tokenizer
+from actors.model_folder import UnusableModelError, check_model_folder, load_tokenizer
 from actors.types import Completion, FinishReason, Rollout
 from problems.prompts import extract_program, render_prompt
-from problems.token_spans import decode_with_spans
+from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
 
 
@@ -35,6 +35,11 @@ class Prompter:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
             raise UnusableModelError(f"model.name: tokenizer in {model}: {error}") from error
+        if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(self.tokenizer):
+            raise UnusableModelError(
+                f"model.name: the tokenizer in {model} cannot write Python: line ends or indentation are lost; take a "
+                "model of code, such as Salesforce/codet5-large"
+            )
         self._problems = problems
         self._chat_template = chat_template
 

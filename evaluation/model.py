@@ -87,6 +87,8 @@ class SampledModel:
             except UnusableModelError as error:
                 raise EvaluationError(str(error)) from error
             own = config.get("max_position_embeddings") or config.get("n_positions")
+            if config.get("is_encoder_decoder"):
+                own = None  # T5 knows distances only: `n_positions` is what it was pre-trained with, and no limit
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
         return ModelSettings(name=self.name, dtype=self.dtype, max_length=length, chat_template=self.chat_template)
 

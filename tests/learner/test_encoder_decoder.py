@@ -95,7 +95,7 @@ def test_a_prompt_is_encoded_once_and_short_completions_share_rows() -> None:
 
 def test_unusable_sequences_are_refused() -> None:
     empty, some = np.array([], np.int32), np.array([5], np.int32)
-    options = {"start_id": START, "token_budget": 8, "row_tokens": 8}
+    options: dict[str, Any] = {"start_id": START, "token_budget": 8, "row_tokens": 8}
     with pytest.raises(ValueError, match="sequence 0: 1 prompt and 0 completion tokens"):
         pack([TokenSequence(some, empty)], **options)
     with pytest.raises(ValueError, match=r"raise learner.token_budget \(8\)"):
@@ -185,8 +185,8 @@ def test_the_saved_folder_is_a_plain_model_with_the_same_logits(model_dir: Path,
 
 def test_a_model_that_knows_places_is_refused(codet5: Path, tmp_path: Path) -> None:
     """BART's decoder has learned positions, so completions cannot lie side by side in a row."""
-    shape = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "init_std": 0.5}
+    shape: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads: dict[str, Any] = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "init_std": 0.5}
     config = BartConfig(vocab_size=404, d_model=16, max_position_embeddings=64, **shape, **heads)
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(codet5).save_pretrained(tmp_path)
