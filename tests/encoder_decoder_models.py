@@ -28,22 +28,22 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
     corpus = [*CORPUS, *texts]
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (_fast if kind == "t5" else _roberta)(folder, corpus)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_heads=2,
-        relative_attention_num_buckets=8,
-        relative_attention_max_distance=16,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        n_positions=24,  # of pre-training; T5 reads on, and so must everything here
-        **_SHAPE[kind],
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_heads": 2,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+        "n_positions": 24,  # of pre-training; T5 reads on, and so must everything here
+    }
+    config = T5Config(**fields | _SHAPE[kind])
     torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(config)
+    model: Any = T5ForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "relative_attention_bias" in name or ".q." in name:
