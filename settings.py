@@ -32,6 +32,11 @@ class RunSettings(Section):
     dir: Path | None = Field(None, description="Run folder; `runs/NAME` where it is not given.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice of the run.")
     num_steps: PositiveInt = Field(5000, description="Learner updates to make.")
+    wandb_project: str | None = Field(
+        None,
+        min_length=1,
+        description="Weights & Biases project that gets the curves as well; none: TensorBoard alone.",
+    )
 
     @property
     def folder(self) -> Path:

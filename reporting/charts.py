@@ -87,8 +87,10 @@ def line_chart(
     return _figure(title, body, [(line.name, line.color) for line in series], shown, scale, note)
 
 
-def stacked_chart(title: str, xs: Sequence[float], counts: Mapping[str, Sequence[int]], note: str = "") -> str:
-    """Shares of named counts over steps, stacked from the bottom in their order. Empty text where there is nothing."""
+def stacked_chart(
+    title: str, xs: Sequence[float], counts: Mapping[str, Sequence[float]], colors: Mapping[str, str], note: str = ""
+) -> str:
+    """Shares of named amounts over steps, stacked from the bottom in their order. Empty text where there is nothing."""
     names = [name for name, values in counts.items() if any(values)]
     if not names or not xs:
         return ""
@@ -102,12 +104,12 @@ def stacked_chart(title: str, xs: Sequence[float], counts: Mapping[str, Sequence
     for name in names:
         shares = [value / total for value, total in zip(means[name], totals, strict=True)]
         ceiling = [low + share for low, share in zip(floor, shares, strict=True)]
-        area = Series(name, f"o-{name}", steps, ceiling, floor, ceiling)
-        body.append(f'<path class="area" style="fill:var(--o-{name})" d="{_band(area, scale)}"/>')
+        area = Series(name, colors[name], steps, ceiling, floor, ceiling)
+        body.append(f'<path class="area" style="fill:var(--{colors[name]})" d="{_band(area, scale)}"/>')
         shown.append({"x": steps, "text": [percent(share) for share in shares]})
         floor = ceiling
     body.append(_axes(scale, percent))
-    return _figure(title, body, [(name.replace("_", " "), f"o-{name}") for name in names], shown, scale, note)
+    return _figure(title, body, [(name.replace("_", " "), colors[name]) for name in names], shown, scale, note)
 
 
 @dataclass(frozen=True, slots=True)

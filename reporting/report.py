@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import time
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,8 +20,11 @@ MAX_REFRESHES = 24  # refreshes whose programs go into the page, spread over the
 MAX_PROGRAM = 12_000  # characters of a program that are shown
 PASS_COLORS = ("c1", "c2", "c3", "c4")
 DROP_COLORS = ("c4", "c1", "c5", "c3", "c2", "c6")
-TOKENS = "Completion tokens trained on, over the whole time of a step."
-VERSIONS = "Weight versions that samples lagged behind when they were trained on."
+TIME_COLORS = {"computing": "c1", "publishing": "c3", "waiting": "c4"}
+STALENESS_COLORS = {"0": "c2", "1": "c1", "2": "c3", "3": "c5", "4 and more": "c4"}
+STAGES = "Over the whole time from one update to the next, with publications and evaluations between them."
+TIME = "Waiting is for samples; publishing lasts until every generator samples with the new weights."
+VERSIONS = "Weight versions that samples lagged behind when they were trained on, as shares."
 MISMATCH = "Mean absolute difference of log-probabilities of the sampled tokens; staleness adds to it."
 INTERVALS = "Shaded: 95 % bootstrap interval over problems."
 
@@ -33,12 +37,14 @@ def build_report(folder: Path) -> Path:
     if not (folder / "settings.yaml").is_file():
         raise ValueError(f"{folder}: no run folder (it holds no settings.yaml)")
     settings_text = (folder / "settings.yaml").read_text(encoding="utf-8")
+    settings = yaml.safe_load(settings_text)
     steps = read_rows(folder / "metrics.jsonl")
     evaluations = read_rows(folder / "evaluations.jsonl")
     page = Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(str(yaml.safe_load(settings_text)["run"]["name"])),
+        title=html.escape(str(settings["run"]["name"])),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"),
         script=(ASSETS / "page.js").read_text(encoding="utf-8"),
+        written=_written(steps, settings["run"]["num_steps"]),
         tiles="".join(_tiles(steps, evaluations)),
         charts="".join(_charts(steps, evaluations)),
         samples=_script_json(_samples(folder / "samples")),
@@ -47,6 +53,12 @@ def build_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _written(steps: list[Row], num_steps: int) -> str:
+    """How far the run is, and when the page was made."""
+    step = steps[-1]["step"] if steps else 0
+    return f"Update {step} of {num_steps}. Written {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}."
 
 
 def _tiles(steps: list[Row], evaluations: list[Row]) -> list[str]:
@@ -75,8 +87,15 @@ def _tiles(steps: list[Row], evaluations: list[Row]) -> list[str]:
             _tile(
                 "staleness", f"{last['staleness_mean']:.1f}", f"versions in the last step; at most {worst} in the run"
             ),
+            _tile("programs graded", number(sum(map(_num_graded, steps))), _grading(steps)),
         ]
     return tiles or ["<p>Nothing has been measured yet.</p>"]
+
+
+def _grading(steps: list[Row]) -> str:
+    levels = sorted({level for row in steps for level in row.get("isolation", {})})
+    num_tests, num_faults = (sum(row.get(name, 0) for row in steps) for name in ("num_tests", "num_faults"))
+    return f"on {number(num_tests)} tests; {num_faults} lost to the grader; {', '.join(levels)}"
 
 
 def _tile(label: str, value: str, detail: str) -> str:
@@ -93,18 +112,34 @@ def _charts(steps: list[Row], evaluations: list[Row]) -> list[str]:
     def curve(name: str, color: str, label: str = "") -> Series:
         return Series(label or name.replace("_", " "), color, xs, [row.get(name) for row in steps])
 
+    def rate(name: str, color: str, label: str) -> Series:
+        return Series(label, color, xs, [_per_second(row, row.get(name)) for row in steps])
+
     counts = {outcome: [row["outcomes"].get(outcome, 0) for row in steps] for outcome in OUTCOME_STYLES}
     losses = [curve(f"loss_{term}", f"c{i}", term) for i, term in enumerate(_loss_terms(steps), start=1)]
     charts += [
         line_chart("Reward and pass rate in training", [curve("reward_mean", "c1"), curve("pass_rate", "c2")]),
-        stacked_chart("Outcomes of the programs trained on", xs, counts),
-        line_chart("Tokens per second", [curve("tokens_per_s", "c1")], note=TOKENS, from_zero=True),
+        stacked_chart("Outcomes of the programs trained on", xs, counts, {name: f"o-{name}" for name in counts}),
         line_chart(
-            "Seconds of a step", [curve("seconds", "c1", "all"), curve("wait_s", "c4", "waiting")], from_zero=True
+            "Tokens per second",
+            [rate("num_sampled_tokens", "c3", "sampled"), rate("num_tokens", "c1", "trained on")],
+            note=STAGES,
+            from_zero=True,
         ),
         line_chart(
-            "Staleness", [curve("staleness_mean", "c1"), curve("staleness_max", "c4")], note=VERSIONS, from_zero=True
+            "Programs and tests per second",
+            [
+                rate("num_tests", "c2", "tests run"),
+                Series("programs graded", "c4", xs, [_per_second(row, _num_graded(row)) for row in steps]),
+            ],
+            note=STAGES,
+            from_zero=True,
         ),
+        stacked_chart("Where the learner's time goes", xs, _time_of_a_step(steps), TIME_COLORS, note=TIME),
+        line_chart(
+            "Seconds of an update", [curve("seconds", "c1", "all"), curve("wait_s", "c4", "waiting")], from_zero=True
+        ),
+        stacked_chart("Staleness of the samples trained on", xs, _staleness(steps), STALENESS_COLORS, note=VERSIONS),
         line_chart("Loss terms, before their weights", losses),
         line_chart("Policy against sampler", [curve("mismatch_mean", "c1")], note=MISMATCH, from_zero=True),
         line_chart("Largest importance ratio", [curve("ratio_max", "c4")]),
@@ -113,6 +148,34 @@ def _charts(steps: list[Row], evaluations: list[Row]) -> list[str]:
         line_chart("Samples dropped so far, by reason", _drops(steps, xs), from_zero=True),
     ]
     return [chart for chart in charts if chart]
+
+
+def _per_second(row: Row, count: float | None) -> float | None:
+    """A count of a row over the whole time since the row before it."""
+    return count / row["elapsed_s"] if count is not None and row.get("elapsed_s") else None
+
+
+def _num_graded(row: Row) -> float:
+    """Programs graded since the row before it."""
+    return float(sum(row.get("isolation", {}).values()))
+
+
+def _time_of_a_step(steps: list[Row]) -> dict[str, list[float]]:
+    return {
+        "computing": [row["seconds"] - row.get("wait_s", 0.0) for row in steps],
+        "publishing": [row.get("publish_s", 0.0) for row in steps],
+        "waiting": [row.get("wait_s", 0.0) for row in steps],
+    }
+
+
+def _staleness(steps: list[Row]) -> dict[str, list[float]]:
+    """Samples by how many versions they lagged behind; all that lagged further than there are colours are one."""
+    names = list(STALENESS_COLORS)
+    counts = {name: [0.0] * len(steps) for name in names}
+    for index, row in enumerate(steps):
+        for versions, count in row.get("staleness", {}).items():
+            counts[names[min(int(versions), len(names) - 1)]][index] += count
+    return counts
 
 
 def _drops(steps: list[Row], xs: list[int]) -> list[Series]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from reporting.report import build_report
@@ -22,11 +26,22 @@ STEP_FIELDS = frozenset({
     "pass_rate", "outcomes", "staleness_mean", "staleness_max", "tokens_per_s", "buffer_size", "seconds",
 })
 # fmt: on
+REPORT_EVERY_S = 60.0
 MAX_SHOWN_TEST = 600  # characters of a failing test that are kept
 
 
 class RunFolderError(ValueError):
     """A run folder that cannot be used. The message is complete as it stands; programs exit with status 2."""
+
+
+class CurveWriter(Protocol):
+    """A tool that draws curves, TensorBoard or another."""
+
+    def write(self, prefix: str, row: Mapping[str, object]) -> None:
+        """Add the numbers of a row that holds its `step`."""
+
+    def close(self) -> None:
+        """Write out what is pending."""
 
 
 class RunFolder:
@@ -38,7 +53,7 @@ class RunFolder:
             folder.metrics(step_metrics.row())
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._samples = path / "samples"
@@ -46,7 +61,10 @@ class RunFolder:
         self._samples.mkdir(exist_ok=True)
         self._metrics = RowWriter(path / "metrics.jsonl")
         self._evaluations = RowWriter(path / "evaluations.jsonl")
-        self._tensorboard = TensorBoardWriter(path / "tensorboard")
+        self._reported = -math.inf
+        self._curves: list[CurveWriter] = [TensorBoardWriter(path / "tensorboard")]
+        if settings.run.wandb_project is not None:
+            self._curves.append(_wandb_writer(path, settings.run.wandb_project))
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:
@@ -66,7 +84,11 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
-        return cls(path)
+        try:
+            return cls(path, settings)
+        except RunFolderError:
+            shutil.rmtree(path)  # nothing is in it yet: the name is free for the next try
+            raise
 
     @classmethod
     def resume(cls, path: Path, settings: Settings, step: int) -> RunFolder:
@@ -79,7 +101,7 @@ class RunFolder:
         keep_rows_until(path / "metrics.jsonl", step)
         keep_rows_until(path / "evaluations.jsonl", step)
         write_atomically(path / "settings.yaml", to_yaml(settings))
-        return cls(path)
+        return cls(path, settings)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -95,7 +117,8 @@ class RunFolder:
         if missing:
             raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
         self._metrics.write(row)
-        self._tensorboard.write("train", row)
+        for curves in self._curves:
+            curves.write("train", row)
 
     def evaluation(self, row: Mapping[str, object]) -> None:
         """Add one evaluation: `step`, `problems`, and what `EvaluationResult.to_json` gives.
@@ -106,7 +129,9 @@ class RunFolder:
         if missing or not any(name.startswith("pass@") for name in row):
             raise ValueError(f"a row of evaluations.jsonl lacks {', '.join(sorted(missing)) or 'pass@k'}")
         self._evaluations.write(row)
-        self._tensorboard.write("evaluation", row)
+        self._report_again()
+        for curves in self._curves:
+            curves.write("evaluation", row)
 
     def samples(self, refresh: int, samples: Iterable[GradedSample], problems: Mapping[str, Problem]) -> None:
         """Keep programs of refresh number `refresh` for people to look at; `problems` is by task id."""
@@ -114,17 +139,34 @@ class RunFolder:
         for sample in samples:
             writer.write(_sample_row(sample, problems[sample.verdict.task_id]))
         writer.close()
+        self._report_again()
 
     def report(self) -> Path:
         """Write `report.html` from what is in the folder, and return its path."""
+        self._reported = time.monotonic()
         return build_report(self.path)
+
+    def _report_again(self) -> None:
+        """Have a report during the run too, at most REPORT_EVERY_S old when something new can be seen."""
+        if time.monotonic() - self._reported > REPORT_EVERY_S:
+            self.report()
 
     def close(self) -> None:
         """Write the report and close all files."""
         self._metrics.close()
         self._evaluations.close()
-        self._tensorboard.close()
+        for curves in self._curves:
+            curves.close()
         self.report()
+
+
+def _wandb_writer(path: Path, project: str) -> CurveWriter:
+    from reporting.wandb_writer import WandbError, WandbWriter  # takes a second to import, and few need it
+
+    try:
+        return WandbWriter(path, project)
+    except WandbError as error:
+        raise RunFolderError(str(error)) from error
 
 
 def _sample_row(sample: GradedSample, problem: Problem) -> Row:

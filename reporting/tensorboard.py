@@ -19,9 +19,7 @@ class TensorBoardWriter:
 
     def write(self, prefix: str, row: Mapping[str, object]) -> None:
         """Add the numbers of a row that holds its `step`."""
-        values = [
-            Summary.Value(tag=tag, simple_value=value) for tag, value in _numbers(prefix, row) if tag[-5:] != "/step"
-        ]
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers(prefix, row)]
         step = row["step"]
         assert isinstance(step, int), step
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
@@ -31,12 +29,13 @@ class TensorBoardWriter:
         self._writer.close()
 
 
-def _numbers(prefix: str, row: Mapping[str, object]) -> list[tuple[str, float]]:
-    numbers: list[tuple[str, float]] = []
+def numbers(prefix: str, row: Mapping[str, object]) -> list[tuple[str, float]]:
+    """Every number of a row but its step, and its name with all that it is nested in: `train/outcomes/passed`."""
+    found: list[tuple[str, float]] = []
     for name, value in row.items():
         tag = f"{prefix}/{name}".replace("@", "_at_")
         if isinstance(value, Mapping):
-            numbers += _numbers(tag, value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers.append((tag, float(value)))
-    return numbers
+            found += numbers(tag, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+            found.append((tag, float(value)))
+    return found

@@ -50,7 +50,6 @@ class GradingCounts:
     isolation: dict[str, int] = field(default_factory=dict)
     num_tests: int = 0
     num_faults: int = 0
-    num_graded: int = 0
     num_sampled_tokens: int = 0
 
     def add(self, graded: GradedRollout) -> None:
@@ -59,7 +58,6 @@ class GradingCounts:
         self.isolation[level] = self.isolation.get(level, 0) + graded.num_samples + graded.num_faults
         self.num_tests += graded.num_tests
         self.num_faults += graded.num_faults
-        self.num_graded += graded.num_samples
         self.num_sampled_tokens += graded.num_tokens
 
 

@@ -1,7 +1,8 @@
 """A run that sets every series once, in a Ray of its own: what scrapers are tested against.
 
-python -m tests.reporting.exporting_run --print     prints what the metrics endpoint says, once all series are there
-python -m tests.reporting.exporting_run PORT        serves them on PORT and counts on, until its input ends
+python -m tests.reporting.exporting_run PORT FILE
+
+It serves them on PORT, writes what the endpoint says once all are there into FILE, and counts on until its input ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import ray
 
@@ -85,24 +87,20 @@ def set_all(telemetry: Telemetry, step: int) -> None:
 
 def main() -> None:
     """Start Ray, set everything, and serve or print it."""
-    port = 0 if sys.argv[1] == "--print" else int(sys.argv[1])
     ray.init(
         address="local",
         num_cpus=1,
         include_dashboard=False,
         object_store_memory=100 * 1024 * 1024,
         log_to_driver=False,
-        _metrics_export_port=port or None,
+        _metrics_export_port=int(sys.argv[1]),
         _system_config={"metrics_report_interval_ms": 1000},
     )
     telemetry = Telemetry("test-run", BufferSettings())
     set_all(telemetry, 1)
     for num_tokens in (1000, 1500, 200):
         telemetry.generators([generator_stats("generator-0", num_tokens)])
-    text = endpoint_text()
-    if port == 0:
-        print(text)
-        return
+    Path(sys.argv[2]).write_text(endpoint_text())
     print("ready", flush=True)
     ended = threading.Event()
 

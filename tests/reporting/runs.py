@@ -45,6 +45,7 @@ def step_row(step: int, num_steps: int = 60) -> dict[str, object]:
         "reward_mean": -0.3 + done,
         "pass_rate": passed / 256,
         "outcomes": outcomes,
+        "staleness": {"0": 100, "1": 140, "2": 16},
         "staleness_mean": 0.7,
         "staleness_max": 2,
         "tokens_per_s": 3900.0 + 50 * math.sin(step),
@@ -52,6 +53,13 @@ def step_row(step: int, num_steps: int = 60) -> dict[str, object]:
         "dropped": {"stale": 3 * step, "lost": 1},
         "wait_s": 0.4,
         "seconds": 4.5,
+        "isolation": {"namespaces": 250},
+        "num_tests": 1250,
+        "num_faults": 0,
+        "num_tokens": 17000,
+        "num_sampled_tokens": 16000,
+        "publish_s": 0.2 if step % 2 else 0.0,
+        "elapsed_s": 5.0,
     }
 
 

@@ -1,7 +1,8 @@
+import asyncio
+import html
 import json
 import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,10 +11,9 @@ import pytest
 
 from reporting import RunFolder
 from reporting.__main__ import main
+from scripts.browser import CHROMIUM, Browser
 from settings import Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,54 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert main([str(tmp_path)]) == 2
     assert "no run folder" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def figure(text: str, title: str) -> dict[str, str]:
+    """The last values that a chart shows under the pointer, by the name of their curve."""
+    found = re.search(
+        rf'<figure data-chart="([^"]*)"><figcaption>{re.escape(title)}</figcaption>(.*?)</figure>', text, re.S
+    )
+    assert found, title
+    names = re.findall(r"</i>(.*?) <b>", found[2])
+    shown = json.loads(html.unescape(found[1]))["series"]
+    return {name: series["text"][-1] for name, series in zip(names, shown, strict=True)}
+
+
+def test_each_stage_of_the_ring_has_its_charts(report: Path) -> None:
+    text = report.read_text()
+    assert figure(text, "Tokens per second") == {"sampled": "3.2k", "trained on": "3.4k"}
+    assert figure(text, "Programs and tests per second") == {"tests run": "250", "programs graded": "50"}
+    assert figure(text, "Staleness of the samples trained on") == {"0": "39.1 %", "1": "54.7 %", "2": "6.25 %"}
+    assert figure(text, "Where the learner&#x27;s time goes")["waiting"] == "8.7 %"
+    assert figure(text, "Samples dropped so far, by reason") == {"stale": "3k", "lost": "1"}
+    assert "0 lost to the grader; namespaces" in text
+    assert "Update 1000 of 5000." in text
+
+
+def test_it_is_made_during_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder.create(tmp_path / "run", Settings()) as folder:
+        folder.metrics(step_row(1))
+        folder.samples(1, [failed_sample()], PROBLEMS)
+        assert "Update 1 of" in (folder.path / "report.html").read_text()
+        folder.metrics(step_row(2))
+        folder.samples(2, [failed_sample()], PROBLEMS)
+        assert "Update 1 of" in (folder.path / "report.html").read_text()  # a moment old: not made at every occasion
+        monkeypatch.setattr("reporting.run_folder.REPORT_EVERY_S", 0.0)
+        folder.evaluation(evaluation_row(2, 0.5))
+        assert "Update 2 of" in (folder.path / "report.html").read_text()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_on_a_phone_nothing_is_wider_than_the_page_and_the_dark_is_dark(report: Path, tmp_path: Path) -> None:
+    async def look() -> tuple[int, list[str]]:
+        backgrounds = []
+        async with Browser.start(tmp_path) as browser:
+            for dark in (False, True):
+                await browser.open(report.as_uri(), width=390, dark=dark)
+                backgrounds.append(await browser.value("getComputedStyle(document.body).backgroundColor"))
+            return int(await browser.value("document.documentElement.scrollWidth")), backgrounds
+
+    width, backgrounds = asyncio.run(look())
+    assert width == 390
+    light, dark = (sum(map(int, re.findall(r"\d+", color))) for color in backgrounds)
+    assert light > 600 > 150 > dark

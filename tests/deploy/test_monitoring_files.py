@@ -1,0 +1,83 @@
+"""Prometheus' rules and Grafana's dashboard speak of series that exist, and the rules fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reporting.series import SERIES, Kind
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "deploy/grafana/dashboards/rltf.json"
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (`apt-get install prometheus`)")
+
+
+def names_in(text: str) -> set[str]:
+    return set(re.findall(r"\bray_rltf_\w+", text))
+
+
+def exported_names() -> set[str]:
+    names = set()
+    for one in SERIES:
+        ends = ("_bucket", "_count", "_sum") if one.kind is Kind.HISTOGRAM else ("",)
+        names |= {one.exported + end for end in ends}
+    return names
+
+
+def test_the_dashboard_shows_every_series_and_no_other() -> None:
+    shown = names_in(DASHBOARD.read_text())
+    assert shown <= exported_names()
+    for one in SERIES:
+        assert any(name.startswith(one.exported) for name in shown), f"{one.name} is on no panel"
+
+
+def test_alerts_ask_for_series_that_exist() -> None:
+    rules = [
+        rule for group in yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"] for rule in group["rules"]
+    ]
+    for rule in rules:
+        assert names_in(rule["expr"]) <= exported_names(), rule["alert"]
+
+
+def test_panels_do_not_overlap_and_say_what_they_show() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+        assert panel["type"] == "row" or panel["description"]
+
+
+def test_every_series_is_documented() -> None:
+    page = (ROOT / "docs/monitoring.md").read_text()
+    for one in SERIES:
+        assert f"`{one.exported}`" in page, f"{one.exported} is not in docs/monitoring.md"
+
+
+@needs_promtool
+def test_prometheus_takes_configuration_and_rules() -> None:
+    for arguments in (["config", "deploy/prometheus.yml"], ["rules", "deploy/alerts.yml"]):
+        done = subprocess.run(
+            [str(PROMTOOL), "check", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    command = [str(PROMTOOL), "test", "rules", "tests/deploy/alert_cases.yml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
