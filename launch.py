@@ -222,20 +222,22 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
         folder = RunFolder.resume(options.resume, settings, step)
     log = folder.path / "launch.log"
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.raiseExceptions = False  # a log that cannot be written must not hide why
     for warning in problems.warnings:
         logger.warning("%s", warning)
     status = 0
-    with folder, Progress(settings.run.num_steps, console) as progress:
+    with Progress(settings.run.num_steps, console) as progress:
         for warning in problems.warnings:
             progress.note(warning)
         try:
-            progress.stage("Ray")
-            dashboard = start_ray(settings)
-            telemetry = Telemetry(settings.run.name, settings.buffer)
-            job = Job(settings, problems, folder, progress, options.resume, telemetry)
-            if dashboard:
-                progress.note(f"Ray dashboard: http://{dashboard}")
-            asyncio.run(job.run())
+            with folder:
+                progress.stage("Ray")
+                dashboard = start_ray(settings)
+                telemetry = Telemetry(settings.run.name, settings.buffer)
+                job = Job(settings, problems, folder, progress, options.resume, telemetry)
+                if dashboard:
+                    progress.note(f"Ray dashboard: http://{dashboard}")
+                asyncio.run(job.run())
         except KeyboardInterrupt:
             logger.info("interrupted")
             status = 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY_PREFIX = ".incomplete-"
+# A disk with less room than this when a write failed is what the write failed of.
+FULL_BYTES = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -17,7 +20,8 @@ class CheckpointError(ValueError):
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `folder` with what `write` puts into the (empty) folder it is given; raises FileExistsError if it exists.
+    """Make `folder` with what `write` puts into the (empty) folder it is given; raises FileExistsError if it exists
+    and OSError (ENOSPC) where the disk is full.
 
     After a crash at any moment `folder` is complete or absent; what is left under a temporary name is removed by the
     next call for the same folder.
@@ -28,9 +32,16 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary = folder.with_name(_TEMPORARY_PREFIX + folder.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    write(temporary)
-    for path in sorted(temporary.rglob("*")):
-        _sync(path)
+    try:
+        write(temporary)
+        for path in sorted(temporary.rglob("*")):
+            _sync(path)
+    except Exception as error:  # writers of weights fail in many ways, and few say that the disk is full
+        is_full = shutil.disk_usage(folder.parent).free < FULL_BYTES
+        shutil.rmtree(temporary)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
     _sync(temporary)
     temporary.rename(folder)
     _sync(folder.parent)

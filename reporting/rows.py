@@ -7,21 +7,40 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Row = dict[str, Any]
 
 
-class RowWriter:
-    """Appends rows to a file, each flushed at once: a killed run keeps what it wrote."""
+class AppendedFile:
+    """A file to which whole pieces are appended, each at once and unbuffered: a killed run keeps what it wrote."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Append all of `data`. Raises OSError, with the file's name, where that fails: the disk may be full."""
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def close(self) -> None:
+        """Close the file; writing afterwards raises ValueError."""
+        self._file.close()
+
+
+class RowWriter:
+    """Appends rows to a file, as `AppendedFile` does."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppendedFile(path)
 
     def write(self, row: Mapping[str, object]) -> None:
         """Append one row. Values JSON has no number for (NaN, infinities) become null."""
-        self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps(_finite(row), allow_nan=False) + "\n").encode())
 
     def close(self) -> None:
         """Close the file; writing afterwards raises ValueError."""
@@ -58,7 +77,11 @@ def keep_rows_until(path: Path, step: int) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replace the file as a whole, so that no reader ever sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     temporary.replace(path)
 
 

@@ -86,8 +86,10 @@ class RunFolder:
             raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
         try:
             return cls(path, settings)
-        except RunFolderError:
+        except (OSError, RunFolderError) as error:
             shutil.rmtree(path)  # nothing is in it yet: the name is free for the next try
+            if isinstance(error, OSError):
+                raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
             raise
 
     @classmethod
@@ -98,10 +100,13 @@ class RunFolder:
         """
         if not (path / "settings.yaml").is_file():
             raise RunFolderError(f"--resume {path}: no run folder (it holds no settings.yaml)")
-        keep_rows_until(path / "metrics.jsonl", step)
-        keep_rows_until(path / "evaluations.jsonl", step)
-        write_atomically(path / "settings.yaml", to_yaml(settings))
-        return cls(path, settings)
+        try:
+            keep_rows_until(path / "metrics.jsonl", step)
+            keep_rows_until(path / "evaluations.jsonl", step)
+            write_atomically(path / "settings.yaml", to_yaml(settings))
+            return cls(path, settings)
+        except OSError as error:
+            raise RunFolderError(f"--resume {path} cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> RunFolder:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -26,6 +27,11 @@ def user_message(error: BaseException) -> tuple[str, int]:
     name, text = type(cause).__name__, str(cause)
     if isinstance(cause, RayActorError) and cause.actor_init_failed and (raised := _RAISED.search(text)):
         name, text = raised["name"], raised["text"].strip()
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk is full: {cause.filename or 'a file'} cannot be written. Make room, then go on with --resume",
+            FAILED,
+        )
     if name in _USERS_TO_MEND:
         return text, UNUSABLE_INPUT
     return f"{name}: {text}" if text else name, FAILED

@@ -1,0 +1,99 @@
+"""A disk that is full, as a small file system of its own: said in words at once, and nothing half-written is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.checkpoints import checkpoints, write_folder
+from reporting import RunFolder, RunFolderError
+from reporting.rows import read_rows
+from ring.errors import FAILED, user_message
+from settings import Settings
+from tests.reporting.runs import PROBLEMS, failed_sample, step_row
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "rltf-test", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes what is free."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    assert shutil.disk_usage(folder).free == 0
+    return path
+
+
+def consume(calls: Iterator[None]) -> None:
+    for _ in calls:
+        pass
+
+
+def write_weights(folder: Path) -> None:
+    torch.save(torch.zeros(1 << 20), folder / "weights.pt")
+
+
+def test_a_row_that_cannot_be_written_names_its_file(small_disk: Path) -> None:
+    folder = RunFolder.create(small_disk / "run", Settings())
+    folder.metrics(step_row(1))
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match=r"metrics\.jsonl|tfevents") as caught:
+        consume(folder.metrics(step_row(step)) for step in range(2, 100))
+    message, status = user_message(caught.value)
+    assert status == FAILED
+    assert message.startswith("the disk is full: ")
+    assert "--resume" in message
+    filler.unlink()
+    folder.close()
+    rows = read_rows(small_disk / "run" / "metrics.jsonl")  # what was written before is whole
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -> None:
+    folder = RunFolder.create(small_disk / "run", Settings())
+    fill(small_disk)
+    with pytest.raises(OSError, match="refresh-00") as caught:
+        consume(folder.samples(refresh, [failed_sample()], PROBLEMS) for refresh in range(20))
+    assert "the disk is full" in user_message(caught.value)[0]
+    with pytest.raises(OSError, match=r"report\.html") as caught:
+        folder.close()
+    assert "the disk is full" in user_message(caught.value)[0]
+    assert not list((small_disk / "run").glob(".report*"))
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Path) -> None:
+    write_folder(small_disk / "step-1", lambda folder: (folder / "weights.pt").write_bytes(b"0" * 1000))
+    with pytest.raises(OSError, match="step-2") as caught:
+        write_folder(small_disk / "step-2", write_weights)
+    assert "the disk is full" in user_message(caught.value)[0]
+    assert [path.name for path in checkpoints(small_disk)] == ["step-1"]
+    assert sorted(os.listdir(small_disk)) == ["step-1"]
+
+
+def test_a_run_does_not_begin_on_a_full_disk(small_disk: Path) -> None:
+    filler = fill(small_disk)
+    with pytest.raises(RunFolderError, match="cannot be written: No space left on device"):
+        RunFolder.create(small_disk / "run", Settings())
+    filler.unlink()
+    RunFolder.create(small_disk / "run", Settings()).close()
+    fill(small_disk)
+    with pytest.raises(RunFolderError, match="cannot be written: No space left on device"):
+        RunFolder.resume(small_disk / "run", Settings(), step=0)
