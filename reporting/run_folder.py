@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -83,6 +84,8 @@ class RunFolder:
                 f"run.dir {path}: another run took it at this moment; choose another --run.dir"
             ) from None
         except OSError as error:
+            with contextlib.suppress(OSError):
+                (path / "settings.yaml").unlink()  # empty, on a full disk
             raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
         try:
             return cls(path, settings)

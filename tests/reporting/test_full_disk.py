@@ -42,9 +42,18 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def consume(calls: Iterator[None]) -> None:
-    for _ in calls:
-        pass
+def write_rows(folder: RunFolder) -> None:
+    for step in range(2, 100):
+        folder.metrics(step_row(step))
+
+
+def write_samples(folder: RunFolder) -> None:
+    for refresh in range(20):
+        folder.samples(refresh, [failed_sample()], PROBLEMS)
+
+
+def write_little(folder: Path) -> None:
+    (folder / "weights.pt").write_bytes(b"0" * 1000)
 
 
 def write_weights(folder: Path) -> None:
@@ -56,7 +65,7 @@ def test_a_row_that_cannot_be_written_names_its_file(small_disk: Path) -> None:
     folder.metrics(step_row(1))
     filler = fill(small_disk)
     with pytest.raises(OSError, match=r"metrics\.jsonl|tfevents") as caught:
-        consume(folder.metrics(step_row(step)) for step in range(2, 100))
+        write_rows(folder)
     message, status = user_message(caught.value)
     assert status == FAILED
     assert message.startswith("the disk is full: ")
@@ -71,7 +80,7 @@ def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -
     folder = RunFolder.create(small_disk / "run", Settings())
     fill(small_disk)
     with pytest.raises(OSError, match="refresh-00") as caught:
-        consume(folder.samples(refresh, [failed_sample()], PROBLEMS) for refresh in range(20))
+        write_samples(folder)
     assert "the disk is full" in user_message(caught.value)[0]
     with pytest.raises(OSError, match=r"report\.html") as caught:
         folder.close()
@@ -80,7 +89,7 @@ def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Path) -> None:
-    write_folder(small_disk / "step-1", lambda folder: (folder / "weights.pt").write_bytes(b"0" * 1000))
+    write_folder(small_disk / "step-1", write_little)
     with pytest.raises(OSError, match="step-2") as caught:
         write_folder(small_disk / "step-2", write_weights)
     assert "the disk is full" in user_message(caught.value)[0]

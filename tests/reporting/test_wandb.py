@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto import wandb_internal_pb2
 
 from reporting import RunFolder
 from settings import RunSettings, Settings
@@ -34,7 +34,7 @@ def records(folder: Path) -> list[Any]:
     found = []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         for data in payloads(file.read_bytes()):
-            record = Record()
+            record = getattr(wandb_internal_pb2, "Record")()  # noqa: B009 - its types do not know it
             record.ParseFromString(data)
             found.append(record)
     return found
