@@ -88,21 +88,28 @@ def _source(options: argparse.Namespace) -> ProgramSource:
 
 
 def _table(results: dict[str, Any]) -> str:
-    """pass@k in percent with its interval, a line for each group."""
+    """pass@k in percent with its interval, a line for each group, by each of the rules; then the differences."""
     lines = []
     for rules in [results, *([results["apps"]] if "apps" in results else [])]:
-        for name, groups in rules.items():
-            if name.startswith("pass@"):
-                for group, value in groups.items():
-                    low, high = rules["intervals"][name][group]
+        for name, groups in _passes(rules):
+            for group, value in groups.items():
+                low, high = rules["intervals"][name][group]
+                lines.append(f"{name:>9} {rules['comparison']:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
+    if "against" in results:
+        against = results["against"]
+        lines.append(f"more than {against['folder']}, problem by problem:")
+        for comparison, rules in [("strict", against), ("apps", against.get("apps", {}))]:
+            for name, groups in _passes(rules):
+                for group, found in groups.items():
+                    low, high = found["interval"]
                     lines.append(
-                        f"{name:>9} {rules['comparison']:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]"
+                        f"{name:>9} {comparison:<7} {group:<14} {found['difference']:+7.2%}   [{low:+.2%}, {high:+.2%}]"
                     )
-    for name, compared in results.get("against", {}).items():
-        if isinstance(compared, dict):
-            low, high = compared["interval"]
-            lines.append(f"{name:>9} difference {compared['difference']:+7.2%}   [{low:+.2%}, {high:+.2%}]")
     return "\n".join(lines)
+
+
+def _passes(rules: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, groups) for name, groups in rules.items() if name.startswith("pass@")]
 
 
 if __name__ == "__main__":

@@ -134,22 +134,27 @@ def evaluate_tally(tally: Tally, ks: Sequence[int], comparison: str = "strict") 
 
 
 def compare_tallies(ours: Tally, theirs: Tally, ks: Sequence[int]) -> dict[str, Any]:
-    """pass@k of `ours` minus that of `theirs` over the problems both have, with the paired bootstrap interval.
+    """pass@k of `ours` minus that of `theirs` over the problems both have, overall and for each difficulty.
 
-    Pairing takes out what makes problems hard for both, so the interval is narrower than two separate ones suggest.
+    From `pass@K` to group to `difference`, its `interval` and `num_problems`. The interval is the paired bootstrap's:
+    problems are resampled with the difference that each has. Pairing takes out what makes problems hard for both, so it
+    is narrower than two separate intervals suggest.
 
     Raises:
         ValueError: no problem has k programs in both.
     """
     compared: dict[str, Any] = {}
     for k in sorted(set(ks)):
-        tasks = [task for task in ours.groups()[ALL] if min(ours.num_samples[task], theirs.num_samples[task]) >= k]
-        if not tasks:
+        compared[f"pass@{k}"] = groups = {}
+        for group, task_ids in ours.groups().items():
+            tasks = [task for task in task_ids if min(ours.num_samples[task], theirs.num_samples[task]) >= k]
+            if tasks:
+                differences = np.array([ours.pass_at_k(task, k) - theirs.pass_at_k(task, k) for task in tasks])
+                groups[group] = {
+                    "difference": float(differences.mean()),
+                    "interval": list(bootstrap_interval(differences)),
+                    "num_problems": len(tasks),
+                }
+        if not groups:
             raise ValueError(f"no problem has {k} programs in both runs, so pass@{k} cannot be compared")
-        differences = np.array([ours.pass_at_k(task, k) - theirs.pass_at_k(task, k) for task in tasks])
-        compared[f"pass@{k}"] = {
-            "difference": float(differences.mean()),
-            "interval": list(bootstrap_interval(differences)),
-            "num_problems": len(tasks),
-        }
     return compared

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from evaluation.result import Tally, compare_tallies, evaluate_tally
-from evaluation.store import EvaluationError, SampleStore, read_tally
+from evaluation.counts import APPS_KEY, Counts, read_counts
+from evaluation.store import EvaluationError, SampleStore
 from problems import Problem, describe_rejected, load
 from problems.lookup import ProblemIndex
 from sandbox.compare import Comparison
@@ -20,7 +20,6 @@ from sandbox.limits import Limits
 from sandbox.verdict import Isolation, Outcome, Verdict
 
 logger = logging.getLogger(__name__)
-APPS_KEY = "passed_apps"
 _LOG_EVERY = 1000
 
 Programs = Iterable[tuple[ProgramRow, Problem]]
@@ -94,9 +93,9 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
     loaded = load(run.spec)
     if loaded.rejected:
         logger.warning("%d rows cannot be used:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
-    theirs = read_tally(run.against, loaded.problems) if run.against else None
+    theirs = read_counts(run.against, loaded.problems, run.comparison) if run.against else None
     identity = {"problems": run.spec, "comparison": run.comparison.value} | run.source.identity
-    counts = _Counts(loaded.problems, run.comparison)
+    counts = Counts(loaded.problems, run.comparison)
     with SampleStore(run.output, identity) as store:
         num_stored = sum(1 for _ in store.rows())
         num_done = run.source.resume_point(num_stored)
@@ -104,18 +103,18 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
             store.keep_first(num_done)
         index = ProblemIndex(loaded.problems)
         for row in store.rows():
-            counts.add(index.find(row["task_id"]), Outcome(row["outcome"]), row.get(APPS_KEY))
+            counts.add(index.find(row["task_id"]).task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
         if num_done:
             logger.info("%s holds %d graded programs; going on behind them", run.output, num_done)
         programs = run.source.programs(loaded.problems, num_done)
         with Graders(run.num_workers, Limits(), run.require) as graders:
             for number, (problem, graded) in enumerate(_grade(programs, graders, store, run.comparison), num_done + 1):
-                counts.add(problem, graded.verdict.outcome, graded.passed_apps)
+                counts.add(problem.task_id, graded.verdict.outcome, graded.passed_apps)
                 if number % _LOG_EVERY == 0:
                     logger.info("%d programs graded", number)
         results = counts.results(run.ks)
         if theirs is not None:
-            results["against"] = {"folder": str(run.against)} | _compared(counts.strict, theirs, run.ks)
+            results["against"] = {"folder": str(run.against)} | counts.against(theirs, run.ks)
         store.finish(results)
     return results
 
@@ -139,32 +138,3 @@ def _grade(
         row = verdict_row(program, graded.verdict) | {"code": program.code}
         store.append(row if graded.passed_apps is None else row | {APPS_KEY: graded.passed_apps})
         yield problem, graded
-
-
-class _Counts:
-    """The tallies by the strict rules and, where asked for, by those of APPS."""
-
-    def __init__(self, problems: tuple[Problem, ...], comparison: Comparison) -> None:
-        self.strict = Tally(problems)
-        self._apps = Tally(problems) if comparison is Comparison.APPS else None
-
-    def add(self, problem: Problem, outcome: Outcome, passed_apps: bool | None) -> None:
-        self.strict.add(problem.task_id, outcome)
-        if self._apps is not None:
-            self._apps.add(problem.task_id, Outcome.PASSED if passed_apps else outcome)
-
-    def results(self, ks: tuple[int, ...]) -> dict[str, Any]:
-        try:
-            results = evaluate_tally(self.strict, ks).to_json()
-            if self._apps is not None:
-                results["apps"] = evaluate_tally(self._apps, ks, Comparison.APPS.value).to_json()
-        except ValueError as error:
-            raise EvaluationError(str(error)) from error
-        return results
-
-
-def _compared(ours: Tally, theirs: Tally, ks: tuple[int, ...]) -> dict[str, Any]:
-    try:
-        return compare_tallies(ours, theirs, ks)
-    except ValueError as error:
-        raise EvaluationError(str(error)) from error

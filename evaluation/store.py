@@ -9,10 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evaluation.result import Tally
-from problems.types import Problem
-from sandbox.verdict import Outcome
-
 
 class EvaluationError(ValueError):
     """An evaluation that cannot be run or continued as asked; the message says why and the cure."""
@@ -85,23 +81,6 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
                 yield row
             except json.JSONDecodeError as error:
                 raise EvaluationError(f"{path}:{number}: not JSON: {error.msg}") from error
-
-
-def read_tally(folder: Path, problems: tuple[Problem, ...]) -> Tally:
-    """The counts of an earlier evaluation over those of `problems` that it has.
-
-    Raises:
-        EvaluationError: as `read_samples`, or a row without `task_id` and `outcome`.
-    """
-    tally = Tally(problems)
-    for number, row in enumerate(read_samples(folder), start=1):
-        try:
-            task_id, outcome = str(row["task_id"]), Outcome(row["outcome"])
-        except (KeyError, ValueError) as error:
-            raise EvaluationError(f"{folder / 'samples.jsonl'}:{number}: no row of an evaluation: {error}") from error
-        if task_id in tally.difficulties:
-            tally.add(task_id, outcome)
-    return tally
 
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:

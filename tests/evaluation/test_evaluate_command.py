@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from evaluate import main
+from evaluation.run import EvaluationRun, run_evaluation
 from evaluation.store import EvaluationError, SampleStore, read_samples
+from problems import Problem
 from tests.openai_server import serve
 
 OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
@@ -43,6 +46,11 @@ def results(folder: Path) -> dict[str, Any]:
 
 def evaluate(samples: str, output: Path, *options: str) -> int:
     return main(["--samples", samples, "--problems", OWN, "--output", str(output), *options])
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The words of each line of the standard output."""
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_file_of_programs_becomes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,13 +106,65 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path, capsys: pytes
     assert "holds another evaluation (sha256" in capsys.readouterr().err
 
 
-def test_two_evaluations_are_compared_problem_by_problem(tmp_path: Path) -> None:
+def test_two_evaluations_are_compared_problem_by_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse = [*ROWS[:2], row("circle-area", "0", AREA), row("circle-area", "1", "circle_area = None")]
     assert evaluate(write(tmp_path / "a.jsonl", worse), tmp_path / "a") == 0
     better = write(tmp_path / "b.jsonl", ROWS)
     assert evaluate(better, tmp_path / "b", "--against", str(tmp_path / "a")) == 0
     against = results(tmp_path / "b")["against"]
-    assert against["pass@1"] == {"difference": 0.25, "interval": [0.0, 0.5], "num_problems": 2}
+    expected = {"difference": 0.25, "interval": [0.0, 0.5], "num_problems": 2}
+    assert against == {"folder": str(tmp_path / "a"), "pass@1": {"all": expected, "easy": expected}}
+    assert ["pass@1", "strict", "easy", "+25.00%", "[+0.00%,", "+50.00%]"] in printed(capsys)
+
+
+def test_evaluations_are_compared_by_the_apps_rules_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loose = row("sum-of-line", "0", "a, b = map(int, input().split())\nprint(*[a + b] * 3)\n")
+    first, second = write(tmp_path / "a.jsonl", [loose]), write(tmp_path / "b.jsonl", ROWS[:1])
+    assert evaluate(first, tmp_path / "strict") == 0
+    assert evaluate(first, tmp_path / "a", "--comparison", "apps") == 0
+    options = ("--comparison", "apps", "--against")
+    assert evaluate(second, tmp_path / "b", *options, str(tmp_path / "strict")) == 2
+    assert "evaluated without --comparison apps" in capsys.readouterr().err
+    assert evaluate(second, tmp_path / "b", *options, str(tmp_path / "a")) == 0
+    against = results(tmp_path / "b")["against"]
+    assert against["pass@1"]["all"]["difference"] == 1.0
+    assert against["apps"]["pass@1"]["all"]["difference"] == 0.0
+    shown = [words[:4] for words in printed(capsys)]
+    assert ["pass@1", "strict", "all", "+100.00%"] in shown
+    assert ["pass@1", "apps", "all", "+0.00%"] in shown
+
+
+class Stored:
+    """A source of a thousand programs of each of 60 problems, all graded already."""
+
+    identity: ClassVar[dict[str, Any]] = {"model": "none"}
+
+    def resume_point(self, num_stored: int) -> int:
+        return num_stored
+
+    def programs(self, problems: tuple[Problem, ...], num_done: int) -> tuple[()]:
+        assert num_done == 1000 * len(problems)
+        return ()
+
+
+def test_a_thousand_programs_of_each_problem_are_counted_without_being_held(tmp_path: Path) -> None:
+    tests = [{"stdin": "", "expected": "1"}]
+    rows = [{"task_id": f"{i}", "statement": "?", "tests": tests} for i in range(60)]
+    spec = f"jsonl:{write(tmp_path / 'problems.jsonl', rows)}"
+    identity = {"problems": spec, "comparison": "strict"} | Stored.identity
+    with SampleStore(tmp_path / "out", identity) as store:
+        for i in range(60):
+            for number in range(1000):
+                outcome = "passed" if number < i else "failed"
+                store.append({"task_id": f"{i}", "outcome": outcome, "code": f"{number}".zfill(200)})
+    tracemalloc.start()
+    found = run_evaluation(EvaluationRun(Stored(), spec, tmp_path / "out", ks=(1, 10, 1000)))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["pass@1"]["all"] == pytest.approx(sum(range(60)) / 60 / 1000)
+    assert found["pass@1000"]["all"] == pytest.approx(59 / 60)
+    assert (tmp_path / "out" / "samples.jsonl").stat().st_size > 12e6
+    assert peak_bytes < 40e6  # the bootstrap's, which does not grow with the programs
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evaluation import Tally, compare_tallies, evaluate_verdicts
 from evaluation.passes import bootstrap_interval, pass_at_k
+from evaluation.result import evaluate_tally
 from problems.types import Problem, StdinTest
 from sandbox.verdict import Isolation, Outcome, Verdict
 
@@ -106,9 +107,32 @@ def tally(passes: dict[str, tuple[int, int]]) -> Tally:
 def test_runs_are_compared_problem_by_problem() -> None:
     ours = {f"p{i}": (i % 10 + 1, 10 - i % 10) for i in range(50)}
     theirs = {f"p{i}": (i % 10, 11 - i % 10) for i in range(50)} | {"other": (11, 0)}
-    compared = compare_tallies(tally(ours), tally(theirs), [1])["pass@1"]
+    compared = compare_tallies(tally(ours), tally(theirs), [1])["pass@1"]["all"]
     assert compared["difference"] == pytest.approx(1 / 11)
     assert compared["interval"] == pytest.approx([1 / 11, 1 / 11])
     assert compared["num_problems"] == 50
     with pytest.raises(ValueError, match="both runs"):
         compare_tallies(tally(ours), tally({"x": (1, 1)}), [1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), st.integers(1, 6))
+def test_a_comparison_is_the_difference_of_what_each_run_reports(passes: list[tuple[int, int]], k: int) -> None:
+    ours = tally({f"p{i}": (one, 6 - one) for i, (one, _) in enumerate(passes)})
+    theirs = tally({f"p{i}": (other, 6 - other) for i, (_, other) in enumerate(passes)})
+    found = compare_tallies(ours, theirs, [k])[f"pass@{k}"]["all"]
+    reported = [evaluate_tally(one, [k]).pass_at[k]["all"] for one in (ours, theirs)]
+    assert isclose(found["difference"], reported[0] - reported[1], abs_tol=1e-12)
+    back = compare_tallies(theirs, ours, [k])[f"pass@{k}"]["all"]
+    assert isclose(back["difference"], -found["difference"], abs_tol=1e-12)
+    low, high = found["interval"]
+    assert low - 1e-12 <= found["difference"] <= high + 1e-12
+
+
+def test_difficulties_are_compared_each_for_itself() -> None:
+    problems = [problem("a", "easy"), problem("b", "hard")]
+    ours, theirs = Tally(problems), Tally(problems)
+    for made, outcome in ((ours, Outcome.PASSED), (theirs, Outcome.FAILED)):
+        made.add("a", outcome)
+        made.add("b", Outcome.FAILED)
+    found = compare_tallies(ours, theirs, [1])["pass@1"]
+    assert {group: one["difference"] for group, one in found.items()} == {"all": 0.5, "easy": 1.0, "hard": 0.0}
