@@ -27,6 +27,11 @@ ENV_DELIMITER = "__"
 STARTER_CONFIG = Path(__file__).parent / "configs" / "starter.yaml"
 
 FieldPath = tuple[str, ...]
+# What is typed most has a short name on the command line; files and the environment have the one name.
+SHORT_OPTIONS: dict[FieldPath, tuple[str, ...]] = {
+    ("model", "name"): ("--model",),
+    ("problems", "validate_references"): ("--problems.validate",),
+}
 
 
 class SettingsError(ValueError):
@@ -124,8 +129,10 @@ def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentPar
         default = field.get_default(call_default_factory=True, validated_data={})
         groups[path[0]].add_argument(
             "--" + ".".join(path),
+            *SHORT_OPTIONS.get(path, ()),
             dest=".".join(path),
-            nargs="+" if _is_list(field) else None,
+            nargs="+" if _is_list(field) else "?" if field.annotation is bool else None,
+            const="true" if field.annotation is bool else None,
             default=argparse.SUPPRESS,
             metavar="VALUE",
             help=f"{field.description} [{default}]".replace("%", "%%"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from problems import Problem, ProblemsError, describe_rejected, load
@@ -54,13 +54,19 @@ class ProblemSets:
 def load_problem_sets(settings: ProblemsSettings) -> ProblemSets:
     """Load what the SPECs name. Rows that cannot be used and leaks into the held-out problems become warnings.
 
+    Benchmarks number each split anew (APPS), so a held-out problem whose id a training problem has is `held-out/ID`.
+
     Raises:
         ProblemsError: a SPEC with nothing usable, or a task id in two benchmarks.
     """
     warnings: list[str] = []
     train = _load(settings.train, warnings)
     supervised = _load(settings.supervised, warnings) if settings.supervised else train
-    held_out = _load(settings.evaluation, warnings)
+    trained = {problem.task_id for problem in (*train, *supervised)}
+    held_out = tuple(
+        replace(problem, task_id=f"held-out/{problem.task_id}") if problem.task_id in trained else problem
+        for problem in _load(settings.evaluation, warnings)
+    )
     leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
     if leaks:
         warnings.append(f"{len(leaks)} held-out problems are much like a training problem; the first: {leaks[0]}")
@@ -91,7 +97,7 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
             if found.rejected:
                 warnings.append(
                     f"{len(found.rejected)} reference programs fail their own tests, and {len(found.left_out)} "
-                    f"problems without a passing one are left out; the first: {found.rejected[0]}"
+                    f"problems without a passing one are left out (all in {cache}); the first: {found.rejected[0]}"
                 )
     train, supervised, held_out = kept
     if not train:

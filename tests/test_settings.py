@@ -52,6 +52,13 @@ def test_every_config_of_the_repository_loads(config: Path) -> None:
     assert settings.run.name
 
 
+def test_short_options_and_flags_without_a_value() -> None:
+    settings, _ = load_settings(["--model", "some/model", "--problems.validate", "--run.seed", "3"], NO_ENVIRONMENT)
+    assert (settings.model.name, settings.problems.validate_references, settings.run.seed) == ("some/model", True, 3)
+    assert not load_settings(["--problems.validate", "false"], NO_ENVIRONMENT)[0].problems.validate_references
+    assert "model.name = ''" in refusal(["--model", ""])
+
+
 @pytest.mark.parametrize("preset", ["rltf", "rltf-paper", "rltf-code"])
 def test_what_a_run_writes_down_loads_as_the_same_settings(tmp_path: Path, preset: str) -> None:
     argv = ["--rewards.preset", preset, "--generator.greedy", "true", "--evaluation.ks", "1", "--run.seed", "3"]
