@@ -44,6 +44,21 @@ class RunSettings(Section):
         return self.dir if self.dir is not None else Path("runs") / self.name
 
 
+class LoraSettings(Section):
+    """Low-rank adapters that are trained in place of the weights. No dropout: what is trained is what samples."""
+
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0: none, all weights are trained.")
+    alpha: PositiveInt = Field(32, description="What an adapter adds to a weight is scaled by alpha / rank.")
+    target_modules: tuple[str, ...] = Field(
+        (), description="Layers with an adapter, by the last part of their name (`q_proj`); none: all linear ones."
+    )
+    publish: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="What generators are sent: all weights, adapters merged, or the adapters alone, which takes a "
+        "fraction of the bytes, and a copy of the model in each generator's host memory to merge them into.",
+    )
+
+
 class ModelSettings(Section):
     """The policy."""
 
@@ -58,6 +73,7 @@ class ModelSettings(Section):
     )
     max_length: PositiveInt = Field(1536, description="Most tokens of a prompt and its completion together.")
     chat_template: bool = Field(False, description="Whether prompts go through the tokenizer's chat template.")
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="Adapters in place of all weights.")
 
 
 class ProblemsSettings(Section):

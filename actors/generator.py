@@ -23,6 +23,7 @@ import ray
 import torch
 
 from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
+from actors.lora import AdapterMerger
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.model_folder import check_engine, end_token_ids
 from actors.prompting import Prompter
@@ -97,6 +98,8 @@ class Generator:
         self._tokenizer_lock = threading.Lock()
         end_ids = end_token_ids(model, self._prompter.tokenizer)
         self._engine = build_engine(model, model_settings, settings, end_ids, seed)
+        lora = model_settings.lora
+        self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None
         self._keeper = keeper
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -259,7 +262,10 @@ class Generator:
     def _load(self, update: _Update) -> None:
         began = time.monotonic()
         if update.version >= self._version:
-            self._engine.load_weights(update.version, unpack(update.buckets))
+            named_tensors = unpack(update.buckets)
+            if self._merger is not None:
+                named_tensors = self._merger.merge(named_tensors)
+            self._engine.load_weights(update.version, named_tensors)
             self._version = update.version
         seconds = time.monotonic() - began
         with self._lock:

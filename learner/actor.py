@@ -54,7 +54,13 @@ class LearnerActor:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         _keep_freed_memory()
         self._learner = Learner(
-            model, learner_settings, dtype=model_settings.dtype, preset=preset, temperature=temperature, seed=seed
+            model,
+            learner_settings,
+            dtype=model_settings.dtype,
+            preset=preset,
+            temperature=temperature,
+            seed=seed,
+            lora=model_settings.lora,
         )
         self._feed = Feed(self._learner, buffer, buffer_settings)
         self._model_settings = model_settings

@@ -22,7 +22,7 @@ from learner.packing import MicroBatch, TokenSequence
 from learner.policy import ComputeDtype, Policy
 from learner.supervised import ExampleSampler, SamplerState, SupervisedExample
 from rewards import Granularity
-from settings import LearnerSettings
+from settings import LearnerSettings, LoraSettings
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Learner:
         preset: str,
         temperature: float,
         seed: int,
+        lora: LoraSettings | None = None,
     ) -> None:
         self.settings = settings
         self.objective = Objective.of(preset, settings)
@@ -80,8 +81,10 @@ class Learner:
             device=self.device,
             activation_checkpointing=settings.activation_checkpointing,
             chunk_tokens=settings.chunk_tokens,
+            lora=lora,
         )
         self.dtype = dtype
+        self.lora = lora if self.policy.has_adapters else None
         self.step = 0
         self.version = 0
         self._temperature = temperature
@@ -96,7 +99,9 @@ class Learner:
         """Make the present weights the ones that RL starts from: what the KL term refers to. Resets the optimizer."""
         self._optimizer = make_optimizer(self.policy, self.settings.weight_decay)
         if self.objective.kl_weight:
-            self._reference = copy.deepcopy(self.policy)
+            # What no optimizer changes is shared: of a model with adapters only these are copied.
+            frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
+            self._reference = copy.deepcopy(self.policy, {id(value): value for value in frozen})
             self._reference.model.requires_grad_(False)
 
     def set_examples(self, examples: Sequence[SupervisedExample]) -> None:
@@ -204,11 +209,9 @@ class Learner:
         return total / count
 
     def publish(self) -> WeightsHandle:
-        """Put the weights into Ray's object store, in `dtype`, as the next version."""
+        """Put what generators load (`Policy.published`) into Ray's object store, as the next version."""
         self.version += 1
-        dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-        named = ((name, value.to(dtype)) for name, value in self.policy.model.named_parameters())
-        return publish(self.version, named)
+        return publish(self.version, self.policy.published())
 
     def save_checkpoint(self, folder: Path) -> Path:
         """Write `folder/step-N` and delete all but the newest `keep_checkpoints`; complete or absent after a crash.
@@ -238,8 +241,12 @@ class Learner:
             raise CheckpointError(f"{path}: written with run.seed {state['seed']}, not {self._seed}")
         if state["examples"] != self._sampler.fingerprint:
             raise CheckpointError(f"{path}: written with other reference programs; give problems.train as it was")
+        adapter_folder = state_folder / "adapter"
+        if adapter_folder.is_dir() != self.policy.has_adapters:
+            written = "without" if self.policy.has_adapters else "with"
+            raise CheckpointError(f"{path}: written {written} adapters; give model.lora as it was")
         try:
-            self.policy.load_weights(path)
+            self.policy.load_weights(adapter_folder if self.policy.has_adapters else path)
         except RuntimeError as error:
             raise CheckpointError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
         optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
@@ -254,8 +261,10 @@ class Learner:
         state_folder = folder / "trainer_state"
         state_folder.mkdir()
         torch.save(self._optimizer.state_dict(), state_folder / "optimizer.pt")
+        if self.policy.has_adapters:
+            self.policy.save_state(state_folder / "adapter")
         if self._reference is not None:
-            self._reference.save(state_folder / "reference")
+            self._reference.save_state(state_folder / "reference")
         state = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
@@ -296,7 +305,7 @@ def learning_rate(settings: LearnerSettings, step: int) -> float:
 
 def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
     """AdamW; biases and normalisation gains (parameters of fewer than two dimensions) do not decay."""
-    parameters = list(policy.model.parameters())
+    parameters = list(policy.trained_parameters().values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

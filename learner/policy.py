@@ -7,7 +7,7 @@ prompt on one side and write the completion on the other (`learner.encoder_decod
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from actors.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
 from learner import encoder_decoder
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.logprobs import chunked_logprobs
 from learner.packing import MicroBatch, TokenSequence, pack
 from problems.token_spans import keeps_code
+from settings import LoraSettings
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Policy:
         device: torch.device,
         activation_checkpointing: bool = False,
         chunk_tokens: int = 1024,
+        lora: LoraSettings | None = None,
     ) -> None:
         self.name = name
         self.device = device
@@ -65,6 +68,12 @@ class Policy:
                 "code, such as Salesforce/codet5-large"
             )
         self._compute_dtype = compute_dtype
+        self._lora = lora if lora is not None and lora.rank else None
+        if self._lora is not None:
+            try:
+                attach(self.model, self._lora)
+            except ValueError as error:
+                raise ModelError(f"model.lora: {error}") from error
         self._chunk_tokens = chunk_tokens
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -119,17 +128,45 @@ class Policy:
             chunk_tokens=self._chunk_tokens,
         )
 
-    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write model and tokenizer as a Hugging Face folder, weights in `dtype` (None: float32 master weights)."""
-        state = self.model.state_dict()
-        if dtype is not None:
-            state = {key: value.to(dtype) for key, value in state.items()}
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are trained, and the weights of the base model are not."""
+        return self._lora is not None
+
+    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What an optimizer may change: all parameters, or those of the adapters."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def published(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What generators are sent: all parameters in the type they compute in, or the adapters alone in float32."""
+        if self._lora is not None and self._lora.publish == "adapter":
+            return adapters(self.model)
+        dtype = torch.bfloat16 if self._compute_dtype == "bfloat16" else torch.float32
+        named = self.model.named_parameters() if self._lora is None else merged(self.model)
+        return ((name, value.to(dtype)) for name, value in named)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a Hugging Face folder: float32 master weights, adapters merged."""
+        state = self.model.state_dict() if self._lora is None else merged_state(self.model)
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
+    def save_state(self, folder: Path) -> None:
+        """Write what `load_weights` needs: the model, or of one with adapters these alone."""
+        if self._lora is None:
+            self.save(folder)
+        else:
+            save_adapters(self.model, folder)
+
     def load_weights(self, folder: Path) -> None:
-        """Take the weights of a folder that `save` wrote."""
-        self.model.load_state_dict(_load_model(str(folder)).state_dict())
+        """Take the weights of a folder that `save_state` wrote. Raises RuntimeError where they do not fit."""
+        if self._lora is None:
+            self.model.load_state_dict(_load_model(str(folder)).state_dict())
+            return
+        try:
+            load_adapters(self.model, folder)
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
 
     @torch.no_grad()
     def _self_test(self) -> None:

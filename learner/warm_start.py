@@ -88,7 +88,7 @@ def warm_start(
     learner.start_reinforcement()
 
     def write(path: Path) -> None:
-        learner.policy.save(path)
+        learner.policy.save_state(path)
         (path / "warm_start.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
 
     if folder is not None:
@@ -120,13 +120,15 @@ def _train(
             validation_loss = learner.evaluate_loss(validation)
             if validation_loss < best_loss:
                 best_loss, best_step, best_train_loss = validation_loss, step, stats.loss
-                state = learner.policy.model.state_dict()
-                best_weights = {name: value.detach().clone() for name, value in state.items()}
+                trained = learner.policy.trained_parameters()
+                best_weights = {name: value.detach().clone() for name, value in trained.items()}
             logger.info("warm start step %d: loss %.4f, validation %.4f", step, stats.loss, validation_loss)
         report(WarmStartProgress(step, settings.num_steps, stats.loss, validation_loss))
         if step - best_step >= settings.patience * settings.evaluate_every and best_step:
             break
-    learner.policy.model.load_state_dict(best_weights)
+    with torch.no_grad():
+        for name, value in learner.policy.trained_parameters().items():
+            value.copy_(best_weights[name])
     return WarmStartReport(
         num_steps=step,
         best_step=best_step,
@@ -157,6 +159,7 @@ def _key(learner: Learner, examples: Sequence[SupervisedExample], seed: int) -> 
         "model": learner.policy.model.config.to_json_string(),
         "weights": weights.hexdigest(),
         "dtype": learner.dtype,
+        "lora": learner.lora.model_dump(mode="json", exclude={"publish"}) if learner.lora else None,
         "examples": fingerprint(examples),
         "warm_start": settings.warm_start.model_dump(mode="json", exclude={"cache_dir"}),
         "learner": settings.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),

@@ -16,7 +16,7 @@ from learner.packing import TokenSequence
 from learner.policy import ComputeDtype, Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
-from settings import LearnerSettings
+from settings import LearnerSettings, LoraSettings
 
 VOCABULARY = 300
 OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR)
@@ -38,9 +38,17 @@ def settings(**fields: Any) -> LearnerSettings:
 
 
 def make_learner(
-    model: Path, *, preset: str = "rltf", temperature: float = 0.8, dtype: ComputeDtype = "float32", **fields: Any
+    model: Path,
+    *,
+    preset: str = "rltf",
+    temperature: float = 0.8,
+    dtype: ComputeDtype = "float32",
+    lora: LoraSettings | None = None,
+    **fields: Any,
 ) -> Learner:
-    return Learner(str(model), settings(**fields), dtype=dtype, preset=preset, temperature=temperature, seed=0)
+    return Learner(
+        str(model), settings(**fields), dtype=dtype, preset=preset, temperature=temperature, seed=0, lora=lora
+    )
 
 
 def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Encoder-decoder models through the whole job: warm start, two refreshes, evaluation, and what is left behind."""
+"""Encoder-decoder models, and adapters, through the whole job: warm start, two refreshes, evaluation, what is left."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ def test_vllm_is_refused_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFix
     assert launch.main(encoder_decoder_job(tmp_path, model, "--generator.engine", "vllm")) == 2
     assert "`--generator.engine transformers`" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "job").exists()
+
+
+@LONG
+@pytest.mark.parametrize("publish", ["merged", "adapter"])
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, engine: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    adapters = ["--model.lora.rank", "4", "--model.lora.publish", publish]
+    if engine == "vllm":
+        arguments, auto = small_job(tmp_path, "job", *adapters, warm_start_steps=10), AutoModelForCausalLM
+    else:
+        model = build_encoder_decoder("codet5", tmp_path / "model")
+        arguments, auto = encoder_decoder_job(tmp_path, model, *adapters), AutoModelForSeq2SeqLM
+    done = launch_job(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    resumed = launch_job("--resume", str(tmp_path / "job"), "--run.num_steps", "6")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+    checkpoint = tmp_path / "job" / "checkpoints" / "step-6"
+    assert not any("lora" in name for name, _ in auto.from_pretrained(checkpoint).named_parameters())
+    assert (checkpoint / "trainer_state" / "adapter" / "adapter_config.json").is_file()
 
 
 @LONG
