@@ -127,7 +127,7 @@ def test_after_an_update_the_engine_samples_with_the_adapters(model_dir: Path) -
 
 
 def test_resume_gives_the_same_next_update(model_dir: Path, tmp_path: Path) -> None:
-    fields = {"lora": LORA, "kl_weight": 0.1}
+    fields: dict[str, Any] = {"lora": LORA, "kl_weight": 0.1}
     learner = make_learner(model_dir, **fields)
     train(learner)
     path = learner.save_checkpoint(tmp_path)

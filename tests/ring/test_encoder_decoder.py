@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, e
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     adapters = ["--model.lora.rank", "4", "--model.lora.publish", publish]
+    auto: Any
     if engine == "vllm":
         arguments, auto = small_job(tmp_path, "job", *adapters, warm_start_steps=10), AutoModelForCausalLM
     else:
