@@ -96,7 +96,7 @@ class Generator:
         self._problems = problems
         self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
         self._tokenizer_lock = threading.Lock()
-        end_ids = end_token_ids(model, self._prompter.tokenizer)
+        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=model_settings.chat_template)
         self._engine = build_engine(model, model_settings, settings, end_ids, seed)
         lora = model_settings.lora
         self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None

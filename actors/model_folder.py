@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from problems.encoding import answer_end_id
+
 
 class UnusableModelError(ValueError):
     """A model that cannot be sampled from; the message says which, why, and what to do."""
@@ -72,9 +74,9 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def end_token_ids(model: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """Ids that end a completion: the tokenizer's end token first, then those of `generation_config.json`."""
-    ids = [int(tokenizer.eos_token_id)]
+def end_token_ids(model: Path, tokenizer: PreTrainedTokenizerFast, *, chat: bool) -> tuple[int, ...]:
+    """Ids that end a completion: of a turn in a chat, the tokenizer's end token, those of `generation_config.json`."""
+    ids = [answer_end_id(tokenizer, chat=chat), int(tokenizer.eos_token_id)]
     generation_config = model / "generation_config.json"
     if generation_config.is_file():
         more = json.loads(generation_config.read_text(encoding="utf-8")).get("eos_token_id")

@@ -11,7 +11,8 @@ from actors.engine import FinishedRequest, SampledSequence
 from actors.messages import RolloutRequest
 from actors.model_folder import UnusableModelError, check_model_folder, load_tokenizer
 from actors.types import Completion, FinishReason, Rollout
-from problems.prompts import extract_program, render_prompt
+from problems.encoding import encode_prompt
+from problems.prompts import extract_program
 from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
 
@@ -52,9 +53,7 @@ class Prompter:
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is none of the generator's {len(self._problems)} problems")
-        prompt = render_prompt(problem, self.tokenizer if self._chat_template else None)
-        # A chat template writes the special tokens itself.
-        return list(self.tokenizer.encode(prompt, add_special_tokens=not self._chat_template))
+        return encode_prompt(problem, self.tokenizer, chat=self._chat_template)
 
     def rollout(self, request: RolloutRequest, prompt_ids: list[int], finished: FinishedRequest) -> Rollout:
         """The sampled ids as completions: text, character spans, program."""

@@ -28,7 +28,7 @@ if not torch.cuda.is_available():
     # vLLM's sampler compiles small functions at the first batch: that takes seconds, and a C++ compiler, for nothing.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
-from vllm import SamplingParams
+from vllm import ModelRegistry, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -44,6 +44,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from actors.codegen import CodeGenForCausalLM
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
 from actors.model_folder import UnusableModelError, check_model_folder
 from actors.types import FinishReason, VersionSpan
@@ -107,6 +108,7 @@ class InProcessWeightTransferEngine(WeightTransferEngine[InProcessInitInfo, InPr
 
 
 WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, InProcessWeightTransferEngine)
+ModelRegistry.register_model("CodeGenForCausalLM", CodeGenForCausalLM)
 
 
 @dataclass(slots=True)

@@ -110,7 +110,7 @@ class SampledModel:
                 self._folder, {problem.task_id: problem for problem in problems}, chat_template=self.chat_template
             )
             requests = self._requests(prompter, problems)
-            end_ids = end_token_ids(self._folder, prompter.tokenizer)
+            end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
             engine = build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
         except UnusableModelError as error:
             raise EvaluationError(str(error)) from error

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from learner.packing import TokenSequence
-from problems.prompts import render_prompt
+from problems.encoding import encode_answer, encode_prompt
 from problems.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -23,21 +23,19 @@ SupervisedExample = TokenSequence
 def encode_references(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, max_length: int
 ) -> list[SupervisedExample]:
-    """Every reference program of `problems` behind the prompt that RL samples from, its end token appended.
+    """Every reference program of `problems` behind the prompt that RL samples from: see `encode_answer`.
 
-    In a chat the program stands in a code block, as the prompt asks. Those longer than `max_length` tokens with their
-    prompt are left out, and their number logged. Problems without references give nothing.
+    Those longer than `max_length` tokens with their prompt are left out, and their number logged. Problems without
+    references give nothing.
     """
     examples: list[SupervisedExample] = []
     num_too_long = 0
     for problem in problems:
         if not problem.references:
             continue
-        prompt = render_prompt(problem, tokenizer if chat_template else None)
-        prompt_ids = np.array(tokenizer.encode(prompt, add_special_tokens=not chat_template), np.int32)
+        prompt_ids = np.array(encode_prompt(problem, tokenizer, chat=chat_template), np.int32)
         for program in problem.references:
-            text = f"```python\n{program.rstrip()}\n```" if chat_template else program
-            token_ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+            token_ids = encode_answer(program, tokenizer, chat=chat_template)
             if len(prompt_ids) + len(token_ids) > max_length:
                 num_too_long += 1
             else:

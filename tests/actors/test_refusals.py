@@ -86,4 +86,4 @@ def test_a_chat_prompt_needs_a_chat_template(tiny_model_dir: Path) -> None:
 def test_generation_config_adds_end_tokens(model_copy: Path) -> None:
     tokenizer = load_tokenizer(model_copy)
     (model_copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, tokenizer.eos_token_id]}))
-    assert end_token_ids(model_copy, tokenizer) == (tokenizer.eos_token_id, 7)
+    assert end_token_ids(model_copy, tokenizer, chat=False) == (tokenizer.eos_token_id, 7)

@@ -1,0 +1,80 @@
+"""Every family that vLLM samples from: the log-probabilities are transformers', at the start and after each update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.engine import EngineOptions, SampledSequence
+from actors.model_folder import end_token_ids, load_tokenizer
+from tests.actors.engine_process import EngineProcess, engine_process
+from tests.actors.sampling import Weights, make_request, sequence_ids
+from tests.families import CONTEXT, FAMILIES, build_family
+
+# Longer than StarCoder2's window, and than the blocks of the key-value cache.
+PROMPT = [20 + i % 350 for i in range(150)]
+MAX_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Iterator[EngineProcess]:
+    with engine_process() as process:
+        yield process
+
+
+@torch.no_grad()
+def logprobs(model: Any, sequence: SampledSequence) -> np.ndarray:
+    """Log-probability [T] of each sampled token by transformers."""
+    token_ids = sequence_ids(sequence)
+    logits = model(torch.tensor([PROMPT + token_ids]), use_cache=False).logits[0, len(PROMPT) - 1 : -1]
+    picked: np.ndarray = logits.log_softmax(-1).gather(-1, torch.tensor(token_ids)[:, None])[:, 0].numpy()
+    return picked
+
+
+@torch.no_grad()
+def perturb(model: Any, seed: int) -> Weights:
+    """Move every parameter, as an update would, and return them by the names that the learner publishes."""
+    random = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampler_and_transformers_agree_before_and_after_updates(
+    family: str, vllm: EngineProcess, tmp_path: Path
+) -> None:
+    folder = build_family(family, tmp_path)
+    end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # in evaluation mode already
+    with vllm.engine(folder, EngineOptions("float32", CONTEXT, 16, kv_cache_bytes=2**25, end_token_ids=end_ids)):
+        for version in (0, 1, 2):
+            if version:
+                vllm.load_weights(version, perturb(model, version))
+            finished = vllm.sample([make_request("a", PROMPT, num_samples=3, max_tokens=MAX_TOKENS)])["a"]
+            assert finished.greedy is not None
+            for sequence in (*finished.samples, finished.greedy):
+                assert sequence.weight_versions[-1].version == version
+                np.testing.assert_allclose(sequence.logprobs, logprobs(model, sequence), atol=1e-4, rtol=0)
+            assert sequence_ids(finished.greedy) == greedy(model, end_ids)
+
+
+def greedy(model: Any, end_ids: tuple[int, ...]) -> list[int]:
+    """What `generate` of transformers answers."""
+    prompt = torch.tensor([PROMPT])
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=MAX_TOKENS,
+        eos_token_id=list(end_ids),
+        pad_token_id=end_ids[0],
+    )
+    answer: list[int] = output[0, len(PROMPT) :].tolist()
+    return answer

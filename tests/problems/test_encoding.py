@@ -1,0 +1,44 @@
+"""Prompts and answers as ids, with the tokenizer classes of real families."""
+
+from __future__ import annotations
+
+import pytest
+
+from problems.encoding import answer_end_id, encode_answer, encode_prompt
+from problems.prompts import extract_program, render_prompt
+from problems.token_spans import decode_with_spans
+from problems.types import Problem, StdinTest
+from tests.families import CHAT_TEMPLATE, FAMILIES, build_tokenizer
+
+PROGRAM = "def solve(values):\n    return [v for v in values if v % 2]\n"
+PROBLEM = Problem("p", "own", "Keep the odd ones.", (StdinTest("1", "1"),), references=(PROGRAM,))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_is_the_program_and_an_end_token(family: str) -> None:
+    tokenizer = build_tokenizer(family)
+    *ids, end = encode_answer(PROGRAM, tokenizer, chat=False)
+    assert end == tokenizer.eos_token_id
+    # SentencePiece must not indent the first line: as text behind a prompt, the ids are the program to the character.
+    assert decode_with_spans(tokenizer, ids)[0] == PROGRAM
+    prompt = encode_prompt(PROBLEM, tokenizer, chat=False)
+    assert tokenizer.decode(prompt, skip_special_tokens=True).strip() == render_prompt(PROBLEM).strip()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_a_chat_it_is_a_code_block_and_the_end_of_the_turn(family: str) -> None:
+    tokenizer = build_tokenizer(family, chat=True)
+    *ids, end = encode_answer(PROGRAM, tokenizer, chat=True)
+    assert tokenizer.convert_ids_to_tokens(end) == "<|im_end|>" != tokenizer.eos_token
+    text, _ = decode_with_spans(tokenizer, ids)
+    start, stop = extract_program(PROBLEM, text)
+    assert text[start:stop] == PROGRAM
+    prompt = encode_prompt(PROBLEM, tokenizer, chat=True)
+    assert tokenizer.convert_ids_to_tokens(prompt[0]) == "<|im_start|>"
+    assert tokenizer.decode(prompt).replace(" ", "").endswith("<|im_start|>assistant\n")
+
+
+def test_a_template_that_closes_turns_with_text_gets_the_end_token() -> None:
+    tokenizer = build_tokenizer("gpt2", chat=True)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "\n### ")
+    assert answer_end_id(tokenizer, chat=True) == tokenizer.eos_token_id

@@ -1,0 +1,61 @@
+"""Models of every family through the whole job: warm start, two refreshes of reinforcement learning, evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.families import FAMILIES, build_family
+from tests.ring.jobs import launch, small_job
+
+CHAT = "qwen2"
+
+
+def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, Any]]:
+    """The metrics of a job in `folder / "job"` with a new model of `family`, once it has ended well."""
+    model = build_family(family, folder / "model", chat=chat)
+    settings = {
+        "model.name": str(model),
+        "model.max_length": "448",
+        "model.chat_template": str(chat).lower(),
+        "problems.evaluation": "starter:test[:3]",
+        "generator.max_tokens": "48",
+        "evaluation.every": "4",
+    }
+    options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    done = launch(*small_job(folder, "job", *options, warm_start_steps=4))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_learned_and_saved(folder: Path, metrics: list[dict[str, Any]]) -> None:
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    assert len({row["weights_version"] for row in metrics}) == 2
+    # What was sampled with the weights that are trained has the learner's log-probabilities.
+    assert metrics[0]["mismatch_max"] < 1e-3
+    assert all("infrastructure_error" not in row["outcomes"] for row in metrics)
+    evaluations = (folder / "job" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in evaluations] == [0, 4]
+    original, trained = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (folder / "model", folder / "job" / "checkpoints" / "step-4")
+    )
+    assert type(trained) is type(original)
+    moved = [not torch.equal(a, b) for a, b in zip(original.parameters(), trained.parameters(), strict=True)]
+    assert all(moved)
+
+
+@pytest.mark.slow
+def test_codegen_learns_through_vllm(tmp_path: Path) -> None:
+    assert_learned_and_saved(tmp_path, run_job(tmp_path, "codegen"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "codegen"])
+def test_every_other_family_learns(family: str, tmp_path: Path) -> None:
+    assert_learned_and_saved(tmp_path, run_job(tmp_path, family))
