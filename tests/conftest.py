@@ -30,6 +30,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # whatever else runs on this machine
         num_cpus=8,
         object_store_memory=200 * 1024 * 1024,
         include_dashboard=False,

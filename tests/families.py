@@ -55,7 +55,8 @@ def build_family(family: str, folder: Path, *, chat: bool = False) -> Path:
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     torch.manual_seed(0)
     # Far from uniform, so that log-probabilities differ clearly between tokens.
-    model = AutoModelForCausalLM.from_config(configuration(**shape, **ids, initializer_range=0.2))
+    config = configuration(**shape, **ids, initializer_range=0.2)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # a fresh bias is zero and a gain one: nothing would show that they are lost
