@@ -25,7 +25,7 @@ class Setting:
     """One engine and the reference it is compared with."""
 
     def __init__(self, folder: Path, *, max_num_seqs: int = 64) -> None:
-        end_ids = end_token_ids(folder, load_tokenizer(folder))
+        end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
         options = EngineOptions("float32", 256, max_num_seqs, 2**24, end_ids)
         self.engine: SamplingEngine = TransformersEngine(folder, options)
         self.end_id = end_ids[0]

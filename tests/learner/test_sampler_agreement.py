@@ -24,7 +24,11 @@ def test_at_learning_rate_zero_the_ratio_to_vllm_stays_one(tiny_model_dir: Path)
     model = ModelSettings(dtype="float32", max_length=256)
     sampling = GeneratorSettings(num_gpus=0, max_num_seqs=16, kv_cache_bytes=64 * 2**20)
     engine = build_engine(
-        tiny_model_dir, model, sampling, end_token_ids(tiny_model_dir, load_tokenizer(tiny_model_dir)), seed=0
+        tiny_model_dir,
+        model,
+        sampling,
+        end_token_ids(tiny_model_dir, load_tokenizer(tiny_model_dir), chat=False),
+        seed=0,
     )
     learner = make_learner(tiny_model_dir, learning_rate=0.0)
     learner.set_examples(make_references(0))
