@@ -35,12 +35,20 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A program that is taken to be right: one of the problem's, named by its number, or another, named by its id."""
+
+    name: int | str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewTest:
-    """A test that `references` (numbers among the problem's) agree on."""
+    """A test that `references` agree on: numbers among the problem's, ids of other programs."""
 
     test: Test
     candidate: Candidate
-    references: tuple[int, ...]
+    references: tuple[int | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +78,21 @@ class Augmented:
         return row_of(self.problem) | {"provenance": provenance}
 
 
-def augment(problem: Problem, proposed: Sequence[Candidate], graders: Graders, rules: Rules) -> Augmented:
+def augment(
+    problem: Problem,
+    proposed: Sequence[Candidate],
+    graders: Graders,
+    rules: Rules,
+    others: Sequence[Reference] = (),
+) -> Augmented:
     """The problem with new tests from `proposed` inputs and from variations of its own.
 
-    References that fail the problem's own tests take no part.
+    Its references take part, then `others`; those that fail the problem's own tests do not.
     """
-    references = list(islice(_sound_references(problem, graders), rules.max_references))
+    offered = [*(Reference(number, program) for number, program in enumerate(problem.references)), *others]
+    references = list(islice(_sound(problem, offered, graders), rules.max_references))
     if len(references) < rules.min_references:
-        passing = f"{len(references)} reference programs pass its tests" if problem.references else "it has none"
+        passing = f"{len(references)} pass its tests" if offered else "it has none"
         return Augmented(problem, unchanged=f"{rules.min_references} reference programs are needed; {passing}")
     known = {one.key for test in problem.tests if (one := input_of(test, problem.entry_point)) is not None}
     if not known:
@@ -97,14 +112,14 @@ def augment(problem: Problem, proposed: Sequence[Candidate], graders: Graders, r
     return Augmented(_with_tests(problem, [new.test for new in kept]), kept, dropped)
 
 
-def _sound_references(problem: Problem, graders: Graders) -> Iterator[int]:
+def _sound(problem: Problem, offered: Sequence[Reference], graders: Graders) -> Iterator[Reference]:
     """The references that pass the problem's own tests; the same program counts once."""
     seen = set()
-    for number, program in enumerate(problem.references):
-        text = program.strip()
-        if text not in seen and graders.grade(problem, program, f"reference {number}").passed:
+    for reference in offered:
+        text = reference.program.strip()
+        if text not in seen and graders.grade(problem, reference.program, f"reference {reference.name}").passed:
             seen.add(text)
-            yield number
+            yield reference
 
 
 def _new_ones(candidates: Iterable[Candidate], known: set[str], dropped: Counter[str]) -> Iterator[Candidate]:
@@ -117,7 +132,11 @@ def _new_ones(candidates: Iterable[Candidate], known: set[str], dropped: Counter
 
 
 def _agreed(
-    problem: Problem, candidates: list[Candidate], references: list[int], graders: Graders, dropped: Counter[str]
+    problem: Problem,
+    candidates: list[Candidate],
+    references: list[Reference],
+    graders: Graders,
+    dropped: Counter[str],
 ) -> list[NewTest]:
     """The candidates whose answer all references give, twice."""
     answered: list[tuple[Candidate, Test]] = []
@@ -129,9 +148,9 @@ def _agreed(
             dropped[reason] += 1
         else:
             answered.append((candidate, test))
-    runs = [(number, None) for number in others] + [(number, _SECOND_SEED) for number in references]
-    for number, seed in runs:
-        results = _run(problem, number, [candidate for candidate, _ in answered], graders, seed)
+    runs = [(reference, None) for reference in others] + [(reference, _SECOND_SEED) for reference in references]
+    for reference, seed in runs:
+        results = _run(problem, reference, [candidate for candidate, _ in answered], graders, seed)
         agreeing = []
         for (candidate, test), result in zip(answered, results, strict=True):
             outcome = asserts.outcome_of(asserts.plan(test), result)
@@ -142,18 +161,18 @@ def _agreed(
             else:
                 dropped["a reference fails on it"] += 1
         answered = agreeing
-    return [NewTest(test, candidate, tuple(references)) for candidate, test in answered]
+    names = tuple(reference.name for reference in references)
+    return [NewTest(test, candidate, names) for candidate, test in answered]
 
 
 def _run(
-    problem: Problem, reference: int, candidates: Sequence[Candidate], graders: Graders, seed: int | None = None
+    problem: Problem, reference: Reference, candidates: Sequence[Candidate], graders: Graders, seed: int | None = None
 ) -> list[RunResult]:
     """What the reference makes of each input. One that takes too long stops the others, so these run again behind it.
 
     After a few of those the rest counts as skipped: the reference is too slow for such inputs.
     """
-    program = problem.references[reference]
-    source = source_before(problem, program) + program
+    source = source_before(problem, reference.program) + reference.program
     results: list[RunResult] = []
     for _ in range(_MAX_STOPS):
         rest = [candidate.input.job for candidate in candidates[len(results) :]]

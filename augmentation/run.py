@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from augmentation.agreement import Augmented, Rules, augment
+from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.inputs import Candidate
 from augmentation.proposals import propose
 from evaluation.run import ProgramSource
 from problems import LoadedProblems, Problem, ProblemsError
+from problems.lookup import ProblemIndex
 from problems.rows import row_of
-from sandbox.grading import Graders
+from sandbox.grading import Graders, read_programs
 from sandbox.limits import Limits
 from sandbox.verdict import Isolation
 
@@ -55,17 +56,22 @@ def augment_file(
     rules: Rules,
     *,
     model: tuple[str, ProgramSource] | None = None,
+    programs: Path | None = None,
     num_workers: int = 1,
     require: Isolation = Isolation.NAMESPACES,
 ) -> Summary:
     """Write every problem as a row with its new tests behind its own; `output` appears when all of it is written.
 
+    `model`, a name and what it means, is asked for inputs; `programs` is a file of programs that take part as
+    references where they pass a problem's own tests.
+
     Raises:
-        ProblemsError: a benchmark whose problems cannot be written as rows.
+        ProblemsError: a benchmark whose problems cannot be written as rows, or a row of `programs` that is none.
         EvaluationError: a model that cannot be asked.
         IsolationError: the machine gives less isolation than asked for.
     """
     _check_writable(loaded.problems)
+    others = _read_references(programs, loaded.problems) if programs else {}
     proposed: Mapping[str, list[Candidate]] = {}
     if model is not None:
         name, source = model
@@ -77,7 +83,8 @@ def augment_file(
     with partial.open("w", encoding="utf-8") as file, Graders(num_workers, LIMITS, require) as graders:
 
         def one(problem: Problem) -> Augmented:
-            return augment(problem, proposed.get(problem.task_id, ()), graders, rules)
+            task_id = problem.task_id
+            return augment(problem, proposed.get(task_id, ()), graders, rules, others.get(task_id, ()))
 
         for _, result in graders.map(one, loaded.problems):
             file.write(json.dumps(result.row(rules.seed)) + "\n")
@@ -86,6 +93,13 @@ def augment_file(
                 logger.info("%d problems, %d new tests", summary.num_problems, summary.num_new_tests)
     partial.replace(output)
     return summary
+
+
+def _read_references(path: Path, problems: tuple[Problem, ...]) -> dict[str, list[Reference]]:
+    found: defaultdict[str, list[Reference]] = defaultdict(list)
+    for row, problem in read_programs(path, ProblemIndex(problems)):
+        found[problem.task_id].append(Reference(str(row.completion_id), row.code))
+    return found
 
 
 def _check_writable(problems: tuple[Problem, ...]) -> None:

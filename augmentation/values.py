@@ -1,8 +1,9 @@
 """Variations of Python values by what values at the same place have in common.
 
 A `Shape` is learnt from all values that a problem's tests have at one place: kinds, bounds, alphabets, orders. What it
-draws keeps to that, since a problem says nothing to a machine about which inputs it allows: numbers stay between those
-seen (and 0 or 1 below them), text uses the characters seen, a list that is always sorted stays sorted.
+draws keeps to that, since a problem says nothing to a machine about which inputs it allows: numbers and lengths stay
+between those seen, text uses the characters seen, a list that is always sorted stays sorted. Where only one value was
+seen, what is smaller counts as allowed too: there would be nothing to vary.
 """
 
 from __future__ import annotations
@@ -248,9 +249,8 @@ def _learn_numbers(values: Sequence[Any]) -> Shape:
     if not finite:
         return _OneOf(tuple(values))
     low, high = min(finite), max(finite)
-    low = min(low, 1) if low > 0 else 0 if low == 0 else min(low, -abs(high))
     if low == high:
-        high = low + _WIDEN
+        low, high = (min(low, 1), max(high, _WIDEN)) if low >= 0 else (low, -low)
     if all(isinstance(value, int) for value in values):
         return _Number(low, high, None)
     return _Number(low, high, max(len(repr(value).partition(".")[2]) for value in finite) if len(finite) else 1)
@@ -262,7 +262,12 @@ def _learn_text(values: Sequence[str]) -> Shape:
         return _OneOf(tuple(values))
     lengths = {len(value) for value in values}
     length = lengths.pop() if len(lengths) == 1 and len(set(values)) > 1 else None
-    return _Text(alphabet, min(1, *(len(value) for value in values), 1), length, tuple(values))
+    return _Text(alphabet, _least({len(value) for value in values}), length, tuple(values))
+
+
+def _least(lengths: set[int]) -> int:
+    """The shortest length that counts as allowed."""
+    return min(lengths) if len(lengths) > 1 else (max(lengths, default=1) + 1) // 2
 
 
 def _learn_items(values: Sequence[Sequence[Any]]) -> Shape:
@@ -276,7 +281,7 @@ def _learn_items(values: Sequence[Sequence[Any]]) -> Shape:
         item = replace(item, keep_length=True)  # a table: its rows stay equally long
     return _Items(
         item=item,
-        least=min(1, *lengths) if lengths else 1,
+        least=_least(lengths),
         keep_length=len(lengths) == 1 and len(values) > 1 and all(isinstance(value, tuple) for value in values),
         ascending=isinstance(item, _Number | _Text) and _always(values, _is_ascending),
         distinct=_always(values, lambda value: all(one not in value[:place] for place, one in enumerate(value))),

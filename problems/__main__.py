@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-references", type=positive, default=5, help="reference programs that take part (default: 5)"
     )
+    command.add_argument(
+        "--programs",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="programs that take part as references where they pass the problem's own tests",
+    )
     command.add_argument("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes")
     command.add_argument(
         "--require", choices=list(Isolation), type=Isolation, default=Isolation.NAMESPACES, help="weakest isolation"
@@ -70,7 +76,13 @@ def _augment(options: argparse.Namespace) -> Summary:
     rules = Rules(options.num_tests, options.min_references, options.max_references, options.seed)
     model = (options.model, model_source(options)) if options.model else None
     return augment_file(
-        loaded, options.output, rules, model=model, num_workers=options.workers, require=options.require
+        loaded,
+        options.output,
+        rules,
+        model=model,
+        programs=options.programs,
+        num_workers=options.workers,
+        require=options.require,
     )
 
 

@@ -71,13 +71,24 @@ def test_references_that_fail_or_draw_lots_make_no_tests(tmp_path: Path, capsys:
     unchanged = augment(f"jsonl:{file}", tmp_path / "out.jsonl")
     assert unchanged == load(f"jsonl:{file}").problems
     said = capsys.readouterr().out
-    assert "2 reference programs are needed; 1 reference programs pass its tests" in said
+    assert "2 reference programs are needed; 1 pass its tests" in said
     assert "2 reference programs are needed; it has none" in said
     options = ("--min-references", "1", "--num-tests", "30")
     (problem,) = augment(f"jsonl:{write(tmp_path / 'random.jsonl', random)}", tmp_path / "out2.jsonl", *options)
     assert len(problem.tests) > 1
     assert all(isinstance(test, StdinTest) and int(test.stdin.split()[0]) > 2 for test in problem.tests)
     assert "changes from run to run" in capsys.readouterr().out
+
+
+def test_other_programs_agree_where_they_pass(tmp_path: Path) -> None:
+    file = write(tmp_path / "own.jsonl", STDIN_ROW | {"references": [LARGEST]})
+    others = [("right", SORTED), ("fails", "print(7)")]
+    rows = [{"task_id": "largest", "completion_id": name, "code": code} for name, code in others]
+    programs = write(tmp_path / "programs.jsonl", *rows)
+    (problem,) = augment(f"jsonl:{file}", tmp_path / "out.jsonl", "--programs", programs, "--num-tests", "3")
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert [origin["references"] for origin in row["provenance"]] == [[0, "right"]] * 3
+    assert (len(problem.tests), problem.references) == (5, (LARGEST,))
 
 
 MBPP_ROW = {
@@ -139,8 +150,8 @@ def test_apps_answers_keep_their_wrapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--problems", "starter:test[:1]"], "starter problems are not read from rows"),
         (["--problems", "jsonl:/nowhere.jsonl"], "no such file"),
+        (["--problems", "jsonl:{}", "--programs", "{}"], "own.jsonl:1: completion_id"),
         (["--problems", "jsonl:{}", "--max-references", "1"], "is below --min-references 2"),
         (["--problems", "jsonl:{}", "--model", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
     ],

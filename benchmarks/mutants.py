@@ -1,0 +1,58 @@
+"""Programs that are wrong in one small place: what people get wrong, without a model."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import random
+from collections.abc import Callable, Iterator
+
+_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}
+_ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Div,
+    ast.Mod: ast.FloorDiv,
+}
+_NAMES = {"min": "max", "max": "min", "sorted": "list", "any": "all", "all": "any"}
+
+
+def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
+    """At most `limit` programs that differ from `program` in one operator, constant or name; none for bad syntax."""
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    places = [place for place, node in enumerate(ast.walk(tree)) if _change_of(node)]
+    rng.shuffle(places)
+    for place in places[:limit]:
+        changed = copy.deepcopy(tree)
+        node = list(ast.walk(changed))[place]
+        change = _change_of(node)
+        if change is not None:
+            change(rng)
+            yield ast.unparse(changed)
+
+
+def _change_of(node: ast.AST) -> Callable[[random.Random], None] | None:
+    """What changes a node in place; None for a node that has no such change."""
+    match node:
+        case ast.Compare(ops=[operator, *_]) if type(operator) in _COMPARISONS:
+            return lambda _: node.ops.__setitem__(0, _COMPARISONS[type(operator)]())
+        case ast.BinOp(op=arithmetic) if type(arithmetic) in _ARITHMETIC:
+            return lambda _: setattr(node, "op", _ARITHMETIC[type(arithmetic)]())
+        case ast.BoolOp(op=boolean):
+            return lambda _: setattr(node, "op", ast.Or() if isinstance(boolean, ast.And) else ast.And())
+        case ast.Constant(value=value) if type(value) is int:
+            return lambda rng: setattr(node, "value", value + rng.choice((-1, 1)))
+        case ast.Name(id=name) if name in _NAMES:
+            return lambda _: setattr(node, "id", _NAMES[name])
+    return None
