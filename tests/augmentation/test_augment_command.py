@@ -12,6 +12,7 @@ from problems import AssertTest, CallTest, Problem, StdinTest, load
 from problems.__main__ import main
 from sandbox.sandbox import Sandbox
 from tests.openai_server import serve
+from tests.tiny_model import build_tiny_model
 
 LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
 SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
@@ -131,6 +132,16 @@ def test_inputs_that_a_model_proposes(tmp_path: Path) -> None:
     row = json.loads((tmp_path / "a.jsonl").read_text())
     assert [origin["generator"] for origin in row["provenance"]][:2] == [f"model {address}"] * 2
     assert all("== 3" not in prompt and "Return the sum" in prompt for prompt in asked if "total" in prompt)
+
+
+@pytest.mark.long
+def test_a_model_folder_is_asked_through_vllm(tmp_path: Path) -> None:
+    """A random model proposes nothing that can be read, which is no reason to stop."""
+    model = build_tiny_model(tmp_path / "model", max_position_embeddings=1024)
+    options = ["--model", str(model), "--dtype", "float32", "--num-samples", "2", "--max-tokens", "16"]
+    file = write(tmp_path / "own.jsonl", STDIN_ROW)
+    (problem,) = augment(f"jsonl:{file}", tmp_path / "out.jsonl", *options, "--num-tests", "4", "--max-references", "2")
+    assert len(problem.tests) == 6
 
 
 def test_apps_answers_keep_their_wrapping(tmp_path: Path) -> None:
