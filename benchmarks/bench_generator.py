@@ -1,12 +1,13 @@
 """The generator actor's throughput beside bare vLLM's, and a weight update beside copying the same bytes once.
 
-    PYTHONPATH=. python benchmarks/bench_generator.py [--repeats N] [--only throughput|update]
+    PYTHONPATH=. python benchmarks/bench_generator.py [--repeats N] [--only throughput|update|transformers]
 
 Prints one JSON object for each case; `ratio` is the figure to compare between machines. Everything runs on CPU, one
 thread an engine, models randomly initialised. Throughput: the same prompts through the actor, rollouts with text and
 spans in the object store included, and through `vllm.LLM.generate`, once with vLLM's own defaults and once with the
 cheapest output that has log-probabilities (no text, flat; `ratio` is over this one). Update: from `update_weights` to
 its reply, and the part of it in which sampling stands still, against `torch.Tensor.copy_` of all parameters.
+Transformers: the engine for what vLLM does not run, without the actor around it, against transformers' `generate`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
 from actors.messages import RolloutHandle, RolloutRequest
 from actors.weights import publish
+from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
 from settings import GIB, MIB, GeneratorSettings, ModelSettings
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases asked for."""
     parser = argparse.ArgumentParser(description="Generator throughput and weight updates.")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default: 3)")
-    parser.add_argument("--only", choices=("throughput", "update"))
+    parser.add_argument("--only", choices=("throughput", "update", "transformers"))
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=2 * GIB, log_to_driver=False)
@@ -50,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, case in (("throughput", throughput), ("update", update)):
             if options.only in (None, name):
                 print(json.dumps({"case": name} | case(Path(folder), options.repeats)))
-    ray.shutdown()
+        ray.shutdown()
+        if options.only in (None, "transformers"):
+            for kind in ("decoder_only", "encoder_decoder"):
+                result = transformers_engine(Path(folder) / kind, options.repeats, kind == "encoder_decoder")
+                print(json.dumps({"case": f"transformers_{kind}"} | result))
     return 0
 
 

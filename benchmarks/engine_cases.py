@@ -1,0 +1,96 @@
+"""The transformers engine beside `generate` of transformers itself, on the same prompts in the same process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUM_PROMPTS = 16
+NUM_SAMPLES = 8
+PROMPT_TOKENS = (20, 120)
+MAX_TOKENS = 96
+VOCABULARY = 8192
+# So many of the vocabulary end a completion that a random model's are 50 tokens long in the mean, and of all lengths.
+END_IDS = tuple(range(1, VOCABULARY // 50))
+
+
+def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> dict[str, Any]:
+    """Sampled tokens a second of the engine and of `generate`, and their ratio; one thread, float32."""
+    import torch
+
+    from actors.engine import EngineOptions, SamplingRequest
+    from actors.transformers_engine import TransformersEngine
+
+    torch.set_num_threads(1)
+    model = _build(folder, encoder_decoder=encoder_decoder)
+    model.save_pretrained(folder)
+    options = EngineOptions("float32", 512, NUM_PROMPTS * NUM_SAMPLES, 0, END_IDS)
+    engine = TransformersEngine(folder, options)
+    random = np.random.default_rng(0)
+    prompts = [
+        random.integers(END_IDS[-1] + 1, VOCABULARY, random.integers(*PROMPT_TOKENS)).tolist()
+        for _ in range(NUM_PROMPTS)
+    ]
+
+    def ours(repeat: int) -> float:
+        began = time.perf_counter()
+        for index, prompt in enumerate(prompts):
+            seed = 1000 * repeat + 10 * index
+            engine.add_request(
+                SamplingRequest(f"{repeat}/{index}", prompt, NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, seed)
+            )
+        num_tokens = 0
+        while engine.num_unfinished:
+            for finished in engine.step():
+                num_tokens += sum(len(sample.token_ids) for sample in finished.samples)
+        return num_tokens / (time.perf_counter() - began)
+
+    def theirs(repeat: int) -> float:
+        torch.manual_seed(repeat)
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        began = time.perf_counter()
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=NUM_SAMPLES,
+            max_new_tokens=MAX_TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,  # log-probabilities are part of what the engine gives
+        )
+        new = output.sequences[:, 1 if encoder_decoder else longest :]
+        is_end = torch.isin(new, torch.tensor(END_IDS)).int()
+        num_tokens = int((is_end.cumsum(-1) - is_end == 0).sum())
+        logprobs = torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
+        assert logprobs.isfinite().all()
+        return num_tokens / (time.perf_counter() - began)
+
+    rows = [(ours(repeat), theirs(repeat)) for repeat in range(repeats + 1)][1:]
+    engine.close()
+    return {
+        "tokens_per_s": round(statistics.median(row[0] for row in rows)),
+        "generate_tokens_per_s": round(statistics.median(row[1] for row in rows)),
+        "ratio": round(statistics.median(a / b for a, b in rows), 3),
+    }
+
+
+def _build(folder: Path, *, encoder_decoder: bool) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    ids: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": list(END_IDS)}
+    if encoder_decoder:
+        shape: dict[str, Any] = {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 4}
+        model: Any = T5ForConditionalGeneration(T5Config(**ids, **shape, decoder_start_token_id=0))
+    else:
+        shape = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+        model = LlamaForCausalLM(LlamaConfig(**ids, **shape, bos_token_id=None))
+    return model.eval()
