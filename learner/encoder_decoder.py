@@ -1,13 +1,15 @@
 """Sequences for models with an encoder and a decoder (T5, CodeT5): each prompt encoded once, its completions decoded.
 
-The encoder has one prompt a row, `[P, S]`, padding masked. Decoder rows `[R, L]` hold completions of one prompt, each
-behind the model's start token and blind to the others; a row is no longer than the longest completion:
+Encoder rows `[P, S]` hold prompts side by side, blind to one another. Decoder rows `[R, L]` hold completions of one
+prompt, each behind the model's start token and blind to the others, and look at their prompt's place in the encoder
+rows. Neither kind of row is longer than the longest prompt or completion in it asks for:
 
-    encoder row 0   | prompt A | padding |        decoder row 0   | start A1 | start A2 |
-    encoder row 1   | prompt B           |        decoder row 1   | start A3 | padding  |
-                                                  decoder row 2   | start B1 | padding  |
+    encoder row 0   | prompt A             |        decoder row 0   | start A1 | start A2 |
+    encoder row 1   | prompt B | prompt C  |        decoder row 1   | start A3 | padding  |
+                                                    decoder row 2   | start B1 | padding  |
+                                                    decoder row 3   | start C1            |
 
-A decoder may start anywhere in a row because T5 knows distances between tokens only, no places. For a model that does
+A sequence may start anywhere in a row because T5 knows distances between tokens only, no places. For a model that does
 know places the policy's self-test finds other numbers than the plain forward pass gives, and refuses it.
 """
 
@@ -26,17 +28,19 @@ from learner.packing import Ids, TokenSequence, aligned, check_not_empty
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncoderDecoderBatch:
-    """What one forward pass computes: `P` prompts, `R` decoder rows, `N` completion tokens.
+    """What one forward pass computes: `N` completion tokens.
 
-    `encoder_ids` and `encoder_mask` (bool) are `[P, S]`. `prompt` [R] is the encoder row that a decoder row belongs to,
-    `branch` [R, L] which completion of the row a token is of (-1: padding). `predictor` [N] is the flat index into
-    `R * L` of the token whose hidden state predicts `target` [N]; `source` [N] is the token's index in the
-    concatenation of all completions of the batch, in the order they were given.
+    `encoder_ids` [P, S] and `decoder_ids` [R, L]; `segment` [P, S] and `branch` [R, L] say which prompt or completion
+    of its row a token is of (-1: padding). `memory` [R, M] are the flat indices into `P * S` of the prompt that a
+    decoder row belongs to, where `memory_mask` is true. `predictor` [N] is the flat index into `R * L` of the token
+    whose hidden state predicts `target` [N]; `source` [N] is the token's index in the concatenation of all completions
+    of the batch, in the order they were given.
     """
 
     encoder_ids: torch.Tensor
-    encoder_mask: torch.Tensor
-    prompt: torch.Tensor
+    segment: torch.Tensor
+    memory: torch.Tensor
+    memory_mask: torch.Tensor
     decoder_ids: torch.Tensor
     branch: torch.Tensor
     predictor: torch.Tensor
@@ -47,6 +51,10 @@ class EncoderDecoderBatch:
         """The same micro-batch on `device`."""
         return EncoderDecoderBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
+    def encoder_mask(self) -> torch.Tensor:
+        """Which keys (fourth axis) a query (third) of the encoder sees: bool [P, 1, S, S]."""
+        return (self.segment[:, :, None] == self.segment[:, None, :])[:, None]
+
     def decoder_mask(self) -> torch.Tensor:
         """Which keys (fourth axis) a query (third) of the decoder sees: bool [R, 1, L, L]."""
         length = self.branch.shape[1]
@@ -56,12 +64,12 @@ class EncoderDecoderBatch:
 
 def hidden_states(model: Any, batch: EncoderDecoderBatch) -> torch.Tensor:
     """What the output layer of `model` turns into the logits of the `N` tokens of `batch`: [N, H]."""
-    encoded = model.get_encoder()(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask).last_hidden_state
+    encoded = model.get_encoder()(input_ids=batch.encoder_ids, attention_mask=batch.encoder_mask()).last_hidden_state
     decoded = model.get_decoder()(
         input_ids=batch.decoder_ids,
         attention_mask=batch.decoder_mask(),
-        encoder_hidden_states=encoded[batch.prompt],
-        encoder_attention_mask=batch.encoder_mask[batch.prompt],
+        encoder_hidden_states=encoded.flatten(0, 1)[batch.memory],
+        encoder_attention_mask=batch.memory_mask,
         use_cache=False,
     ).last_hidden_state
     hidden: torch.Tensor = decoded.flatten(0, 1)[batch.predictor]
@@ -102,25 +110,17 @@ class _Part:
 
 
 def pack(
-    sequences: Sequence[TokenSequence],
-    *,
-    start_id: int,
-    token_budget: int,
-    row_tokens: int,
-    share_prompts: bool = True,
+    sequences: Sequence[TokenSequence], *, start_id: int, token_budget: int, row_tokens: int
 ) -> list[EncoderDecoderBatch]:
     """Pack `sequences` into micro-batches of at most `token_budget` tokens of both sides, padding included.
 
     Decoder rows are as long as the longest completion, but those of several completions at most `row_tokens`. A prompt
     is encoded once, but where its completions exceed the budget, once a micro-batch. A sequence that just fits may
-    exceed it by its alignment. `share_prompts=False` encodes the prompt of every completion, each in a row of its own
-    (the plain layout, for comparison). Raises ValueError for an empty prompt or completion, and for a sequence that
-    does not fit the budget.
+    exceed it by its alignment. Raises ValueError for an empty prompt or completion, and for a sequence that does not
+    fit the budget.
     """
     parts = [
-        part
-        for prompt_ids, rows in _prompts(sequences, row_tokens, share_prompts)
-        for part in _parts(prompt_ids, rows, token_budget)
+        part for prompt_ids, rows in _prompts(sequences, row_tokens) for part in _parts(prompt_ids, rows, token_budget)
     ]
     # Like lengths side by side; stable: the layout depends on nothing but the sequences.
     parts.sort(key=lambda part: (-part.length, -len(part.prompt_ids)))
@@ -136,33 +136,36 @@ def pack(
     return batches
 
 
-def _num_tokens(parts: list[_Part]) -> int:
-    num_rows = sum(len(part.rows) for part in parts)
-    width = aligned(max(len(part.prompt_ids) for part in parts))
-    return len(parts) * width + num_rows * aligned(max(part.length for part in parts))
+def _first_fit(lengths: Sequence[int], capacity: int) -> list[tuple[int, int]]:
+    """Row and column of each of `lengths` in rows of `capacity`, the longest first; longer ones have their own."""
+    filled: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((row for row, used in enumerate(filled) if used + lengths[index] <= capacity), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        places[index] = (row, filled[row])
+        filled[row] += lengths[index]
+    return places
 
 
-def _prompts(sequences: Sequence[TokenSequence], row_tokens: int, share_prompts: bool) -> list[tuple[Ids, list[_Row]]]:
-    """Every prompt with its completions in rows: first-fit decreasing."""
-    groups: dict[object, tuple[Ids, list[tuple[Ids, int]]]] = {}
+def _prompts(sequences: Sequence[TokenSequence], row_tokens: int) -> list[tuple[Ids, list[_Row]]]:
+    """Every prompt with its completions in rows."""
+    groups: dict[bytes, tuple[Ids, list[tuple[Ids, int]]]] = {}
     offset = 0
     for index, sequence in enumerate(sequences):
         check_not_empty(index, sequence)
-        key: object = sequence.prompt_ids.tobytes() if share_prompts else index
+        key = sequence.prompt_ids.tobytes()
         groups.setdefault(key, (sequence.prompt_ids, []))[1].append((sequence.token_ids, offset))
         offset += len(sequence.token_ids)
     capacity = min(row_tokens, max((len(s.token_ids) for s in sequences), default=0))
     prompts = []
     for prompt_ids, branches in groups.values():
-        rows: list[_Row] = []
-        for branch in sorted(branches, key=lambda branch: -len(branch[0])):
-            length = len(branch[0])
-            row = next((row for row in rows if row.length + length <= capacity), None)
-            if row is None:
-                rows.append(_Row([branch], length))
-            else:
-                row.branches.append(branch)
-                row.length += length
+        places = _first_fit([len(token_ids) for token_ids, _ in branches], capacity)
+        rows = [_Row([], 0) for _ in range(1 + max(row for row, _ in places))]
+        for branch, (row, _) in zip(branches, places, strict=True):
+            rows[row].branches.append(branch)
+            rows[row].length += len(branch[0])
         prompts.append((prompt_ids, rows))
     return prompts
 
@@ -178,37 +181,55 @@ def _parts(prompt_ids: Ids, rows: list[_Row], token_budget: int) -> list[_Part]:
     return [_Part(prompt_ids, rows[first : first + count]) for first in range(0, len(rows), count)]
 
 
-def _batch(parts: list[_Part], start_id: int) -> EncoderDecoderBatch:
+def _encoder_places(parts: list[_Part]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Row and column of each part's prompt, and the shape of all encoder rows."""
     width = aligned(max(len(part.prompt_ids) for part in parts))
-    length = aligned(max(part.length for part in parts))
+    places = _first_fit([len(part.prompt_ids) for part in parts], width)
+    return places, (1 + max(row for row, _ in places), width)
+
+
+def _num_tokens(parts: list[_Part]) -> int:
+    _, (num_encoder_rows, width) = _encoder_places(parts)
+    num_decoder_rows = sum(len(part.rows) for part in parts)
+    return num_encoder_rows * width + num_decoder_rows * aligned(max(part.length for part in parts))
+
+
+def _batch(parts: list[_Part], start_id: int) -> EncoderDecoderBatch:
+    places, shape = _encoder_places(parts)
+    encoder_ids, segments = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
+    width = shape[1]
     num_rows = sum(len(part.rows) for part in parts)
-    encoder_ids, encoder_mask = np.zeros((len(parts), width), np.int64), np.zeros((len(parts), width), np.bool_)
-    decoder_ids, branch_ids = np.zeros((num_rows, length), np.int64), np.full((num_rows, length), -1, np.int32)
-    prompt = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
+    memory, memory_mask = np.zeros((num_rows, width), np.int64), np.zeros((num_rows, width), np.bool_)
+    first = 0
+    for segment, (part, (row, column)) in enumerate(zip(parts, places, strict=True)):
+        num_prompt, rows = len(part.prompt_ids), slice(first, first + len(part.rows))
+        encoder_ids[row, column : column + num_prompt] = part.prompt_ids
+        segments[row, column : column + num_prompt] = segment
+        memory[rows, :num_prompt] = row * width + column + np.arange(num_prompt)
+        memory_mask[rows, :num_prompt] = True
+        first = rows.stop
+    encoder = (encoder_ids, segments, memory, memory_mask)
+    return EncoderDecoderBatch(
+        *map(torch.from_numpy, (*encoder, *_decoder([r for p in parts for r in p.rows], start_id)))
+    )
+
+
+def _decoder(rows: list[_Row], start_id: int) -> tuple[NDArray[Any], ...]:
+    """`decoder_ids`, `branch`, `predictor`, `target` and `source` of a batch with these decoder rows."""
+    length = aligned(max(row.length for row in rows))
+    ids, branches = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), -1, np.int32)
     predictor: list[NDArray[np.int64]] = []
     target: list[Ids] = []
     source: list[NDArray[np.int64]] = []
-    for place, part in enumerate(parts):
-        encoder_ids[place, : len(part.prompt_ids)] = part.prompt_ids
-        encoder_mask[place, : len(part.prompt_ids)] = True
-    for index, row in enumerate(row for part in parts for row in part.rows):
+    for index, row in enumerate(rows):
         start = 0
         for branch, (token_ids, offset) in enumerate(row.branches):
             end = start + len(token_ids)
-            decoder_ids[index, start] = start_id
-            decoder_ids[index, start + 1 : end] = token_ids[:-1]
-            branch_ids[index, start:end] = branch
+            ids[index, start] = start_id
+            ids[index, start + 1 : end] = token_ids[:-1]
+            branches[index, start:end] = branch
             predictor.append(index * length + np.arange(start, end))
             target.append(token_ids)
             source.append(offset + np.arange(len(token_ids)))
             start = end
-    return EncoderDecoderBatch(
-        encoder_ids=torch.from_numpy(encoder_ids),
-        encoder_mask=torch.from_numpy(encoder_mask),
-        prompt=torch.from_numpy(prompt),
-        decoder_ids=torch.from_numpy(decoder_ids),
-        branch=torch.from_numpy(branch_ids),
-        predictor=torch.from_numpy(np.concatenate(predictor)),
-        target=torch.from_numpy(np.concatenate(target).astype(np.int64)),
-        source=torch.from_numpy(np.concatenate(source)),
-    )
+    return ids, branches, np.concatenate(predictor), np.concatenate(target).astype(np.int64), np.concatenate(source)

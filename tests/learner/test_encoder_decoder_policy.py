@@ -51,13 +51,13 @@ def load(folder: Path) -> Policy:
 
 
 @settings(max_examples=60, deadline=None)
-@given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(4, 20), share=st.booleans())
+@given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(4, 20))
 def test_every_token_sees_its_own_prompt_and_completion_and_nothing_else(
-    spec: list[tuple[int, int]], row_tokens: int, budget: int, share: bool
+    spec: list[tuple[int, int]], row_tokens: int, budget: int
 ) -> None:
     sequences = build(spec)
     token_budget = 8 * budget
-    batches = pack(sequences, start_id=START, token_budget=token_budget, row_tokens=row_tokens, share_prompts=share)
+    batches = pack(sequences, start_id=START, token_budget=token_budget, row_tokens=row_tokens)
     completions = np.concatenate([s.token_ids for s in sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(s.token_ids) for s in sequences])
     first = np.searchsorted(owner, np.arange(len(sequences)))
@@ -80,8 +80,11 @@ def test_every_token_sees_its_own_prompt_and_completion_and_nothing_else(
             before = sequence.token_ids[: source - first[owner[source]]]
             assert batch.decoder_ids[row, keys].tolist() == [START, *before.tolist()]
             assert keys.tolist() == list(range(keys[0], keys[0] + len(keys)))  # distances are those of plain text
-            prompt = batch.prompt[row]
-            assert batch.encoder_ids[prompt][batch.encoder_mask[prompt]].tolist() == sequence.prompt_ids.tolist()
+            memory = batch.memory[row][batch.memory_mask[row]]
+            assert batch.encoder_ids.flatten()[memory].tolist() == sequence.prompt_ids.tolist()
+            place = memory[0] % batch.encoder_ids.shape[1]
+            seen_by_encoder = batch.encoder_mask()[memory[0] // batch.encoder_ids.shape[1], 0, place].nonzero()
+            assert seen_by_encoder.squeeze(-1).tolist() == list(range(place, place + len(memory)))
 
 
 def test_a_prompt_is_encoded_once_and_short_completions_share_rows() -> None:
