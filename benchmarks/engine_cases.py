@@ -88,9 +88,10 @@ def _build(folder: Path, *, encoder_decoder: bool) -> Any:
     torch.manual_seed(0)
     ids: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": list(END_IDS)}
     if encoder_decoder:
+        ids |= {"decoder_start_token_id": 0}
         shape: dict[str, Any] = {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 4, "num_heads": 4}
-        model: Any = T5ForConditionalGeneration(T5Config(**ids, **shape, decoder_start_token_id=0))
+        model: Any = T5ForConditionalGeneration(T5Config(**ids, **shape))
     else:
         shape = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
-        model = LlamaForCausalLM(LlamaConfig(**ids, **shape, bos_token_id=None))
+        model = LlamaForCausalLM(LlamaConfig(**ids, **shape, bos_token_id=None))  # type: ignore[no-untyped-call]
     return model.eval()
