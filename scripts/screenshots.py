@@ -1,0 +1,98 @@
+"""Make the screenshots of docs/images again: a small job runs, and a headless Chromium looks at it.
+
+PYTHONPATH=. .venv/bin/python scripts/screenshots.py [RUN_DIR]     with RUN_DIR: that run's report alone, no job
+
+Needs chromium (`apt-get install chromium`) and the fonts of one's choice; takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from scripts.browser import Browser
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+JOB = shlex.split(
+    "launch.py --run.num_steps 24 --problems.train starter:train?references=no[:200] --problems.evaluation "
+    "starter:test[:40] --generator.samples_per_problem 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
+    "--learner.warm_start.num_steps 300 --learner.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
+    "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
+)
+NAMES = ("learner", "buffer", "keeper", "generator-0", "sandbox-0", "sandbox-1")
+# The dashboard asks for a token where a machine has one; a job of minutes on this machine alone does without.
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
+
+
+async def main() -> None:
+    """Make them all, or those of a report."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Browser.start(Path(folder) / "profile") as browser:
+            run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "screenshots"
+            if len(sys.argv) == 1:
+                await run_job(browser, run)
+            await report(browser, run / "report.html")
+
+
+async def run_job(browser: Browser, run: Path) -> None:
+    """Run the job in the folder `run`, and look at Ray's dashboard when it trains."""
+    command = [sys.executable, *JOB, "--run.dir", str(run)]
+    job = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert job.stdout is not None
+    address = ""
+    async for line in job.stdout:
+        text = line.decode()
+        print(text, end="")
+        address = found[1] if (found := re.search(r"Ray dashboard: (\S+)", text)) else address
+        if text.startswith("step 6/"):
+            await dashboard(browser, address)
+    if await job.wait() != 0:
+        raise SystemExit("the job failed")
+
+
+async def dashboard(browser: Browser, address: str) -> None:
+    """The actors by their names, and what the learner is at."""
+    await browser.open(f"{address}/#/actors", width=1500, height=760)
+    for name in NAMES:
+        await browser.until(f"document.body.innerText.includes('{name}')")
+    save("ray-dashboard.png", await browser.screenshot())
+    await browser.value(
+        "[...document.querySelectorAll('tr')].find(r => r.innerText.includes('learner')).querySelector('a').click()"
+    )
+    await browser.until("document.body.innerText.includes('learner.step')")
+    save("ray-dashboard-learner.png", await browser.screenshot())
+
+
+async def report(browser: Browser, page: Path) -> None:
+    """The report on a phone and on a desk, by day and by night."""
+    for device, width, height in (("desktop", 1280, 1000), ("phone", 390, 1000)):
+        for light, dark in (("light", False), ("dark", True)):
+            await browser.open(page.absolute().as_uri(), width=width, height=height, dark=dark)
+            top = (
+                int(await browser.value("document.getElementById('browser').offsetTop")) - 16
+                if device == "phone"
+                else 0
+            )
+            save(f"report-{device}-{light}.png", await browser.screenshot(top if dark else 0))
+
+
+def save(name: str, png: bytes) -> None:
+    """Keep a screenshot, in few enough colours to be small."""
+    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(IMAGES / name, optimize=True)
+    print(IMAGES / name, (IMAGES / name).stat().st_size)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

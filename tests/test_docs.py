@@ -1,0 +1,69 @@
+"""The documentation builds, none of its links leads nowhere, and it needs no network."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. A link or an anchor that does not exist fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Assets(HTMLParser):
+    """What a page fetches by itself; links that a reader may follow are not among it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.fetched += [attributes.get("src") or ""]
+        elif tag == "link" and attributes.get("rel") in ("stylesheet", "icon", "preconnect", "preload"):
+            self.fetched += [attributes.get("href") or ""]
+
+
+def test_pages_fetch_nothing_from_outside(site: Path) -> None:
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
+    assert len(pages) >= 12
+    for page in pages:
+        for address in Assets(page.read_text()).fetched:
+            assert not re.match(r"(https?:)?//", address), f"{page.name} fetches {address}"
+            assert not address or (page.parent / address.partition("?")[0]).exists(), f"{page.name}: {address}"
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for page in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+            assert (ROOT / target).exists(), f"{page} links to {target}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_commands_of_the_documentation_name_settings_that_exist() -> None:
+    from settings import Settings
+    from settings_sources import field_names
+
+    known = field_names(Settings)
+    for page in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]:
+        for name in re.findall(r"--([a-z_]+\.[a-z_.]+[a-z_])", page.read_text()):
+            assert name in known, f"{page.name}: --{name} is no setting"
