@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-long lint bench soak ablation setup
+.PHONY: run test test-long lint bench docs soak ablation setup
 
 # vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
 run: setup
@@ -25,6 +25,10 @@ lint: setup
 
 bench: setup
 	@for benchmark in benchmarks/bench_*.py; do PYTHONPATH=. $(VENV)/python $$benchmark || exit 1; done
+
+docs: setup
+	$(VENV)/python -m mkdocs build --strict
+	@echo "site/index.html"
 
 soak: setup
 	PYTHONPATH=. $(VENV)/python benchmarks/soak_sandbox.py

@@ -24,7 +24,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
 )  # fmt: skip
-ANSWER_S = 60.0
+ANSWER_S = 120.0
 
 
 class Browser:
@@ -73,6 +73,12 @@ class Browser:
         async with asyncio.timeout(ANSWER_S):
             while not await self.value(script):
                 await asyncio.sleep(0.2)
+
+    async def click(self, text: str, within: str = "*") -> None:
+        """Click the innermost element of the selector `within` that shows just this text, once it is there."""
+        found = f"[...document.querySelectorAll({within!r})].filter(e => e.innerText?.trim() === {text!r}).pop()"
+        await self.until(f"!!{found}")
+        await self.value(f"{found}.click()")
 
     async def screenshot(self, top: int = 0) -> bytes:
         """The window's content from `top` pixels down, as PNG."""

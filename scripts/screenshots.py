@@ -23,9 +23,9 @@ from scripts.browser import Browser
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 JOB = shlex.split(
-    "launch.py --run.num_steps 24 --problems.train starter:train?references=no[:200] --problems.evaluation "
-    "starter:test[:40] --generator.samples_per_problem 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
-    "--learner.warm_start.num_steps 300 --learner.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
+    "launch.py --run.num_steps 16 --problems.train starter:train?references=no[:200] --problems.evaluation "
+    "starter:test[:20] --generator.samples_per_problem 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
+    "--learner.warm_start.num_steps 150 --learner.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
     "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
 )
 NAMES = ("learner", "buffer", "keeper", "generator-0", "sandbox-0", "sandbox-1")
@@ -63,15 +63,21 @@ async def run_job(browser: Browser, run: Path) -> None:
 
 async def dashboard(browser: Browser, address: str) -> None:
     """The actors by their names, and what the learner is at."""
-    await browser.open(f"{address}/#/actors", width=1500, height=760)
+    await browser.open(f"{address}/#/actors", width=1900, height=1000)
     for name in NAMES:
         await browser.until(f"document.body.innerText.includes('{name}')")
     save("ray-dashboard.png", await browser.screenshot())
-    await browser.value(
-        "[...document.querySelectorAll('tr')].find(r => r.innerText.includes('learner')).querySelector('a').click()"
-    )
+    await show_calls(browser, "learner")
     await browser.until("document.body.innerText.includes('learner.step')")
-    save("ray-dashboard-learner.png", await browser.screenshot())
+    save("ray-dashboard-learner.png", await browser.screenshot(10_000))
+
+
+async def show_calls(browser: Browser, actor: str) -> None:
+    """From the list of actors to what one of them has been called for, and is at."""
+    row = f"[...document.querySelectorAll('tr')].find(row => row.innerText.includes('{actor}'))"
+    await browser.until(f"!!{row}")
+    await browser.value(f"{row}.querySelector('a').click()")
+    await browser.click("Tasks History")
 
 
 async def report(browser: Browser, page: Path) -> None:

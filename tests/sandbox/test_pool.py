@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.util import list_named_actors
 
 from problems.types import Problem, StdinTest
 from sandbox import selftest
@@ -39,8 +40,8 @@ def settings(**changes: Any) -> SandboxSettings:
 
 
 @asynccontextmanager
-async def running_pool(**changes: Any) -> AsyncIterator[SandboxPool]:
-    pool = SandboxPool(Worker, settings(**changes), ray.put({"square": SQUARE}))
+async def running_pool(name: str | None = None, **changes: Any) -> AsyncIterator[SandboxPool]:
+    pool = SandboxPool(Worker, settings(**changes), ray.put({"square": SQUARE}), name=name)
     try:
         await pool.start()
         yield pool
@@ -95,9 +96,11 @@ def test_call_of_a_dead_worker_is_made_again(tmp_path: Any) -> None:
 
 def test_call_that_kills_every_worker_is_given_up() -> None:
     async def scenario() -> None:
-        async with running_pool() as pool:
+        async with running_pool("grader") as pool:
             with pytest.raises(PoolError, match="lost while running die"):
                 await pool.submit("die")
+            # Three died of it; what replaced them has names of its own, since a dead one's is free only later.
+            await until(lambda: "grader-3" in list_named_actors())
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
 
