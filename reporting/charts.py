@@ -75,6 +75,7 @@ def line_chart(
     for line in series:
         body.append(f'<path class="line" style="stroke:var(--{line.color})" d="{_path(line.xs, line.ys, scale)}"/>')
         if len(line.xs) <= 40:
+            body += _whiskers(line, scale)
             points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
             body += [
                 f'<circle style="fill:var(--{line.color})" r="2.6" cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"/>'
@@ -191,6 +192,16 @@ def _band(line: Series, scale: _Scale) -> str:
     there = [f"{scale.x(x):.1f} {scale.y(high):.1f}" for x, _, high in points]
     back = [f"{scale.x(x):.1f} {scale.y(low):.1f}" for x, low, _ in reversed(points)]
     return f"M{'L'.join(there + back)}Z"
+
+
+def _whiskers(line: Series, scale: _Scale) -> list[str]:
+    """The interval of every point as an upright stroke: a band cannot be seen where there is one point alone."""
+    return [
+        f'<path class="line" style="stroke:var(--{line.color})" opacity=".5" '
+        f'd="M{scale.x(x):.1f} {scale.y(low):.1f}L{scale.x(x):.1f} {scale.y(high):.1f}"/>'
+        for x, low, high in zip(line.xs, line.lows, line.highs, strict=False)
+        if low is not None and high is not None
+    ]
 
 
 def _bucket_means(values: Sequence[float | None], size: int) -> list[float | None]:
