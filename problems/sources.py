@@ -113,16 +113,19 @@ def is_hub_id(path: str) -> bool:
     return bool(_HUB_ID.fullmatch(path)) and not path.endswith((".json", ".jsonl", ".gz"))
 
 
-def read_hub(hub_id: str, mirror_folder: str | None, splits: tuple[str, ...] | None) -> Iterator[Row]:
+def read_hub(
+    hub_id: str, config: str | None, mirror_folder: str | None, splits: tuple[str, ...] | None
+) -> Iterator[Row]:
     """The rows of a data set on the hub, of `splits` or of all its splits. Lines count rows within their split.
 
-    `mirror_folder` is the folder to read in the hub's Parquet mirror, if the set has to be read from there.
+    `config` names one of the set's configurations, None its default one. `mirror_folder` is the folder to read in the
+    hub's Parquet mirror, if the set has to be read from there.
 
     Raises:
         ProblemsError: the hub does not answer in time, or has no such data set or split.
     """
     _check_hub(hub_id)
-    loaded = _load_hub(hub_id, mirror_folder)
+    loaded = _load_hub(hub_id, config, mirror_folder)
     for split in splits or tuple(loaded):
         if split not in loaded:
             raise ProblemsError(f"{hub_id}: no split {split!r} on the hub; it has {', '.join(loaded)}")
@@ -156,13 +159,13 @@ def _http_error_type() -> type[Exception]:
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
-def _load_hub(hub_id: str, mirror_folder: str | None) -> dict[str, Any]:
+def _load_hub(hub_id: str, config: str | None, mirror_folder: str | None) -> dict[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         try:
-            return dict(load_dataset(hub_id))
+            return dict(load_dataset(hub_id, config))
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise

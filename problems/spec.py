@@ -61,7 +61,7 @@ _KINDS = {
     "mbpp": _Kind(mbpp.to_problem, mbpp.task_id_of),
 }
 KINDS = ("starter", *_KINDS)
-_KEYS = ("difficulty", "split", "references")
+_KEYS = ("difficulty", "split", "references", "config")
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
 
 
@@ -93,7 +93,8 @@ def _query(text: str, item: str) -> Selection:
     key, equals, value = item.partition("=")
     if key not in _KEYS or not equals or not value:
         raise ProblemsError(
-            f"{text!r}: expected ?difficulty=NAME, ?split=NAME or ?references=yes|no, got {item!r}{nearest(key, _KEYS)}"
+            f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME or ?references=yes|no, got {item!r}"
+            f"{nearest(key, _KEYS)}"
         )
     return Selection(key=key, value=value)
 
@@ -155,7 +156,7 @@ def _rows(spec: Spec, kind: _Kind) -> Iterator[Row]:
         return read_file(path)
     if not is_hub_id(spec.path):
         raise ProblemsError(f"{path}: no such file or folder{_sibling(path)}")
-    return read_hub(spec.path, kind.mirror_folder, _hub_splits(spec))
+    return read_hub(spec.path, spec.value_of("config"), kind.mirror_folder, _hub_splits(spec))
 
 
 def _hub_splits(spec: Spec) -> tuple[str, ...] | None:
@@ -175,12 +176,17 @@ def _select(spec: Spec, problems: tuple[Problem, ...], selection: Selection) -> 
         if selection.value not in ("yes", "no"):
             raise ProblemsError(f"{spec.text}: ?references= takes yes or no, not {selection.value!r}")
         return tuple(problem for problem in problems if bool(problem.references) == (selection.value == "yes"))
+    on_hub = spec.kind != "starter" and not Path(spec.path).expanduser().exists()
+    if selection.key == "config":
+        if not on_hub:
+            raise ProblemsError(f"{spec.text}: ?config= is for data sets on the hub")
+        return problems
     if spec.kind == "mbpp":
         if selection.value not in mbpp.SPLITS:
             hint = nearest(selection.value, mbpp.SPLITS)
             raise ProblemsError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
         return tuple(problem for problem in problems if mbpp.in_split(problem, selection.value))
-    if Path(spec.path).expanduser().exists() or spec.kind == "starter":
+    if not on_hub:
         raise ProblemsError(f"{spec.text}: ?split= is for mbpp and for data sets on the hub")
     return problems
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from problems import CallTest, Problem, ProblemsError, StdinTest, describe_rejected, load
+from problems import AssertTest, CallTest, Problem, ProblemsError, StdinTest, describe_rejected, load
 from problems.spec import parse_spec
 
 MBPP_ROW = {"task_id": 601, "text": "Add.", "code": "def f(x):\r\n  return x", "test_list": ["assert f(1) == 1"]}
@@ -54,6 +54,7 @@ def test_specs_are_taken_apart() -> None:
         ("starter:dev", "starter:pitfalls-train or starter:pitfalls-test"),
         ("mbpp:/nowhere/x.jsonl", "no such file"),
         ("apps:codeparrot/apps", "split=train"),
+        ("starter:test?config=sanitized", "for data sets on the hub"),
     ],
 )
 def test_unusable_specs(text: str, message: str) -> None:
@@ -65,6 +66,23 @@ def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(ProblemsError, match=r"hub cannot be reached|on the hub"):
         load("humaneval:nobody/no-such-set-of-problems")
+
+
+def test_hub_rows_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` gives for MBPP; the hub itself cannot be reached here."""
+    import datasets
+
+    sanitized = {"task_id": 602, "prompt": "Add.", "code": "def f(x): return x", "test_imports": ["import math"]}
+    rows = {
+        None: {"train": [MBPP_ROW], "test": [MBPP_ROW | {"task_id": 11}]},
+        "sanitized": {"train": [sanitized | {"test_list": ["assert math.isclose(f(1), 1)"]}]},
+    }
+    monkeypatch.setattr("problems.sources._check_hub", lambda hub_id: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, config: rows[config])
+    assert ids(load("mbpp:some/mbpp").problems) == ["601", "11"]
+    assert ids(load("mbpp:some/mbpp?split=test").problems) == ["11"]
+    (problem,) = load("mbpp:some/mbpp?config=sanitized&split=train").problems
+    assert (problem.statement, problem.tests[0]) == ("Add.", AssertTest("assert math.isclose(f(1), 1)", "import math"))
 
 
 def test_slices_and_splits_select_in_the_order_written(tmp_path: Path) -> None:
