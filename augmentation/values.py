@@ -3,7 +3,7 @@
 A `Shape` is learnt from all values that a problem's tests have at one place: kinds, bounds, alphabets, orders. What it
 draws keeps to that, since a problem says nothing to a machine about which inputs it allows: numbers and lengths stay
 between those seen, text uses the characters seen, a list that is always sorted stays sorted. Where only one value was
-seen, what is smaller counts as allowed too: there would be nothing to vary.
+seen, smaller ones and numbers to 10 count as allowed too: there would be nothing to vary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 _MAX_GROWN_ITEMS = 12
-_WIDEN = 2
+_SMALL = 10
 
 
 class Shape(Protocol):
@@ -250,10 +250,12 @@ def _learn_numbers(values: Sequence[Any]) -> Shape:
         return _OneOf(tuple(values))
     low, high = min(finite), max(finite)
     if low == high:
-        low, high = (min(low, 1), max(high, _WIDEN)) if low >= 0 else (low, -low)
+        low, high = (min(low, 1), max(high, _SMALL)) if low >= 0 else (low, -low)
     if all(isinstance(value, int) for value in values):
         return _Number(low, high, None)
-    return _Number(low, high, max(len(repr(value).partition(".")[2]) for value in finite) if len(finite) else 1)
+    return _Number(
+        float(low), float(high), max(len(repr(value).partition(".")[2]) for value in finite) if len(finite) else 1
+    )
 
 
 def _learn_text(values: Sequence[str]) -> Shape:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from augmentation.agreement import Rules
+from augmentation.agreement import augment as augment_problem
+from augmentation.run import LIMITS
+from benchmarks.corpora import CORPORA
 from problems import AssertTest, CallTest, Problem, StdinTest, load
 from problems.__main__ import main
+from sandbox.grading import Graders
 from sandbox.sandbox import Sandbox
+from sandbox.verdict import Isolation
 from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 
+DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
 LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
 SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
 WRONG = "n = int(input())\nxs = list(map(int, input().split()))\nprint(xs[-1])\n"
@@ -132,6 +142,24 @@ def test_inputs_that_a_model_proposes(tmp_path: Path) -> None:
     row = json.loads((tmp_path / "a.jsonl").read_text())
     assert [origin["generator"] for origin in row["provenance"]][:2] == [f"model {address}"] * 2
     assert all("== 3" not in prompt and "Return the sum" in prompt for prompt in asked if "total" in prompt)
+
+
+@needs_data
+def test_wrong_programs_of_codet5_that_pass_an_apps_test_are_caught() -> None:
+    """The problem keeps the first of its tests; the others say which programs are right."""
+    cases = [case for case in CORPORA["codet5-apps"](DATA) if case.problem.task_id == "4184"]
+    whole = cases[0].problem
+    kept = replace(whole, tests=whole.tests[:1])
+    with Graders(1, LIMITS, Isolation.NAMESPACES) as graders:
+        augmented = augment_problem(kept, (), graders, Rules())
+        caught = {True: 0, False: 0}
+        for case in cases:
+            if graders.grade(kept, case.program, case.name).passed:
+                right = graders.grade(whole, case.program, case.name).passed
+                caught[right] += not graders.grade(augmented.problem, case.program, case.name).passed
+    assert all(len(new.references) == 5 for new in augmented.new)
+    assert caught[False] >= 3
+    assert caught[True] == 0
 
 
 @pytest.mark.long
