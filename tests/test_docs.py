@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from settings import Settings
+from settings_sources import SHORT_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,7 +72,7 @@ def names_of(section: dict[str, Any], before: str = "") -> Iterator[str]:
 
 
 def test_commands_of_the_documentation_name_settings_that_exist() -> None:
-    known = set(names_of(Settings().model_dump()))
+    known = set(names_of(Settings().model_dump())) | {name[2:] for names in SHORT_OPTIONS.values() for name in names}
     for page in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]:
         for name in re.findall(r"--([a-z_]+\.[a-z_.]+[a-z_])", page.read_text()):
             assert name in known or name.partition(".")[0] not in known, f"{page.name}: --{name} is no setting"
