@@ -24,10 +24,17 @@ _READ_TOKENS = 8192
 
 
 class Row(Protocol):
-    """What a row is made of: the prompt [P], P at least 1, and what has been sampled behind it."""
+    """What a row is made of: the prompt [P], P at least 1, and what has been sampled behind it.
+
+    A finished row may stay for a while: what it is fed then is masked, so that it grows no longer.
+    """
 
     prompt_ids: list[int]
     token_ids: list[int]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its next token is of no interest."""
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -154,7 +161,8 @@ class RunningBatch(ABC):
         assert self._state is not None
         newest = [row.token_ids[-1] if row.token_ids else self._first(row) for row in rows]
         state = self._state
-        state.masks[0] = torch.nn.functional.pad(state.masks[0], (0, 1), value=True)
+        column = torch.tensor([not row.finished for row in rows], device=self._device)[:, None]
+        state.masks[0] = torch.cat([state.masks[0], column], dim=1)
         return self._decode(torch.tensor(newest, device=self._device)[:, None], state).float()
 
     def _chunks(self, rows: Sequence[Row]) -> Iterator[list[tuple[Row, int]]]:

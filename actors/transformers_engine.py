@@ -40,6 +40,10 @@ class _Sequence:
     spans: list[VersionSpan] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
     def append(self, token_id: int, logprob: float, version: int, end_token_ids: tuple[int, ...]) -> None:
         position = len(self.token_ids)
         self.token_ids.append(token_id)
@@ -72,7 +76,7 @@ class _Group:
 
     @property
     def finished(self) -> bool:
-        return all(sequence.finish_reason is not None for sequence in self.sequences)
+        return all(sequence.finished for sequence in self.sequences)
 
     def result(self) -> FinishedRequest:
         results = [sequence.result() for sequence in self.sequences]
@@ -138,7 +142,7 @@ class TransformersEngine:
             return []
         tokens, logprobs = _draw(self._batch.step(self._rows), self._rows)
         for sequence, token_id, logprob in zip(self._rows, tokens, logprobs, strict=True):
-            if sequence.finish_reason is None:
+            if not sequence.finished:
                 sequence.append(token_id, logprob, self._version, self._options.end_token_ids)
         finished = [group for group in self._groups.values() if group.finished]
         for group in finished:
@@ -163,7 +167,7 @@ class TransformersEngine:
     @property
     def num_unfinished(self) -> int:
         """See `SamplingEngine`."""
-        return len(self._waiting) + sum(sequence.finish_reason is None for sequence in self._rows)
+        return len(self._waiting) + sum(not sequence.finished for sequence in self._rows)
 
     def close(self) -> None:
         """See `SamplingEngine`."""
@@ -172,7 +176,7 @@ class TransformersEngine:
     def _change_rows(self) -> None:
         """Let finished sequences go and waiting ones join, once there are enough of them to be worth it."""
         limit = self._options.max_num_seqs
-        kept = [place for place, sequence in enumerate(self._rows) if sequence.finish_reason is None]
+        kept = [place for place, sequence in enumerate(self._rows) if not sequence.finished]
         num_finished, num_free = len(self._rows) - len(kept), limit - len(kept)
         joins = bool(self._waiting) and num_free >= max(1, limit // _IDLE_SHARE)
         if not (joins or self._is_stale or num_finished >= max(1, len(self._rows) // _IDLE_SHARE)):

@@ -1,0 +1,69 @@
+"""What only the transformers engine has to get right: rows of different ages in one batch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+from actors.engine import EngineOptions, FinishedRequest
+from actors.transformers_engine import TransformersEngine
+from tests.actors.sampling import make_request, sequence_ids
+
+CONTEXT = 40
+PROMPT = list(range(10, 49))
+
+
+@pytest.fixture(params=["gpt2", "mistral"])
+def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A model with no position beyond its context, and one that sees a window of 8 tokens only."""
+    torch.manual_seed(0)
+    if request.param == "gpt2":
+        shape = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.3)
+        GPT2LMHeadModel(shape).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    else:
+        config = MistralConfig(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            sliding_window=8,
+            initializer_range=0.3,
+        )
+        MistralForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    for file in tiny_model_dir.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("max_num_seqs", [64, 5])
+def test_rows_that_end_at_the_context_and_rows_that_join_late_disturb_no_other(folder: Path, max_num_seqs: int) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    engine = TransformersEngine(folder, EngineOptions("float32", CONTEXT, max_num_seqs, 2**24, ()))
+    lengths = {"many": 4, "full": 38, "fuller": 39, "short": 1, "late": 25}
+    results: list[FinishedRequest] = []
+    for name, length in lengths.items():
+        engine.add_request(
+            make_request(name, PROMPT[:length], num_samples=40 if name == "many" else 1, max_tokens=CONTEXT)
+        )
+        results += engine.step()
+    engine.load_weights(1, model.named_parameters())  # in the middle: all of the cache is computed again
+    while engine.num_unfinished:
+        results += engine.step()
+    finished = {result.request_id: result for result in results}
+    for name, length in lengths.items():
+        greedy = finished[name].greedy
+        assert greedy is not None
+        for sequence in (*finished[name].samples, greedy):
+            ids = sequence_ids(sequence)
+            assert len(ids) == CONTEXT - length
+            with torch.no_grad():
+                logprobs = model(input_ids=torch.tensor([[*PROMPT[:length], *ids]])).logits[0].log_softmax(-1)
+            expected = logprobs[range(length - 1, CONTEXT - 1), ids]
+            np.testing.assert_allclose(sequence.logprobs, expected.numpy(), atol=1e-4, rtol=0)
