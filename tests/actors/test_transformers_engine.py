@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("max_num_seqs", [64, 5])
 def test_rows_that_end_at_the_context_and_rows_that_join_late_disturb_no_other(folder: Path, max_num_seqs: int) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     engine = TransformersEngine(folder, EngineOptions("float32", CONTEXT, max_num_seqs, 2**24, ()))
     lengths = {"many": 4, "full": 38, "fuller": 39, "short": 1, "late": 25}
     results: list[FinishedRequest] = []
