@@ -133,8 +133,9 @@ def test_prometheus_answers_every_query_of_the_dashboard(prometheus: str) -> Non
 def test_prometheus_knows_every_series_and_its_help_text(prometheus: str) -> None:
     known = asked(prometheus, "metadata")
     for one in SERIES:
-        name = one.exported.removesuffix("_total")  # a counter's name in the OpenMetrics format
-        assert [found["help"] for found in known[name]] == [one.description]
+        # In the OpenMetrics format a counter's name is the one without `_total`.
+        found = known.get(one.exported) or known[one.exported.removesuffix("_total")]
+        assert [metadata["help"] for metadata in found] == [one.description]
     assert {series["run"] for series in asked(prometheus, "series", **{"match[]": "ray_rltf_step"})} == {"test-run"}
 
 
