@@ -120,7 +120,7 @@ def test_the_recipe_of_mbpp_zero_shot_makes_two_updates_with_a_tiny_codet5(tmp_p
 def test_the_recipes_of_decoders_make_two_updates_with_a_tiny_one(recipe: str, family: str, tmp_path: Path) -> None:
     # Tiny contexts, so problems with short statements.
     model = build_family(family, tmp_path / "model")
-    settings = {"model.max_length": "448", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
+    settings = {"model.max_length": "512", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
     if family == "qwen2":
         settings["learner.warm_start.num_steps"] = "0"
     run_recipe(recipe, model, tmp_path, **settings)
