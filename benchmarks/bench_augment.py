@@ -68,6 +68,8 @@ def sampled(corpus: str, *, agreeing: bool = False) -> Iterator[Group]:
 def mutated(spec: str) -> Iterator[Group]:
     """Mutants of a reference that takes no part, and the other references that take none (right ones)."""
     for problem in load(spec.format(DATA)).problems:
+        if len(problem.tests) < 2:
+            continue
         agreeing, others = problem.references[:NUM_AGREEING], problem.references[NUM_AGREEING:][:NUM_MUTANTS]
         source = others[0] if others else agreeing[0]
         wrong = mutants(source, random.Random(problem.task_id), NUM_MUTANTS)

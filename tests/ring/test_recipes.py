@@ -100,7 +100,7 @@ def statements() -> tuple[str, ...]:
 
 
 @needs_data
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_of_codet5_makes_two_updates_with_a_tiny_one(tmp_path: Path) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model", texts=statements())
     run_recipe("apps_codet5_large", model, tmp_path)
