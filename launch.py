@@ -28,25 +28,24 @@ from actors.model_folder import UnusableModelError, check_engine
 from evaluation import EvaluationResult
 from learner.checkpoints import CheckpointError, checkpoints
 from learner.metrics import StepMetrics
+from learner.warm_start import WarmStartProgress
 from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
-from ring.cluster import Actors, ResourcesError, check_resources, prepare_model, start_actors, start_ray
-from ring.coordinator import GradingCounts, Ring
+from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors, start_ray
+from ring.coordinator import Ring
 from ring.errors import UNUSABLE_INPUT, user_message
+from ring.ledger import LedgerCounts
 from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
 from ring.reports import GradedRollout, GradedSample
-from ring.waiting import answer
+from ring.sampling import GradingCounts
 from sandbox.sandbox import IsolationError
 from settings import Settings
 from settings_sources import CliOptions, SettingsError, load_settings
 
 logger = logging.getLogger("launch")
 
-LEARNER_START_S = 600.0
-WARM_START_S = 24 * 3600.0
-PROGRESS_S = 1.0
 UNUSABLE = (
     SettingsError,
     ProblemsError,
@@ -72,12 +71,13 @@ class Job:
     publish_s: float = 0.0
     last_step: float = field(default_factory=time.monotonic)
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts) -> None:
+    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
         """After every update."""
         now = time.monotonic()
         row = metrics.row() | asdict(grading) | {"publish_s": self.publish_s, "elapsed_s": now - self.last_step}
         self.last_step, self.publish_s = now, 0.0
         self.folder.metrics(row)
+        self.folder.ledger(metrics.step, ledger)
         self.progress.step(row)
         self.telemetry.step(metrics, self.settings.run.num_steps)
 
@@ -101,6 +101,16 @@ class Job:
         self.telemetry.evaluation(result)
         self.evaluations.append((step, result))
 
+    def on_rewind(self, step: int, why: str) -> None:
+        """After updates were undone."""
+        self.folder.rewind(step)
+        self.progress.note(why, style="yellow")
+        self.evaluations = [(at, result) for at, result in self.evaluations if at <= step]
+
+    def on_warm_start(self, state: WarmStartProgress) -> None:
+        """Now and then during the warm start."""
+        self.progress.warm_start(state.step, state.num_steps, state.train_loss, state.validation_loss)
+
     async def run(self) -> None:
         """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learnt."""
         settings, problems = self.settings, self.problems
@@ -109,8 +119,16 @@ class Job:
         model = await prepare_model(settings, problems.all_training, cache_dir)
         check_engine(model, settings.generator.engine)
         self.progress.stage("actors")
-        actors = await start_actors(settings, model, problems.train, problems.held_out)
-        step = await self._prepare_learner(actors)
+        checkpoint = None if self.resume is None else newest_checkpoint(self.resume)
+        resumed_step = None if checkpoint is None else step_of(checkpoint)
+        actors = await start_actors(settings, model, problems, self.on_warm_start, resumed_step=resumed_step)
+        if self.resume is not None and checkpoint is None:
+            self.progress.note(f"{self.resume} did not come to a checkpoint: it starts again from the beginning")
+        self.progress.stage("learner")
+        step = await actors.learner.start(checkpoint)
+        if (warm := actors.learner.warm_started) is not None:
+            origin = "from the cache" if warm.cached else f"{warm.num_steps} updates"
+            self.progress.note(f"warm start: {origin}, validation loss {warm.validation_loss:.3f}")
         self.progress.stage("generators")
         await actors.generators.start()
         problems = problems.without(self._leave_out(await actors.generators.too_long()))
@@ -120,11 +138,14 @@ class Job:
             held_out=problems.held_out,
             generators=actors.generators,
             pool=actors.pool,
+            buffer=actors.buffer,
             learner=actors.learner,
             listener=self,
             step=step,
         )
-        if self.resume is None and settings.evaluation.initial:
+        if checkpoint is not None:
+            await ring.restore(checkpoint)
+        elif settings.evaluation.initial:
             self.progress.stage("evaluation before")
             await ring.evaluate()
         self.progress.stage("reinforcement learning")
@@ -133,8 +154,8 @@ class Job:
             async with self.telemetry.watching(actors.generators, actors.pool, actors.buffer):
                 await ring.run()
         except asyncio.CancelledError:
-            if ring.step > 0:
-                path = await ring.save_checkpoint()
+            path = await ring.save_interrupted()
+            if path is not None:
                 self.progress.note(f"interrupted: {path} holds the model; go on with --resume {self.folder.path}")
             raise
         self.progress.stage("evaluation after")
@@ -149,35 +170,15 @@ class Job:
             )
         return too_long
 
-    async def _prepare_learner(self, actors: Actors) -> int:
-        """Give the learner its reference programs and its warm start, or its checkpoint; returns the step."""
-        learner = actors.learner
-        self.progress.stage("learner")
-        references = learner.set_references.remote(self.problems.supervised)
-        await answer(references, LEARNER_START_S, "the learner to start")
-        if self.resume is not None:
-            checkpoint = newest_checkpoint(self.resume)
-            return int(await answer(learner.resume.remote(checkpoint), LEARNER_START_S, f"{checkpoint} to load"))
-        if self.settings.learner.warm_start.num_steps:
-            self.progress.stage("warm start")
-            task = asyncio.ensure_future(answer(learner.warm_start.remote(), WARM_START_S, "the warm start"))
-            while not task.done():
-                await asyncio.wait([task], timeout=PROGRESS_S)
-                state = await answer(learner.progress.remote(), LEARNER_START_S, "the learner's progress")
-                if state is not None:
-                    self.progress.warm_start(state.step, state.num_steps, state.train_loss, state.validation_loss)
-            report = task.result()
-            origin = "from the cache" if report.cached else f"{report.num_steps} updates"
-            self.progress.note(f"warm start: {origin}, validation loss {report.validation_loss:.3f}")
-        return 0
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run; None where it did not come to one."""
+    return next(reversed(checkpoints(run / "checkpoints")), None)
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The newest complete checkpoint of a run. Raises CheckpointError where there is none."""
-    found = checkpoints(run / "checkpoints")
-    if not found:
-        raise CheckpointError(f"--resume {run}: it has no checkpoint to go on from")
-    return found[-1]
+def step_of(checkpoint: Path) -> int:
+    """The number of updates behind a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def check_model(name: str, engine: str) -> None:
@@ -199,8 +200,6 @@ def main(argv: list[str] | None = None) -> int:
         if options.dry_run:
             print_plan(settings, console)
             return 0
-        if options.resume is not None:
-            newest_checkpoint(options.resume)
         check_resources(settings)
         check_model(settings.model.name, settings.generator.engine)
         problems = load_problem_sets(settings.problems)
@@ -218,8 +217,8 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
     if options.resume is None:
         folder = RunFolder.create(settings.run.folder, settings)
     else:
-        step = int(newest_checkpoint(options.resume).name.removeprefix("step-"))
-        folder = RunFolder.resume(options.resume, settings, step)
+        checkpoint = newest_checkpoint(options.resume)
+        folder = RunFolder.resume(options.resume, settings, -1 if checkpoint is None else step_of(checkpoint))
     log = folder.path / "launch.log"
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.raiseExceptions = False  # a log that cannot be written must not hide why

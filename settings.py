@@ -32,6 +32,10 @@ class RunSettings(Section):
     dir: Path | None = Field(None, description="Run folder; `runs/NAME` where it is not given.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice of the run.")
     num_steps: PositiveInt = Field(5000, description="Learner updates to make.")
+    deterministic: bool = Field(
+        False,
+        description="Whether equal settings give equal weights, bit for bit, over a resume too: CPU, float32, slow.",
+    )
     wandb_project: str | None = Field(
         None,
         min_length=1,
@@ -388,9 +392,31 @@ class Settings(BaseSettings):
                 f"evaluation.every {self.evaluation.every} is no multiple of buffer.refresh_every "
                 f"{self.buffer.refresh_every}: only then do the generators hold the learner's present weights"
             )
+        if self.run.deterministic:
+            self._check_deterministic()
         if self.model.max_length > self.learner.token_budget:
             raise ValueError(
                 f"learner.token_budget {self.learner.token_budget} is below model.max_length {self.model.max_length}: "
                 "the longest sequence would fit into no micro-batch"
             )
         return self
+
+    def _check_deterministic(self) -> None:
+        buffer, learner = self.buffer, self.learner
+        if self.generator.num_gpus or learner.num_gpus or self.model.dtype != "float32":
+            raise ValueError(
+                "run.deterministic holds on CPUs in float32 alone: set generator.num_gpus and learner.num_gpus to 0, "
+                "and model.dtype to float32"
+            )
+        if learner.checkpoint_every % buffer.refresh_every:
+            raise ValueError(
+                f"run.deterministic: learner.checkpoint_every {learner.checkpoint_every} is no multiple of "
+                f"buffer.refresh_every {buffer.refresh_every}; a checkpoint must hold the weights that are sampled with"
+            )
+        snapshot = learner.batch_size * buffer.refresh_every
+        needed = (2 + buffer.max_staleness) * snapshot
+        if buffer.capacity < needed:
+            raise ValueError(
+                f"run.deterministic: buffer.capacity {buffer.capacity} is below {needed}, with which nothing is ever "
+                "evicted (learner.batch_size x buffer.refresh_every x (2 + max_staleness))"
+            )

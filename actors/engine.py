@@ -78,6 +78,7 @@ class EngineOptions:
     `dtype` is torch's name of the weights' type. `max_length` tokens is the most of a prompt and its completion,
     `max_num_seqs` completions are decoded at a time, `kv_cache_bytes` is what vLLM sets aside for their keys and values
     (transformers takes what they need). `end_token_ids` end a completion. `seed` starts the engine's own random state.
+    `deterministic` engines share nothing between requests, whose samples then are the same bits whatever came before.
     """
 
     dtype: str
@@ -86,6 +87,7 @@ class EngineOptions:
     kv_cache_bytes: int
     end_token_ids: tuple[int, ...]
     seed: int = 0
+    deterministic: bool = False
 
 
 class SamplingEngine(Protocol):

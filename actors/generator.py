@@ -82,11 +82,13 @@ class Generator:
         keeper: Any,
         *,
         seed: int = 0,
+        deterministic: bool = False,
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
         `problems` are by task id (pass a reference; Ray resolves it). `keeper` is the handle of an `actors.keeper`
         actor, which owns the rollouts. `seed` is of the engine's own random state, for requests without one.
+        `deterministic` is `EngineOptions`'.
 
         Raises:
             UnusableModelError: the folder cannot be sampled from.
@@ -97,7 +99,7 @@ class Generator:
         self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
         self._tokenizer_lock = threading.Lock()
         end_ids = end_token_ids(model, self._prompter.tokenizer, chat=model_settings.chat_template)
-        self._engine = build_engine(model, model_settings, settings, end_ids, seed)
+        self._engine = build_engine(model, model_settings, settings, end_ids, seed, deterministic=deterministic)
         lora = model_settings.lora
         self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None
         self._keeper = keeper
@@ -304,6 +306,8 @@ def build_engine(
     settings: GeneratorSettings,
     end_ids: tuple[int, ...],
     seed: int,
+    *,
+    deterministic: bool = False,
 ) -> SamplingEngine:
     """The engine that `generator.engine` names, with `model` loaded.
 
@@ -318,6 +322,7 @@ def build_engine(
         kv_cache_bytes=settings.kv_cache_bytes,
         end_token_ids=end_ids,
         seed=seed,
+        deterministic=deterministic,
     )
     # Each engine is imported only where it runs: vLLM alone takes seconds, and is not installed everywhere.
     if settings.engine == "transformers":

@@ -2,7 +2,8 @@
 
 In Ray the process that puts an object owns it, and the object is lost when its owner dies. A generator may die at any
 time, so it hands what it made to the keeper, which lives as long as the job and puts it into the store. An object goes
-when the last reference to it, anywhere, does.
+when the last reference to it, anywhere, does. Where the keeper dies all the same, Ray starts it again under the same
+handle and makes the calls again that were under way; what it kept is lost.
 """
 
 from __future__ import annotations
@@ -29,4 +30,4 @@ class Keeper:
 
 def start_keeper(**options: Any) -> Any:
     """The handle of a new keeper actor; `options` are Ray's."""
-    return ray.remote(Keeper).options(num_cpus=0, **options).remote()
+    return ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **options).remote()

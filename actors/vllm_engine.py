@@ -233,6 +233,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         max_num_seqs=options.max_num_seqs,
         kv_cache_memory_bytes=options.kv_cache_bytes,
         seed=options.seed,
+        enable_prefix_caching=not options.deterministic,
         skip_tokenizer_init=True,
         generation_config="vllm",  # the folder's own sampling defaults must not change ours
         distributed_executor_backend="uni",

@@ -1,28 +1,30 @@
-"""The learner as a Ray actor: references from the buffer in, metrics, weights and checkpoints out."""
+"""The learner as a Ray actor: references to rollouts in, metrics, weights and checkpoints out."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
 from actors.weights import WeightsHandle
-from learner.buffer import BufferStats
-from learner.feed import FedUpdate, Feed
+from learner.experience import Experience
+from learner.feed import Feed, Item
 from learner.learner import Learner
-from learner.metrics import StepMetrics, UpdateStats
+from learner.metrics import StepMetrics, StepReport, UpdateStats
+from learner.stored_rollouts import save_rollouts
 from learner.supervised import SupervisedExample, encode_references
 from learner.warm_start import WarmStartProgress, WarmStartReport, warm_start
 from problems.types import Problem
 from sandbox.verdict import Outcome
-from settings import BufferSettings, LearnerSettings, ModelSettings
+from settings import LearnerSettings, ModelSettings
 
 _PROGRESS = "progress"
 
@@ -33,10 +35,10 @@ _M_MMAP_THRESHOLD = -3
 
 @ray.remote(concurrency_groups={_PROGRESS: 1})  # type: ignore[call-overload]  # ray leaves it out of its signature
 class LearnerActor:
-    """`Learner` fed from the online buffer; loads `model`, a folder or hub id, when it is made.
+    """`Learner` on rollouts that it is given by reference; loads `model`, a folder or hub id, when it is made.
 
-    A new learner takes back what a dead one had taken from the buffer but not reported as trained; whoever restarts it
-    calls `set_references` and `resume` before `step`. Calls run one after the other, `progress` beside them.
+    Whoever starts it calls `set_references`, and `warm_start` or `resume`, before `step`. Calls run one after the
+    other, `progress` beside them.
     """
 
     def __init__(
@@ -44,15 +46,17 @@ class LearnerActor:
         model: str,
         model_settings: ModelSettings,
         learner_settings: LearnerSettings,
-        buffer_settings: BufferSettings,
-        buffer: Any,
         *,
         preset: str,
         temperature: float,
         seed: int,
+        deterministic: bool = False,
     ) -> None:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         _keep_freed_memory()
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.set_num_threads(1)  # sums in another order are other sums
         self._learner = Learner(
             model,
             learner_settings,
@@ -62,12 +66,11 @@ class LearnerActor:
             seed=seed,
             lora=model_settings.lora,
         )
-        self._feed = Feed(self._learner, buffer, buffer_settings)
+        self._feed = Feed(self._learner)
         self._model_settings = model_settings
         self._seed = seed
         self._examples: list[SupervisedExample] = []
         self._progress: WarmStartProgress | None = None
-        ray.get(buffer.restore.remote(), timeout=learner_settings.fetch_timeout_s)
 
     def __repr__(self) -> str:
         """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
@@ -86,27 +89,48 @@ class LearnerActor:
         """See `learner.warm_start.warm_start`."""
         return warm_start(self._learner, self._examples, seed=self._seed, report=self._note)
 
-    def step(self) -> StepMetrics:
-        """Make one update, waiting for data where there is none. Raises what `Feed.next` and `Learner.update` do."""
+    def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
+        """Make one update with the rollouts `items`; those `ahead`, of the next update, are fetched meanwhile.
+
+        Raises what `Feed.get` and `Learner.update` do.
+        """
         start = time.monotonic()
-        fed = self._feed.next()
+        fed = self._feed.get(items)
         wait_s = time.monotonic() - start
+        if ahead:
+            self._feed.announce(ahead)
+        lost = tuple(item.meta.rollout_id for item in fed.lost)
+        if fed.prepared is None:
+            return StepReport(None, (), lost)
         version = self._learner.version
         update = self._learner.update(fed.prepared)
-        buffer_stats = self._feed.done(fed)
-        return _metrics(self._learner, update, fed, version, buffer_stats, wait_s, time.monotonic() - start)
+        metrics = _metrics(self._learner, update, fed.items, version, wait_s, time.monotonic() - start)
+        return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), lost)
 
     def publish(self) -> WeightsHandle:
         """See `Learner.publish`."""
         return self._learner.publish()
 
-    def save_checkpoint(self, folder: Path) -> Path:
-        """See `Learner.save_checkpoint`."""
-        return self._learner.save_checkpoint(folder)
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
+        """See `Learner.save_checkpoint`; the driver's state and the rollouts that wait for their update go with it.
 
-    def resume(self, path: Path) -> int:
+        Rollouts that are gone from the object store are left out: who resumes has them sampled again.
+        """
+
+        def write(trainer_state: Path) -> None:
+            (trainer_state / "run_state.json").write_text(run_state)
+            save_rollouts(trainer_state / "rollouts.npz", list(self._fetched(items)))
+
+        return self._learner.save_checkpoint(folder, write)
+
+    def resume(self, path: Path, version: int = 0) -> int:
         """See `Learner.resume`; returns the number of updates made so far."""
-        self._learner.resume(path)
+        self._learner.resume(path, version)
+        return self._learner.step
+
+    def at_least_version(self, version: int) -> int:
+        """Weights published next are newer than `version`; returns the number of updates made so far."""
+        self._learner.version = max(self._learner.version, version)
         return self._learner.step
 
     def evaluate_loss(self, problems: Sequence[Problem]) -> float:
@@ -126,6 +150,12 @@ class LearnerActor:
             max_length=self._model_settings.max_length,
         )
 
+    def _fetched(self, items: Sequence[Item]) -> Iterator[tuple[str, list[Experience]]]:
+        for item in items:
+            with contextlib.suppress(ObjectLostError):
+                timeout_s = self._learner.settings.fetch_timeout_s
+                yield item.meta.rollout_id, ray.get(item.ref, timeout=timeout_s)
+
     def _note(self, progress: WarmStartProgress) -> None:
         self._progress = progress
 
@@ -144,32 +174,29 @@ def _keep_freed_memory() -> None:
 def _metrics(
     learner: Learner,
     update: UpdateStats,
-    fed: FedUpdate,
+    items: Sequence[Item],
     version: int,
-    buffer_stats: BufferStats,
     wait_s: float,
     seconds: float,
 ) -> StepMetrics:
     outcomes: Counter[str] = Counter()
     staleness: Counter[int] = Counter()
-    lags = [max(0, version - item.meta.version) for item in fed.items]
-    for item, lag in zip(fed.items, lags, strict=True):
+    lags = [max(0, version - item.meta.version) for item in items]
+    for item, lag in zip(items, lags, strict=True):
         staleness[lag] += item.meta.num_samples
         outcomes.update({str(outcome): count for outcome, count in item.meta.outcomes})
-    num_samples = sum(item.meta.num_samples for item in fed.items)
+    num_samples = sum(item.meta.num_samples for item in items)
     return StepMetrics(
         step=learner.step,
         weights_version=learner.version,
         update=update,
-        reward_mean=sum(item.meta.reward_sum for item in fed.items) / num_samples,
+        reward_mean=sum(item.meta.reward_sum for item in items) / num_samples,
         pass_rate=outcomes[Outcome.PASSED] / num_samples,
         outcomes=dict(outcomes),
         staleness={str(lag): count for lag, count in sorted(staleness.items())},
         staleness_mean=sum(lags) / len(lags),
         staleness_max=max(lags),
         tokens_per_s=update.num_tokens / seconds,
-        buffer_size=buffer_stats.num_buffered,
-        dropped={str(reason): count for reason, count in buffer_stats.dropped.items()},
         wait_s=wait_s,
         seconds=seconds,
         gpu_memory_bytes=torch.cuda.max_memory_reserved(),

@@ -3,25 +3,20 @@
     offered -> BUFFERED -> TAKEN -> trained
         \\________\\__________\\____-> dropped, with its reason
 
-Invariants: a rollout stays whole; no rollout is handed out twice unless `restore` took it back after its learner died;
-nothing staler than `max_staleness` is handed out; every rollout offered is buffered, taken, trained or dropped, and
-`BufferStats` balances exactly. The buffer holds references and metadata alone, so eviction fetches nothing.
+Invariants: a rollout stays whole and is handed out once; nothing staler than `max_staleness` is handed out; every
+rollout offered is buffered, taken, trained or dropped, and `BufferStats` balances exactly. What is said twice of a
+rollout counts once. The buffer holds references and metadata alone, so eviction fetches nothing.
 
-`OnlineBuffer` is the queue itself and knows no Ray; `BufferActor` is a thin actor around it. The actor puts rollouts
-into the object store itself: an object dies with the process that put it (Ray 2.56 removed `ray.put(_owner=...)`), and
-this one outlives the producers. The price is one copy within shared memory.
+This is the queue itself, which knows no Ray; `learner.buffer_actor` is the actor around it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
-
-import ray
 
 from learner.experience import Experience
 from sandbox.verdict import Outcome
@@ -43,11 +38,20 @@ class DropReason(StrEnum):
     DUPLICATE = "duplicate"
     """A rollout of this id is here already, or was before: its producer was restarted."""
     LOST = "lost"
-    """Its object is gone from the store."""
+    """Its object died with the process that held it."""
+    UNGRADED = "ungraded"
+    """The sandbox failed on it: the grader's fault, which says nothing of the program."""
+    REWOUND = "rewound"
+    """It was trained on by updates that died with the learner that made them."""
 
 
-class BufferStarvedError(TimeoutError):
-    """Not enough fresh samples arrived before the deadline."""
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A rollout that the buffer dropped, with the samples that it had."""
+
+    rollout_id: str
+    reason: DropReason
+    num_samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +116,22 @@ class OnlineBuffer(Generic[RefT]):
     Usage:
         buffer.add(item)                          # oldest ones give way when it is full
         items = buffer.take(256, version=7)       # None until 256 fresh samples are there
-        buffer.finish(ids)                        # or drop(ids, reason), or restore() after the learner died
+        buffer.finish(ids)                        # or drop(ids, reason)
+        drops = buffer.drops_after(cursor)        # what it dropped of its own accord, duplicates apart
     """
 
     def __init__(self, settings: BufferSettings) -> None:
         self._settings = settings
         self._buffered: OrderedDict[str, BufferItem[RefT]] = OrderedDict()
-        self._taken: OrderedDict[str, BufferItem[RefT]] = OrderedDict()
+        self._taken: dict[str, BufferItem[RefT]] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
+        self._journal: deque[Drop] = deque()
+        self._num_forgotten = 0
         self._num_buffered = 0
         self._size_bytes = 0
         self._num_offered = 0
         self._num_trained = 0
         self._dropped: Counter[DropReason] = Counter()
-        self._started = False
 
     def add(self, item: BufferItem[RefT]) -> None:
         """Append a rollout; the oldest buffered ones are evicted where samples or bytes would pass their bounds.
@@ -150,16 +156,16 @@ class OnlineBuffer(Generic[RefT]):
             self._discard(next(iter(self._buffered)), DropReason.EVICTED)
         self._insert(item)
 
-    def take(self, num_samples: int, version: int) -> list[BufferItem[RefT]] | None:
+    def take(self, num_samples: int, version: int, at_least: int = 0) -> list[BufferItem[RefT]] | None:
         """Hand out the oldest whole rollouts that hold `num_samples` samples or more together.
 
-        `version` is the learner's: rollouts more than `max_staleness` versions behind are dropped first. None where too
-        few are left, or where the first snapshot still waits for `start_samples`. Raises ValueError for more samples
-        than the buffer can ever hold.
+        `version` is the learner's: rollouts more than `max_staleness` versions behind are dropped first. None where
+        fewer than `num_samples` or `at_least` are left. Raises ValueError for more than the buffer can ever hold.
         """
-        if num_samples > self._settings.capacity:
+        if max(num_samples, at_least) > self._settings.capacity:
             raise ValueError(
-                f"a snapshot of {num_samples} samples can never be taken: buffer.capacity is {self._settings.capacity}"
+                f"a snapshot of {max(num_samples, at_least)} samples can never be taken: buffer.capacity is "
+                f"{self._settings.capacity}"
             )
         for rollout_id in [
             rollout_id
@@ -167,46 +173,50 @@ class OnlineBuffer(Generic[RefT]):
             if version - item.meta.version > self._settings.max_staleness
         ]:
             self._discard(rollout_id, DropReason.STALE)
-        wanted = num_samples if self._started else max(num_samples, self._settings.start_samples)
-        if self._num_buffered < wanted:
+        if self._num_buffered < max(num_samples, at_least):
             return None
-        self._started = True
         items: list[BufferItem[RefT]] = []
         missing = num_samples
         while missing > 0:
-            rollout_id, item = self._buffered.popitem(last=False)
-            self._uncount(item)
-            self._taken[rollout_id] = item
-            items.append(item)
-            missing -= item.meta.num_samples
+            items.append(self._hand_out(next(iter(self._buffered))))
+            missing -= items[-1].meta.num_samples
         return items
 
+    def take_named(self, rollout_ids: Sequence[str]) -> list[BufferItem[RefT]] | None:
+        """Hand out these rollouts, in this order; None, and nothing, where one is not here."""
+        if any(rollout_id not in self._buffered for rollout_id in rollout_ids):
+            return None
+        return [self._hand_out(rollout_id) for rollout_id in rollout_ids]
+
     def finish(self, rollout_ids: Iterable[str]) -> None:
-        """Note that taken rollouts were trained on. Raises KeyError for one that is not taken."""
+        """Note that taken rollouts were trained on; those that are not taken are passed over."""
         for rollout_id in rollout_ids:
-            self._num_trained += self._taken.pop(rollout_id).meta.num_samples
-            self._remember(rollout_id)
+            if rollout_id in self._taken:
+                self._num_trained += self._taken.pop(rollout_id).meta.num_samples
+                self._remember(rollout_id)
 
     def drop(self, rollout_ids: Iterable[str], reason: DropReason) -> None:
-        """Note that taken rollouts will not be trained on. Raises KeyError for one that is not taken."""
+        """Note that taken rollouts will not be trained on; those that are not taken are passed over."""
         for rollout_id in rollout_ids:
-            self._dropped[reason] += self._taken.pop(rollout_id).meta.num_samples
-            self._remember(rollout_id)
+            if rollout_id in self._taken:
+                self._dropped[reason] += self._taken.pop(rollout_id).meta.num_samples
+                self._remember(rollout_id)
 
-    def restore(self) -> int:
-        """Put taken rollouts back at the front, in their old order: the learner that took them is gone.
+    @property
+    def num_drops(self) -> int:
+        """How many entries the journal has had."""
+        return self._num_forgotten + len(self._journal)
 
-        Returns the number of samples put back or, where newer ones have filled their place, evicted.
-        """
-        items = list(self._taken.values())
-        self._taken.clear()
-        newer, self._buffered = self._buffered, OrderedDict()
-        self._num_buffered = self._size_bytes = 0
-        for item in (*items, *newer.values()):
-            self._insert(item)
-        while self._num_buffered > self._settings.capacity or self._size_bytes > self._settings.max_bytes:
-            self._discard(next(iter(self._buffered)), DropReason.EVICTED)
-        return sum(item.meta.num_samples for item in items)
+    def drops_after(self, cursor: int) -> list[Drop]:
+        """What was evicted or became stale, from entry number `cursor` on; the entries before are forgotten."""
+        while self._num_forgotten < cursor and self._journal:
+            self._journal.popleft()
+            self._num_forgotten += 1
+        return list(self._journal)
+
+    def items(self) -> list[BufferItem[RefT]]:
+        """The buffered rollouts, oldest first."""
+        return list(self._buffered.values())
 
     def stats(self) -> BufferStats:
         """Where every sample offered so far is."""
@@ -226,100 +236,23 @@ class OnlineBuffer(Generic[RefT]):
         self._num_buffered += item.meta.num_samples
         self._size_bytes += item.meta.size_bytes
 
-    def _uncount(self, item: BufferItem[RefT]) -> None:
+    def _remove(self, rollout_id: str) -> BufferItem[RefT]:
+        item = self._buffered.pop(rollout_id)
         self._num_buffered -= item.meta.num_samples
         self._size_bytes -= item.meta.size_bytes
+        return item
+
+    def _hand_out(self, rollout_id: str) -> BufferItem[RefT]:
+        item = self._taken[rollout_id] = self._remove(rollout_id)
+        return item
 
     def _discard(self, rollout_id: str, reason: DropReason) -> None:
-        item = self._buffered.pop(rollout_id)
-        self._uncount(item)
+        item = self._remove(rollout_id)
         self._dropped[reason] += item.meta.num_samples
+        self._journal.append(Drop(rollout_id, reason, item.meta.num_samples))
         self._remember(rollout_id)
 
     def _remember(self, rollout_id: str) -> None:
         self._finished[rollout_id] = None
         if len(self._finished) > NUM_REMEMBERED_IDS:
             self._finished.popitem(last=False)
-
-
-RolloutRef = ray.ObjectRef[list[Experience]]
-
-
-class BufferServer:
-    """`OnlineBuffer` for callers that wait, and the owner of the objects whose references it holds.
-
-    `add` is called by whoever graded a rollout, `snapshot`, `finish` and `drop` by the learner.
-    """
-
-    def __init__(self, settings: BufferSettings) -> None:
-        self._buffer: OnlineBuffer[RolloutRef] = OnlineBuffer(settings)
-        self._changed = asyncio.Condition()
-        self._num_restores = 0
-
-    def __repr__(self) -> str:
-        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
-        return "buffer"
-
-    async def add(self, rollouts: Sequence[tuple[str, list[Experience]]]) -> BufferStats:
-        """Append rollouts (id, graded samples) in order; their data goes into the object store."""
-        async with self._changed:
-            for rollout_id, experiences in rollouts:
-                self._buffer.add(BufferItem(ray.put(experiences), SampleMeta.of(rollout_id, experiences)))
-            self._changed.notify_all()
-            return self._buffer.stats()
-
-    async def snapshot(self, num_samples: int, version: int, timeout_s: float) -> list[BufferItem[RolloutRef]]:
-        """Hand out rollouts as `OnlineBuffer.take` does, waiting for them.
-
-        Raises BufferStarvedError when `timeout_s` pass without enough of them.
-        """
-        items: list[BufferItem[RolloutRef]] | None = None
-        num_restores = self._num_restores
-
-        def taken() -> bool:
-            nonlocal items
-            if self._num_restores != num_restores:
-                raise BufferStarvedError("another learner has taken over; this one's snapshot is void")
-            items = self._buffer.take(num_samples, version)
-            return items is not None
-
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(taken), timeout_s)
-            except BufferStarvedError:
-                raise
-            except TimeoutError:
-                stats = self._buffer.stats()
-                dropped = ", ".join(f"{count} {reason}" for reason, count in stats.dropped.items())
-                raise BufferStarvedError(
-                    f"the learner waited {timeout_s:g} s for {num_samples} samples at most as stale as weights version "
-                    f"{version} allows; {stats.num_buffered} are buffered, {stats.num_taken} taken, "
-                    f"dropped so far: {dropped or 'none'}"
-                ) from None
-        assert items is not None  # `taken` said so
-        return items
-
-    async def finish(self, rollout_ids: Sequence[str]) -> BufferStats:
-        """See `OnlineBuffer.finish`."""
-        self._buffer.finish(rollout_ids)
-        return self._buffer.stats()
-
-    async def drop(self, rollout_ids: Sequence[str], reason: DropReason) -> None:
-        """See `OnlineBuffer.drop`."""
-        self._buffer.drop(rollout_ids, reason)
-
-    async def restore(self) -> int:
-        """See `OnlineBuffer.restore`."""
-        async with self._changed:
-            num_samples = self._buffer.restore()
-            self._num_restores += 1
-            self._changed.notify_all()
-            return num_samples
-
-    async def stats(self) -> BufferStats:
-        """See `OnlineBuffer.stats`."""
-        return self._buffer.stats()
-
-
-BufferActor = ray.remote(num_cpus=0)(BufferServer)
-"""`BufferServer` as a Ray actor."""

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from settings import LearnerSettings, LoraSettings
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +87,7 @@ class Learner:
         self.lora = lora if self.policy.has_adapters else None
         self.step = 0
         self.version = 0
+        self._published_step: int | None = None
         self._temperature = temperature
         self._seed = seed
         self._sampler = ExampleSampler((), seed=seed)
@@ -209,27 +210,39 @@ class Learner:
         return total / count
 
     def publish(self) -> WeightsHandle:
-        """Put what generators load (`Policy.published`) into Ray's object store, as the next version."""
-        self.version += 1
+        """Put what generators load (`Policy.published`) into Ray's object store, as the next version.
+
+        Where no update was made since, it is the last version once more.
+        """
+        if self._published_step != self.step:
+            self.version += 1
+            self._published_step = self.step
         return publish(self.version, self.policy.published())
 
-    def save_checkpoint(self, folder: Path) -> Path:
+    def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
         """Write `folder/step-N` and delete all but the newest `keep_checkpoints`; complete or absent after a crash.
 
-        `step-N` is a Hugging Face model folder; `trainer_state/` in it is what `resume` needs besides.
+        `step-N` is a Hugging Face model folder; `trainer_state/` in it is what `resume` needs besides, and what
+        `write_more` puts there.
         """
         path = folder / f"step-{self.step}"
+
+        def write(incomplete: Path) -> None:
+            self._write(incomplete)
+            if write_more is not None:
+                write_more(incomplete / "trainer_state")
+
         if not path.exists():  # one of this step is complete already: an interrupt came just after it
-            write_folder(path, self._write)
+            write_folder(path, write)
         prune(folder, self.settings.keep_checkpoints)
         logger.info("checkpoint %s written", path)
         return path
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, version: int = 0) -> None:
         """Continue from a checkpoint: weights, optimizer, schedule, counters, data position.
 
-        The examples must have been set. Raises CheckpointError where `path` is no checkpoint of this program, or one of
-        another model.
+        Weights published next are newer than `version` too. The examples must have been set. Raises CheckpointError
+        where `path` is no checkpoint of this program, or one of another model.
         """
         state_folder = path / "trainer_state"
         if not (state_folder / "state.json").is_file():
@@ -254,6 +267,9 @@ class Learner:
         if self._reference is not None:
             self._reference.load_weights(state_folder / "reference")
         self.step, self.version = state["step"], state["version"]
+        self._published_step = state["published_step"]
+        if version > self.version:
+            self.version, self._published_step = version, None
         self._trained_position = self._sampler.state = SamplerState(**state["data_position"])
 
     def _write(self, folder: Path) -> None:
@@ -269,6 +285,7 @@ class Learner:
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
             "version": self.version,
+            "published_step": self._published_step,
             "seed": self._seed,
             "examples": self._sampler.fingerprint,
             "data_position": asdict(self._trained_position),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,10 @@ class StepMetrics:
 
     `step` counts updates from 1. `reward_mean` is the mean coarse reward of the samples trained on, `pass_rate` the
     share that passed, `staleness` counts the samples by how many weight versions they lagged behind, `staleness_*` sum
-    it up over rollouts, `buffer_size` counts the samples buffered after the step, `dropped` those dropped so far by
-    reason. `tokens_per_s` counts completion tokens over `seconds`, the wall time of the whole step, of which `wait_s`
-    was spent waiting for data. `gpu_memory_bytes` is the most that the learner's tensors held so far, 0 without a GPU.
+    it up over rollouts. `tokens_per_s` counts completion tokens over `seconds`, the wall time of the whole step, of
+    which `wait_s` was spent waiting for data. `gpu_memory_bytes` is the most that the learner's tensors held so far, 0
+    without a GPU. The driver, who keeps the ledger, fills in `buffer_size`, the samples buffered after the step, and
+    `dropped`, those dropped so far by reason, and adds its own wait for data.
     """
 
     step: int
@@ -55,14 +56,38 @@ class StepMetrics:
     staleness_mean: float
     staleness_max: int
     tokens_per_s: float
-    buffer_size: int
-    dropped: dict[str, int]
     wait_s: float
     seconds: float
     gpu_memory_bytes: int
+    buffer_size: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def row(self) -> dict[str, object]:
         """The flat object that is written as a line of JSON."""
         row = asdict(self)
         update: dict[str, object] = row.pop("update")
         return {"step": row.pop("step"), "weights_version": row.pop("weights_version"), **update, **row}
+
+    def with_driver(self, waited_s: float, buffer_size: int, dropped: dict[str, int]) -> StepMetrics:
+        """The same with what the driver knows; it waited `waited_s` for data before the learner could begin."""
+        seconds = self.seconds + waited_s
+        return replace(
+            self,
+            tokens_per_s=self.tokens_per_s * self.seconds / seconds,
+            wait_s=self.wait_s + waited_s,
+            seconds=seconds,
+            buffer_size=buffer_size,
+            dropped=dropped,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What became of the rollouts of a step: those `trained` on, those `lost` from the object store.
+
+    `metrics` is None where all were lost, so that no update was made.
+    """
+
+    metrics: StepMetrics | None
+    trained: tuple[str, ...]
+    lost: tuple[str, ...]

@@ -36,11 +36,18 @@ class RowWriter:
     """Appends rows to a file, as `AppendedFile` does."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = AppendedFile(path)
 
     def write(self, row: Mapping[str, object]) -> None:
         """Append one row. Values JSON has no number for (NaN, infinities) become null."""
         self._file.write((json.dumps(_finite(row), allow_nan=False) + "\n").encode())
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of later steps than `step`."""
+        self._file.close()
+        keep_rows_until(self._path, step)
+        self._file = AppendedFile(self._path)
 
     def close(self) -> None:
         """Close the file; writing afterwards raises ValueError."""

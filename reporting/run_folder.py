@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -15,6 +17,7 @@ from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from reporting.report import build_report
 from reporting.rows import Row, RowWriter, keep_rows_until, write_atomically
 from reporting.tensorboard import TensorBoardWriter
+from ring.ledger import LedgerCounts
 from ring.reports import GradedSample
 from sandbox.verdict import Outcome
 from settings import Settings
@@ -46,7 +49,8 @@ class CurveWriter(Protocol):
 
 
 class RunFolder:
-    """Writes `settings.yaml`, `metrics.jsonl`, `evaluations.jsonl`, `samples/`, TensorBoard events and the report.
+    """Writes `settings.yaml`, `metrics.jsonl`, `evaluations.jsonl`, `ledger.json`, `samples/`, TensorBoard events and
+    the report.
 
     A context manager, which writes the report when it closes:
 
@@ -127,6 +131,15 @@ class RunFolder:
         self._metrics.write(row)
         for curves in self._curves:
             curves.write("train", row)
+
+    def ledger(self, step: int, counts: LedgerCounts) -> None:
+        """Replace `ledger.json`: where every sample is after update `step`."""
+        write_atomically(self.path / "ledger.json", json.dumps({"step": step, **asdict(counts)}, indent=2) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of later updates than `step`: they are undone, and will come again."""
+        self._metrics.rewind(step)
+        self._evaluations.rewind(step)
 
     def evaluation(self, row: Mapping[str, object]) -> None:
         """Add one evaluation: `step`, `problems`, and what `EvaluationResult.to_json` gives.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +16,14 @@ import ray
 from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
 from learner.actor import LearnerActor
-from learner.buffer import BufferActor
+from learner.buffer_actor import BufferActor
+from learner.warm_start import WarmStartProgress
 from problems.types import Problem
 from ring.generators import GeneratorPool
 from ring.grading import GradingWorker
+from ring.learner_service import LearnerService
+from ring.problem_sets import ProblemSets
+from ring.sampling import seed_of
 from ring.waiting import answer
 from sandbox.pool import SandboxPool
 from settings import GIB, MIB, Settings
@@ -43,11 +46,11 @@ class ResourcesError(ValueError):
 
 @dataclass(slots=True)
 class Actors:
-    """The actors of a run. `generators` and `pool` look after their own; the rest are plain handles."""
+    """The actors of a run. Each looks after its own; the buffer and the keeper are handles, which Ray looks after."""
 
     generators: GeneratorPool
     pool: SandboxPool
-    learner: Any
+    learner: LearnerService
     buffer: Any
     keeper: Any
 
@@ -117,49 +120,72 @@ def start_ray(settings: Settings) -> str:
 
 
 async def start_actors(
-    settings: Settings, model: Path, train: Sequence[Problem], held_out: Sequence[Problem]
+    settings: Settings,
+    model: Path,
+    sets: ProblemSets,
+    on_warm_start: Callable[[WarmStartProgress], None],
+    *,
+    resumed_step: int | None,
 ) -> Actors:
-    """Start everything at once and wait for the sandboxes; generators are waited for by `GeneratorPool.start`.
+    """Start everything at once and wait for the sandboxes; generators and learner are waited for by their `start`.
 
     Raises what the actors raise where they cannot start.
     """
-    problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*train, *held_out)}
+    run, learner = settings.run, settings.learner
+    problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
     problems_ref = ray.put(problems)
     buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
-    learner_settings = settings.learner
-    learner = _LEARNER.options(
-        name="learner", num_cpus=learner_settings.num_cpus, num_gpus=learner_settings.num_gpus
-    ).remote(
-        str(model),
-        settings.model,
-        learner_settings,
-        settings.buffer,
-        buffer,
-        preset=settings.rewards.preset,
-        temperature=settings.generator.temperature,
-        seed=settings.run.seed,
-    )
     keeper = start_keeper(name="keeper")
 
-    num_spawned: Counter[int] = Counter()
+    def spawn_learner() -> Any:
+        return _LEARNER.options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus).remote(
+            str(model),
+            settings.model,
+            learner,
+            preset=settings.rewards.preset,
+            temperature=settings.generator.temperature,
+            seed=run.seed,
+            deterministic=run.deterministic,
+        )
 
-    def spawn(index: int) -> Any:
+    def spawn_generator(index: int, life: int) -> Any:
         # A dead generator's name is free again only some time after its death, so that its successor has another.
-        name = f"generator-{index}" + (f".{num_spawned[index]}" if num_spawned[index] else "")
-        num_spawned[index] += 1
+        name = f"generator-{index}" + (f".{life}" if life else "")
         options = actor_options(name, settings.generator)
         return (
             ray.remote(Generator)
             .options(**options)
             .remote(
-                name, model, settings.model, settings.generator, problems_ref, keeper, seed=settings.run.seed + index
+                name,
+                model,
+                settings.model,
+                settings.generator,
+                problems_ref,
+                keeper,
+                # Another life draws other samples.
+                seed=seed_of(run.seed, "generator", index, life, resumed_step),
+                deterministic=run.deterministic,
             )
         )
 
-    generators = GeneratorPool(spawn, settings.generator.num_generators, start_timeout_s=START_TIMEOUT_S)
+    generators = GeneratorPool(
+        spawn_generator,
+        settings.generator.num_generators,
+        # Enough to fill the engine's batch, and one rollout that waits; one at a time where samples must not depend on
+        # what else is sampled.
+        max_samples=1 if run.deterministic else settings.generator.max_num_seqs + 1,
+        start_timeout_s=START_TIMEOUT_S,
+    )
+    service = LearnerService(
+        spawn_learner,
+        sets.supervised,
+        folder=run.folder.resolve() / "checkpoints",
+        warm_start=learner.warm_start.num_steps > 0,
+        on_warm_start=on_warm_start,
+    )
     pool = SandboxPool(GradingWorker, settings.sandbox, problems_ref, settings.rewards, buffer, name="sandbox")
     await pool.start()
-    return Actors(generators, pool, learner, buffer, keeper)
+    return Actors(generators, pool, service, buffer, keeper)
 
 
 async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:

@@ -1,70 +1,65 @@
-"""The ring in motion, on the driver: which problem is sampled next, what is graded, when weights go out.
+"""The ring in motion, on the driver: which update is made next, when weights go out, and what becomes of a run in which
+something dies.
 
-    next problem -> GeneratorPool.sample -> SandboxPool.submit(grade_rollout) -> [worker -> buffer]
-    learner.step -> every refresh_every: learner.publish -> GeneratorPool.update_weights -> more problems admitted
+    Sampling: next problem -> generators -> sandbox pool -> [worker -> buffer]
+    Supply:   buffer -> batches of references
+    Ring:     learner.step(batch) -> every refresh_every: learner.publish -> generators; more problems admitted
 
 Sampling and training run at the same time and meet only in the buffer. What passes through here is ids, counts and
-references.
+references; where each rollout is stands in the ledger, which outlives every actor.
+
+| who dies | what is lost | what is done |
+|---|---|---|
+| generator | what it was sampling | others sample it; a new one starts with the newest weights |
+| sandbox worker | nothing | its rollouts are graded again by others, and counted once |
+| keeper | rollouts that wait to be graded | dropped as lost; their problems are sampled again |
+| buffer | the rollouts in it | dropped as lost; others are sampled in their place |
+| learner | updates since the last checkpoint | undone, their samples dropped as rewound; a new one goes on from there |
+| driver | everything since the last checkpoint | `--resume` goes on from there; what was in flight is sampled again |
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.messages import RolloutRequest
+from actors.weights import WeightsHandle
 from evaluation import EvaluationResult
 from evaluation.result import Tally, evaluate_tally
-from learner.metrics import StepMetrics
+from learner.buffer import BufferItem
+from learner.checkpoints import checkpoints
+from learner.metrics import StepMetrics, StepReport
 from problems.types import Problem
-from rewards import ProgramReward
 from ring.generators import GeneratorPool
-from ring.ledger import Admission, Ledger, ProblemOrder
+from ring.learner_service import LearnerGoneError, LearnerService
+from ring.ledger import Ledger, LedgerCounts, State
+from ring.order import ProblemOrder, capacity
 from ring.reports import EvaluatedRollout, GradedRollout, GradedSample
-from ring.waiting import answer
-from sandbox.pool import SandboxPool
+from ring.run_state import RunState, rollouts_of
+from ring.sampling import LOST, Graders, GradingCounts, Sampling
+from ring.supply import InterruptedRunError, Supply
+from ring.waiting import StallError, answer, outstanding
 from settings import Settings
 
-LEARNER_ANSWER_S = 600.0
+logger = logging.getLogger(__name__)
+
 EVALUATION_S = 3600.0
-NUM_SHOWN = 2
-MAX_SHOWN = 16
-# The share of graded programs that may be lost to the grader before the run stops, and from how many on it is asked.
-MAX_FAULT_SHARE = 0.1
-MIN_GRADED = 200
-
-
-class GraderFaultError(RuntimeError):
-    """The sandbox fails on too many programs for what is left to mean anything."""
-
-
-@dataclass(slots=True)
-class GradingCounts:
-    """What generators and sandboxes did: tokens sampled of graded programs, these by the isolation they ran under,
-    tests, and programs lost to the grader's faults.
-    """
-
-    isolation: dict[str, int] = field(default_factory=dict)
-    num_tests: int = 0
-    num_faults: int = 0
-    num_sampled_tokens: int = 0
-
-    def add(self, graded: GradedRollout) -> None:
-        """Count one rollout."""
-        level = graded.isolation.value
-        self.isolation[level] = self.isolation.get(level, 0) + graded.num_samples + graded.num_faults
-        self.num_tests += graded.num_tests
-        self.num_faults += graded.num_faults
-        self.num_sampled_tokens += graded.num_tokens
+LOAD_S = 600.0
+WATCH_S = 30.0
+# After so long without any rollout or update moving, the log says who waits for what.
+STALL_S = 120.0
 
 
 class Listener(Protocol):
     """Who is told how the run goes."""
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts) -> None:
+    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
         """After every update, with what was graded since the last."""
 
     def on_graded(self, graded: GradedRollout) -> None:
@@ -76,49 +71,70 @@ class Listener(Protocol):
     def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
         """After every evaluation; `num_passed` programs of each problem did."""
 
+    def on_rewind(self, step: int, why: str) -> None:
+        """The updates after `step` are undone, and will be made again."""
+
 
 @dataclass(slots=True)
 class Ring:
-    """One run, from published first weights to the last update.
-
-    `learner` and `buffer` are actor handles. `ledger` counts where samples are.
-    """
+    """One run, from published first weights to the last update. `step` updates have been made."""
 
     settings: Settings
     train: Sequence[Problem]
     held_out: Sequence[Problem]
     generators: GeneratorPool
-    pool: SandboxPool
-    learner: Any
+    pool: Graders
+    buffer: Any
+    learner: LearnerService
     listener: Listener
-    ledger: Ledger = field(default_factory=Ledger)
     step: int = 0
-    _num_publications: int = -1
+    version: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    sampling: Sampling = field(init=False)
+    supply: Supply = field(init=False)
     _published_at: int = -1
-    _num_faults: int = 0
-    _grading: GradingCounts = field(default_factory=GradingCounts)
-    _greedy: dict[str, ProgramReward] = field(default_factory=dict)
-    _shown: list[GradedSample] = field(default_factory=list)
-    _order: ProblemOrder | None = None
-    _admit: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        run, problems = self.settings.run, self.settings.problems
+        order = ProblemOrder([problem.task_id for problem in self.train], run.seed, problems.skip_solved)
+        self.sampling = Sampling(self.settings, self.ledger, order, self.generators, self.pool, self.listener.on_graded)
+        self.supply = Supply(self.settings, self.ledger, self.buffer)
+
+    async def restore(self, checkpoint: Path) -> None:
+        """Go on where the run was that wrote `checkpoint`. Raises CheckpointError where it does not fit."""
+        state = RunState.load(checkpoint)
+        self.ledger = self.sampling.ledger = self.supply.ledger = state.restored_ledger()
+        self.sampling.order.restore(state.order)
+        self.sampling.greedy = state.restored_greedy()
+        loaded: tuple[str, list[BufferItem[Any]]] = await answer(
+            self.buffer.load.remote(rollouts_of(checkpoint)), LOAD_S, f"the buffer to load {checkpoint}"
+        )
+        await self.supply.restore(*loaded, state.batches)
+        again = self.ledger.issued()
+        logger.info("resumed from %s; %s; %d rollouts are sampled again", checkpoint, self.ledger.counts(), len(again))
 
     async def run(self) -> None:
         """Train from `step` to `run.num_steps`, evaluating on the way. Whatever fails in any stage ends the run."""
-        if self._published_at != self.step:
-            await self.publish()
+        while self._published_at < 0 and not await self._surviving(self.publish):
+            pass
         async with asyncio.TaskGroup() as stages:
-            sampling = stages.create_task(self._sample(), name="sampling")
+            sampling = stages.create_task(self._explained(self.sampling.run()), name="sampling")
+            watch = stages.create_task(self._watch(), name="watch")
             try:
-                await self._learn()
+                await self._explained(self._learn())
             finally:
                 sampling.cancel()
+                watch.cancel()
 
-    async def evaluate(self) -> EvaluationResult | None:
-        """pass@k on the held-out problems with the learner's present weights; None where there are none."""
+    async def evaluate(self) -> None:
+        """Tell the listener pass@k on the held-out problems, if any, with the learner's present weights."""
+        while not await self._surviving(self._evaluate):
+            pass
+
+    async def _evaluate(self) -> None:
         if not self.held_out:
-            return None
-        if self._published_at != self.step:
-            await self.publish()
+            return
+        await self.publish()
         wanted = self.settings.evaluation
         tally = Tally(self.held_out)
         rollouts = (self._evaluate_one(problem) for problem in self.held_out)
@@ -127,123 +143,153 @@ class Ring:
                 tally.add(rollout.task_id, outcome)
         result = evaluate_tally(tally, wanted.ks)
         self.listener.on_evaluation(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples})
-        return result
 
     async def publish(self) -> None:
-        """Have the generators sample with the learner's present weights."""
+        """Have the generators sample with the learner's present weights, where they do not yet."""
+        if self._published_at == self.step:
+            return
+        if self.settings.run.deterministic and self._published_at >= 0:
+            await self.sampling.drained()  # so that all of a rollout is sampled with the same weights
         began = time.monotonic()
-        weights = await answer(self.learner.publish.remote(), LEARNER_ANSWER_S, "the learner to publish weights")
-        self._published_at = self.step
-        await self.generators.update_weights(weights)
-        self._num_publications += 1
-        self._admit.set()
-        self.listener.on_refresh(weights.version, self._shown, time.monotonic() - began)
-        self._shown = []
+        weights: WeightsHandle = await self.learner.call("publish")
+        self._published_at, self.version = self.step, weights.version
+        self.generators.use(weights)
+        self.sampling.allow(capacity(self.settings, num_trained=self.ledger.num_trained, step=self.step))
+        self.listener.on_refresh(weights.version, self.sampling.shown, time.monotonic() - began)
+        self.sampling.shown = []
+
+    async def save_checkpoint(self) -> Path:
+        """Write a checkpoint of the learner and of this run's state; returns its folder.
+
+        A rollout that is entered in the ledger but not among the items, or the other way round, is sampled again.
+        """
+        items = await self.supply.contents()
+        state = RunState.of(self.sampling, self.supply).dumps()
+        step = self.step
+        path: Path = await self.learner.call("save_checkpoint", self.learner.folder, state, items)
+        self.ledger.checkpointed(step)
+        return path
+
+    async def save_interrupted(self) -> Path | None:
+        """The newest checkpoint, written now where that may be; None where there is none."""
+        is_boundary = self.step % self.settings.buffer.refresh_every == 0
+        if self.step and (is_boundary or not self.settings.run.deterministic):
+            return await self.save_checkpoint()
+        return next(reversed(checkpoints(self.learner.folder)), None)
+
+    def report(self) -> str:
+        """Where every sample is, and who waits for what since when."""
+        return f"after update {self.step}: {self.ledger.counts()}\nwaited for at this moment:\n{outstanding()}"
 
     async def _learn(self) -> None:
-        learner, every = self.settings.learner, self.settings.buffer.refresh_every
-        num_steps = self.settings.run.num_steps
-        while self.step < num_steps:
-            deadline_s = learner.fetch_timeout_s + LEARNER_ANSWER_S
-            # Named, so that the dashboard says which update the learner is at.
-            step = self.learner.step.options(name=f"learner.step {self.step + 1} of {num_steps}").remote()
-            update = asyncio.ensure_future(answer(step, deadline_s, "an update of the learner"))
-            try:
-                await asyncio.shield(update)
-            except asyncio.CancelledError:
-                # Samples still come: the update under way ends, so that checkpoint and metrics tell of the same step.
-                self._note(await update)
-                raise
-            self._note(update.result())
-            if self.step % every == 0 and self.step < num_steps:
-                await self.publish()
-            if self.step % learner.checkpoint_every == 0 or self.step == num_steps:
-                await self.save_checkpoint()
-            if self.step % self.settings.evaluation.every == 0 and self.step < num_steps:
-                await self.evaluate()
+        while self.step < self.settings.run.num_steps:
+            await self._surviving(self._round)
 
-    def _note(self, metrics: StepMetrics) -> None:
+    async def _round(self) -> None:
+        """One update, and what is due after it."""
+        every, num_steps = self.settings.buffer.refresh_every, self.settings.run.num_steps
+        if self._published_at < 0:
+            await self.publish()
+        if not await self._update():
+            return
+        if self.step % every == 0 and self.step < num_steps:
+            await self.publish()
+        if self.step % self.settings.learner.checkpoint_every == 0 or self.step == num_steps:
+            await self.save_checkpoint()
+        if self.step % self.settings.evaluation.every == 0 and self.step < num_steps:
+            await self._evaluate()
+
+    async def _update(self) -> bool:
+        """Whether an update was made: not where all of its rollouts were lost."""
+        began = time.monotonic()
+        # A learner that dies while nobody asks it for anything takes its weights along: generators could not load them.
+        batch, ahead = await self.supply.batches(self.step, self.version, lambda: self.learner.call("progress"))
+        waited_s = time.monotonic() - began
+        call = asyncio.ensure_future(self.learner.call("step", batch, ahead))
+        try:
+            report: StepReport = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            # Samples still come: the update under way ends, so that checkpoint and metrics tell of the same step.
+            self._note(await call, waited_s)
+            raise
+        self._note(report, waited_s)
+        return report.metrics is not None
+
+    def _note(self, report: StepReport, waited_s: float) -> None:
+        metrics = report.metrics
+        self.supply.done(report.trained, report.lost, self.step if metrics is None else metrics.step)
+        if metrics is None:
+            return
         self.step = metrics.step
-        self.ledger.num_dropped_by_buffer = sum(metrics.dropped.values())
-        self.listener.on_step(metrics, self._grading)
-        self._grading = GradingCounts()
+        counts = self.ledger.counts()
+        metrics = metrics.with_driver(waited_s, self.ledger.num_in(State.BUFFERED), counts.dropped)
+        self.listener.on_step(metrics, self.sampling.grading, counts)
+        self.sampling.grading = GradingCounts()
 
-    async def save_checkpoint(self) -> Any:
-        """Write a checkpoint of the learner; returns its folder."""
-        folder = self.settings.run.folder.resolve() / "checkpoints"
-        return await answer(
-            self.learner.save_checkpoint.remote(folder), LEARNER_ANSWER_S, "the learner to write a checkpoint"
+    async def _surviving(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do `work`; False where the learner died and another has taken its place. Deterministic runs end then."""
+        try:
+            await work()
+        except LearnerGoneError as error:
+            if self.settings.run.deterministic:
+                raise InterruptedRunError(f"the learner died ({error})") from error
+            await self._replace_learner(error)
+            return False
+        return True
+
+    async def _replace_learner(self, cause: LearnerGoneError) -> None:
+        last = self.step
+        self.step = await self.learner.replace(cause, self.version)
+        num_undone = self.ledger.rewind(self.step)
+        self._published_at = -1
+        origin = f"checkpoint step-{self.step}" if self.step else "the model that RL starts from"
+        why = (
+            f"the learner is gone ({cause}): a new one goes on from {origin}; {last - self.step} updates are undone, "
+            f"the {num_undone} samples that they were made with dropped as rewound"
         )
+        logger.warning("%s", why)
+        self.listener.on_rewind(self.step, why)
 
-    async def _sample(self) -> None:
-        """Keep as many samples under way as have a use, for ever."""
-        settings = self.settings
-        admission = Admission.of(settings.buffer, settings.learner.batch_size, settings.run.num_steps - self.step)
-        task_ids = [problem.task_id for problem in self.train]
-        order = self._order = ProblemOrder(task_ids, settings.run.seed, settings.problems.skip_solved)
-        num_samples = settings.generator.samples_per_problem
-        async with asyncio.TaskGroup() as rollouts:
-            while True:
-                self._admit.clear()
-                while self.ledger.num_useful + num_samples <= admission.num_allowed(self._num_publications):
-                    self.ledger.num_issued += num_samples
-                    task_id = order.next()
-                    rollouts.create_task(self._rollout(f"r{order.position}", task_id))
-                await self._admit.wait()
+    async def _watch(self) -> None:
+        """Say in the log who waits for what, where nothing moves."""
+        clock = asyncio.get_running_loop().time
+        seen, since, said = self._mark(), clock(), False
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if (mark := self._mark()) != seen:
+                seen, since, said = mark, clock(), False
+            elif clock() - since >= STALL_S and not said:
+                said = True
+                logger.warning("nothing has moved for %.0f s\n%s", clock() - since, self.report())
 
-    async def _rollout(self, rollout_id: str, task_id: str) -> None:
-        """Sample and grade one rollout; its experiences go to the buffer without passing here."""
-        generator = self.settings.generator
-        handle = await self.generators.sample(
-            RolloutRequest(
-                rollout_id=rollout_id,
-                task_id=task_id,
-                num_samples=generator.samples_per_problem,
-                greedy=self.settings.rewards.needs_greedy,
-                temperature=generator.temperature,
-                top_p=generator.top_p,
-                max_tokens=generator.max_tokens,
-                seed=None,
-            )
-        )
-        num_shown = NUM_SHOWN if len(self._shown) < MAX_SHOWN else 0
-        graded: GradedRollout = await self.pool.submit(
-            "grade_rollout", handle.ref, self._greedy.get(task_id), num_shown, num_items=handle.num_samples
-        )
-        self._account(graded)
+    def _mark(self) -> object:
+        return self.step, self.ledger.changes.num_notified
 
-    def _account(self, graded: GradedRollout) -> None:
-        self.ledger.num_graded += graded.num_samples
-        self.ledger.num_lost += graded.num_faults
-        self._num_faults += graded.num_faults
-        self._grading.add(graded)
-        self.listener.on_graded(graded)
-        num_seen = self.ledger.num_graded + self._num_faults
-        if num_seen >= MIN_GRADED and self._num_faults > MAX_FAULT_SHARE * num_seen:
-            raise GraderFaultError(
-                f"the sandbox failed on {self._num_faults} of {num_seen} programs; "
-                "`python -m sandbox doctor` says what is wrong with this machine"
-            )
-        if self._order is not None:
-            self._order.note(graded.task_id, solved=graded.num_passed == graded.num_samples > 0)
-        if graded.greedy is not None:
-            self._greedy[graded.task_id] = graded.greedy
-        self._shown.extend(graded.shown)
-        self._admit.set()
+    async def _explained(self, stage: Awaitable[None]) -> None:
+        try:
+            await stage
+        except StallError as error:
+            raise StallError(f"{error}\n{self.report()}") from error
 
     async def _evaluate_one(self, problem: Problem) -> EvaluatedRollout:
         wanted = self.settings.evaluation
-        handle = await self.generators.sample(
-            RolloutRequest(
-                rollout_id=f"e{self.step}/{problem.task_id}",
-                task_id=problem.task_id,
-                num_samples=wanted.num_samples if wanted.temperature > 0 else 0,
-                greedy=wanted.temperature == 0,
-                temperature=wanted.temperature or 1.0,
-                top_p=wanted.top_p,
-                max_tokens=self.settings.generator.max_tokens,
-                seed=self.settings.run.seed,
-            )
+        request = RolloutRequest(
+            rollout_id=f"e{self.step}/{problem.task_id}",
+            task_id=problem.task_id,
+            num_samples=wanted.num_samples if wanted.temperature > 0 else 0,
+            greedy=wanted.temperature == 0,
+            temperature=wanted.temperature or 1.0,
+            top_p=wanted.top_p,
+            max_tokens=self.settings.generator.max_tokens,
+            seed=self.settings.run.seed,
         )
-        rollout: EvaluatedRollout = await self.pool.submit("evaluate_rollout", handle.ref, num_items=handle.num_samples)
-        return rollout
+        while True:
+            handle = await self.generators.sample(request)
+            try:
+                rollout: EvaluatedRollout = await self.pool.submit(
+                    "evaluate_rollout", handle.ref, num_items=handle.num_samples
+                )
+            except LOST:
+                logger.warning("programs for %s died with the keeper: they are sampled again", problem.task_id)
+                continue
+            return rollout

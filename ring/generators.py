@@ -1,32 +1,39 @@
 """The generators as one service: a rollout asked for is a rollout got, whichever actor samples it and however often
 one dies on the way.
 
-Every request is outstanding at exactly one generator. A generator that dies or stalls is replaced by a new one with the
-newest weights, and what was outstanding there is asked for again.
+    waiting -> a generator's inbox -> outstanding there -> its future
+
+Every request is in exactly one of these places. Generators take requests as they get room, so that fast ones sample
+more. One task looks after each generator: it alone talks to the actor, and when the actor dies or stalls it hands the
+requests back to those that wait, starts another with the newest weights, and goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
 
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
-from ring.waiting import StallError, answer
+from ring.waiting import Changes, StallError, answer
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 ANSWER_S = 60.0
+SAMPLE_S = 3600.0
 MAX_DEATHS_IN_A_ROW = 3
 # What ends a generator's usefulness: its process died, it does not answer, or its engine failed.
 _GONE = (RayActorError, StallError, GeneratorError)
+
+Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
 
 
 class GeneratorFailedError(RuntimeError):
@@ -35,37 +42,64 @@ class GeneratorFailedError(RuntimeError):
 
 @dataclass(slots=True)
 class _Slot:
-    """One place for a generator: the actor in it, and what it was asked for."""
+    """One place for a generator: the actor in it, and what it was asked for.
+
+    `tried` are the weights last sent to the actor, `loaded` says whether it has any; `serving` ones get requests.
+    """
 
     index: int
     actor: Any
-    outstanding: dict[str, tuple[RolloutRequest, asyncio.Future[RolloutHandle]]] = field(default_factory=dict)
+    outstanding: dict[str, Pending] = field(default_factory=dict)
+    inbox: list[RolloutRequest] = field(default_factory=list)
+    changed: Changes = field(default_factory=Changes)
+    tried: WeightsHandle | None = None
+    loaded: bool = False
+    serving: bool = False
     deaths_in_a_row: int = 0
-    poller: asyncio.Task[None] | None = None
+
+    @property
+    def num_outstanding(self) -> int:
+        return sum(request.num_samples + request.greedy for request, _ in self.outstanding.values())
 
 
 class GeneratorPool:
-    """`spawn(i)` starts the i-th generator actor and returns its handle at once; it is ready when it answers `ping`."""
+    """`spawn(i, life)` starts the i-th generator and returns its handle at once; it is ready when it answers `ping`.
 
-    def __init__(self, spawn: Callable[[int], Any], num_generators: int, *, start_timeout_s: float) -> None:
+    `life` is another number each time. A generator gets no more requests while `max_samples` are outstanding there.
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[int, int], Any],
+        num_generators: int,
+        *,
+        max_samples: int,
+        start_timeout_s: float,
+        end: Callable[[Any], None] = ray.kill,
+    ) -> None:
         self._spawn = spawn
+        self._end = end
+        self._max_samples = max_samples
         self._start_timeout_s = start_timeout_s
-        self._slots = [_Slot(index, spawn(index)) for index in range(num_generators)]
+        self._slots = [_Slot(index, spawn(index, 0)) for index in range(num_generators)]
+        self._waiting: deque[Pending] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
         self._weights: WeightsHandle | None = None
+        self._failure: Exception | None = None
         self.num_replaced = 0
 
     async def start(self) -> None:
-        """Wait until all generators are ready, and begin to collect what they finish."""
+        """Wait until all generators are ready, and begin to hand out requests and to collect what they finish."""
         await asyncio.gather(*(self._ready(slot) for slot in self._slots))
-        for slot in self._slots:
-            slot.poller = asyncio.create_task(self._collect(slot), name=f"generator {slot.index}")
+        self._tasks = [
+            asyncio.create_task(self._look_after(slot), name=f"generator {slot.index}") for slot in self._slots
+        ]
 
     async def close(self) -> None:
         """Stop collecting. The actors die with the job."""
-        pollers = [slot.poller for slot in self._slots if slot.poller is not None]
-        for poller in pollers:
-            poller.cancel()
-        await asyncio.gather(*pollers, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def too_long(self) -> list[str]:
         """See `Generator.too_long`."""
@@ -75,26 +109,29 @@ class GeneratorPool:
         return found
 
     async def sample(self, request: RolloutRequest) -> RolloutHandle:
-        """The rollout of a request, by the generator with the least to do.
+        """The rollout of a request, by a generator with room for it.
 
         Raises ValueError where the request cannot be served (a prompt longer than the context), GeneratorFailedError
-        where generators die again and again.
+        where generators die again and again, StallError where no rollout comes at all.
         """
-        slot = min(self._slots, key=lambda slot: len(slot.outstanding))
+        if self._failure is not None:
+            raise self._failure
         future: asyncio.Future[RolloutHandle] = asyncio.get_running_loop().create_future()
-        slot.outstanding[request.rollout_id] = (request, future)
-        await self._submit(slot, [request])
-        return await future
+        self._waiting.append((request, future))
+        self._hand_out()
+        return await answer(future, SAMPLE_S, "generators to sample rollouts")
 
-    async def update_weights(self, weights: WeightsHandle) -> None:
-        """Have every generator sample with `weights` from now on; one that does not manage is replaced."""
+    def use(self, weights: WeightsHandle) -> None:
+        """Have every generator sample with `weights` from now on: whatever is asked for later is sampled with them."""
         self._weights = weights
-        await asyncio.gather(*(self._update(slot, weights) for slot in self._slots))
+        for slot in self._slots:
+            slot.changed.notify()
 
     @property
     def num_outstanding(self) -> int:
         """Samples asked for and not yet finished."""
-        return sum(request.num_samples for slot in self._slots for request, _ in slot.outstanding.values())
+        waiting = sum(request.num_samples for request, _ in self._waiting)
+        return waiting + sum(request.num_samples for slot in self._slots for request, _ in slot.outstanding.values())
 
     async def stats(self) -> list[GeneratorStats]:
         """What each generator has done so far; one that does not answer now is left out."""
@@ -104,79 +141,136 @@ class GeneratorPool:
         found = await asyncio.gather(*replies, return_exceptions=True)
         return [stats for stats in found if isinstance(stats, GeneratorStats)]
 
+    def _hand_out(self) -> None:
+        """Give waiting requests to the generators with the least to do."""
+        while self._waiting:
+            free = [
+                s for s in self._slots if s.serving and (not s.outstanding or s.num_outstanding < self._max_samples)
+            ]
+            if not free:
+                return
+            request, future = self._waiting.popleft()
+            if future.done():
+                continue  # nobody waits for it any more
+            slot = min(free, key=lambda slot: slot.num_outstanding)
+            slot.outstanding[request.rollout_id] = request, future
+            slot.inbox.append(request)
+            slot.changed.notify()
+
     async def _ready(self, slot: _Slot) -> None:
         await answer(slot.actor.ping.remote(), self._start_timeout_s, f"generator {slot.index} to start")
 
-    async def _update(self, slot: _Slot, weights: WeightsHandle) -> None:
-        actor = slot.actor
+    async def _look_after(self, slot: _Slot) -> None:
+        """One generator after the other in the slot, until the pool closes or they die again and again."""
+        while True:
+            try:
+                await self._serve(slot)
+            except _GONE as error:
+                if not self._replace(slot, error):
+                    return
+
+    async def _serve(self, slot: _Slot) -> None:
+        """Talk to the slot's actor; raises what ends it."""
+        await self._ready(slot)
+        tasks = [asyncio.create_task(self._feed(slot)), asyncio.create_task(self._collect(slot))]
         try:
-            await answer(actor.update_weights.remote(weights), ANSWER_S, f"generator {slot.index} to load weights")
-        except _GONE as error:
-            await self._replace(slot, actor, error)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done.pop().result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _feed(self, slot: _Slot) -> None:
+        """Weights, then requests: what is asked for after a publication is sampled with it."""
+        while True:
+            if self._weights is not None and self._weights is not slot.tried:
+                await self._load(slot, self._weights)
+            slot.serving = slot.loaded or self._weights is None
+            self._hand_out()
+            if slot.inbox and slot.serving:
+                requests, slot.inbox = slot.inbox, []
+                await self._submit(slot, requests)
+            elif self._weights is slot.tried:
+                await slot.changed.wait()
+
+    async def _load(self, slot: _Slot, weights: WeightsHandle) -> None:
+        slot.tried = weights
+        try:
+            await answer(slot.actor.update_weights.remote(weights), ANSWER_S, f"generator {slot.index} to load weights")
+            slot.loaded = True
+        except ObjectLostError:
+            logger.warning(
+                "weights version %d are gone with the learner that published them: generator %d goes on %s",
+                weights.version, slot.index, "with those it has" if slot.loaded else "when the next ones are there",
+            )  # fmt: skip
 
     async def _submit(self, slot: _Slot, requests: list[RolloutRequest]) -> None:
-        actor = slot.actor
         try:
-            await answer(actor.submit.remote(requests), ANSWER_S, f"generator {slot.index} to take requests")
-        except _GONE as error:
-            await self._replace(slot, actor, error)
+            await answer(slot.actor.submit.remote(requests), ANSWER_S, f"generator {slot.index} to take requests")
         except ValueError as error:
             for request in requests:
                 _, future = slot.outstanding.pop(request.rollout_id)
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
 
     async def _collect(self, slot: _Slot) -> None:
         while True:
-            actor = slot.actor
-            try:
-                handles: list[RolloutHandle] = await answer(
-                    actor.take.remote(POLL_S), POLL_S + ANSWER_S, f"rollouts from generator {slot.index}"
-                )
-            except _GONE as error:
-                await self._replace(slot, actor, error)
-                continue
+            handles: list[RolloutHandle] = await answer(
+                slot.actor.take.remote(POLL_S), POLL_S + ANSWER_S, f"rollouts from generator {slot.index}"
+            )
             for handle in handles:
                 slot.deaths_in_a_row = 0
                 _, future = slot.outstanding.pop(handle.rollout_id, (None, None))
                 if future is not None and not future.done():
                     future.set_result(handle)
+            if handles:
+                self._hand_out()
 
-    async def _replace(self, slot: _Slot, actor: Any, cause: BaseException) -> None:
-        """Put a new generator into the slot, unless another caller has done so since `actor` failed."""
-        if slot.actor is not actor:
-            return
+    def _replace(self, slot: _Slot, cause: BaseException) -> bool:
+        """Put a new generator into the slot, whose requests wait for any; False where it is not worth it any more."""
         slot.deaths_in_a_row += 1
         self.num_replaced += 1
-        logger.warning(
-            "generator %d is gone (%s): a new one starts, %d rollouts are sampled again",
-            slot.index, _in_words(cause), len(slot.outstanding),
-        )  # fmt: skip
+        slot.serving = slot.loaded = False
+        slot.tried = None
+        requests, slot.outstanding, slot.inbox = slot.outstanding, {}, []
+        self._end(slot.actor)
         if slot.deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
-            failure = GeneratorFailedError(
-                f"generator {slot.index} died {slot.deaths_in_a_row} times without finishing a rollout; the last time: "
-                f"{_in_words(cause)}"
+            self._fail(
+                GeneratorFailedError(
+                    f"generator {slot.index} died {slot.deaths_in_a_row} times without finishing a rollout; the last "
+                    f"time: {in_words(cause)}"
+                ),
+                requests,
             )
-            for _, future in slot.outstanding.values():
+            return False
+        logger.warning(
+            "generator %d is gone (%s): the %d rollouts that it was sampling are sampled again, and a new one starts",
+            slot.index, in_words(cause), len(requests),
+        )  # fmt: skip
+        slot.actor = self._spawn(slot.index, self.num_replaced)
+        self._waiting.extendleft(reversed(requests.values()))
+        self._hand_out()
+        return True
+
+    def _fail(self, failure: Exception, requests: dict[str, Pending]) -> None:
+        """No generator can be relied on any more: every request, made or to come, gets to know why."""
+        self._failure = failure
+        pending = [*requests.values(), *self._waiting, *(p for slot in self._slots for p in slot.outstanding.values())]
+        self._waiting.clear()
+        for _, future in pending:
+            if not future.done():
                 future.set_exception(failure)
-            slot.outstanding.clear()
-            raise failure
-        kill(actor)
-        slot.actor = self._spawn(slot.index)
-        await self._ready(slot)
-        if self._weights is not None:
-            await self._update(slot, self._weights)
-        await self._submit(slot, [request for request, _ in slot.outstanding.values()])
 
 
-def kill(actor: Any) -> None:
-    """End an actor that may be dead already."""
-
-    ray.kill(actor)
-
-
-def _in_words(cause: BaseException) -> str:
+def in_words(cause: BaseException) -> str:
+    """Why an actor is gone."""
     if isinstance(cause, ActorUnavailableError):
         return "it cannot be reached"
     if isinstance(cause, ActorDiedError):
-        return "its process died: " + str(cause).splitlines()[0]
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        return "its process died: " + _first_line(cause)
+    return _first_line(cause) or type(cause).__name__
+
+
+def _first_line(cause: BaseException) -> str:
+    return next((line.strip() for line in str(cause).splitlines() if line.strip()), "")

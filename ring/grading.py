@@ -18,6 +18,8 @@ from sandbox.verdict import Verdict
 from settings import RewardSettings, SandboxSettings
 
 FETCH_TIMEOUT_S = 60.0
+# A buffer that died is up again within seconds, on another node within half a minute.
+BUFFER_TIMEOUT_S = 120.0
 
 
 class GradingWorker(SandboxWorker):
@@ -59,9 +61,10 @@ class GradingWorker(SandboxWorker):
             for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
             if scored is not None
         ]
+        buffer = ""
         if graded:
             experiences = [experience(completion, scored) for completion, _, scored in graded]
-            ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=FETCH_TIMEOUT_S)
+            buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
@@ -72,6 +75,7 @@ class GradingWorker(SandboxWorker):
             num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
             outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
+            buffer=buffer,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
         )

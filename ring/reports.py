@@ -31,9 +31,10 @@ class GradedSample:
 class GradedRollout:
     """What became of one rollout.
 
-    `num_samples` were scored and buffered, `num_passed` of them passed, `num_faults` were lost to the grader;
-    `outcomes` counts all of them, `num_tokens` what was sampled for them. `greedy` is what the next rollout of the
-    problem must know for the greedy baselines. `shown` holds as many graded samples as were asked for.
+    `num_samples` were scored and given to the incarnation `buffer` of the online buffer, `num_passed` of them passed,
+    `num_faults` were lost to the grader; `outcomes` counts all of them, `num_tokens` what was sampled for them.
+    `greedy` is what the next rollout of the problem must know for the greedy baselines. `shown` holds as many graded
+    samples as were asked for.
     """
 
     rollout_id: str
@@ -45,6 +46,7 @@ class GradedRollout:
     num_tokens: int
     outcomes: Counter[Outcome]
     isolation: Isolation
+    buffer: str
     greedy: ProgramReward | None
     shown: tuple[GradedSample, ...]
 

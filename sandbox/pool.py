@@ -47,6 +47,10 @@ class PoolError(RuntimeError):
     """The pool cannot do what it was asked to; the message says why, and what would help."""
 
 
+class CallLostError(PoolError):
+    """One call took several workers with it; others may be answered all the same."""
+
+
 class SandboxWorker:
     """A sandbox with the problems it grades, made an actor by the pool. Subclasses add methods for the pool to call."""
 
@@ -318,12 +322,16 @@ class SandboxPool:
         worker.calls.discard(call)
         if not worker.leaving:
             self._num_deaths += 1
-            logger.warning("a sandbox worker is lost: %s", error)
+            logger.warning(
+                "a sandbox worker is gone (%s): the %d calls at it are made again, and a new one starts",
+                next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__),
+                1 + len(worker.calls),
+            )
             self._leave(worker)
         if call.attempts >= _MAX_ATTEMPTS:
             if not call.future.done():
                 call.future.set_exception(
-                    PoolError(f"{call.attempts} sandbox workers were lost while running {call.method}: {error}")
+                    CallLostError(f"{call.attempts} sandbox workers were lost while running {call.method}: {error}")
                 )
         elif not call.future.done():
             self._num_repeated += call.num_items

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -42,10 +44,11 @@ class BufferMachine(RuleBasedStateMachine):
         self.version = 0
         self.num_ids = 0
         self.num_offered = 0
+        self.cursor = 0
+        self.told: Counter[DropReason] = Counter()
         self.waiting: list[BufferItem[str]] = []
         self.taken: list[BufferItem[str]] = []
         self.handed_out: list[str] = []
-        self.num_restored: dict[str, int] = {}
 
     @rule(num_samples=st.integers(1, 8), size_bytes=st.integers(1, 400), age=st.integers(0, 3))
     def add(self, num_samples: int, size_bytes: int, age: int) -> None:
@@ -101,15 +104,30 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer.drop([self.taken.pop(0).meta.rollout_id], DropReason.LOST)
 
     @rule()
-    def restore(self) -> None:
-        restored = self.buffer.restore()
-        assert restored == sum(i.meta.num_samples for i in self.taken)
-        for item in self.taken:
-            self.handed_out.remove(item.meta.rollout_id)
-        self.waiting = self.taken + self.waiting
-        self.taken = []
-        while sum(i.meta.num_samples for i in self.waiting) > 20 or sum(i.meta.size_bytes for i in self.waiting) > 1000:
-            self.waiting.pop(0)
+    def finish_what_is_not_taken(self) -> None:
+        before = self.buffer.stats()
+        self.buffer.finish(["never seen", *(item.meta.rollout_id for item in self.waiting)])
+        assert self.buffer.stats() == before
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def take_named(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(self.waiting))
+        assert self.buffer.take_named([item.meta.rollout_id, "never seen"]) is None
+        assert self.buffer.take_named([item.meta.rollout_id]) == [item]
+        self.waiting.remove(item)
+        self.taken.append(item)
+        self.handed_out.append(item.meta.rollout_id)
+
+    @rule()
+    def read_the_journal(self) -> None:
+        drops = self.buffer.drops_after(self.cursor)
+        self.cursor = self.buffer.num_drops
+        for drop in drops:
+            self.told[drop.reason] += drop.num_samples
+        dropped = self.buffer.stats().dropped
+        for reason in (DropReason.EVICTED, DropReason.STALE):
+            assert self.told[reason] == dropped.get(reason, 0)
 
     @invariant()
     def every_sample_is_somewhere_once(self) -> None:
@@ -127,13 +145,12 @@ TestBufferMachine.settings = hypothesis_settings(max_examples=60, stateful_step_
 
 
 def test_first_snapshot_waits_for_the_start_fill() -> None:
-    buffer = make_buffer(start_samples=12)
+    buffer = make_buffer()
     for index in range(2):
         buffer.add(make_item(f"r{index}"))
-    assert buffer.take(4, version=0) is None
+    assert buffer.take(4, version=0, at_least=12) is None
     buffer.add(make_item("r2"))
-    assert buffer.take(4, version=0) is not None
-    assert buffer.take(8, version=0) is not None  # only the first one waits
+    assert buffer.take(4, version=0, at_least=12) is not None
 
 
 def test_samples_of_newer_weights_than_a_resumed_learner_has_are_fresh() -> None:
@@ -148,8 +165,6 @@ def test_what_could_never_work_is_refused() -> None:
         buffer.take(21, version=0)
     with pytest.raises(ValueError, match=r"raise buffer\.capacity \(20\) or buffer\.max_bytes \(1000\)"):
         buffer.add(make_item("r0", num_samples=21))
-    with pytest.raises(KeyError):
-        buffer.finish(["r0"])
     with pytest.raises(ValueError, match="rollout r0: no graded sample"):
         SampleMeta.of("r0", [])
 

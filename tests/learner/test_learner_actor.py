@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +16,19 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from learner.actor import LearnerActor
-from learner.buffer import BufferActor, BufferItem, BufferServer, BufferStarvedError, DropReason, SampleMeta
+from learner.buffer import BufferItem, DropReason, SampleMeta
+from learner.buffer_actor import BufferActor, BufferServer, TakeReply, TakeRequest
 from learner.experience import Experience
 from learner.feed import Feed
-from learner.metrics import StepMetrics
+from learner.metrics import StepReport
+from learner.stored_rollouts import load_rollouts, save_rollouts
 from problems.types import Problem, StdinTest
 from settings import BufferSettings, ModelSettings, WarmStartSettings
-from tests.learner.producer import BorrowingBuffer, Producer
+from tests.learner.producer import Producer
 from tests.learner.samples import make_learner, make_references, make_rollout, settings
 
 DEADLINE_S = 240
 BUFFER = BufferSettings(capacity=32, refresh_every=2, max_staleness=1)
-"""Snapshots of two updates; an update has eight samples, two rollouts of four."""
 
 
 def rollouts(first: int, count: int, version: int = 0) -> list[tuple[str, list[Experience]]]:
@@ -48,11 +51,14 @@ def wait_until_lost(ref: Any) -> None:
     raise TimeoutError("the object outlives its owner")
 
 
-def checked_stats(buffer: Any) -> Any:
-    stats = wait_for(buffer.stats.remote())
-    where = stats.num_buffered + stats.num_taken + stats.num_trained + sum(stats.dropped.values())
-    assert where == stats.num_offered
-    return stats
+def take(buffer: Any, num_samples: int = 8, version: int = 0, **fields: Any) -> TakeReply[Any]:
+    request = TakeRequest(fields.pop("ticket", f"{time.monotonic()}"), num_samples, version, 10.0, **fields)
+    reply: TakeReply[Any] = wait_for(buffer.take.remote(request))
+    return reply
+
+
+def ids(reply: TakeReply[Any]) -> list[str]:
+    return [item.meta.rollout_id for item in reply.items]
 
 
 @pytest.fixture
@@ -63,20 +69,18 @@ def buffer(ray_session: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def feed(buffer: Any, tiny_model_dir: Path) -> Feed:
+def feed(ray_session: None, tiny_model_dir: Path) -> Feed:
     learner = make_learner(tiny_model_dir, fetch_timeout_s=60.0)
     learner.set_examples(make_references(0))
-    return Feed(learner, buffer, BUFFER)
+    return Feed(learner)
 
 
-def start_learner(model: Path, buffer: Any) -> Any:
+def start_learner(model: Path) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.remote(
         str(model),
         ModelSettings(name=str(model), dtype="float32", max_length=256),
         settings(fetch_timeout_s=60.0, warm_start=WarmStartSettings(num_steps=2, cache_dir=None)),
-        BUFFER,
-        buffer,
         preset="rltf",
         temperature=0.8,
         seed=0,
@@ -88,96 +92,114 @@ def start_learner(model: Path, buffer: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_updates_staleness_and_the_death_of_the_learner(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
-    learner = start_learner(tiny_model_dir, buffer)
+def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    learner = start_learner(tiny_model_dir)
     assert wait_for(learner.progress.remote()) is None
     assert wait_for(learner.warm_start.remote()).num_steps == 2
     assert wait_for(learner.progress.remote()).step == 2
 
-    wait_for(buffer.add.remote(rollouts(0, 5)))
+    stored = rollouts(0, 5)
+    incarnation = wait_for(buffer.add.remote(stored))
     assert wait_for(learner.publish.remote()).version == 1
-    first: StepMetrics = wait_for(learner.step.remote())
-    assert (first.step, first.weights_version, first.update.num_samples) == (1, 1, 8)
-    assert first.outcomes == {"passed": 2, "failed": 2, "runtime_error": 2, "syntax_error": 2}
-    assert first.pass_rate == 0.25
-    assert first.reward_mean == pytest.approx((1.0 - 3 * 0.3) / 4)
-    assert (first.staleness_mean, first.staleness_max, first.buffer_size) == (1.0, 1, 4)
-    row = first.row()
+    assert wait_for(learner.publish.remote()).version == 1, "the same weights are the same version"
+    items = list(take(buffer, 16, incarnation=incarnation).items)
+    report: StepReport = wait_for(learner.step.remote(items[:2], items[2:]))
+    assert (report.trained, report.lost) == (("r0", "r1"), ())
+    metrics = report.metrics
+    assert metrics is not None
+    assert (metrics.step, metrics.weights_version, metrics.update.num_samples) == (1, 1, 8)
+    assert metrics.outcomes == {"passed": 2, "failed": 2, "runtime_error": 2, "syntax_error": 2}
+    assert metrics.pass_rate == 0.25
+    assert metrics.reward_mean == pytest.approx((1.0 - 3 * 0.3) / 4)
+    assert (metrics.staleness_mean, metrics.staleness_max) == (1.0, 1)
+    row = metrics.with_driver(1.0, 7, {"stale": 1}).row()
     assert {"step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive"} <= row.keys()
-    assert {"tokens_per_s", "buffer_size", "seconds", "outcomes", "staleness_mean", "grad_norm"} <= row.keys()
-    path = wait_for(learner.save_checkpoint.remote(tmp_path))
+    assert (row["buffer_size"], row["dropped"]) == (7, {"stale": 1})
+    waiting = [*items[2:], *wait_for(buffer.contents.remote())]
+    path = wait_for(learner.save_checkpoint.remote(tmp_path, '{"state": 1}', waiting))
+    assert (path / "trainer_state" / "run_state.json").read_text() == '{"state": 1}'
+    kept = load_rollouts(path / "trainer_state" / "rollouts.npz")
+    assert [name for name, _ in kept] == ["r2", "r3", "r4"]
 
-    # Another learner takes back what the dead one had taken, and resumes from its checkpoint.
-    assert checked_stats(buffer).num_taken == 8
+    # Another learner goes on from there, with newer versions than the dead one may have published since.
     ray.kill(learner)
-    learner = start_learner(tiny_model_dir, buffer)
-    assert wait_for(learner.resume.remote(path)) == 1
-    assert (checked_stats(buffer).num_taken, checked_stats(buffer).num_buffered) == (0, 12)
-    wait_for(buffer.add.remote(rollouts(20, 1, version=1)))
-    metrics: StepMetrics = wait_for(learner.step.remote())
-    assert (metrics.step, metrics.weights_version) == (2, 1)
-    assert checked_stats(buffer).num_trained == 16
+    learner = start_learner(tiny_model_dir)
+    assert wait_for(learner.resume.remote(path, 3)) == 1
+    report = wait_for(learner.step.remote(items[2:]))
+    assert report.metrics is not None
+    assert (report.metrics.step, report.trained) == (2, ("r2", "r3"))
+    assert wait_for(learner.publish.remote()).version == 4
     ray.kill(learner)
 
 
-def test_what_a_publication_makes_too_stale_is_not_trained_on(feed: Feed, buffer: Any) -> None:
-    learner = feed._learner
-    wait_for(buffer.add.remote(rollouts(0, 5)))
-    learner.version = 1
-    feed.done(feed.next())
-    learner.version = 2  # published while the second half of the snapshot was being prepared
-    wait_for(buffer.add.remote(rollouts(10, 4, version=2)))
-    fed = feed.next()
-    assert [item.meta.rollout_id for item in fed.items] == ["r10", "r11"]
-    feed.done(fed)
-    stats = checked_stats(buffer)
-    assert stats.dropped == {DropReason.STALE: 12}
-    assert (stats.num_trained, stats.num_taken) == (16, 8)
+def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
+    stored = rollouts(0, 3, version=2)
+    save_rollouts(tmp_path / "rollouts.npz", stored)
+    loaded = load_rollouts(tmp_path / "rollouts.npz")
+    assert [name for name, _ in loaded] == [name for name, _ in stored]
+    for (_, ours), (_, theirs) in zip(stored, loaded, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a.task_id, a.completion_id, a.version, a.reward, a.outcome) == (
+                (b.task_id, b.completion_id, b.version, b.reward, b.outcome)
+            )
+            for name in ("prompt_ids", "token_ids", "logprobs", "token_weights"):
+                left, right = getattr(a, name), getattr(b, name)
+                assert left.dtype == right.dtype
+                assert np.array_equal(left, right)
+    save_rollouts(tmp_path / "none.npz", [])
+    assert load_rollouts(tmp_path / "none.npz") == []
 
 
-def test_part_of_an_update_may_be_stale(feed: Feed, buffer: Any) -> None:
-    mixed = [(name, group) for first in (0, 10) for name, group in rollouts(first, 2, version=first // 10)]
-    wait_for(buffer.add.remote([mixed[i] for i in (0, 2, 1, 3)]))
-    feed._learner.version = 1
-    feed.done(feed.next())
-    feed._learner.version = 2
-    fed = feed.next()
-    assert [item.meta.rollout_id for item in fed.items] == ["r11"]
-    assert fed.prepared.num_samples == 4
-    assert len(fed.prepared.references) == 4  # drawn once
+def test_what_was_announced_comes_next(feed: Feed, buffer: Any) -> None:
+    incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
+    items = take(buffer, 16, incarnation=incarnation).items
+    feed.announce(items[:2])
+    with pytest.raises(ValueError, match="announced as the next"):
+        feed.get(items[2:])
+    fed = feed.get(items[2:])
+    assert fed.prepared is not None
+    assert fed.prepared.num_samples == 8
 
 
-def test_a_starved_learner_says_what_it_waited_for(buffer: Any, tiny_model_dir: Path) -> None:
-    learner = make_learner(tiny_model_dir, fetch_timeout_s=2.0)
-    learner.set_examples(make_references(0))
-    feed = Feed(learner, buffer, BUFFER)
-    wait_for(buffer.add.remote(rollouts(0, 3)))
-    with pytest.raises(BufferStarvedError, match=r"waited 2 s for 16 samples .* 12 are buffered"):
-        feed.next()
-    wait_for(buffer.add.remote(rollouts(10, 1)))
-    assert feed.next().prepared.num_samples == 8  # and goes on when there is enough
-
-
-def test_a_snapshot_waits_for_what_is_on_its_way(buffer: Any) -> None:
-    reply = buffer.snapshot.remote(8, 0, DEADLINE_S)
+def test_a_take_waits_for_what_is_on_its_way(buffer: Any) -> None:
+    incarnation = take(buffer).incarnation
+    reply = buffer.take.remote(TakeRequest("1", 8, 0, DEADLINE_S, incarnation=incarnation))
     wait_for(buffer.add.remote(rollouts(0, 2)))
-    assert [item.meta.rollout_id for item in wait_for(reply)] == ["r0", "r1"]
+    assert ids(wait_for(reply)) == ["r0", "r1"]
 
 
-def test_a_learner_that_was_replaced_gets_no_snapshot(ray_session: None) -> None:
-    async def replace() -> tuple[object, int]:
+def test_a_take_that_comes_twice_is_answered_once(ray_session: None) -> None:
+    async def twice() -> None:
         buffer = BufferServer(BUFFER)
-        waiting = asyncio.create_task(buffer.snapshot(8, 0, DEADLINE_S))
-        await asyncio.sleep(0)  # now it waits
-        await buffer.restore()
-        await buffer.add(rollouts(0, 2))
-        (answer,) = await asyncio.gather(waiting, return_exceptions=True)
-        return answer, (await buffer.stats()).num_buffered
+        await buffer.add(rollouts(0, 4))
+        request = TakeRequest("same", 8, 0, 10.0, incarnation=buffer.incarnation)
+        assert await buffer.take(request) == await buffer.take(request)
+        assert (await buffer.stats()).num_taken == 8
 
-    answer, num_buffered = asyncio.run(replace())
-    assert isinstance(answer, BufferStarvedError)
-    assert "another learner has taken over" in str(answer)
-    assert num_buffered == 8
+    asyncio.run(twice())
+
+
+def test_a_take_tells_what_became_stale_rather_than_wait(buffer: Any) -> None:
+    incarnation = wait_for(buffer.add.remote(rollouts(0, 1)))
+    wait_for(buffer.add.remote(rollouts(10, 1, version=1)))
+    reply = take(buffer, 8, version=2, incarnation=incarnation)
+    assert (ids(reply), [drop.rollout_id for drop in reply.drops]) == ([], ["r0"])
+    wait_for(buffer.add.remote(rollouts(20, 1, version=2)))
+    reply = take(buffer, 8, version=2, incarnation=incarnation, cursor=reply.cursor)
+    assert (ids(reply), reply.drops) == (["r10", "r20"], ())
+
+
+def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
+    incarnation = wait_for(buffer.add.remote(rollouts(0, 2)))
+    items = take(buffer, 4, incarnation=incarnation).items
+    reply = buffer.take.remote(TakeRequest("1", 8, 0, DEADLINE_S, incarnation=incarnation))
+    os.kill(wait_for(buffer.pid.remote()), signal.SIGKILL)
+    told: TakeReply[Any] = wait_for(reply)
+    assert told.incarnation != incarnation
+    assert told.items == ()
+    wait_until_lost(items[0].ref)
+    assert wait_for(buffer.add.remote(rollouts(2, 2))) == told.incarnation
+    assert ids(take(buffer, 8, incarnation=told.incarnation)) == ["r2", "r3"]
 
 
 def test_rollouts_outlive_the_process_that_made_them(feed: Feed, buffer: Any) -> None:
@@ -185,26 +207,34 @@ def test_rollouts_outlive_the_process_that_made_them(feed: Feed, buffer: Any) ->
     producer = actor_class.remote()
     wait_for(producer.produce.remote(buffer, rollouts(0, 4), DEADLINE_S))
     ray.kill(producer)
-    assert feed.next().prepared.num_samples == 8
+    incarnation = take(buffer, 8).incarnation
+    fed = feed.get(take(buffer, 8, incarnation=incarnation).items)
+    assert fed.prepared is not None
+    assert fed.prepared.num_samples == 8
 
 
-def test_rollouts_whose_objects_are_gone_are_dropped_and_counted(tiny_model_dir: Path, ray_session: None) -> None:
+def test_rollouts_whose_objects_are_gone_are_told(feed: Feed) -> None:
     producer_class: Any = Producer
-    buffer_class: Any = BorrowingBuffer
     producers = [producer_class.remote() for _ in range(2)]
     items = []
-    for index, (name, group) in enumerate(rollouts(0, 4)):
-        (ref,) = wait_for(producers[index == 0].put.remote(group))
+    for index, (name, group) in enumerate(rollouts(0, 2)):
+        (ref,) = wait_for(producers[index].put.remote(group))
         items.append(BufferItem(ref, SampleMeta.of(name, group)))
-    buffer = buffer_class.remote(BUFFER, items)
-    learner = make_learner(tiny_model_dir, fetch_timeout_s=30.0)
-    learner.set_examples(make_references(0))
-    feed = Feed(learner, buffer, BUFFER)
-    checked_stats(buffer)
-    ray.kill(producers[1])
+    ray.kill(producers[0])
     wait_until_lost(items[0].ref)
-    fed = feed.next()
+    fed = feed.get(items)
     assert [item.meta.rollout_id for item in fed.items] == ["r1"]
-    assert checked_stats(buffer).dropped == {DropReason.LOST: 4}
-    for actor in (producers[0], buffer):
-        ray.kill(actor)
+    assert [item.meta.rollout_id for item in fed.lost] == ["r0"]
+    fed = feed.get(items[:1])
+    assert (fed.items, fed.prepared) == ([], None)
+    ray.kill(producers[1])
+
+
+def test_what_is_taken_is_trained_or_dropped(buffer: Any) -> None:
+    incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
+    take(buffer, 16, incarnation=incarnation)
+    take(buffer, 1, incarnation="", finished=("r0", "r1"), lost=("r2",))
+    wait_for(buffer.refuse.remote(["r3"], DropReason.DUPLICATE))
+    stats = wait_for(buffer.stats.remote())
+    assert (stats.num_taken, stats.num_trained) == (0, 8)
+    assert stats.dropped == {DropReason.LOST: 4, DropReason.DUPLICATE: 4}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,6 @@ def test_second_run_into_a_folder_that_holds_one(capsys: pytest.CaptureFixture[s
     held.write_text("precious\n")
     assert str(held.parent) in failing(capsys, *small_job(tmp_path, "job"))
     assert held.read_text() == "precious\n"
-
-
-def test_resume_of_a_run_without_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "settings.yaml").write_text(
-        json.dumps({"run": {"name": "x"}, "problems": {"train": ["starter:train"]}})
-    )
-    assert "no checkpoint" in failing(capsys, "--resume", str(tmp_path))
 
 
 def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""Anything may die at any call, and every message may be late: the run finishes, and the ledger balances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, note
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from learner.buffer import DropReason
+from learner.checkpoints import checkpoints
+from problems.types import Problem, StdinTest
+from ring.coordinator import Ring
+from ring.generators import GeneratorPool
+from ring.learner_service import LearnerService
+from ring.ledger import Ledger
+from settings import Settings
+from tests.ring.simulation import (
+    GENERATORS,
+    TARGETS,
+    Cluster,
+    Handle,
+    RestartingHandle,
+    SimulatedGenerator,
+    SimulatedGraders,
+    SimulatedKeeper,
+    SimulatedLearner,
+    run_virtually,
+    start_buffer,
+)
+
+NUM_STEPS = 8
+PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans may kill the same actor again and again, which the driver takes for an actor that cannot work."""
+    monkeypatch.setattr("ring.generators.MAX_DEATHS_IN_A_ROW", 100)
+    monkeypatch.setattr("ring.learner_service.MAX_DEATHS_IN_A_ROW", 100)
+
+
+class Listener:
+    def on_step(self, *row: Any) -> None: ...
+    def on_graded(self, *row: Any) -> None: ...
+    def on_refresh(self, *row: Any) -> None: ...
+    def on_evaluation(self, *row: Any) -> None: ...
+    def on_rewind(self, *row: Any) -> None: ...
+
+
+def make_settings(folder: Path, *, refresh_every: int, max_staleness: int, **buffer: int) -> Settings:
+    return Settings(
+        run={"num_steps": NUM_STEPS, "dir": folder},
+        generator={"samples_per_problem": 2, "num_generators": len(GENERATORS), "max_num_seqs": 4, "greedy": False},
+        learner={"batch_size": 4, "checkpoint_every": 2, "fetch_timeout_s": 900.0},
+        buffer={"capacity": 24, "refresh_every": refresh_every, "max_staleness": max_staleness, **buffer},
+    )
+
+
+def start_ring(cluster: Cluster, settings: Settings) -> Ring:
+    """The real driver over simulated actors."""
+    buffer = start_buffer(cluster, settings)
+    keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+    def spawn_generator(index: int, life: int) -> Handle:
+        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, keeper, slowness=1 + 3 * index))
+
+    def spawn_learner() -> Handle:
+        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_staleness)
+        handle = Handle(cluster, "learner", learner)
+        return handle
+
+    def end(handle: Handle) -> None:
+        handle.process.die()
+
+    pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
+    folder = settings.run.folder / "checkpoints"
+    learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
+    graders = SimulatedGraders(cluster, buffer, settings)
+    return Ring(settings, PROBLEMS, (), pool, graders, buffer, learner, Listener())
+
+
+def weights_of(ring: Ring) -> list[tuple[int, str, int]]:
+    learner: SimulatedLearner = ring.learner._actor.actor
+    return learner.weights
+
+
+async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None) -> Ring | None:
+    """One life of the driver, from the newest checkpoint if there is one; None where it was killed."""
+    ring = start_ring(cluster, settings)
+    checkpoint = next(reversed(checkpoints(ring.learner.folder)), None)
+    kills, cluster.kills = cluster.kills, {}  # what dies before the run has begun ends it with a message
+    ring.step = await ring.learner.start(checkpoint)
+    await ring.generators.start()
+    if checkpoint is not None:
+        await ring.restore(checkpoint)
+    cluster.kills = {cluster.num_calls + number: who for number, who in kills.items()}
+    try:
+        async with asyncio.timeout(stop_after_s):
+            await ring.run()
+        assert not cluster.failures
+    except TimeoutError:
+        if stop_after_s is None:
+            raise
+        ring = None  # type: ignore[assignment]
+    finally:
+        for process in cluster.processes.values():
+            process.die()
+        if ring is not None:
+            await ring.generators.close()
+    return ring
+
+
+def check_books(ring: Ring) -> None:
+    """The ledger against what is in the learner's weights, and the positions of the problems."""
+    counts = ring.ledger.counts()
+    assert counts.balance == 0
+    weights = weights_of(ring)
+    assert ring.step == max(step for step, _, _ in weights) == NUM_STEPS
+    assert counts.trained == sum(samples for _, _, samples in weights)
+    positions = [name.removeprefix("r").partition(".")[0] for _, name, _ in weights]
+    assert len(positions) == len(set(positions)), "a problem's turn was taken twice"
+    if not counts.dropped:
+        live = {rollout.position for rollout in ring.ledger.live.values()}
+        assert live | set(map(int, positions)) == set(range(1, ring.sampling.order.position + 1)), "a turn was skipped"
+
+
+KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS), st.booleans()), max_size=20)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    kills=KILLS,
+    refresh_every=st.integers(1, 3),
+    max_staleness=st.integers(0, 2),
+)
+def test_whatever_dies_the_run_ends_and_the_books_balance(
+    seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_staleness: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_settings(Path(folder), refresh_every=refresh_every, max_staleness=max_staleness)
+        cluster = Cluster(seed, kills)
+        ring = run_virtually(life(cluster, settings, None))
+        note(f"{cluster.num_calls} calls, {cluster.num_killed} killed")
+        assert ring is not None
+        check_books(ring)
+
+
+@hypothesis_settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    kills=KILLS,
+    lives=st.lists(st.floats(1, 120), min_size=1, max_size=3),
+    max_staleness=st.integers(0, 2),
+)
+def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
+    seed: int, kills: dict[int, tuple[str, bool]], lives: Sequence[float], max_staleness: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_settings(Path(folder), refresh_every=2, max_staleness=max_staleness)
+        ring = None
+        for number, stop_after_s in enumerate([*lives, None]):
+            ring = run_virtually(life(Cluster(seed + number, dict(kills)), settings, stop_after_s))
+            if ring is not None:
+                break
+        assert ring is not None
+        check_books(ring)
+
+
+@pytest.mark.parametrize("who", TARGETS)
+def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    cluster = Cluster(1, {120: (who, False), 200: (who, True)})
+    ring = run_virtually(life(cluster, settings, None))
+    assert ring is not None
+    check_books(ring)
+    assert cluster.num_killed
+    expected = {
+        "generator-0": "generator 0 is gone",
+        "generator-1": "generator 1 is gone",
+        "buffer": "the buffer is gone",
+        "learner": "the learner is gone",
+    }
+    assert expected.get(who, "") in caplog.text
+    if who == "learner":
+        assert ring.ledger.dropped[DropReason.REWOUND] >= 0
+
+
+def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:
+    """Without staleness the admission rule leaves no spare samples: one lost one must be asked for again."""
+    settings = make_settings(tmp_path, refresh_every=1, max_staleness=0)
+    for seed in range(20):
+        with contextlib.suppress(FileNotFoundError):
+            for path in checkpoints(tmp_path / "checkpoints"):
+                path.rename(tmp_path / f"old-{seed}-{path.name}")
+        ring = run_virtually(life(Cluster(seed, {}), settings, None))
+        assert ring is not None
+        check_books(ring)
+
+
+def test_ledger_refuses_what_cannot_be() -> None:
+    ledger = Ledger()
+    ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="issued twice"):
+        ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="not taken"):
+        ledger.trained("r1", 1)
