@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-long lint bench docs soak ablation setup
+.PHONY: run test test-long lint bench docs chaos soak ablation setup
 
 # vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
 run: setup
@@ -29,6 +29,9 @@ bench: setup
 docs: setup
 	$(VENV)/python -m mkdocs build --strict
 	@echo "site/index.html"
+
+chaos: setup
+	PYTHONPATH=. $(VENV)/python benchmarks/chaos.py
 
 soak: setup
 	PYTHONPATH=. $(VENV)/python benchmarks/soak_sandbox.py
