@@ -148,7 +148,7 @@ class Ring:
         """Have the generators sample with the learner's present weights, where they do not yet."""
         if self._published_at == self.step:
             return
-        if self.settings.run.deterministic and 0 <= self._published_at and self.step < self.settings.run.num_steps:
+        if self.settings.run.deterministic and self._published_at >= 0 and self.step < self.settings.run.num_steps:
             await self.sampling.drained()  # so that all of a rollout is sampled with the same weights
         began = time.monotonic()
         weights: WeightsHandle = await self.learner.call("publish")
