@@ -95,6 +95,12 @@ def test_lists_come_as_words_or_as_yaml(tmp_path: Path) -> None:
         (["--resume", "x", "--config", "y"], "leave --config out"),
         (["--sandbox.min_workers", "9", "--sandbox.max_workers", "3"], "max_workers 3 is below min_workers 9"),
         (["--evaluation.ks", "1", "50"], "pass@50 needs at least as many programs"),
+        (["--run.deterministic", "true", "--model.dtype", "bfloat16"], "on CPUs in float32 alone"),
+        (["--run.deterministic", "true", "--buffer.capacity", "512"], "buffer.capacity 512 is below 768"),
+        (
+            ["--run.deterministic", "true", "--buffer.refresh_every", "2", "--learner.checkpoint_every", "3"],
+            "checkpoint_every 3 is no multiple of buffer.refresh_every 2",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(argv: list[str], message: str) -> None:
