@@ -154,7 +154,7 @@ def plain_loop(runs: Path, max_staleness: int) -> dict[str, torch.Tensor]:
                 learner.update(learner.prepare(batch))
     finally:
         torch.use_deterministic_algorithms(False)
-    return dict(learner.policy.model.state_dict())
+    return dict(learner.policy.model.named_parameters())  # a tied head once, as in a checkpoint
 
 
 def make_engine(model: Path, prompter: Prompter, settings: Settings) -> TransformersEngine:
