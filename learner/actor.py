@@ -18,6 +18,7 @@ from learner.buffer import BufferStats
 from learner.feed import FedUpdate, Feed
 from learner.learner import Learner
 from learner.metrics import StepMetrics, UpdateStats
+from learner.policy import ModelError
 from learner.supervised import SupervisedExample, encode_references
 from learner.warm_start import WarmStartProgress, WarmStartReport, warm_start
 from problems.types import Problem
@@ -62,6 +63,12 @@ class LearnerActor:
             seed=seed,
             lora=model_settings.lora,
         )
+        context = self._learner.policy.max_length
+        if model_settings.max_length > context:
+            raise ModelError(
+                f"model.max_length {model_settings.max_length} is more than the {context} tokens that {model} can be "
+                "trained on (its positions, or its attention window): lower model.max_length"
+            )
         self._feed = Feed(self._learner, buffer, buffer_settings)
         self._model_settings = model_settings
         self._seed = seed

@@ -43,7 +43,7 @@ def test_the_program_is_the_inside_of_the_block_with_the_characters_of_its_token
     tokenizer = prompter.tokenizer
     answer = f"Here it is:\n```python\n{PROGRAM}```\nIt says é."
     ids = tokenizer.encode(answer, add_special_tokens=False)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    (end,) = tokenizer.encode("<|im_end|>", add_special_tokens=False)
     made = completion(prompter, [*ids, end], FinishReason.STOP)
     assert made.text == answer
     assert made.program == PROGRAM

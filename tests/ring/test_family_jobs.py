@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.families import FAMILIES, build_family
-from tests.ring.jobs import launch, python, small_job
+from tests.families import FAMILIES, WINDOW, build_family
+from tests.ring.jobs import python, small_job
 
 
 def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, Any]]:
@@ -19,14 +19,14 @@ def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, 
     model = build_family(family, folder / "model", chat=chat)
     settings = {
         "model.name": str(model),
-        "model.max_length": "448",
+        "model.max_length": str(WINDOW),
         "model.chat_template": str(chat).lower(),
         "problems.evaluation": "starter:test[:3]",
         "generator.max_tokens": "48",
         "evaluation.every": "4",
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    done = launch(*small_job(folder, "job", *options, warm_start_steps=4))
+    done = python("launch.py", *small_job(folder, "job", *options, warm_start_steps=4), timeout_s=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
 
