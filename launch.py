@@ -24,7 +24,7 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.model_folder import UnusableModelError, check_engine
+from actors.model_folder import UnusableModelError, check_engine, load_tokenizer
 from evaluation import EvaluationResult
 from learner.checkpoints import CheckpointError, checkpoints
 from learner.metrics import StepMetrics
@@ -182,13 +182,14 @@ def step_of(checkpoint: Path) -> int:
 
 
 def check_model(name: str, engine: str) -> None:
-    """Whether `model.name`, where it can only be a folder, is one with a model that `engine` runs.
+    """Whether `model.name`, where it can only be a folder, is one with a tokenizer and a model that `engine` runs.
 
     Raises UnusableModelError if not.
     """
     path = Path(name)
     if path.is_dir() or name.startswith((".", "/", "~")):
         check_engine(path.expanduser(), engine)
+        load_tokenizer(path.expanduser())
 
 
 def main(argv: list[str] | None = None) -> int:

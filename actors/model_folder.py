@@ -65,6 +65,10 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
         raise UnusableModelError(
             f"model.name: {model} has no tokenizer that loads ({error}); save one into the folder with save_pretrained"
         ) from error
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
+        raise UnusableModelError(
+            f"model.name: {model} has no tokenizer: no vocabulary is there; save one with save_pretrained"
+        )
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnusableModelError(
             f"model.name: {model} has a {type(tokenizer).__name__} without a tokenizer.json; convert it to a fast one"

@@ -139,6 +139,11 @@ class VllmEngine:
         try:
             self._engine = LLMEngine.from_engine_args(_engine_args(model, options))
         except ValueError as error:
+            if "max_model_len" in str(error):
+                raise UnusableModelError(
+                    f"model.max_length {options.max_length} is more than the context of model {model}: lower "
+                    "model.max_length (with evaluate.py --max-length)"
+                ) from error
             architectures = ", ".join(config.get("architectures") or ["no architecture"])
             reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list some hundreds
             raise UnusableModelError(

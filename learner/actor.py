@@ -19,6 +19,7 @@ from learner.experience import Experience
 from learner.feed import Feed, Item
 from learner.learner import Learner
 from learner.metrics import StepMetrics, StepReport, UpdateStats
+from learner.policy import ModelError
 from learner.stored_rollouts import save_rollouts
 from learner.supervised import SupervisedExample, encode_references
 from learner.warm_start import WarmStartProgress, WarmStartReport, warm_start
@@ -66,6 +67,12 @@ class LearnerActor:
             seed=seed,
             lora=model_settings.lora,
         )
+        context = self._learner.policy.max_length
+        if model_settings.max_length > context:
+            raise ModelError(
+                f"model.max_length {model_settings.max_length} is more than the {context} tokens that {model} can be "
+                "trained on (its positions, or its attention window): lower model.max_length"
+            )
         self._feed = Feed(self._learner)
         self._model_settings = model_settings
         self._seed = seed

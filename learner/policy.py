@@ -216,6 +216,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name}: no usable tokenizer there ({_first_line(error)})") from error
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
+        raise ModelError(f"model {name}: no usable tokenizer there (it has no vocabulary)")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {name}: its tokenizer names no end token; set eos_token in tokenizer_config.json")
     return tokenizer

@@ -25,6 +25,7 @@ from transformers import (
 from tests.small_tokenizers import byte_level_bpe, sentencepiece_bpe
 
 CONTEXT = 512
+WINDOW = 448
 
 # ChatML. A turn ends with a token of its own, which is not the tokenizer's end token here, and a line end follows.
 CHAT_TEMPLATE = (
@@ -39,7 +40,7 @@ _GPT = {"n_layer": 2, "n_positions": CONTEXT}
 _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaTokenizer, _GROUPED),
     "qwen2": (Qwen2Config, Qwen2Tokenizer, _GROUPED | {"tie_word_embeddings": True}),
-    "starcoder2": (Starcoder2Config, GPT2Tokenizer, _GROUPED | {"sliding_window": CONTEXT // 4}),
+    "starcoder2": (Starcoder2Config, GPT2Tokenizer, _GROUPED | {"sliding_window": WINDOW}),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXTokenizer, _SHAPE | {"max_position_embeddings": CONTEXT, "rotary_pct": 0.25}),
     "gpt2": (GPT2Config, GPT2Tokenizer, _GPT | {"n_embd": 64, "n_head": 2}),
     # Two heads to each of the four blocks of the fused projection.

@@ -15,10 +15,10 @@ from actors.engine import EngineOptions, SampledSequence
 from actors.model_folder import end_token_ids, load_tokenizer
 from tests.actors.engine_process import EngineProcess, engine_process
 from tests.actors.sampling import Weights, make_request, sequence_ids
-from tests.families import CONTEXT, FAMILIES, build_family
+from tests.families import CONTEXT, FAMILIES, WINDOW, build_family
 
 # Longer than StarCoder2's window, and than the blocks of the key-value cache.
-PROMPT = [20 + i % 350 for i in range(150)]
+PROMPT = [20 + i % 350 for i in range(WINDOW + 20)]
 MAX_TOKENS = 24
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -35,6 +36,12 @@ def test_an_update_that_lacks_a_parameter_is_refused(
     with pytest.raises(ValueError, match=r"weight update without model\.norm\.weight"):
         engine.load_weights(1, weights.items())
     engine.close()
+
+
+def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
+    longer = dataclasses.replace(options(), max_length=2 * MAX_LENGTH)
+    with pytest.raises(UnusableModelError, match=r"model\.max_length 512 is more than the context"):
+        VllmEngine(tiny_model_dir, longer)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import launch
 from ring.cluster import ResourcesError, check_resources
 from settings import Settings
+from tests.families import FAMILIES, build_family
 from tests.ring.jobs import small_job
 
 
@@ -59,4 +60,14 @@ def test_model_folder_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path:
     (tmp_path / "model").mkdir()
     message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(tmp_path / "model")))
     assert "config.json" in message
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str) -> None:
+    model = build_family(family, tmp_path / "model")
+    for file in (*model.glob("tokenizer*"), *model.glob("vocab*"), *model.glob("merges*")):
+        file.unlink()
+    message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(model)))
+    assert f"{model} has no tokenizer" in message
     assert not (tmp_path / "job").exists()

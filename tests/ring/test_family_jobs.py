@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.families import FAMILIES, build_family
-from tests.ring.jobs import launch, small_job
-
-CHAT = "qwen2"
+from tests.families import FAMILIES, WINDOW, build_family
+from tests.ring.jobs import python, small_job
 
 
 def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, Any]]:
@@ -21,14 +19,14 @@ def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, 
     model = build_family(family, folder / "model", chat=chat)
     settings = {
         "model.name": str(model),
-        "model.max_length": "448",
+        "model.max_length": str(WINDOW),
         "model.chat_template": str(chat).lower(),
         "problems.evaluation": "starter:test[:3]",
         "generator.max_tokens": "48",
         "evaluation.every": "4",
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    done = launch(*small_job(folder, "job", *options, warm_start_steps=4))
+    done = python("launch.py", *small_job(folder, "job", *options, warm_start_steps=4), timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
 
@@ -59,3 +57,17 @@ def test_codegen_learns_through_vllm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "codegen"])
 def test_every_other_family_learns(family: str, tmp_path: Path) -> None:
     assert_learned_and_saved(tmp_path, run_job(tmp_path, family))
+
+
+@pytest.mark.long
+def test_a_chat_model_learns_through_its_template(tmp_path: Path) -> None:
+    assert_learned_and_saved(tmp_path, run_job(tmp_path, "qwen2", chat=True))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "job" / "checkpoints" / "step-4")
+    assert tokenizer.chat_template
+    evaluated = python(
+        *("evaluate.py", "--model", str(tmp_path / "job" / "checkpoints" / "step-4"), "--chat-template"),
+        *("--problems", "starter:test[:2]", "--num-samples", "2", "--max-tokens", "32", "--dtype", "float32"),
+        *("--output", str(tmp_path / "evaluated")),
+    )
+    assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
+    assert json.loads((tmp_path / "evaluated" / "results.json").read_text())["num_samples"] == 4

@@ -1,0 +1,66 @@
+"""A chat model's answer becomes a completion: text, program inside the code block, characters of each token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.engine import FinishedRequest, SampledSequence
+from actors.messages import RolloutRequest
+from actors.model_folder import end_token_ids
+from actors.prompting import Prompter
+from actors.types import Completion, FinishReason, VersionSpan
+from learner.supervised import encode_references
+from problems.types import Problem, StdinTest
+from tests.families import build_family
+
+PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
+PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PROGRAM,))
+
+
+@pytest.fixture
+def prompter(tmp_path: Path) -> Prompter:
+    return Prompter(build_family("qwen2", tmp_path, chat=True), {"p": PROBLEM}, chat_template=True)
+
+
+def completion(prompter: Prompter, token_ids: list[int], reason: FinishReason) -> Completion:
+    ids = np.array(token_ids, dtype=np.int32)
+    spans = (VersionSpan(0, len(ids), 0),)
+    sampled = SampledSequence(ids, np.zeros(len(ids), dtype=np.float32), spans, reason)
+    request = RolloutRequest("r", "p", 1, greedy=False, temperature=1.0, top_p=1.0, max_tokens=99, seed=0)
+    rollout = prompter.rollout(request, prompter.encode("p"), FinishedRequest("r", (sampled,), None))
+    return rollout.samples[0]
+
+
+def characters(made: Completion, token: int) -> str:
+    start, end = made.char_spans[token]
+    return made.text[start:end]
+
+
+def test_the_program_is_the_inside_of_the_block_with_the_characters_of_its_tokens(prompter: Prompter) -> None:
+    tokenizer = prompter.tokenizer
+    answer = f"Here it is:\n```python\n{PROGRAM}```\nIt says é."
+    ids = tokenizer.encode(answer, add_special_tokens=False)
+    (end,) = tokenizer.encode("<|im_end|>", add_special_tokens=False)
+    made = completion(prompter, [*ids, end], FinishReason.STOP)
+    assert made.text == answer
+    assert made.program == PROGRAM
+    before = answer.index(PROGRAM)
+    assert (made.program_start, made.program_end) == (before, before + len(PROGRAM))
+    decoded = "".join(characters(made, token) for token in range(len(ids)))
+    assert decoded.replace("éé", "é") == answer  # a token of half a character spans all of it
+    assert made.char_spans[-1].tolist() == [len(answer)] * 2
+
+
+def test_an_answer_cut_short_is_the_program_so_far(prompter: Prompter) -> None:
+    ids = prompter.tokenizer.encode("```python\ndef solve(val", add_special_tokens=False)
+    assert completion(prompter, ids, FinishReason.LENGTH).program == "def solve(val"
+
+
+def test_what_is_taught_is_what_would_be_sampled(prompter: Prompter, tmp_path: Path) -> None:
+    (example,) = encode_references([PROBLEM], prompter.tokenizer, chat_template=True, max_length=512)
+    assert example.prompt_ids.tolist() == prompter.encode("p")
+    assert example.token_ids[-1] == end_token_ids(tmp_path, prompter.tokenizer, chat=True)[0]
+    assert completion(prompter, example.token_ids.tolist(), FinishReason.STOP).program == PROGRAM

@@ -1,0 +1,35 @@
+"""A model that is not to be had is named soon, whatever the hub does."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from learner import model_source
+from learner.model_source import model_folder
+from learner.policy import ModelError
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(model_source, "HUB_ANSWER_S", 0.2)
+        yield
+
+
+@pytest.mark.usefixtures("silent_hub")
+def test_a_hub_that_is_silent_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nobody/nothing is neither a folder here nor to be had from the hub"):
+        model_folder("nobody/nothing", (), tmp_path, seed=0)
+
+
+def test_a_hub_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="give a model folder, or a hub id and access to the hub"):
+        model_folder("nobody/nothing", (), tmp_path, seed=0)
