@@ -224,9 +224,11 @@ def test_folders_that_are_no_checkpoint_are_refused(tiny_model_dir: Path, tmp_pa
 
 def test_published_weights_are_those_of_the_policy(tiny_model_dir: Path, ray_session: None) -> None:
     learner = make_learner(tiny_model_dir)
-    for version in (1, 2):
-        handle = learner.publish()
-        assert handle.version == learner.version == version
+    learner.set_examples(make_references(0))
+    assert learner.publish().version == learner.publish().version == 1  # no update in between: the same weights
+    learner.update(learner.prepare(make_experiences(0)))
+    handle = learner.publish()
+    assert handle.version == learner.version == 2
     published = dict(unpack(ray.get(list(handle.refs))))
     for name, parameter in learner.policy.model.named_parameters():
         torch.testing.assert_close(published[name], parameter.detach(), rtol=0, atol=0)
