@@ -123,8 +123,7 @@ def test_size_follows_the_backlog_between_its_bounds() -> None:
             assert pool.stats().num_workers == 1
             calls = asyncio.gather(*(pool.submit("work", 1.0, num_items=2) for _ in range(12)))
             await until(lambda: pool.stats().num_ready == 3)
-            assert len(set(await calls)) == 3
-            assert pool.stats().num_workers == 3
+            assert len(set(await calls)) == 3  # Three workers answered, and no fourth; idle ones may be gone by now.
             await until(lambda: pool.stats().num_workers == 1)
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
