@@ -117,7 +117,7 @@ class Job:
         self.progress.stage("model")
         cache_dir = settings.learner.warm_start.cache_dir or settings.run.folder / "cache"
         model = await prepare_model(settings, problems.all_training, cache_dir)
-        check_engine(model, settings.generator.engine)
+        check_model(model, settings)
         self.progress.stage("actors")
         checkpoint = None if self.resume is None else newest_checkpoint(self.resume)
         resumed_step = None if checkpoint is None else step_of(checkpoint)
@@ -181,15 +181,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def check_model(name: str, engine: str) -> None:
-    """Whether `model.name`, where it can only be a folder, is one with a tokenizer and a model that `engine` runs.
+def check_model(model: Path, settings: Settings) -> None:
+    """Whether the folder `model` holds a model that the engine runs, with the tokenizer and the template asked for.
 
     Raises UnusableModelError if not.
     """
-    path = Path(name)
-    if path.is_dir() or name.startswith((".", "/", "~")):
-        check_engine(path.expanduser(), engine)
-        load_tokenizer(path.expanduser())
+    check_engine(model, settings.generator.engine)
+    load_tokenizer(model, chat_template=settings.model.chat_template)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -202,7 +200,9 @@ def main(argv: list[str] | None = None) -> int:
             print_plan(settings, console)
             return 0
         check_resources(settings)
-        check_model(settings.model.name, settings.generator.engine)
+        name = settings.model.name
+        if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made
+            check_model(Path(name).expanduser(), settings)
         problems = load_problem_sets(settings.problems)
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"

@@ -53,11 +53,12 @@ def check_engine(model: Path, engine: str) -> None:
         )
 
 
-def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTokenizerFast:
     """The folder's tokenizer.
 
     Raises:
-        UnusableModelError: there is none, it is not a fast one (token spans need its bytes), or it has no end token.
+        UnusableModelError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or
+            not the chat template that is asked for.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -75,6 +76,10 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
         )
     if tokenizer.eos_token_id is None:
         raise UnusableModelError(f"model.name: the tokenizer in {model} has no end token (eos_token)")
+    if chat_template and not tokenizer.chat_template:
+        raise UnusableModelError(
+            f"model.chat_template is true, but the tokenizer in {model} has no chat template; set it to false"
+        )
     return tokenizer
 
 

@@ -24,14 +24,10 @@ class Prompter:
         """Load the tokenizer of `model`. `problems` are by task id.
 
         Raises:
-            UnusableModelError: no tokenizer that fits: see `load_tokenizer`; without the chat template asked for; or
-                with a decoder that hides which characters a token stands for.
+            UnusableModelError: no tokenizer that fits: see `load_tokenizer`; or one with a decoder that hides which
+                characters a token stands for.
         """
-        self.tokenizer = load_tokenizer(model)
-        if chat_template and not self.tokenizer.chat_template:
-            raise UnusableModelError(
-                f"model.chat_template is true, but the tokenizer in {model} has no chat template; set it to false"
-            )
+        self.tokenizer = load_tokenizer(model, chat_template=chat_template)
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:

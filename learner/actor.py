@@ -86,7 +86,7 @@ class LearnerActor:
     def set_references(self, problems: Sequence[Problem]) -> int:
         """Take the reference programs of `problems` for the supervised term and the warm start; returns their number.
 
-        Raises ValueError where there are none although the supervised term has a weight.
+        Raises ProblemsError where there are none although the supervised term has a weight.
         """
         self._examples = self._encode(problems)
         self._learner.set_examples(self._examples)

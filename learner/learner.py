@@ -21,6 +21,7 @@ from learner.objectives import Objective, TokenTable, contributing, loss, token_
 from learner.packing import MicroBatch, TokenSequence
 from learner.policy import ComputeDtype, Policy
 from learner.supervised import ExampleSampler, SamplerState, SupervisedExample
+from problems import ProblemsError
 from rewards import Granularity
 from settings import LearnerSettings, LoraSettings
 
@@ -108,12 +109,12 @@ class Learner:
     def set_examples(self, examples: Sequence[SupervisedExample]) -> None:
         """The reference programs of the supervised term, from their first pass on.
 
-        Raises ValueError where there are none although the supervised term has a weight.
+        Raises ProblemsError where there are none although the supervised term has a weight.
         """
         if not examples and self.objective.supervised_weight:
-            raise ValueError(
-                "no reference programs for the supervised term: give problems that carry some, or set "
-                "learner.supervised_weight to 0"
+            raise ProblemsError(
+                "no reference program for the supervised term fits into model.max_length: give problems that carry "
+                "some, raise model.max_length, or set learner.supervised_weight to 0"
             )
         self._sampler = ExampleSampler(examples, seed=self._seed)
         self._trained_position = SamplerState()

@@ -70,7 +70,7 @@ def warm_start(
     """Fine-tune the learner's policy on `examples`, or take the result of an equal stage from the cache.
 
     Ends after `learner.warm_start.num_steps` updates, or after `patience` validations without a lower loss; the policy
-    then has the weights of the lowest one. Raises ValueError where `examples` cannot be split for validation.
+    then has the weights of the lowest one. Raises ProblemsError where `examples` cannot be split for validation.
     """
     settings = learner.settings.warm_start
     if settings.num_steps == 0:

@@ -14,6 +14,7 @@ from learner.learner import Learner
 from learner.packing import TokenSequence
 from learner.supervised import ExampleSampler, encode_references, split
 from learner.warm_start import WarmStartProgress, warm_start
+from problems import ProblemsError
 from problems.prompts import render_prompt
 from problems.types import Problem, StdinTest
 from settings import WarmStartSettings
@@ -80,7 +81,7 @@ def test_validation_holds_out_whole_problems() -> None:
     assert len(training) == 24
     assert len(validation) == 6
     assert not {e.prompt_ids[0] for e in training} & {e.prompt_ids[0] for e in validation}
-    with pytest.raises(ValueError, match="3 reference programs of 1 problems cannot be split"):
+    with pytest.raises(ProblemsError, match="3 reference programs of 1 problems cannot be split"):
         split(examples[:3], validation_share=0.2, seed=0)
 
 
