@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-long lint bench docs chaos soak ablation setup
+.PHONY: run test test-long lint bench docs chaos soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
 run: setup
@@ -39,6 +39,11 @@ soak: setup
 ablation: setup
 	$(VENV)/python -m benchmarks.ablation
 	$(VENV)/python -m reporting ablation runs/ablation --output docs/images/ablation.png
+
+# Has a cluster run the job: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'
+ADDRESS ?= http://localhost:8265
+submit: setup
+	PYTHONPATH=. $(VENV)/python scripts/submit.py $(ADDRESS) $(ARGS)
 
 setup:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(ACCELERATOR)

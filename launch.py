@@ -33,7 +33,8 @@ from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
-from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors, start_ray
+from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors
+from ring.connection import start_ray, while_head_lives
 from ring.coordinator import Ring
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.ledger import LedgerCounts
@@ -237,7 +238,8 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
                 job = Job(settings, problems, folder, progress, options.resume, telemetry)
                 if dashboard:
                     progress.note(f"Ray dashboard: http://{dashboard}")
-                asyncio.run(job.run())
+                head = ray.get_runtime_context().gcs_address
+                asyncio.run(while_head_lives(job.run(), head, lambda text: progress.note(text, style="red")))
         except KeyboardInterrupt:
             logger.info("interrupted")
             status = 130

@@ -129,7 +129,9 @@ class SandboxSettings(Section):
     num_cpus: float = Field(1.0, ge=0, description="CPU cores that each sandbox worker asks Ray for.")
     backlog_per_worker: PositiveInt = Field(64, description="Programs waiting per worker before one more is asked for.")
     idle_s: PositiveFloat = Field(30.0, description="Seconds without need before a worker above the minimum leaves.")
-    start_timeout_s: PositiveFloat = Field(300.0, description="Seconds in which the minimum of workers must be up.")
+    start_timeout_s: PositiveFloat = Field(
+        900.0, description="Seconds in which the minimum of workers must be up, machines from a cloud included."
+    )
     cpu_s: PositiveFloat = Field(4.0, description="CPU seconds that one test may take.")
     wall_s: PositiveFloat = Field(10.0, description="Wall-clock seconds that one test may take.")
     program_cpu_s: PositiveFloat = Field(60.0, description="CPU seconds that all tests of a program may take.")
@@ -328,11 +330,21 @@ class ClusterSettings(Section):
 
     address: str = Field(
         "local",
-        pattern=r"^(local|auto|ray://.+|[^:/]+:\d+)$",
-        description="`local` starts Ray here, `auto` joins this machine's cluster, `ray://HOST:PORT` a remote one.",
+        pattern=r"^(local|auto|(ray://)?[^:/]+:\d+)$",
+        description="`local` starts Ray here, `auto` joins this machine's cluster, HOST:PORT the one of that head.",
     )
     object_store_bytes: PositiveInt = Field(2 * GIB, description="Size of the object store of a local Ray.")
     dashboard: bool = Field(True, description="Whether a local Ray serves its dashboard.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterSettings:
+        if self.address.startswith("ray://"):
+            raise ValueError(
+                f"address {self.address} would keep the run's loop and folder on this machine, and the run would end "
+                "with the connection. Have the cluster run the job: `make submit ADDRESS=http://HOST:8265 ARGS='...'`, "
+                "or log in to the head (`ray attach`) and use --cluster.address auto"
+            )
+        return self
 
 
 class Settings(BaseSettings):

@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
+from actors.folders import HomeFolders
 from actors.weights import WeightsHandle
 from learner.experience import Experience
 from learner.feed import Feed, Item
@@ -36,7 +37,7 @@ _M_MMAP_THRESHOLD = -3
 
 @ray.remote(concurrency_groups={_PROGRESS: 1})  # type: ignore[call-overload]  # ray leaves it out of its signature
 class LearnerActor:
-    """`Learner` on rollouts that it is given by reference; loads `model`, a folder or hub id, when it is made.
+    """`Learner` on rollouts that it is given by reference; loads the folder `model` when it is made.
 
     Whoever starts it calls `set_references`, and `warm_start` or `resume`, before `step`. Calls run one after the
     other, `progress` beside them.
@@ -52,14 +53,17 @@ class LearnerActor:
         temperature: float,
         seed: int,
         deterministic: bool = False,
+        home: HomeFolders | None = None,
     ) -> None:
+        """`model` and the paths of other methods are of the node of `home`; none: of this node."""
+        self._home = home if home is not None else HomeFolders.here()
         disable_progress_bar()  # type: ignore[no-untyped-call]
         _keep_freed_memory()
         if deterministic:
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(1)  # sums in another order are other sums
         self._learner = Learner(
-            model,
+            str(self._home.fetch(Path(model))),
             learner_settings,
             dtype=model_settings.dtype,
             preset=preset,
@@ -128,11 +132,13 @@ class LearnerActor:
             (trainer_state / "run_state.json").write_text(run_state)
             save_rollouts(trainer_state / "rollouts.npz", list(self._fetched(items)))
 
-        return self._learner.save_checkpoint(folder, write)
+        path = self._learner.save_checkpoint(folder, write)
+        self._home.send(path)
+        return path
 
     def resume(self, path: Path, version: int = 0) -> int:
         """See `Learner.resume`; returns the number of updates made so far."""
-        self._learner.resume(path, version)
+        self._learner.resume(self._home.fetch(path), version)
         return self._learner.step
 
     def at_least_version(self, version: int) -> int:

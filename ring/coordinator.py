@@ -33,7 +33,7 @@ from actors.weights import WeightsHandle
 from evaluation import EvaluationResult
 from evaluation.result import Tally, evaluate_tally
 from learner.buffer import BufferItem
-from learner.checkpoints import checkpoints
+from learner.checkpoints import checkpoints, prune
 from learner.metrics import StepMetrics, StepReport
 from problems.types import Problem
 from ring.generators import GeneratorPool
@@ -167,6 +167,8 @@ class Ring:
         state = RunState.of(self.sampling, self.supply).dumps()
         step = self.step
         path: Path = await self.learner.call("save_checkpoint", self.learner.folder, state, items)
+        # The learner does so on its own node, which may be another.
+        await asyncio.to_thread(prune, self.learner.folder, self.settings.learner.keep_checkpoints)
         self.ledger.checkpointed(step)
         return path
 

@@ -12,7 +12,17 @@ FAILED = 1
 
 # By name: some of the classes live in modules that import torch, and a failed constructor of an actor is text alone.
 _USERS_TO_MEND = frozenset(
-    ["UnusableModelError", "ModelError", "CheckpointError", "ProblemsError", "ResourcesError", "IsolationError"]
+    [
+        "UnusableModelError",
+        "ModelError",
+        "CheckpointError",
+        "ProblemsError",
+        "ResourcesError",
+        "IsolationError",
+        "ClusterAddressError",
+        "NodesError",
+        "NoRoomError",
+    ]
 )
 # The last line of a traceback, with what follows it: nothing after it looks like one.
 _RAISED = re.compile(

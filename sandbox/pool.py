@@ -8,7 +8,9 @@
 
 Invariants: every submitted call ends, with its value or an error; a call whose worker died or missed its deadline is
 made again on another worker, so a method may run twice but is answered once; workers stand between `min_workers` and
-`max_workers`, as many as the backlog asks for and Ray has room for.
+`max_workers`, as many as the backlog asks for and Ray has room for; one leaves when it has had nothing to do for
+`idle_s`, never with a call under way. A worker that Ray has no room for yet waits, and as Ray counts waiting actors as
+demand, it is by these that the autoscaler knows how many nodes to add.
 """
 
 from __future__ import annotations
@@ -128,18 +130,25 @@ class SandboxPool:
         problems: Any,
         *arguments: Any,
         name: str | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
-        """`problems` is a reference to a dict from task id to `Problem`; workers are called `name-0`, `name-1`, ..."""
+        """`problems` is a reference to a dict from task id to `Problem`; workers are called `name-0`, `name-1`, ... and
+        each asks Ray for the custom `resources` besides its CPUs.
+        """
         self._name = name
         self._num_started = 0
+        self._resources = dict(resources or {})
         self._settings = settings
         self._arguments = (problems, settings, *arguments)
         # SPREAD: graders compete for CPU, so they belong on different machines where there are any.
-        self._actor_class = ray.remote(num_cpus=settings.num_cpus, scheduling_strategy="SPREAD")(worker)
+        self._actor_class = ray.remote(
+            num_cpus=settings.num_cpus, resources=self._resources, scheduling_strategy="SPREAD"
+        )(worker)
         # Workers that get calls, and the ready ones with room by the number of their calls, longest idle first: what is
         # asked at every call must not cost more with a thousand workers than with one.
         self._workers: dict[_Worker, None] = {}
         self._free: tuple[dict[_Worker, None], ...] = tuple({} for _ in range(_CALLS_PER_WORKER))
+        self._starting: dict[_Worker, None] = {}
         self._waiting: deque[_Call] = deque()
         self._room = asyncio.Semaphore(settings.max_workers * _CALLS_PER_WORKER * 2)
         self._changed = asyncio.Event()
@@ -158,11 +167,12 @@ class SandboxPool:
             if self._failure is not None:
                 raise self._failure
             if time.monotonic() > deadline:
+                kind = "".join(f" on a node that offers `{name}`," for name in self._resources)
                 num_cpus: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
                 raise PoolError(
                     f"fewer than {self._settings.min_workers} sandbox workers came up within "
-                    f"{self._settings.start_timeout_s:g} s; each asks for {self._settings.num_cpus:g} CPUs of the "
-                    f"{num_cpus:g} in the cluster: lower sandbox.min_workers or sandbox.num_cpus"
+                    f"{self._settings.start_timeout_s:g} s; each asks for {self._settings.num_cpus:g} CPUs{kind} "
+                    f"of the {num_cpus:g} in the cluster: lower sandbox.min_workers or sandbox.num_cpus"
                 )
             await asyncio.sleep(0.02)
 
@@ -229,14 +239,16 @@ class SandboxPool:
         if self._failure is None:
             for _ in range(wanted - len(self._workers)):
                 worker = _Worker(self._new_actor())
-                self._workers[worker] = None
+                self._workers[worker] = self._starting[worker] = None
                 self._spawn(self._await_ready(worker))
         idle_long = time.monotonic() - settings.idle_s
-        while len(self._workers) > wanted and self._free[0]:
-            worker = next(iter(self._free[0]))
-            if worker.idle_since > idle_long:
-                return
-            self._leave(worker)
+        # First those that have not come: what they ask the autoscaler for is not needed any more.
+        for idle in (self._starting, self._free[0]):
+            while len(self._workers) > wanted and idle:
+                worker = next(iter(idle))
+                if worker.idle_since > idle_long:
+                    break
+                self._leave(worker)
 
     def _new_actor(self) -> Any:
         # No name comes twice: a dead actor's is free again only some time after its death.
@@ -270,6 +282,7 @@ class SandboxPool:
         worker.leaving = True
         self._place(worker)
         self._workers.pop(worker, None)
+        self._starting.pop(worker, None)
         self._spawn(self._end(worker))
 
     async def _await_ready(self, worker: _Worker) -> None:
@@ -277,15 +290,21 @@ class SandboxPool:
             # No deadline: a worker that Ray has no room for is what asks its autoscaler for more machines.
             await worker.actor.start.remote()
         except (RayActorError, RayTaskError) as error:
+            if worker.leaving:  # not needed any more
+                return
             self._leave(worker)
-            self._failed_starts += 1
+            others_work = any(other.ready for other in self._workers)
+            # A node that is lost takes all with it that were starting there; that says nothing against the next ones.
+            if isinstance(error, RayTaskError) or error.actor_init_failed or not others_work:
+                self._failed_starts += 1
             logger.warning("a sandbox worker did not start: %s", error)
-            if isinstance(error, IsolationError) and not any(other.ready for other in self._workers):
+            if isinstance(error, IsolationError) and not others_work:
                 self._fail(error)
             elif self._failed_starts >= _MAX_FAILED_STARTS:
                 self._fail(PoolError(f"{self._failed_starts} sandbox workers in a row did not start: {error}"))
         else:
             self._failed_starts = 0
+            self._starting.pop(worker, None)
             worker.ready, worker.idle_since = True, time.monotonic()
             self._place(worker)
         self._changed.set()

@@ -1,17 +1,28 @@
-"""The files for `ray up`, against Ray's own schema and its own preparation."""
+"""The files for clusters, against Ray's own schema and its own preparation, and against what the program asks for."""
+
+from __future__ import annotations
 
 import copy
+import json
+import os
 import re
+import shlex
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from ring.nodes import NodeKind
+
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "cluster.yaml", ROOT / "deploy" / "onprem.yaml"]
+CLOUDS = [ROOT / "cluster.yaml", ROOT / "deploy" / "gcp.yaml"]
+FILES = [*CLOUDS, ROOT / "deploy" / "onprem.yaml"]
+KINDS = set(NodeKind.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +30,14 @@ def _state_of_the_local_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
 
+def load(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
 def prepared(path: Path) -> dict[str, Any]:
-    config = yaml.safe_load(path.read_text())
-    return prepare_config(copy.deepcopy(config))
+    config: dict[str, Any] = prepare_config(copy.deepcopy(load(path)))
+    return config
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -31,21 +47,133 @@ def test_ray_accepts_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_misspelt_key_would_be_found(path: Path) -> None:
-    config = prepared(path) | {"setup_comands": []}
     with pytest.raises(Exception, match="setup_comands"):
-        validate_config(config)
+        validate_config(prepared(path) | {"setup_comands": []})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_its_commands_are_shell_and_use_the_same_set_up_as_make_run(path: Path) -> None:
-    config = yaml.safe_load(path.read_text())
-    commands = [command for key, value in config.items() if key.endswith("commands") for command in value]
+    commands = [command for key, value in load(path).items() if key.endswith("commands") for command in value]
     for command in commands:
         subprocess.run(["bash", "-n", "-c", command], check=True)
     assert "cd ~/rltf && make setup" in commands
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_programs_never_run_on_the_head_node() -> None:
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    assert config["available_node_types"][config["head_node_type"]]["resources"]["CPU"] == 0
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_it_copies_to_the_nodes_holds_no_runs_and_no_environment(path: Path) -> None:
+    config = load(path)
+    assert config["file_mounts"]["~/rltf"] == "."
+    assert {".git", ".venv", "runs"} <= set(config["rsync_exclude"])
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
+def test_every_kind_of_node_can_be_had_and_programs_never_run_on_the_head(path: Path) -> None:
+    config = prepared(path)
+    types = config["available_node_types"]
+    head = types.pop(config["head_node_type"])
+    assert head["resources"] == {"CPU": 0, "node_kinds": 1}
+    offered = {kind: name for name, node in types.items() for kind in KINDS & set(node["resources"])}
+    assert offered == {"learner": "gpu-learner", "generator": "gpu-generator", "sandbox": "cpu-sandbox"}
+    assert all(node["min_workers"] == 0 < node["max_workers"] for node in types.values())
+    assert sum(node["max_workers"] for node in types.values()) <= config["max_workers"]
+    assert all(types[offered[kind]]["resources"].get("GPU", 0) == 1 for kind in ("learner", "generator"))
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
+def test_sandboxes_and_generators_may_be_spot_and_the_learner_is_not(path: Path) -> None:
+    types = load(path)["available_node_types"]
+    spot = {name for name, node in types.items() if "spot" in json.dumps(node["node_config"]).lower()}
+    assert spot == {"gpu-generator", "cpu-sandbox"}
+
+
+def test_the_clouds_differ_in_machines_alone() -> None:
+    aws, gcp = (load(path) for path in CLOUDS)
+    for each in (aws, gcp):
+        each.pop("provider")
+        for node in each["available_node_types"].values():
+            node.pop("node_config")
+    assert aws == gcp
+
+
+@pytest.mark.parametrize(("has_gpu", "kinds"), [(True, KINDS), (False, {"sandbox"})])
+def test_a_machine_of_ones_own_offers_what_it_has(tmp_path: Path, has_gpu: bool, kinds: set[str]) -> None:
+    """The start command is run with a `ray` and an `nvidia-smi` that only say what they are called with."""
+    for name, body in {"ray": 'printf "%s\\n" "$@"', "nvidia-smi": f"exit {0 if has_gpu else 1}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    command = load(ROOT / "deploy" / "onprem.yaml")["worker_start_ray_commands"][-1]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "192.0.2.10"}
+    said = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=True).stdout
+    (resources,) = [line.removeprefix("--resources=") for line in said.splitlines() if "--resources" in line]
+    assert set(json.loads(resources)) == kinds
+    assert "--address=192.0.2.10:6379" in said
+
+
+def kuberay() -> dict[str, Any]:
+    cluster: dict[str, Any] = next(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text()))
+    return cluster
+
+
+def test_kubernetes_has_the_same_kinds_of_nodes() -> None:
+    spec = kuberay()["spec"]
+    cloud = load(ROOT / "cluster.yaml")["available_node_types"]
+
+    def resources(group: dict[str, Any]) -> dict[str, int]:
+        """As a shell gives them to `ray start`."""
+        (word,) = shlex.split(group["rayStartParams"]["resources"])
+        parsed: dict[str, int] = json.loads(word)
+        return parsed
+
+    assert resources(spec["headGroupSpec"]) == {"node_kinds": 1}
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in spec["workerGroupSpecs"]:
+        assert group["groupName"] in cloud
+        assert set(resources(group)) == KINDS & set(cloud[group["groupName"]]["resources"])
+        assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"]
+
+
+def test_kubernetes_manifest_is_well_formed() -> None:
+    cluster = kuberay()
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    spec = cluster["spec"]
+    lock = (ROOT / "requirements" / "cpu.txt").read_text()
+    assert re.search(rf"^ray(\[default\])?=={re.escape(spec['rayVersion'])}$", lock, re.MULTILINE)
+    assert spec["enableInTreeAutoscaling"] is True
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["limits"].keys() >= container["resources"]["requests"].keys()
+        names = {volume["name"] for volume in group["template"]["spec"].get("volumes", [])}
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} <= names
+        unconfined = container.get("securityContext", {}).get("seccompProfile", {}).get("type") == "Unconfined"
+        assert unconfined == (group.get("groupName") == "cpu-sandbox")
+
+
+def test_image_is_made_by_the_same_set_up() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert "RUN make setup" in dockerfile
+    assert "bubblewrap" in dockerfile
+    for line in dockerfile.splitlines():
+        if line.startswith("COPY"):
+            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
+            assert all((ROOT / source).exists() for source in sources), line
+    assert {".git", ".venv", "runs"} <= set((ROOT / ".dockerignore").read_text().split())
+
+
+def test_package_of_a_submitted_job_is_the_program_alone(tmp_path: Path) -> None:
+    """Ray's own packaging, of this working tree: what `make submit` ships."""
+    package = tmp_path / "package.zip"
+    (ROOT / "runs").mkdir(exist_ok=True)
+    marker = ROOT / "runs" / f"marker-{os.getpid()}"
+    marker.write_bytes(bytes(1 << 20))
+    try:
+        create_package(str(ROOT), package, include_gitignore=True, excludes=[])
+    finally:
+        marker.unlink()
+    with zipfile.ZipFile(package) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    tops = {Path(name).parts[0] for name in names}
+    assert not tops & {"runs", ".venv", ".git", "tests", "docs", "benchmarks", ".pytest_cache", ".mypy_cache"}
+    assert names >= {"launch.py", "configs/starter.yaml", "ring/cluster.py", "requirements/cpu.txt"}
+    assert package.stat().st_size < 2 << 20

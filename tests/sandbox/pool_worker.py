@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import ray
+
 from sandbox.pool import SandboxWorker
 from sandbox.sandbox import IsolationError
 
@@ -35,3 +37,15 @@ class RefusingWorker(SandboxWorker):
 
     def start(self) -> None:
         raise IsolationError("isolation level `namespaces` is required, this machine gives `landlock`")
+
+
+class PlacedWorker(SandboxWorker):
+    """Says on which node of the cluster it runs; needs no isolation."""
+
+    def start(self) -> None: ...
+
+    def where(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return ray.get_runtime_context().get_node_id()
+
+    def close(self) -> None: ...

@@ -1,0 +1,17 @@
+"""The backlog brings sandbox nodes up, idleness takes them down: with Ray's autoscaler and its fake provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.alone import run_alone
+
+
+@pytest.mark.long
+def test_backlog_brings_nodes_up_and_idleness_takes_them_down(tmp_path: Path) -> None:
+    seen = run_alone("tests.deploy.autoscaling", tmp_path, 240)
+    assert seen["rising"] == [0, 1, 2]
+    assert seen["answers"] == [60]
+    assert seen["falling"] == [2, 1]
