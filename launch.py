@@ -120,7 +120,7 @@ class Job:
         model = await prepare_model(settings, problems.all_training, cache_dir)
         check_model(model, settings)
         self.progress.stage("actors")
-        checkpoint = None if self.resume is None else newest_checkpoint(self.resume)
+        checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve())
         resumed_step = None if checkpoint is None else step_of(checkpoint)
         actors = await start_actors(settings, model, problems, self.on_warm_start, resumed_step=resumed_step)
         if self.resume is not None and checkpoint is None:
