@@ -54,7 +54,9 @@ class _FileServer:
             file.write(piece)
 
     def finish(self, temporary: Path, folder: Path) -> None:
-        """Give a folder that was written its name."""
+        """Give a folder that was written its name; nothing is left to do where it has it already."""
+        if folder.is_dir() and not temporary.is_dir():
+            return
         for path in sorted(temporary.rglob("*")):
             _sync(path)
         temporary.rename(folder)
@@ -78,8 +80,11 @@ class HomeFolders:
         """That of this process's node, for all nodes."""
         node_id = ray.get_runtime_context().get_node_id()
         strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        server = ray.remote(_FileServer).options(name="files", num_cpus=0, scheduling_strategy=strategy).remote()
-        return cls(node_id, server)
+        # Its calls may be made again: what is written twice is the same.
+        server = ray.remote(_FileServer).options(
+            name="files", num_cpus=0, scheduling_strategy=strategy, max_restarts=-1, max_task_retries=-1
+        )
+        return cls(node_id, server.remote())
 
     @property
     def is_here(self) -> bool:

@@ -23,6 +23,7 @@ import ray
 import torch
 
 from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
+from actors.folders import HomeFolders
 from actors.lora import AdapterMerger
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.model_folder import check_engine, end_token_ids
@@ -83,17 +84,19 @@ class Generator:
         *,
         seed: int = 0,
         deterministic: bool = False,
+        home: HomeFolders | None = None,
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
         `problems` are by task id (pass a reference; Ray resolves it). `keeper` is the handle of an `actors.keeper`
         actor, which owns the rollouts. `seed` is of the engine's own random state, for requests without one.
-        `deterministic` is `EngineOptions`'.
+        `deterministic` is `EngineOptions`'. `model` is of the node of `home`; none: of this node.
 
         Raises:
             UnusableModelError: the folder cannot be sampled from.
         """
         self._name = name
+        model = model if home is None else home.fetch(model)
         self._max_length = model_settings.max_length
         self._problems = problems
         self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)

@@ -146,10 +146,9 @@ async def start_actors(
         name = f"generator-{index}" + (f".{life}" if life else "")
         options = actor_options(name, settings.generator) | placement.generator(index)
         return (
-            ray.remote(_PlacedGenerator)
+            ray.remote(Generator)
             .options(**options)
             .remote(
-                home,
                 name,
                 model,
                 settings.model,
@@ -159,6 +158,7 @@ async def start_actors(
                 # Another life draws other samples.
                 seed=seed_of(run.seed, "generator", index, life, resumed_step),
                 deterministic=run.deterministic,
+                home=home,
             )
         )
 
@@ -188,13 +188,6 @@ async def start_actors(
     )
     await pool.start()
     return Actors(generators, pool, service, buffer, keeper)
-
-
-class _PlacedGenerator(Generator):
-    """A generator on whatever node: the model's folder is one of the driver's."""
-
-    def __init__(self, home: HomeFolders, name: str, model: Path, *arguments: Any, **options: Any) -> None:
-        super().__init__(name, home.fetch(model), *arguments, **options)
 
 
 async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:

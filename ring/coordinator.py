@@ -168,7 +168,7 @@ class Ring:
         step = self.step
         path: Path = await self.learner.call("save_checkpoint", self.learner.folder, state, items)
         # The learner does so on its own node, which may be another.
-        await asyncio.to_thread(prune, self.learner.folder, self.settings.learner.keep_checkpoints)
+        prune(self.learner.folder, self.settings.learner.keep_checkpoints)
         self.ledger.checkpointed(step)
         return path
 
