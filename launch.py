@@ -6,6 +6,7 @@
                          └───────────────── weights, every refresh_every updates ───────────┘
 
     python launch.py [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...] [--dry-run] [--resume RUN_DIR]
+                     [--replay RUN_DIR]
 
 Every box is a Ray actor or a set of them; this process wires them, and passes ids, counts and references only.
 """
@@ -31,6 +32,7 @@ from learner.metrics import StepMetrics
 from learner.warm_start import WarmStartProgress
 from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
+from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
 from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors
@@ -200,6 +202,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.dry_run:
             print_plan(settings, console)
             return 0
+        if options.replay is not None:
+            return replay_run(options.replay, settings, console)
         check_resources(settings)
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made

@@ -36,6 +36,9 @@ class RunSettings(Section):
         False,
         description="Whether equal settings give equal weights, bit for bit, over a resume too: CPU, float32, slow.",
     )
+    log_batches: int = Field(
+        0, ge=0, description="Updates, from the first, whose samples are kept in `replay/` for `--replay`; 0: none."
+    )
     wandb_project: str | None = Field(
         None,
         min_length=1,
@@ -406,6 +409,8 @@ class Settings(BaseSettings):
             )
         if self.run.deterministic:
             self._check_deterministic()
+        if self.run.log_batches and self.model.lora.rank:
+            raise ValueError("run.log_batches keeps whole models, not adapters: set model.lora.rank to 0")
         if self.model.max_length > self.learner.token_budget:
             raise ValueError(
                 f"learner.token_budget {self.learner.token_budget} is below model.max_length {self.model.max_length}: "

@@ -45,6 +45,7 @@ class CliOptions:
     config: Path
     dry_run: bool
     resume: Path | None
+    replay: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class _Source:
 def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[Settings, CliOptions]:
     """Resolve the settings of a job.
 
-    Without `--config` the file is `configs/starter.yaml`; with `--resume RUN_DIR` it is the settings that the run wrote
-    into its folder. `environ` defaults to the process's environment.
+    Without `--config` the file is `configs/starter.yaml`; with `--resume RUN_DIR` or `--replay RUN_DIR` it is the
+    settings that the run wrote into its folder. `environ` defaults to the process's environment.
 
     Raises SettingsError for an unknown name, a value that does not fit, a file that cannot be read.
     """
@@ -77,8 +78,8 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         _environment(os.environ if environ is None else environ, fields),
         _yaml_file(options.config, fields),
     )
-    if options.resume is not None:
-        sources[0].values.setdefault("run", {})["dir"] = str(options.resume)
+    if (run := options.resume or options.replay) is not None:
+        sources[0].values.setdefault("run", {})["dir"] = str(run)
     try:
         settings = Settings(
             _build_sources=(tuple(InitSettingsSource(Settings, source.values) for source in sources), {})
@@ -122,6 +123,9 @@ def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentPar
     parser.add_argument("--config", type=Path, help="YAML file with settings (default: configs/starter.yaml)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and resources, and exit")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
+    parser.add_argument(
+        "--replay", type=Path, metavar="RUN_DIR", help="make the updates again that this run kept (run.log_batches)"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for path, field in fields.items():
         if path[0] not in groups:
@@ -141,15 +145,22 @@ def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentPar
 
 
 def _cli_options(arguments: argparse.Namespace) -> CliOptions:
-    resume: Path | None = arguments.resume
     config: Path | None = arguments.config
-    if resume is not None:
+    runs = {name: getattr(arguments, name) for name in ("resume", "replay") if getattr(arguments, name) is not None}
+    if len(runs) > 1:
+        raise SettingsError("--resume goes on with a run, --replay makes its updates again: give one of them")
+    for name, run in runs.items():
         if config is not None:
-            raise SettingsError("--resume takes the settings of the run it goes on with; leave --config out")
-        config = resume / "settings.yaml"
+            raise SettingsError(f"--{name} takes the settings of the run in its folder; leave --config out")
+        config = run / "settings.yaml"
         if not config.is_file():
-            raise SettingsError(f"--resume {resume}: no run folder (it holds no settings.yaml)")
-    return CliOptions(config=config or STARTER_CONFIG, dry_run=arguments.dry_run, resume=resume)
+            raise SettingsError(f"--{name} {run}: no run folder (it holds no settings.yaml)")
+    return CliOptions(
+        config=config or STARTER_CONFIG,
+        dry_run=arguments.dry_run,
+        resume=arguments.resume,
+        replay=arguments.replay,
+    )
 
 
 def _command_line(arguments: argparse.Namespace, fields: Mapping[FieldPath, FieldInfo]) -> _Source:

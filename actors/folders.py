@@ -36,9 +36,9 @@ class _FileServer:
         """Files below a folder with their sizes, in order. Raises FileNotFoundError where there is no such folder."""
         return listing(folder)
 
-    def begin(self, temporary: Path) -> None:
-        """Remove what an interrupted copy has left."""
-        shutil.rmtree(temporary, ignore_errors=True)
+    def remove(self, folder: Path) -> None:
+        """Remove a folder, also what an interrupted copy has left of one, where there is any."""
+        shutil.rmtree(folder, ignore_errors=True)
 
     def read(self, path: Path, offset: int) -> bytes:
         """A piece of a file."""
@@ -109,7 +109,7 @@ class HomeFolders:
             if not copy.is_dir():
                 temporary = copy.with_name(".incomplete")
                 server = _FileServer()
-                server.begin(temporary)
+                server.remove(temporary)
                 _copy(there, lambda name, offset: self._ask("read", folder / name, offset), server.write, temporary)
                 server.finish(temporary, copy)
         return copy
@@ -124,7 +124,7 @@ class HomeFolders:
                 return
         temporary = folder.with_name(f".incomplete-{folder.name}")
         reader = _FileServer()
-        self._ask("begin", temporary)
+        self._ask("remove", temporary)
         _copy(
             here,
             lambda name, offset: reader.read(folder / name, offset),
@@ -132,6 +132,22 @@ class HomeFolders:
             temporary,
         )
         self._ask("finish", temporary, folder)
+
+    def has(self, folder: Path) -> bool:
+        """Whether the driver's node has that folder."""
+        if self.is_here:
+            return folder.is_dir()
+        try:
+            self._ask("listing", folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, folder: Path) -> None:
+        """Have no such folder, neither on this node nor on the driver's."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if not self.is_here:
+            self._ask("remove", folder)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self.server, method).remote(*arguments), timeout=ANSWER_S)

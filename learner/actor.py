@@ -21,6 +21,7 @@ from learner.feed import Feed, Item
 from learner.learner import Learner
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from learner.policy import ModelError
+from learner.replay import Recorder
 from learner.stored_rollouts import save_rollouts
 from learner.supervised import SupervisedExample, encode_references
 from learner.warm_start import WarmStartProgress, WarmStartReport, warm_start
@@ -54,6 +55,7 @@ class LearnerActor:
         seed: int,
         deterministic: bool = False,
         home: HomeFolders | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """`model` and the paths of other methods are of the node of `home`; none: of this node."""
         self._home = home if home is not None else HomeFolders.here()
@@ -80,6 +82,7 @@ class LearnerActor:
         self._feed = Feed(self._learner)
         self._model_settings = model_settings
         self._seed = seed
+        self._recorder = recorder
         self._examples: list[SupervisedExample] = []
         self._progress: WarmStartProgress | None = None
 
@@ -114,7 +117,10 @@ class LearnerActor:
         if fed.prepared is None:
             return StepReport(None, (), lost)
         version = self._learner.version
-        update = self._learner.update(fed.prepared)
+        with (
+            contextlib.nullcontext() if self._recorder is None else self._recorder.keeping(self._learner, fed.prepared)
+        ):
+            update = self._learner.update(fed.prepared)
         metrics = _metrics(self._learner, update, fed.items, version, wait_s, time.monotonic() - start)
         return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), lost)
 

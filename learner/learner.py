@@ -37,6 +37,7 @@ class PreparedUpdate:
     `num_idle_samples` of `num_samples` have no gradient and are not in `batches`; `num_tokens` counts theirs too.
     """
 
+    experiences: Sequence[Experience]
     batches: list[MicroBatch] | list[EncoderDecoderBatch]
     table: TokenTable
     references: list[SupervisedExample]
@@ -148,6 +149,7 @@ class Learner:
             dtype=self.policy.model.dtype,
         )
         return PreparedUpdate(
+            experiences=experiences,
             batches=self._pack(sequences),
             table=table,
             references=references,

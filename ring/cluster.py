@@ -18,6 +18,7 @@ from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
 from learner.actor import LearnerActor
 from learner.buffer_actor import BufferActor
+from learner.replay import Recorder
 from learner.warm_start import WarmStartProgress
 from problems.types import Problem
 from ring.generators import GeneratorPool
@@ -139,6 +140,7 @@ async def start_actors(
             seed=run.seed,
             deterministic=run.deterministic,
             home=home,
+            recorder=Recorder(run.folder.resolve() / "replay", run.log_batches, home) if run.log_batches else None,
         )
 
     def spawn_generator(index: int, life: int) -> Any:

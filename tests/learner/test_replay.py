@@ -1,0 +1,78 @@
+"""Kept updates made again: the same bits with the same settings, also where updates were undone, or fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.folders import HomeFolders
+from learner.checkpoints import CheckpointError
+from learner.learner import Learner
+from learner.replay import Recorder, replay
+from settings import GeneratorSettings, ModelSettings, Settings
+from tests.learner.samples import make_experiences, make_learner, make_references
+from tests.learner.samples import settings as learner_settings
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+SETTINGS = Settings(
+    model=ModelSettings(dtype="float32", max_length=256),
+    generator=GeneratorSettings(temperature=0.8, max_tokens=32),
+    learner=learner_settings(),
+)
+
+
+def new_learner(model: Path) -> Learner:
+    learner = make_learner(model)
+    learner.set_examples(make_references(0))
+    return learner
+
+
+def new_recorder(run: Path) -> Recorder:
+    return Recorder(run / "replay", 4, HomeFolders.here())
+
+
+def update(learner: Learner, recorder: Recorder, seed: int) -> float:
+    prepared = learner.prepare(make_experiences(seed))
+    with recorder.keeping(learner, prepared):
+        return learner.update(prepared).loss
+
+
+def test_updates_that_were_undone_are_forgotten(tiny_model_dir: Path, tmp_path: Path) -> None:
+    learner = new_learner(tiny_model_dir)
+    recorder = new_recorder(tmp_path)
+    losses = [update(learner, recorder, seed) for seed in range(2)]
+    checkpoint = learner.save_checkpoint(tmp_path / "checkpoints")
+    for seed in (7, 8):  # undone: their learner dies, and another goes on from the checkpoint
+        update(learner, recorder, seed)
+    learner = new_learner(tiny_model_dir)
+    learner.resume(checkpoint)
+    losses.append(update(learner, new_recorder(tmp_path), 2))
+
+    updates = list(replay(tmp_path, SETTINGS))
+    assert [(u.step, u.is_same) for u in updates] == [(1, True), (2, True), (3, True)]
+    assert [u.stats.loss for u in updates] == losses
+
+
+def test_an_update_that_fails_is_kept_and_fails_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+    learner, recorder = new_learner(tiny_model_dir), new_recorder(tmp_path)
+    update(learner, recorder, 0)
+    enormous = [replace(e, token_weights=np.full_like(e.token_weights, 3e38)) for e in make_experiences(1)]
+    prepared = learner.prepare(enormous)
+    with pytest.raises(FloatingPointError, match="step 2"), recorder.keeping(learner, prepared):
+        learner.update(prepared)
+
+    updates = replay(tmp_path, SETTINGS)
+    assert next(updates).is_same
+    with pytest.raises(FloatingPointError, match="step 2"):
+        next(updates)
+
+
+def test_updates_are_kept_from_the_first_or_not_at_all(tiny_model_dir: Path, tmp_path: Path) -> None:
+    learner = new_learner(tiny_model_dir)
+    learner.update(learner.prepare(make_experiences(0)))
+    with pytest.raises(CheckpointError, match="from a run's first one on"):
+        update(learner, new_recorder(tmp_path), 1)
