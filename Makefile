@@ -31,7 +31,7 @@ docs: setup
 	@echo "site/index.html"
 
 chaos: setup
-	PYTHONPATH=. $(VENV)/python benchmarks/chaos.py
+	$(VENV)/python -m benchmarks.chaos
 
 soak: setup
 	PYTHONPATH=. $(VENV)/python benchmarks/soak_sandbox.py

@@ -126,7 +126,7 @@ class Job:
         resumed_step = None if checkpoint is None else step_of(checkpoint)
         actors = await start_actors(settings, model, problems, self.on_warm_start, resumed_step=resumed_step)
         if self.resume is not None and checkpoint is None:
-            self.progress.note(f"{self.resume} did not come to a checkpoint: it starts again from the beginning")
+            self._say(f"{self.resume} did not come to a checkpoint: it starts again from the beginning")
         self.progress.stage("learner")
         step = await actors.learner.start(checkpoint)
         if (warm := actors.learner.warm_started) is not None:
@@ -164,6 +164,10 @@ class Job:
         self.progress.stage("evaluation after")
         await ring.evaluate()
         await actors.close()
+
+    def _say(self, text: str) -> None:
+        logger.warning("%s", text)
+        self.progress.note(text)
 
     def _leave_out(self, too_long: Sequence[str]) -> Sequence[str]:
         if too_long:

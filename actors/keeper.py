@@ -8,6 +8,7 @@ handle and makes the calls again that were under way; what it kept is lost.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ T = TypeVar("T")
 class Keeper:
     """Run as a Ray actor without CPUs, on the node that is to hold the objects."""
 
+    def __init__(self) -> None:
+        self._incarnation = uuid.uuid4().hex
+
     def __repr__(self) -> str:
         """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
         return "keeper"
@@ -26,6 +30,10 @@ class Keeper:
     def keep(self, values: Sequence[T]) -> list[ray.ObjectRef[T]]:
         """Put each value; the caller holds the references."""
         return [ray.put(value) for value in values]
+
+    def incarnation(self) -> str:
+        """Another one after each death."""
+        return self._incarnation
 
 
 def start_keeper(**options: Any) -> Any:

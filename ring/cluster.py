@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from learner.buffer_actor import BufferActor
 from learner.replay import Recorder
 from learner.warm_start import WarmStartProgress
 from problems.types import Problem
+from ring.faults import note_faults
 from ring.generators import GeneratorPool
 from ring.grading import GradingWorker
 from ring.learner_service import LearnerService
@@ -57,9 +59,11 @@ class Actors:
     learner: LearnerService
     buffer: Any
     keeper: Any
+    faults: asyncio.Task[None]
 
     async def close(self) -> None:
         """End what has processes of its own below it; the others end with the job."""
+        self.faults.cancel()
         await self.generators.close()
         await self.pool.close()
 
@@ -189,7 +193,7 @@ async def start_actors(
         resources=placement.sandbox(),
     )
     await pool.start()
-    return Actors(generators, pool, service, buffer, keeper)
+    return Actors(generators, pool, service, buffer, keeper, asyncio.create_task(note_faults(keeper)))
 
 
 async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:

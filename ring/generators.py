@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
@@ -30,8 +37,6 @@ POLL_S = 5.0
 ANSWER_S = 60.0
 SAMPLE_S = 3600.0
 MAX_DEATHS_IN_A_ROW = 3
-# What ends a generator's usefulness: its process died, it does not answer, or its engine failed.
-_GONE = (RayActorError, StallError, GeneratorError)
 
 Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
 
@@ -89,8 +94,11 @@ class GeneratorPool:
         self.num_replaced = 0
 
     async def start(self) -> None:
-        """Wait until all generators are ready, and begin to hand out requests and to collect what they finish."""
-        await asyncio.gather(*(self._ready(slot) for slot in self._slots))
+        """Wait until all generators are ready, and begin to hand out requests and to collect what they finish.
+
+        Those that die meanwhile are replaced. Raises what a generator's constructor raises.
+        """
+        await asyncio.gather(*(self._come_up(slot) for slot in self._slots))
         self._tasks = [
             asyncio.create_task(self._look_after(slot), name=f"generator {slot.index}") for slot in self._slots
         ]
@@ -102,11 +110,20 @@ class GeneratorPool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def too_long(self) -> list[str]:
-        """See `Generator.too_long`."""
-        found: list[str] = await answer(
-            self._slots[0].actor.too_long.remote(), self._start_timeout_s, "a generator to encode all prompts"
-        )
-        return found
+        """See `Generator.too_long`; whichever generator lives to answer."""
+        return await answer(self._too_long(), self._start_timeout_s, "a generator to encode all prompts")
+
+    async def _too_long(self) -> list[str]:
+        slot = self._slots[0]
+        while self._failure is None:
+            actor = slot.actor
+            try:
+                found: list[str] = await actor.too_long.remote()
+                return found
+            except RayActorError:
+                while slot.actor is actor and self._failure is None:
+                    await slot.changed.wait()
+        raise self._failure
 
     async def sample(self, request: RolloutRequest) -> RolloutHandle:
         """The rollout of a request, by a generator with room for it.
@@ -160,18 +177,40 @@ class GeneratorPool:
     async def _ready(self, slot: _Slot) -> None:
         await answer(slot.actor.ping.remote(), self._start_timeout_s, f"generator {slot.index} to start")
 
+    async def _placed(self, slot: _Slot) -> None:
+        """Wait for a generator that takes another's place: for ever, while there are others that sample."""
+        while True:
+            try:
+                return await self._ready(slot)
+            except StallError as error:
+                if not any(other.serving for other in self._slots):
+                    raise
+                logger.warning("%s: is there room for it? The others go on, and it is waited for", error)
+
+    async def _come_up(self, slot: _Slot) -> None:
+        """The first generator of the slot, or the first that lives long enough."""
+        while True:
+            try:
+                return await self._ready(slot)
+            except RayActorError as error:
+                if error.actor_init_failed or not self._replace(slot, error):
+                    raise
+
     async def _look_after(self, slot: _Slot) -> None:
         """One generator after the other in the slot, until the pool closes or they die again and again."""
         while True:
             try:
                 await self._serve(slot)
-            except _GONE as error:
+            except Exception as error:
+                if not _is_gone(error):  # a fault of this program: whoever waits for a rollout is told
+                    self._fail(error, slot.outstanding)
+                    raise
                 if not self._replace(slot, error):
                     return
 
     async def _serve(self, slot: _Slot) -> None:
         """Talk to the slot's actor; raises what ends it."""
-        await self._ready(slot)
+        await self._placed(slot)
         tasks = [asyncio.create_task(self._feed(slot)), asyncio.create_task(self._collect(slot))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -249,6 +288,7 @@ class GeneratorPool:
             slot.index, in_words(cause), len(requests),
         )  # fmt: skip
         slot.actor = self._spawn(slot.index, self.num_replaced)
+        slot.changed.notify()
         self._waiting.extendleft(reversed(requests.values()))
         self._hand_out()
         return True
@@ -256,11 +296,20 @@ class GeneratorPool:
     def _fail(self, failure: Exception, requests: dict[str, Pending]) -> None:
         """No generator can be relied on any more: every request, made or to come, gets to know why."""
         self._failure = failure
+        for slot in self._slots:
+            slot.changed.notify()
         pending = [*requests.values(), *self._waiting, *(p for slot in self._slots for p in slot.outstanding.values())]
         self._waiting.clear()
         for _, future in pending:
             if not future.done():
                 future.set_exception(failure)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a generator is of no more use: its process or node died, it does not answer, or its engine failed."""
+    if isinstance(error, RayTaskError):
+        return isinstance(error, (GeneratorError, TimeoutError))  # whatever else its method raised
+    return isinstance(error, (RayError, StallError, GeneratorError))
 
 
 def in_words(cause: BaseException) -> str:

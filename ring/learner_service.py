@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from learner.checkpoints import checkpoints
 from learner.warm_start import WarmStartProgress, WarmStartReport
@@ -59,7 +59,17 @@ class LearnerService:
         self._actor = self.spawn()  # at once, so that it starts beside the other actors
 
     async def start(self, checkpoint: Path | None, version: int = 0) -> int:
-        """Prepare the learner from `checkpoint`, at `version` or later; returns the number of updates it has made."""
+        """Prepare the learner from `checkpoint`, at `version` or later; returns the number of updates it has made.
+
+        Raises LearnerFailedError where learners die of it again and again.
+        """
+        try:
+            return await self._prepare(checkpoint, version)
+        except LearnerGoneError as error:
+            logger.warning("the learner is gone (%s) before it was ready: a new one starts", error)
+            return await self.replace(error, version)
+
+    async def _prepare(self, checkpoint: Path | None, version: int) -> int:
         await self.call("set_references", self.references)
         if checkpoint is not None:
             return int(await self.call("resume", checkpoint, version))
@@ -75,7 +85,7 @@ class LearnerService:
             )
         except RayTaskError:
             raise  # the method's own, also where that is of one of the types below
-        except (RayActorError, StallError) as error:
+        except (RayError, StallError) as error:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise  # it would fail again
             raise LearnerGoneError(in_words(error)) from error
@@ -98,8 +108,9 @@ class LearnerService:
                 ) from cause
             self._actor = self.spawn()
             try:
-                return await self.start(next(reversed(checkpoints(self.folder)), None), version)
+                return await self._prepare(next(reversed(checkpoints(self.folder)), None), version)
             except LearnerGoneError as error:
+                logger.warning("the new learner is gone too (%s): another one starts", error)
                 cause = error
 
     async def _warm_start(self) -> WarmStartReport:

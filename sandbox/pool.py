@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from problems.types import Problem
 from sandbox.limits import Limits
@@ -101,6 +101,7 @@ class _Call:
 class _Worker:
     """One actor. `ready` once it answered; `leaving` when it gets no more calls."""
 
+    name: str
     actor: Any
     ready: bool = False
     leaving: bool = False
@@ -238,7 +239,7 @@ class SandboxPool:
         wanted = min(max(wanted, settings.min_workers), settings.max_workers)
         if self._failure is None:
             for _ in range(wanted - len(self._workers)):
-                worker = _Worker(self._new_actor())
+                worker = self._new_worker()
                 self._workers[worker] = self._starting[worker] = None
                 self._spawn(self._await_ready(worker))
         idle_long = time.monotonic() - settings.idle_s
@@ -250,11 +251,12 @@ class SandboxPool:
                     break
                 self._leave(worker)
 
-    def _new_actor(self) -> Any:
+    def _new_worker(self) -> _Worker:
         # No name comes twice: a dead actor's is free again only some time after its death.
-        name = None if self._name is None else f"{self._name}-{self._num_started}"
+        name = f"{self._name or 'worker'}-{self._num_started}"
         self._num_started += 1
-        return self._actor_class.options(name=name).remote(*self._arguments)
+        options = {} if self._name is None else {"name": name}
+        return _Worker(name, self._actor_class.options(**options).remote(*self._arguments))
 
     def _hand_out(self) -> None:
         """Give waiting calls to the workers with the fewest, of these to the last one busy: the others may leave."""
@@ -286,18 +288,24 @@ class SandboxPool:
         self._spawn(self._end(worker))
 
     async def _await_ready(self, worker: _Worker) -> None:
+        began = time.monotonic()
+        start = asyncio.ensure_future(_value(worker.actor.start.remote()))
         try:
-            # No deadline: a worker that Ray has no room for is what asks its autoscaler for more machines.
-            await worker.actor.start.remote()
-        except (RayActorError, RayTaskError) as error:
+            # Never given up: a worker that Ray has no room for is what asks its autoscaler for more machines.
+            while not (await asyncio.wait([start], timeout=self._settings.start_timeout_s))[0]:
+                waited_s = time.monotonic() - began
+                logger.warning("sandbox worker %s is waited for since %.0f s: is there room?", worker.name, waited_s)
+            start.result()
+        except RayError as error:
             if worker.leaving:  # not needed any more
                 return
             self._leave(worker)
             others_work = any(other.ready for other in self._workers)
             # A node that is lost takes all with it that were starting there; that says nothing against the next ones.
-            if isinstance(error, RayTaskError) or error.actor_init_failed or not others_work:
+            is_its_own = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
+            if is_its_own or not others_work:
                 self._failed_starts += 1
-            logger.warning("a sandbox worker did not start: %s", error)
+            logger.warning("sandbox worker %s did not start, another one does: %s", worker.name, _first_line(error))
             if isinstance(error, IsolationError) and not others_work:
                 self._fail(error)
             elif self._failed_starts >= _MAX_FAILED_STARTS:
@@ -307,6 +315,8 @@ class SandboxPool:
             self._starting.pop(worker, None)
             worker.ready, worker.idle_since = True, time.monotonic()
             self._place(worker)
+        finally:
+            start.cancel()
         self._changed.set()
 
     async def _make(self, call: _Call, worker: _Worker) -> None:
@@ -322,7 +332,7 @@ class SandboxPool:
             self._settle(worker, call)
             if not call.future.done():
                 call.future.set_exception(error)
-        except (RayActorError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:  # it died, or the value did with the node that it lay on
             self._lose(worker, call, error)
         else:
             self._settle(worker, call)
@@ -342,8 +352,9 @@ class SandboxPool:
         if not worker.leaving:
             self._num_deaths += 1
             logger.warning(
-                "a sandbox worker is gone (%s): the %d calls at it are made again, and a new one starts",
-                next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__),
+                "sandbox worker %s is gone (%s): the %d calls at it are made again, and a new one starts",
+                worker.name,
+                _first_line(error),
                 1 + len(worker.calls),
             )
             self._leave(worker)
@@ -359,7 +370,7 @@ class SandboxPool:
 
     async def _end(self, worker: _Worker) -> None:
         if worker.ready:
-            with contextlib.suppress(RayActorError, TimeoutError):
+            with contextlib.suppress(RayError, TimeoutError):
                 await asyncio.wait_for(_value(worker.actor.close.remote()), _CLOSE_S)
         ray.kill(worker.actor)
 
@@ -374,3 +385,7 @@ class SandboxPool:
 
 async def _value(reference: Any) -> Any:
     return await reference
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

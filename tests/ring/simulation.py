@@ -219,6 +219,9 @@ class SimulatedGenerator:
     async def ping(self) -> str:
         return "ready"
 
+    async def too_long(self) -> list[str]:
+        return []
+
     async def update_weights(self, weights: WeightsHandle) -> None:
         for ref in weights.refs:
             ref.get()  # type: ignore[attr-defined]

@@ -1,23 +1,35 @@
-"""The short form of the chaos benchmark: one kill of each kind of actor in a tiny real job."""
+"""Short forms of the chaos benchmark: kills in a tiny real job."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.ring.jobs import python
 
+ACTORS = ("generator", "sandbox worker", "buffer", "keeper", "learner")
+SMALL = ("--problems", "4", "--warm-start", "0", "--undisturbed", "0")
+
+
+def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:
+    done = python("-m", "benchmarks.chaos", *SMALL, *options, timeout_s=timeout_s)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
 
 @pytest.mark.slow
 def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
-    done = python(
-        "benchmarks/chaos.py", "--kills", "5", "--steps", "8", "--problems", "4", "--warm-start", "0",
-        "--nodes", "1", "--no-undisturbed",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kills"] == {"generator": 1, "sandbox worker": 1, "buffer": 1, "keeper": 1, "learner": 1}
-    chaos = report["chaos"]
-    assert (chaos["status"], chaos["steps"], chaos["balance"]) == (0, 8, 0)
-    assert chaos["ledger"]["trained"] >= 8 * 32
+    report = chaos("--kinds", *ACTORS, "--kills", "5", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
+    assert report["kills"] == dict.fromkeys(ACTORS, 1)
+    assert min(report["said"].values()) >= 1, report["said"]
+    assert report["chaos"]["ledger"]["trained"] >= 8 * 32
+
+
+@pytest.mark.long
+def test_a_job_survives_the_death_of_a_node_and_of_the_driver() -> None:
+    report = chaos("--kinds", "node", "driver", "--kills", "4", "--steps", "20", timeout_s=900.0)
+    assert report["kills"] == {"node": 2, "driver": 2}
+    assert min(report["said"].values()) >= 1, report["said"]

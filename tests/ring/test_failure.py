@@ -14,6 +14,8 @@ from hypothesis import given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from actors.messages import RolloutHandle, RolloutRequest
+from actors.weights import WeightsHandle
 from learner.buffer import DropReason
 from learner.checkpoints import checkpoints
 from problems.types import Problem, StdinTest
@@ -96,13 +98,12 @@ async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None)
     """One life of the driver, from the newest checkpoint if there is one; None where it was killed."""
     ring = start_ring(cluster, settings)
     checkpoint = next(reversed(checkpoints(ring.learner.folder)), None)
-    kills, cluster.kills = cluster.kills, {}  # what dies before the run has begun ends it with a message
-    ring.step = await ring.learner.start(checkpoint)
-    await ring.generators.start()
-    if checkpoint is not None:
-        await ring.restore(checkpoint)
-    cluster.kills = {cluster.num_calls + number: who for number, who in kills.items()}
     try:
+        ring.step = await ring.learner.start(checkpoint)
+        await ring.generators.start()
+        assert await ring.generators.too_long() == []
+        if checkpoint is not None:
+            await ring.restore(checkpoint)
         async with asyncio.timeout(stop_after_s):
             await ring.run()
         assert not cluster.failures
@@ -192,6 +193,73 @@ def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCa
     assert expected.get(who, "") in caplog.text
     if who == "learner":
         assert ring.ledger.dropped[DropReason.REWOUND] >= 0
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("who", TARGETS)
+def test_whatever_dies_while_the_ring_starts_is_replaced(who: str, call: int, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    ring = run_virtually(life(Cluster(call, {call: (who, call % 2 == 0)}), settings, None))
+    assert ring is not None
+    check_books(ring)
+
+
+class FaultyGenerator(SimulatedGenerator):
+    """Its `take` has a mistake in it."""
+
+    async def take(self, timeout_s: float) -> list[RolloutHandle]:
+        raise KeyError("no such rollout")
+
+
+def test_a_fault_of_the_program_itself_ends_the_wait_for_rollouts_at_once() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+        generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, keeper, slowness=1))
+        pool = GeneratorPool(lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
+        await pool.start()
+        try:
+            with pytest.raises(KeyError, match="no such rollout"):
+                await pool.sample(RolloutRequest("r1", "p0", 2, False, 1.0, 1.0, 8))
+        finally:
+            await pool.close()
+
+    run_virtually(scenario())
+
+
+def test_a_generator_that_finds_no_room_is_waited_for_while_another_samples(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node is lost for an hour, and with it room for one of two generators."""
+    monkeypatch.setattr("ring.generators.MAX_DEATHS_IN_A_ROW", 3)
+
+    class Homeless(SimulatedGenerator):
+        async def ping(self) -> str:
+            await asyncio.sleep(3600)
+            return "ready"
+
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+        def spawn(index: int, life: int) -> Handle:
+            kind = Homeless if index == 1 and life > 0 else SimulatedGenerator
+            return Handle(cluster, GENERATORS[index], kind(cluster, keeper, slowness=1))
+
+        pool = GeneratorPool(spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die())
+        await pool.start()
+        try:
+            pool.use(WeightsHandle(1, (), 0))
+            cluster.kill("generator-1")
+            for number in range(400):
+                await pool.sample(RolloutRequest(f"r{number}", "p0", 2, False, 1.0, 1.0, 8))
+                await asyncio.sleep(10)
+            assert pool.num_replaced == 1
+        finally:
+            await pool.close()
+
+    run_virtually(scenario())
+    assert "600 s for generator 1 to start, in vain: is there room for it?" in caplog.text
 
 
 def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ObjectLostError
 from ray.util import list_named_actors
 
+import sandbox.pool
 from problems.types import Problem, StdinTest
 from sandbox import selftest
 from sandbox.limits import Limits
@@ -103,6 +105,26 @@ def test_call_that_kills_every_worker_is_given_up() -> None:
             await until(lambda: "grader-3" in list_named_actors())
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
+
+    run(scenario)
+
+
+def test_call_whose_value_is_lost_with_its_node_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = sandbox.pool._value
+    losses = iter([ObjectLostError("00", None, "")])
+
+    async def fetch_after_loss(reference: Any) -> Any:
+        value = await fetch(reference)
+        for loss in losses:
+            raise loss
+        return value
+
+    async def scenario() -> None:
+        async with running_pool() as pool:
+            monkeypatch.setattr("sandbox.pool._value", fetch_after_loss)
+            (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
+            assert verdict.passed
+            assert pool.stats().num_repeated == 1
 
     run(scenario)
 
