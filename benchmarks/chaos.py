@@ -59,7 +59,7 @@ SAID = {
 }
 # By this share of the updates the last kill has been made, however fast the machine is.
 LAST_KILL_AT = 0.8
-NODE_ARGUMENTS = {"num_cpus": 4, "object_store_memory": 150 * 1024 * 1024, "include_dashboard": False}
+NODE_ARGUMENTS: dict[str, Any] = {"num_cpus": 4, "object_store_memory": 150 * 1024 * 1024, "include_dashboard": False}
 JOB = {
     "generator.engine": "transformers",
     "generator.num_generators": "2",

@@ -44,7 +44,7 @@ from ring.reports import EvaluatedRollout, GradedRollout, GradedSample
 from ring.run_state import RunState, rollouts_of
 from ring.sampling import LOST, Graders, GradingCounts, Sampling
 from ring.supply import InterruptedRunError, Supply
-from ring.waiting import StallError, answer, outstanding
+from ring.waiting import StallError, answer, answer_in_turn, outstanding
 from settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class Ring:
     sampling: Sampling = field(init=False)
     supply: Supply = field(init=False)
     _published_at: int = -1
+    _num_evaluated: int = 0
 
     def __post_init__(self) -> None:
         run, problems = self.settings.run, self.settings.problems
@@ -138,7 +139,8 @@ class Ring:
         wanted = self.settings.evaluation
         tally = Tally(self.held_out)
         rollouts = (self._evaluate_one(problem) for problem in self.held_out)
-        for rollout in await answer(asyncio.gather(*rollouts), EVALUATION_S, "the evaluation"):
+        evaluated = asyncio.gather(*rollouts)
+        for rollout in await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated):
             for outcome in rollout.outcomes:
                 tally.add(rollout.task_id, outcome)
         result = evaluate_tally(tally, wanted.ks)
@@ -294,4 +296,5 @@ class Ring:
             except LOST:
                 logger.warning("programs for %s died with the keeper: they are sampled again", problem.task_id)
                 continue
+            self._num_evaluated += 1
             return rollout

@@ -29,7 +29,7 @@ from ray.exceptions import (
 
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
-from ring.waiting import Changes, StallError, answer
+from ring.waiting import Changes, StallError, answer, answer_in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class GeneratorPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._weights: WeightsHandle | None = None
         self._failure: Exception | None = None
+        self._num_finished = 0
         self.num_replaced = 0
 
     async def start(self) -> None:
@@ -136,7 +137,7 @@ class GeneratorPool:
         future: asyncio.Future[RolloutHandle] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         self._hand_out()
-        return await answer(future, SAMPLE_S, "generators to sample rollouts")
+        return await answer_in_turn(future, SAMPLE_S, "generators to sample rollouts", lambda: self._num_finished)
 
     def use(self, weights: WeightsHandle) -> None:
         """Have every generator sample with `weights` from now on: whatever is asked for later is sampled with them."""
@@ -260,6 +261,7 @@ class GeneratorPool:
             )
             for handle in handles:
                 slot.deaths_in_a_row = 0
+                self._num_finished += 1
                 _, future = slot.outstanding.pop(handle.rollout_id, (None, None))
                 if future is not None and not future.done():
                     future.set_result(handle)

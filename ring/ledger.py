@@ -85,7 +85,6 @@ class Ledger:
 
     num_issued: int = 0
     num_trained: int = 0
-    num_graded: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
     live: dict[str, Live] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
@@ -203,7 +202,6 @@ class Ledger:
         return {
             "num_issued": self.num_issued,
             "num_trained": self.num_trained,
-            "num_graded": self.num_graded,
             "dropped": dict(self.dropped),
             "live": [asdict(rollout) | {"state": State.ISSUED} for rollout in self.live.values()],
         }
@@ -211,7 +209,7 @@ class Ledger:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Ledger:
         """The ledger of a checkpoint: what was in flight is issued, in the same order."""
-        ledger = cls(stored["num_issued"], stored["num_trained"], stored["num_graded"])
+        ledger = cls(stored["num_issued"], stored["num_trained"])
         ledger.dropped.update({DropReason(reason): count for reason, count in stored["dropped"].items()})
         for row in stored["live"]:
             rollout = Live(**row | {"state": State.ISSUED, "buffer": ""})
@@ -244,7 +242,6 @@ class Ledger:
         word is the later one, and counts.
         """
         ungraded = rollout.num_samples - num_samples
-        self.num_graded += num_samples if rollout.state < State.GRADED else -ungraded
         self.dropped[DropReason.UNGRADED] += ungraded
         self._in_flight[rollout.state] -= ungraded
         rollout.num_samples = num_samples

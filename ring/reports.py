@@ -32,9 +32,9 @@ class GradedRollout:
     """What became of one rollout.
 
     `num_samples` were scored and given to the incarnation `buffer` of the online buffer, `num_passed` of them passed,
-    `num_faults` were lost to the grader; `outcomes` counts all of them, `num_tokens` what was sampled for them.
-    `greedy` is what the next rollout of the problem must know for the greedy baselines. `shown` holds as many graded
-    samples as were asked for.
+    `num_faults` were lost to the grader, one of them by `fault`; `outcomes` counts all of them, `num_tokens` what was
+    sampled for them. `greedy` is what the next rollout of the problem must know for the greedy baselines. `shown` holds
+    as many graded samples as were asked for.
     """
 
     rollout_id: str
@@ -42,6 +42,7 @@ class GradedRollout:
     num_samples: int
     num_passed: int
     num_faults: int
+    fault: str
     num_tests: int
     num_tokens: int
     outcomes: Counter[Outcome]

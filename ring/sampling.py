@@ -18,10 +18,11 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from actors.messages import RolloutHandle, RolloutRequest
 from learner.buffer import DropReason
 from rewards import ProgramReward
+from ring.breaker import Breaker
 from ring.ledger import Ledger, Live
 from ring.order import ProblemOrder
 from ring.reports import GradedRollout, GradedSample
-from ring.waiting import answer
+from ring.waiting import answer_in_turn
 from sandbox.pool import CallLostError
 from settings import Settings
 
@@ -31,15 +32,8 @@ GRADE_S = 3600.0
 DRAIN_S = 3600.0
 NUM_SHOWN = 2
 MAX_SHOWN = 16
-# The share of graded programs that may be lost to the grader before the run stops, and from how many on it is asked.
-MAX_FAULT_SHARE = 0.1
-MIN_GRADED = 200
 # A rollout lies with the keeper between generator and grader, and may be gone when the grader comes for it.
 LOST = (ObjectLostError, GetTimeoutError)
-
-
-class GraderFaultError(RuntimeError):
-    """The sandbox fails on too many programs for what is left to mean anything."""
 
 
 class Generators(Protocol):
@@ -90,6 +84,8 @@ class Sampling:
     greedy: dict[str, ProgramReward] = field(default_factory=dict)
     shown: list[GradedSample] = field(default_factory=list)
     grading: GradingCounts = field(default_factory=GradingCounts)
+    breaker: Breaker = field(default_factory=Breaker)
+    _num_graded: int = 0
     _allowed: int = 0
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
@@ -114,7 +110,8 @@ class Sampling:
 
     async def drained(self) -> None:
         """Until every rollout is in the buffer, or further. Raises StallError where that takes too long."""
-        await answer(self._drained(), DRAIN_S, "all rollouts to be sampled and graded")
+        what = "all rollouts to be sampled and graded"
+        await answer_in_turn(self._drained(), DRAIN_S, what, lambda: self._num_graded)
 
     async def _drained(self) -> None:
         while self.ledger.on_the_way():
@@ -138,13 +135,14 @@ class Sampling:
             num_shown = NUM_SHOWN if len(self.shown) < MAX_SHOWN else 0
             previous = self.greedy.get(rollout.task_id)
             call = self.graders.submit("grade_rollout", handle.ref, previous, num_shown, num_items=handle.num_samples)
-            graded: GradedRollout = await answer(call, GRADE_S, "sandbox workers to grade rollouts")
+            what = "sandbox workers to grade rollouts"
+            graded: GradedRollout = await answer_in_turn(call, GRADE_S, what, lambda: self._num_graded)
         except LOST:
             return self._issue_again(rollout)
         except CallLostError as error:
             logger.warning("rollout %s of %s is dropped: %s", rollout.rollout_id, rollout.task_id, error)
             self.ledger.drop_on_the_way(rollout.rollout_id, DropReason.UNGRADED)
-            self._check_faults()
+            self.breaker.note(rollout.num_samples, rollout.num_samples, str(error))
         else:
             self._account(graded)
         return None
@@ -175,23 +173,16 @@ class Sampling:
         )
 
     def _account(self, graded: GradedRollout) -> None:
+        self._num_graded += 1
         self.ledger.graded(graded.rollout_id, graded.num_samples, graded.buffer)
         self.grading.add(graded)
         self.on_graded(graded)
-        self._check_faults()
+        num_programs = graded.num_samples + graded.num_faults
+        self.breaker.note(num_programs, graded.num_faults, graded.fault)
         self.order.note(graded.task_id, solved=graded.num_passed == graded.num_samples > 0)
         if graded.greedy is not None:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)
-
-    def _check_faults(self) -> None:
-        num_faults = self.ledger.dropped[DropReason.UNGRADED]
-        num_seen = self.ledger.num_graded + num_faults
-        if num_seen >= MIN_GRADED and num_faults > MAX_FAULT_SHARE * num_seen:
-            raise GraderFaultError(
-                f"the sandbox failed on {num_faults} of {num_seen} programs; "
-                "`python -m sandbox doctor` says what is wrong with this machine"
-            )
 
 
 def seed_of(*parts: object) -> int:

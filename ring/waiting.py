@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,6 +36,27 @@ async def answer(reply: Awaitable[T], timeout_s: float, what: str) -> T:
         raise StallError(f"waited {timeout_s:g} s for {what}, in vain") from error
     finally:
         del _waits[key]
+
+
+async def answer_in_turn(reply: Awaitable[T], timeout_s: float, what: str, moves: Callable[[], object]) -> T:
+    """The value of `reply`, which comes after others of its kind: waited for while these come.
+
+    Raises:
+        StallError: `moves()` was the same for `timeout_s`.
+    """
+    future = asyncio.ensure_future(reply)
+    try:
+        while True:
+            seen = moves()
+            try:
+                return await answer(asyncio.shield(future), timeout_s, what)
+            except StallError:
+                if future.done():
+                    return await future  # it came at this very moment, or the error is its own
+                if moves() == seen:
+                    raise
+    finally:
+        future.cancel()
 
 
 def outstanding() -> str:

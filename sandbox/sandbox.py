@@ -40,7 +40,8 @@ class IsolationError(RuntimeError):
 class Sandbox:
     """Grades one program at a time, in a jail of its own. Not thread-safe: use one per thread.
 
-    `isolation` is the level that the self-test found, `num_restarts` counts jails that had to be replaced.
+    `isolation` is the level that the self-test found, `num_restarts` counts jails that had to be replaced, `last_fault`
+    says why the grader failed last.
     """
 
     def __init__(self, limits: Limits | None = None, require: Isolation = Isolation.NAMESPACES) -> None:
@@ -51,6 +52,7 @@ class Sandbox:
             raise IsolationError(_refusal(finding, require))
         self.isolation = finding.level
         self.num_restarts = 0
+        self.last_fault = ""
         self._closed_results: dict[ExpressionJob, RunResult] = {}
         self._jail: Jail | None = self._start()
 
@@ -107,12 +109,14 @@ class Sandbox:
                 results = self._jail.run(encoded, jobs, seed)
             except JailFault as fault:
                 _LOG.warning("a jail failed: %s", fault)
+                self.last_fault = str(fault)
                 self._drop_jail()
                 continue
             if not self._jail.is_clean:
                 self._drop_jail()
             if all(result.end is not End.INFRASTRUCTURE for result in results):
                 break
+            self.last_fault = "a jail came to its end without a report on the program"
         return results
 
     def _start(self) -> Jail:

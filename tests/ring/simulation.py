@@ -290,6 +290,7 @@ class SimulatedGraders:
             num_samples=len(samples),
             num_passed=0,
             num_faults=num_faults,
+            fault="",
             num_tests=1,
             num_tokens=2,
             outcomes=Counter(),
