@@ -302,8 +302,8 @@ class SandboxPool:
             self._leave(worker)
             others_work = any(other.ready for other in self._workers)
             # A node that is lost takes all with it that were starting there; that says nothing against the next ones.
-            is_its_own = isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)
-            if is_its_own or not others_work:
+            is_node = isinstance(error, RayActorError) and not error.actor_init_failed
+            if not is_node or not others_work:
                 self._failed_starts += 1
             logger.warning("sandbox worker %s did not start, another one does: %s", worker.name, _first_line(error))
             if isinstance(error, IsolationError) and not others_work:
