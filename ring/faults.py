@@ -16,7 +16,8 @@ from ring.waiting import StallError, answer
 
 logger = logging.getLogger(__name__)
 
-WATCH_EVERY_S = 5.0
+NODES_EVERY_S = 5.0
+KEEPER_EVERY_S = 1.0
 ANSWER_S = 60.0
 MEMORY_S = 60.0
 
@@ -50,7 +51,7 @@ async def _note_nodes() -> None:
         # Ray takes a while to call a node dead, and the actors on it may be dead before.
         recent = time.monotonic() - MEMORY_S
         seen = {key: actor for key, actor in seen.items() if actor.at > recent} | await asyncio.to_thread(_actors)
-        await asyncio.sleep(WATCH_EVERY_S)
+        await asyncio.sleep(NODES_EVERY_S)
 
 
 def _nodes() -> dict[str, str]:
@@ -82,4 +83,4 @@ async def _note_keeper(keeper: Any) -> None:
                 "there for a grader are dropped as lost when they are come for, and their problems sampled again"
             )
         known = now
-        await asyncio.sleep(WATCH_EVERY_S)
+        await asyncio.sleep(KEEPER_EVERY_S)
