@@ -15,6 +15,7 @@ references; where each rollout is stands in the ledger, which outlives every act
 | keeper | rollouts that wait to be graded | dropped as lost; their problems are sampled again |
 | buffer | the rollouts in it | dropped as lost; others are sampled in their place |
 | learner | updates since the last checkpoint | undone, their samples dropped as rewound; a new one goes on from there |
+| node | what the actors on it lose | the same, on other nodes or on the one that takes its place |
 | driver | everything since the last checkpoint | `--resume` goes on from there; what was in flight is sampled again |
 """
 

@@ -76,11 +76,11 @@ async def _note_keeper(keeper: Any) -> None:
             now: str = await answer(keeper.incarnation.remote(), ANSWER_S, "the keeper")
         except (RayError, StallError) as error:
             logger.warning("the keeper does not answer: %s", error)
-            continue
-        if known not in (None, now):
+            now = ""
+        if known and now and known != now:
             logger.warning(
                 "the keeper is gone: its process died, and a new one has taken its place, empty; rollouts that waited "
                 "there for a grader are dropped as lost when they are come for, and their problems sampled again"
             )
-        known = now
+        known = now or known
         await asyncio.sleep(KEEPER_EVERY_S)

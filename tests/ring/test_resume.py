@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from rewards import Sample, score_group
 from ring.grading import experience
 from ring.order import ProblemOrder
 from ring.problem_sets import load_problem_sets
+from ring.run_state import RunState
 from ring.sampling import seed_of
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
@@ -38,22 +40,25 @@ from tests.ring.jobs import ROOT, launch, small_job
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 4
+SAMPLES = 4
 OPTIONS = {
-    "run.deterministic": "true",
     "run.num_steps": str(NUM_STEPS),
+    "problems.evaluation": "[]",
+    "problems.skip_solved": "0",
     "generator.engine": "transformers",
     "generator.max_tokens": "24",
+    "generator.samples_per_problem": str(SAMPLES),
     "learner.checkpoint_every": "1",
-    "learner.keep_checkpoints": "9",
+    "learner.keep_checkpoints": "99",
     "buffer.refresh_every": "1",
-    "problems.evaluation": "[]",
 }
 
 
-def arguments(runs: Path, name: str, max_staleness: int) -> list[str]:
-    options = OPTIONS | {"buffer.max_staleness": str(max_staleness)}
-    more = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return small_job(runs, name, *more, warm_start_steps=0)
+def arguments(runs: Path, name: str, **more: object) -> list[str]:
+    """Of a job; `more` are further settings, `__` for the dot."""
+    options = OPTIONS | {key.replace("__", "."): str(value).lower() for key, value in more.items()}
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return small_job(runs, name, *words, warm_start_steps=0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -65,58 +70,136 @@ def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tens
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def run_to_the_end(runs: Path, name: str, max_staleness: int) -> dict[str, torch.Tensor]:
-    done = launch(*arguments(runs, name, max_staleness))
+def finish(*command: str) -> None:
+    done = launch(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    return weights(runs / name)
 
 
-def kill_after(runs: Path, name: str, max_staleness: int, num_updates: int, seconds: float) -> None:
-    """Start the run and kill its driver `seconds` after an update."""
-    command = [sys.executable, "launch.py", *arguments(runs, name, max_staleness)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics = runs / name / "metrics.jsonl"
+def start(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def kill(driver: subprocess.Popen[bytes]) -> None:
+    driver.send_signal(signal.SIGKILL)
+    driver.wait(timeout=60)
+
+
+def kill_in_training(run: Path, job: list[str], where: random.Random) -> None:
+    """Start the job, and kill its driver somewhere between its first update and its last."""
+    driver = start(*job)
+    metrics = run / "metrics.jsonl"
+    num_updates = where.randint(1, NUM_STEPS - 1)
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= num_updates):
-        assert process.poll() is None, "the job ended by itself"
+        assert driver.poll() is None, "the job ended by itself"
         assert time.monotonic() < deadline, "the job did not get to its updates"
         time.sleep(0.02)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    time.sleep(where.random() / 2)
+    kill(driver)
 
 
-def resumed(runs: Path, name: str) -> dict[str, torch.Tensor]:
-    done = launch("--resume", str(runs / name))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return weights(runs / name)
+def run_through(run: Path, job: list[str], lives_s: Sequence[float]) -> int:
+    """The job to its end, its driver killed so long after each of its starts; returns how often it was."""
+    for num_kills, seconds in enumerate(lives_s):
+        driver = start(*job)
+        try:
+            assert driver.wait(timeout=seconds) == 0
+            return num_kills
+        except subprocess.TimeoutExpired:
+            kill(driver)
+        if (run / "settings.yaml").exists():
+            job = ["--resume", str(run)]
+    finish(*job)
+    return len(lives_s)
+
+
+def check_books(run: Path) -> None:
+    """No problem's turn was skipped or taken twice, from one checkpoint to the next, by what their ledgers say.
+
+    A turn is a position in the order of problems, which has each problem once in an epoch.
+    """
+    settings, _ = load_settings(["--resume", str(run)], environ={})
+    sets = load_problem_sets(settings.problems)
+    order = ProblemOrder([problem.task_id for problem in sets.train], settings.run.seed)
+    turns = [""]
+    live: set[int] = set()
+    issued = closed = 0
+    for step in range(1, settings.run.num_steps + 1):
+        state = RunState.load(run / "checkpoints" / f"step-{step}")
+        ledger = state.restored_ledger()
+        assert ledger.counts().balance == 0
+        new = range(len(turns), state.order["position"] + 1)
+        turns += [order.next() for _ in new]
+        now = {rollout.position: rollout.task_id for rollout in ledger.live.values()}
+        assert len(now) == len(ledger.live), "two rollouts for one turn"
+        assert all(turns[position] == task_id for position, task_id in now.items())
+        assert now.keys() <= live | set(new), "a turn came again"
+        ended = (live | set(new)) - now.keys()
+        assert ledger.num_issued - issued == SAMPLES * len(new), "a turn was not asked for once"
+        dropped = ledger.dropped.total()
+        assert ledger.num_trained + dropped - closed == SAMPLES * len(ended), "a turn ended without being counted"
+        live, issued, closed = set(now), ledger.num_issued, ledger.num_trained + dropped
 
 
 def test_killed_and_resumed_or_a_plain_loop_it_is_the_same_bits(tmp_path: Path) -> None:
-    whole = run_to_the_end(tmp_path, "whole", max_staleness=0)
-    assert_same_bits(plain_loop(tmp_path, max_staleness=0), whole)
-    kill_after(tmp_path, "killed", 0, num_updates=2, seconds=random.random() / 2)
-    assert_same_bits(resumed(tmp_path, "killed"), whole)
+    finish(*arguments(tmp_path, "whole", run__deterministic=True, buffer__max_staleness=0))
+    whole = weights(tmp_path / "whole")
+    assert_same_bits(plain_loop(tmp_path), whole)
+    job = arguments(tmp_path, "killed", run__deterministic=True, buffer__max_staleness=0)
+    kill_in_training(tmp_path / "killed", job, random.Random())
+    finish("--resume", str(tmp_path / "killed"))
+    assert_same_bits(weights(tmp_path / "killed"), whole)
+    check_books(tmp_path / "killed")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_killed_anywhere_and_resumed_it_is_the_same_bits(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("engine", "num_runs"), [("transformers", 6), ("vllm", 2)])
+def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: int, tmp_path: Path) -> None:
     """Sampling runs ahead of training here, so that a kill meets rollouts that are under way."""
-    monkeypatch.setitem(OPTIONS, "generator.engine", engine)
-    whole = run_to_the_end(tmp_path, "whole", max_staleness=1)
-    for seed in range(4):
+
+    def job(name: str) -> list[str]:
+        return arguments(
+            tmp_path, name, run__deterministic=True, generator__engine=engine, buffer__max_staleness=1
+        )  # fmt: skip
+
+    began = time.monotonic()
+    finish(*job("whole"))
+    whole_s = time.monotonic() - began
+    for seed in range(num_runs):
         where = random.Random(seed)
-        name = f"killed-{seed}"
-        kill_after(tmp_path, name, 1, where.randint(1, NUM_STEPS - 1), seconds=where.random())
-        assert_same_bits(resumed(tmp_path, name), whole)
+        run = tmp_path / f"killed-{seed}"
+        lives_s = [where.uniform(0, whole_s) for _ in range(1 + seed % 2)]
+        num_kills = run_through(run, job(run.name), lives_s)
+        print(f"{engine}: {num_kills} kills, lives of {lives_s} s; the whole run takes {whole_s:.0f} s")
+        assert_same_bits(weights(run), weights(tmp_path / "whole"))
+        check_books(run)
 
 
-def plain_loop(runs: Path, max_staleness: int) -> dict[str, torch.Tensor]:
+@pytest.mark.long
+def test_killed_anywhere_and_resumed_no_turn_is_skipped_or_taken_twice(tmp_path: Path) -> None:
+    """Two generators, overlapping freely, over more than an epoch of problems."""
+    job = arguments(
+        tmp_path, "killed", run__num_steps=16, generator__num_generators=2, buffer__max_staleness=2,
+        buffer__refresh_every=2,
+    )  # fmt: skip
+    run = tmp_path / "killed"
+    where = random.Random()
+    began = time.monotonic()
+    kill_in_training(run, job, where)
+    life_s = 2 * (time.monotonic() - began)
+    num_kills = 1 + run_through(run, ["--resume", str(run)], [where.uniform(0, life_s) for _ in range(5)])
+    check_books(run)
+    log = (run / "launch.log").read_text()
+    print(f"{num_kills} kills; resumed {log.count('resumed from')} times")
+    assert "resumed from" in log or "starts again from the beginning" in log
+
+
+def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     """Sample, grade, score, update: one after the other, in this process, from the library's parts."""
-    settings, _ = load_settings(arguments(runs, "loop", max_staleness), environ={})
+    job = arguments(runs, "loop", run__deterministic=True, buffer__max_staleness=0)
+    settings, _ = load_settings(job, environ={})
     sets = load_problem_sets(settings.problems)
     cache = settings.learner.warm_start.cache_dir
     assert cache is not None
