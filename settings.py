@@ -119,6 +119,12 @@ class GeneratorSettings(Section):
     kv_cache_bytes: PositiveInt = Field(
         4 * GIB, description="Memory for the keys and values of the completions that one engine decodes."
     )
+    on_update: Literal["keep", "drain"] = Field(
+        "keep", description="Whether completions in flight go on over a weight update, or end before it."
+    )
+    verify_weights_every: int = Field(
+        0, ge=0, description="Weight versions from one that generators check by its checksum to the next; 0: none."
+    )
 
 
 class SandboxSettings(Section):

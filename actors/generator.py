@@ -25,7 +25,7 @@ import torch
 from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
 from actors.folders import HomeFolders
 from actors.lora import AdapterMerger
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest, WeightsMismatchError
 from actors.model_folder import check_engine, end_token_ids
 from actors.prompting import Prompter
 from actors.types import Completion, Rollout
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 FETCH_TIMEOUT_S = 120.0
 KEEP_TIMEOUT_S = 60.0
 UPDATE_TIMEOUT_S = 120.0
+DRAIN_TIMEOUT_S = 3600.0
 # Calls that may be under way at a time: long polls of `take`, an update, and short questions beside them.
 MAX_CONCURRENCY = 8
 
@@ -116,7 +117,8 @@ class Generator:
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
         self._closing = False
-        self._weights: WeightsHandle | None = None
+        self._drains = settings.on_update == "drain"
+        self._update_timeout_s = update_timeout_s(settings)
         self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
         self._busy_s = self._updating_s = 0.0
         self._started = time.monotonic()
@@ -172,7 +174,8 @@ class Generator:
         return handles
 
     def update_weights(self, weights: WeightsHandle) -> WeightUpdateReply:
-        """Sample with `weights` from the next engine step on; what is in flight goes on.
+        """Sample with `weights` from the next engine step on; what is in flight goes on, or ends before where
+        `generator.on_update` is `drain`.
 
         Weights older than the current ones change nothing: two updates may arrive in either order. The reply names the
         version that is sampled from afterwards and the seconds that sampling stood still.
@@ -180,25 +183,20 @@ class Generator:
         Raises:
             ray.exceptions.GetTimeoutError: the weights did not arrive from the object store in time.
             TimeoutError: the engine did not come to load them in time.
+            WeightsMismatchError: they are not what was published.
         """
         self._check()
         buckets = ray.get(list(weights.refs), timeout=FETCH_TIMEOUT_S)
+        if weights.checksum is not None and (received := checksum(buckets)) != weights.checksum:
+            raise WeightsMismatchError(
+                f"{self._name} received weights version {weights.version} with checksum {received:08x}; the learner "
+                f"published {weights.checksum:08x}"
+            )
         update = _Update(weights.version, buckets, Future())
         with self._lock:
             self._updates.append(update)
             self._work.notify()
-        reply = update.reply.result(timeout=UPDATE_TIMEOUT_S)
-        with self._lock:
-            if self._weights is None or self._weights.version < reply.version == weights.version:
-                self._weights = weights
-        return reply
-
-    def checksum(self) -> int | None:
-        """`actors.weights.checksum` of the weights last loaded; None before the first update."""
-        self._check()
-        with self._lock:
-            weights = self._weights
-        return None if weights is None else checksum(ray.get(list(weights.refs), timeout=FETCH_TIMEOUT_S))
+        return update.reply.result(timeout=self._update_timeout_s)
 
     def stats(self) -> GeneratorStats:
         """Counts and times since the start."""
@@ -254,7 +252,10 @@ class Generator:
                 self._work.wait_for(lambda: self._inbox or self._updates or self._num_sequences or self._closing)
                 if self._closing:
                     return
-                updates, inbox, self._inbox = list(self._updates), self._inbox, []
+                if self._drains and self._updates and self._num_sequences:
+                    updates, inbox = [], []  # what is in flight ends first, and nothing begins meanwhile
+                else:
+                    updates, inbox, self._inbox = list(self._updates), self._inbox, []
             for update in updates:
                 self._load(update)
             for request in inbox:
@@ -301,6 +302,11 @@ class Generator:
                     self._num_tokens += handle.num_tokens
                 self._ready.extend(handles)
                 self._delivered.notify_all()
+
+
+def update_timeout_s(settings: GeneratorSettings) -> float:
+    """How long a weight update may take to begin and end: where it drains, as long as completions may."""
+    return DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S
 
 
 def build_engine(

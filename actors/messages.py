@@ -13,6 +13,10 @@ class GeneratorError(RuntimeError):
     """A generator's engine or delivery failed; the actor must be replaced."""
 
 
+class WeightsMismatchError(GeneratorError):
+    """A generator received other weights than the learner published: its samples would be another policy's."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
     """Sample `num_samples` programs for one problem and, if `greedy`, decode one more at temperature 0.

@@ -24,11 +24,15 @@ BUCKET_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WeightsHandle:
-    """One published version of the policy's weights: a reference to each bucket, and the size of all together."""
+    """One published version of the policy's weights: a reference to each bucket, and the size of all together.
+
+    `checksum` is theirs where it is to be checked by those who load them.
+    """
 
     version: int
     refs: tuple[ray.ObjectRef[Bucket], ...]
     num_bytes: int
+    checksum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,17 @@ def unpack(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[tup
             yield name, to_tensor(array)
 
 
-def publish(version: int, named_parameters: Iterable[tuple[str, torch.Tensor]]) -> WeightsHandle:
-    """Put parameters into the object store, owned by the calling process, as weights `version`."""
+def publish(
+    version: int, named_parameters: Iterable[tuple[str, torch.Tensor]], *, verify: bool = False
+) -> WeightsHandle:
+    """Put parameters into the object store, owned by the calling process, as weights `version`.
+
+    With `verify` whoever loads them checks that they are the same.
+    """
     buckets = pack(named_parameters)
     num_bytes = sum(array.nbytes for bucket in buckets for array in bucket.values())
-    return WeightsHandle(version, tuple(ray.put(bucket) for bucket in buckets), num_bytes)
+    refs = tuple(ray.put(bucket) for bucket in buckets)
+    return WeightsHandle(version, refs, num_bytes, checksum(buckets) if verify else None)
 
 
 def checksum(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> int:

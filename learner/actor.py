@@ -56,6 +56,7 @@ class LearnerActor:
         deterministic: bool = False,
         home: HomeFolders | None = None,
         recorder: Recorder | None = None,
+        verify_weights_every: int = 0,
     ) -> None:
         """`model` and the paths of other methods are of the node of `home`; none: of this node."""
         self._home = home if home is not None else HomeFolders.here()
@@ -83,6 +84,7 @@ class LearnerActor:
         self._model_settings = model_settings
         self._seed = seed
         self._recorder = recorder
+        self._verify_weights_every = verify_weights_every
         self._examples: list[SupervisedExample] = []
         self._progress: WarmStartProgress | None = None
 
@@ -126,7 +128,7 @@ class LearnerActor:
 
     def publish(self) -> WeightsHandle:
         """See `Learner.publish`."""
-        return self._learner.publish()
+        return self._learner.publish(self._verify_weights_every)
 
     def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
         """See `Learner.save_checkpoint`; the driver's state and the rollouts that wait for their update go with it.

@@ -212,15 +212,17 @@ class Learner:
             count += len(moved.target)
         return total / count
 
-    def publish(self) -> WeightsHandle:
+    def publish(self, verify_every: int = 0) -> WeightsHandle:
         """Put what generators load (`Policy.published`) into Ray's object store, as the next version.
 
-        Where no update was made since, it is the last version once more.
+        Where no update was made since, it is the last version once more. Every `verify_every` versions, if any, whoever
+        loads them checks that they are the same.
         """
         if self._published_step != self.step:
             self.version += 1
             self._published_step = self.step
-        return publish(self.version, self.policy.published())
+        verify = verify_every > 0 and self.version % verify_every == 0
+        return publish(self.version, self.policy.published(), verify=verify)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
         """Write `folder/step-N` and delete all but the newest `keep_checkpoints`; complete or absent after a crash.

@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.folders import HomeFolders
-from actors.generator import Generator, actor_options
+from actors.generator import Generator, actor_options, update_timeout_s
 from actors.keeper import start_keeper
 from learner.actor import LearnerActor
 from learner.buffer_actor import BufferActor
@@ -145,6 +145,7 @@ async def start_actors(
             deterministic=run.deterministic,
             home=home,
             recorder=Recorder(run.folder.resolve() / "replay", run.log_batches, home) if run.log_batches else None,
+            verify_weights_every=settings.generator.verify_weights_every,
         )
 
     def spawn_generator(index: int, life: int) -> Any:
@@ -175,6 +176,7 @@ async def start_actors(
         # what else is sampled.
         max_samples=1 if run.deterministic else settings.generator.max_num_seqs + 1,
         start_timeout_s=START_TIMEOUT_S,
+        load_timeout_s=update_timeout_s(settings.generator),
     )
     service = LearnerService(
         spawn_learner,

@@ -80,12 +80,14 @@ class GeneratorPool:
         *,
         max_samples: int,
         start_timeout_s: float,
+        load_timeout_s: float = ANSWER_S,
         end: Callable[[Any], None] = ray.kill,
     ) -> None:
         self._spawn = spawn
         self._end = end
         self._max_samples = max_samples
         self._start_timeout_s = start_timeout_s
+        self._load_timeout_s = load_timeout_s
         self._slots = [_Slot(index, spawn(index, 0)) for index in range(num_generators)]
         self._waiting: deque[Pending] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -237,7 +239,8 @@ class GeneratorPool:
     async def _load(self, slot: _Slot, weights: WeightsHandle) -> None:
         slot.tried = weights
         try:
-            await answer(slot.actor.update_weights.remote(weights), ANSWER_S, f"generator {slot.index} to load weights")
+            reply = slot.actor.update_weights.remote(weights)
+            await answer(reply, self._load_timeout_s, f"generator {slot.index} to load weights")
             slot.loaded = True
         except ObjectLostError:
             logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 
 from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
-from actors.messages import GeneratorError, RolloutHandle, RolloutRequest
+from actors.messages import GeneratorError, RolloutHandle, RolloutRequest, WeightsMismatchError
 from actors.types import Completion, FinishReason, Rollout
-from actors.weights import checksum, pack, publish
+from actors.weights import publish
 from problems.types import Problem, StdinTest
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
@@ -42,9 +43,10 @@ def rollout_request(rollout_id: str, task_id: str = "sum", **changes: Any) -> Ro
     return RolloutRequest(rollout_id, task_id, **(fields | changes))
 
 
-def start(name: str, model: Path, keeper: Any) -> Any:
-    actor = ray.remote(Generator).options(**actor_options(name, SETTINGS))
-    return actor.remote(name, model, MODEL, SETTINGS, ray.put(PROBLEMS), keeper)
+def start(name: str, model: Path, keeper: Any, **changes: Any) -> Any:
+    settings = SETTINGS.model_copy(update=changes)
+    actor = ray.remote(Generator).options(**actor_options(name, settings))
+    return actor.remote(name, model, MODEL, settings, ray.put(PROBLEMS), keeper)
 
 
 def take(generator: Any, count: int) -> dict[str, RolloutHandle]:
@@ -64,6 +66,12 @@ def fetch(handle: RolloutHandle) -> Rollout:
 @pytest.fixture(scope="module")
 def keeper(ray_session: None) -> Any:
     return start_keeper()
+
+
+@pytest.fixture(scope="module")
+def draining(tiny_model_dir: Path, keeper: Any) -> Any:
+    """A generator that ends what is in flight before it loads weights; the last of its tests kills it."""
+    return start("generator-draining", tiny_model_dir, keeper, on_update="drain")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +125,7 @@ def test_weights_are_loaded_between_steps_while_rollouts_are_in_flight(
     assert reply.version == 1
     long = [rollout_request(f"long{i}", max_tokens=200, num_samples=8) for i in range(4)]
     ray.get(generator.submit.remote(long))
-    reply = ray.get(generator.update_weights.remote(publish(2, weights[2].items())), timeout=CALL_S)
+    reply = ray.get(generator.update_weights.remote(publish(2, weights[2].items(), verify=True)), timeout=CALL_S)
     assert reply.version == 2
     handles = take(generator, 4)
     assert {handle.version_max for handle in handles.values()} == {2}
@@ -127,7 +135,6 @@ def test_weights_are_loaded_between_steps_while_rollouts_are_in_flight(
             for span in completion.weight_versions:
                 expected = reference_logprobs(weights[span.version], prompt, ids)[span.first : span.end]
                 np.testing.assert_allclose(completion.logprobs[span.first : span.end], expected, atol=1e-4, rtol=0)
-    assert ray.get(generator.checksum.remote(), timeout=CALL_S) == checksum(pack(weights[2].items()))
 
 
 def test_older_weights_that_arrive_late_change_nothing(generator: Any, make_weights: Callable[[int], Weights]) -> None:
@@ -136,7 +143,14 @@ def test_older_weights_that_arrive_late_change_nothing(generator: Any, make_weig
     assert ray.get(generator.update_weights.remote(older), timeout=CALL_S).version == 7
     ray.get(generator.submit.remote([rollout_request("after")]))
     assert take(generator, 1)["after"].version_min == 7
-    assert ray.get(generator.checksum.remote(), timeout=CALL_S) == checksum(pack(make_weights(7).items()))
+
+
+def test_weights_other_than_those_published_are_refused(generator: Any, make_weights: Callable[[int], Weights]) -> None:
+    weights = publish(8, make_weights(8).items(), verify=True)
+    forged = dataclasses.replace(weights, checksum=1)
+    with pytest.raises(WeightsMismatchError, match="received weights version 8 with checksum"):
+        ray.get(generator.update_weights.remote(forged), timeout=CALL_S)
+    assert ray.get(generator.update_weights.remote(weights), timeout=CALL_S).version == 8
 
 
 def test_stats_count_what_was_sampled(generator: Any) -> None:
@@ -166,22 +180,32 @@ def test_requests_that_cannot_be_served_are_refused_before_anything_is_queued(ge
     assert ray.get(generator.stats.remote(), timeout=CALL_S).num_in_flight == 0
 
 
-def test_a_failed_generator_says_why_and_its_rollouts_outlive_it(
-    tiny_model_dir: Path, keeper: Any, make_weights: Callable[[int], Weights]
+def test_what_is_in_flight_ends_before_weights_are_loaded_where_these_drain(
+    draining: Any, make_weights: Callable[[int], Weights]
 ) -> None:
-    doomed = start("generator-doomed", tiny_model_dir, keeper)
-    ray.get(doomed.submit.remote([rollout_request("survivor")]), timeout=120)
-    handle = take(doomed, 1)["survivor"]
+    old = [rollout_request(f"old{i}", max_tokens=100, num_samples=4) for i in range(3)]
+    ray.get(draining.submit.remote(old), timeout=120)
+    assert ray.get(draining.update_weights.remote(publish(1, make_weights(1).items())), timeout=CALL_S).version == 1
+    ray.get(draining.submit.remote([rollout_request("new")]))
+    versions = {name: (handle.version_min, handle.version_max) for name, handle in take(draining, 4).items()}
+    assert versions == {"old0": (0, 0), "old1": (0, 0), "old2": (0, 0), "new": (1, 1)}
 
-    incomplete = make_weights(1)
+
+def test_a_failed_generator_says_why_and_its_rollouts_outlive_it(
+    draining: Any, make_weights: Callable[[int], Weights]
+) -> None:
+    ray.get(draining.submit.remote([rollout_request("survivor")]), timeout=120)
+    handle = take(draining, 1)["survivor"]
+
+    incomplete = make_weights(2)
     del incomplete["model.norm.weight"]
-    cause = r"generator-doomed failed: ValueError: weight update without model\.norm\.weight"
-    for call in (lambda: doomed.update_weights.remote(publish(1, incomplete.items())), doomed.ping.remote):
+    cause = r"generator-draining failed: ValueError: weight update without model\.norm\.weight"
+    for call in (lambda: draining.update_weights.remote(publish(2, incomplete.items())), draining.ping.remote):
         with pytest.raises(GeneratorError, match=cause):
             ray.get(call(), timeout=CALL_S)
 
-    ray.kill(doomed)
+    ray.kill(draining)
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(doomed.ping.remote(), timeout=CALL_S)
+        ray.get(draining.ping.remote(), timeout=CALL_S)
     time.sleep(1.0)  # Ray notices a dead owner within this time; the object must not go with the generator
     assert fetch(handle).rollout_id == "survivor"
