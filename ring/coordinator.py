@@ -38,7 +38,7 @@ from learner.checkpoints import checkpoints, prune
 from learner.metrics import StepMetrics, StepReport
 from problems.types import Problem
 from ring.generators import GeneratorPool
-from ring.learner_service import LearnerGoneError, LearnerService
+from ring.learner_service import ANSWER_S, LearnerGoneError, LearnerService
 from ring.ledger import Ledger, LedgerCounts, State
 from ring.order import ProblemOrder, capacity
 from ring.reports import EvaluatedRollout, GradedRollout, GradedSample
@@ -113,7 +113,10 @@ class Ring:
         )
         await self.supply.restore(*loaded, state.batches)
         again = self.ledger.issued()
-        logger.info("resumed from %s; %s; %d rollouts are sampled again", checkpoint, self.ledger.counts(), len(again))
+        logger.info(
+            "resumed from %s: what was done after it is done again; %s; %d rollouts are sampled again",
+            checkpoint, self.ledger.counts(), len(again),
+        )  # fmt: skip
 
     async def run(self) -> None:
         """Train from `step` to `run.num_steps`, evaluating on the way. Whatever fails in any stage ends the run."""
@@ -210,7 +213,9 @@ class Ring:
         # A learner that dies while nobody asks it for anything takes its weights along: generators could not load them.
         batch, ahead = await self.supply.batches(self.step, self.version, lambda: self.learner.call("progress"))
         waited_s = time.monotonic() - began
-        call = asyncio.ensure_future(self.learner.call("step", batch, ahead))
+        # The learner itself waits no longer than that for the objects, and then says for which.
+        deadline_s = self.settings.learner.fetch_timeout_s + ANSWER_S
+        call = asyncio.ensure_future(self.learner.call("step", batch, ahead, deadline_s=deadline_s))
         try:
             report: StepReport = await asyncio.shield(call)
         except asyncio.CancelledError:
