@@ -18,17 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    ObjectLostError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from actors.messages import GeneratorStats, RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
+from ring.deaths import in_words, is_blameless, is_gone
 from ring.waiting import Changes, StallError, answer, answer_in_turn
 
 logger = logging.getLogger(__name__)
@@ -205,7 +199,7 @@ class GeneratorPool:
             try:
                 await self._serve(slot)
             except Exception as error:
-                if not _is_gone(error):  # a fault of this program: whoever waits for a rollout is told
+                if not is_gone(error):  # a fault of this program: whoever waits for a rollout is told
                     self._fail(error, slot.outstanding)
                     raise
                 if not self._replace(slot, error):
@@ -273,7 +267,7 @@ class GeneratorPool:
 
     def _replace(self, slot: _Slot, cause: BaseException) -> bool:
         """Put a new generator into the slot, whose requests wait for any; False where it is not worth it any more."""
-        slot.deaths_in_a_row += 1
+        slot.deaths_in_a_row += not is_blameless(cause)
         self.num_replaced += 1
         slot.serving = slot.loaded = False
         slot.tried = None
@@ -308,23 +302,3 @@ class GeneratorPool:
         for _, future in pending:
             if not future.done():
                 future.set_exception(failure)
-
-
-def _is_gone(error: Exception) -> bool:
-    """Whether a generator is of no more use: its process or node died, it does not answer, or its engine failed."""
-    if isinstance(error, RayTaskError):
-        return isinstance(error, (GeneratorError, TimeoutError))  # whatever else its method raised
-    return isinstance(error, (RayError, StallError, GeneratorError))
-
-
-def in_words(cause: BaseException) -> str:
-    """Why an actor is gone."""
-    if isinstance(cause, ActorUnavailableError):
-        return "it cannot be reached"
-    if isinstance(cause, ActorDiedError):
-        return "its process died: " + _first_line(cause)
-    return _first_line(cause) or type(cause).__name__
-
-
-def _first_line(cause: BaseException) -> str:
-    return next((line.strip() for line in str(cause).splitlines() if line.strip()), "")

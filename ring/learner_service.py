@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from learner.checkpoints import checkpoints
 from learner.warm_start import WarmStartProgress, WarmStartReport
 from problems.types import Problem
-from ring.generators import in_words
+from ring.deaths import in_words, is_blameless
 from ring.waiting import StallError, answer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,11 @@ MAX_DEATHS_IN_A_ROW = 3
 
 
 class LearnerGoneError(RuntimeError):
-    """The learner died, or did not answer in time; the message says which."""
+    """The learner died, or did not answer in time; the message says which. `is_blameless` where its node did."""
+
+    def __init__(self, why: str, *, is_blameless: bool = False) -> None:
+        super().__init__(why)
+        self.is_blameless = is_blameless
 
 
 class LearnerFailedError(RuntimeError):
@@ -88,7 +92,7 @@ class LearnerService:
         except (RayError, StallError) as error:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise  # it would fail again
-            raise LearnerGoneError(in_words(error)) from error
+            raise LearnerGoneError(in_words(error), is_blameless=is_blameless(error)) from error
         if method == "step":
             self._deaths_in_a_row = 0
         return value
@@ -99,7 +103,7 @@ class LearnerService:
         Its next weights are newer than `version`. Raises LearnerFailedError where learners die again and again.
         """
         while True:
-            self._deaths_in_a_row += 1
+            self._deaths_in_a_row += not cause.is_blameless
             self.num_replaced += 1
             self.end(self._actor)
             if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 
 from actors.messages import RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
@@ -21,7 +23,7 @@ from learner.checkpoints import checkpoints
 from problems.types import Problem, StdinTest
 from ring.coordinator import Ring
 from ring.generators import GeneratorPool
-from ring.learner_service import LearnerService
+from ring.learner_service import LearnerFailedError, LearnerService
 from ring.ledger import Ledger
 from settings import Settings
 from tests.ring.simulation import (
@@ -260,6 +262,66 @@ def test_a_generator_that_finds_no_room_is_waited_for_while_another_samples(
 
     run_virtually(scenario())
     assert "600 s for generator 1 to start, in vain: is there room for it?" in caplog.text
+
+
+def node_died() -> ActorDiedError:
+    text = "The actor died because its node has died. Node Id: 1"
+    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=text))
+
+
+class OnDyingNodes:
+    """What a service starts, ten times on nodes that die before it answers, or dies of itself."""
+
+    def __init__(self, make: Callable[[], Any], death: Exception) -> None:
+        self.make, self.death, self.num_spawned = make, death, 0
+
+    def __call__(self, *arguments: object) -> Any:
+        self.num_spawned += 1
+        handle = self.make()
+        if self.num_spawned <= 10:
+
+            async def die(*arguments: object) -> None:
+                raise self.death
+
+            handle.actor.ping = handle.actor.set_references = die
+        return handle
+
+
+@pytest.mark.parametrize(("death", "survives"), [(node_died(), True), (ActorDiedError(), False)])
+def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
+    death: Exception, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ring.generators.MAX_DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("ring.learner_service.MAX_DEATHS_IN_A_ROW", 3)
+
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+        def generator() -> Handle:
+            return Handle(cluster, "generator-0", SimulatedGenerator(cluster, keeper, slowness=1))
+
+        def learner() -> Handle:
+            return Handle(cluster, "learner", SimulatedLearner(cluster, lambda: handle.process, 1))
+
+        handle = learner()
+        spawn = OnDyingNodes(generator, death)
+        pool = GeneratorPool(spawn, 1, max_samples=5, start_timeout_s=600, end=lambda handle: None)
+        service = LearnerService(
+            OnDyingNodes(learner, death), (), tmp_path, False, lambda state: None, end=lambda handle: None
+        )
+        if survives:
+            await pool.start()
+            assert await service.start(None) == 0
+            assert spawn.num_spawned == 11
+            await pool.close()
+        else:
+            with pytest.raises(ActorDiedError):
+                await pool.start()
+            with pytest.raises(LearnerFailedError, match="4 learners died"):
+                await service.start(None)
+
+    run_virtually(scenario())
 
 
 def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:
