@@ -43,7 +43,7 @@ ablation: setup
 # Has a cluster run the job: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'
 ADDRESS ?= http://localhost:8265
 submit: setup
-	PYTHONPATH=. $(VENV)/python scripts/submit.py $(ADDRESS) $(ARGS)
+	$(VENV)/python launch.py $(ARGS) --cluster.address $(ADDRESS)
 
 setup:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(ACCELERATOR)

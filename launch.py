@@ -36,13 +36,14 @@ from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
 from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors
-from ring.connection import start_ray, while_head_lives
+from ring.connection import ClusterAddressError, start_ray, while_head_lives
 from ring.coordinator import Ring
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.ledger import LedgerCounts
 from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
 from ring.reports import GradedRollout, GradedSample
 from ring.sampling import GradingCounts
+from ring.submission import remote_address, submit
 from sandbox.sandbox import IsolationError
 from settings import Settings
 from settings_sources import CliOptions, SettingsError, load_settings
@@ -51,6 +52,7 @@ logger = logging.getLogger("launch")
 
 UNUSABLE = (
     SettingsError,
+    ClusterAddressError,
     ProblemsError,
     RunFolderError,
     ResourcesError,
@@ -201,8 +203,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the job; returns the exit status."""
     console = Console()
     errors = Console(stderr=True)
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        settings, options = load_settings(sys.argv[1:] if argv is None else argv)
+        if (address := remote_address(arguments)) is not None:
+            return submit(address, arguments, console)
+        settings, options = load_settings(arguments)
         if options.dry_run:
             print_plan(settings, console)
             return 0

@@ -339,21 +339,12 @@ class ClusterSettings(Section):
 
     address: str = Field(
         "local",
-        pattern=r"^(local|auto|(ray://)?[^:/]+:\d+)$",
-        description="`local` starts Ray here, `auto` joins this machine's cluster, HOST:PORT the one of that head.",
+        pattern=r"^(local|auto|[^:/]+:\d+)$",
+        description="`local` starts Ray here, `auto` joins this machine's cluster, HOST:PORT the one of that head. On "
+        "the command line also ray://HOST:10001 or http://HOST:8265: the cluster there runs the job.",
     )
     object_store_bytes: PositiveInt = Field(2 * GIB, description="Size of the object store of a local Ray.")
     dashboard: bool = Field(True, description="Whether a local Ray serves its dashboard.")
-
-    @model_validator(mode="after")
-    def _check(self) -> ClusterSettings:
-        if self.address.startswith("ray://"):
-            raise ValueError(
-                f"address {self.address} would keep the run's loop and folder on this machine, and the run would end "
-                "with the connection. Have the cluster run the job: `make submit ADDRESS=http://HOST:8265 ARGS='...'`, "
-                "or log in to the head (`ray attach`) and use --cluster.address auto"
-            )
-        return self
 
 
 class Settings(BaseSettings):

@@ -58,7 +58,7 @@ def _find_head(address: str) -> str:
         found = canonicalize_bootstrap_address(address)
     except ConnectionError as error:
         raise ClusterAddressError(f"cluster.address {address}: no Ray cluster runs on this machine. {cure}") from error
-    if found is None or not _answers(found):
+    if found is None or not answers(found):
         raise ClusterAddressError(f"cluster.address {address}: the head at {found} does not answer. {cure}")
     return found
 
@@ -91,7 +91,7 @@ async def _watch(address: str) -> None:
     heard = loop.time()
     while True:
         await asyncio.sleep(WATCH_EVERY_S)
-        if await asyncio.to_thread(_answers, address):
+        if await asyncio.to_thread(answers, address):
             heard = loop.time()
         elif loop.time() - heard > MAX_SILENCE_S:
             raise HeadLostError(
@@ -100,7 +100,8 @@ async def _watch(address: str) -> None:
             )
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether something listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=CONNECT_S):
