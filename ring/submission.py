@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -44,6 +45,7 @@ def submit(address: str, arguments: Sequence[str], console: Console) -> int:
     Raises SettingsError for unusable settings and ClusterAddressError where nothing answers: no node starts in vain.
     """
     command, name = entrypoint(arguments)
+    logging.getLogger("ray").setLevel(logging.WARNING)  # else each file that stays behind is a line
     dashboard = _dashboard(address)
     try:
         client = JobSubmissionClient(dashboard)
@@ -52,11 +54,14 @@ def submit(address: str, arguments: Sequence[str], console: Console) -> int:
             f"cluster.address {address}: its dashboard at {dashboard} does not answer here ({error}). Forward it (`ray "
             "dashboard cluster.yaml`) and give --cluster.address http://localhost:8265"
         ) from error
-    job_id = client.submit_job(
-        entrypoint=command,
-        submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
-        runtime_env={"working_dir": str(ROOT)},
-    )
+    try:
+        job_id = client.submit_job(
+            entrypoint=command,
+            submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            runtime_env={"working_dir": str(ROOT)},
+        )
+    except RuntimeError as error:
+        raise ClusterAddressError(f"cluster.address {address}: the cluster did not take the job: {error}") from error
     console.out(f"submitted as {job_id}; `ray job logs --address {dashboard} --follow {job_id}` shows it again")
     return asyncio.run(_follow(client, job_id, console))
 
@@ -86,7 +91,7 @@ def _dashboard(address: str) -> str:
             "was told another; behind a firewall forward its dashboard and give http://localhost:8265"
         )
     try:
-        with ray.init(address) as context:
+        with ray.init(address, logging_level=logging.WARNING) as context:
             return f"http://{context.dashboard_url}"
     except (ConnectionError, RuntimeError) as error:  # another Ray or Python, or no Ray at all
         raise ClusterAddressError(f"cluster.address {address}: {error}") from error
