@@ -1,0 +1,39 @@
+"""Scenario: a laptop has a cluster run a job, over the head's Ray Client port.
+
+python -m tests.deploy.submission OUTPUT.json FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.ring.jobs import ROOT, small_job
+
+AGENTS_S = 120.0
+
+
+def main(output: Path, folder: Path) -> None:
+    """Start a cluster, have it run a job as soon as it takes one, and write what the laptop saw."""
+    binaries = Path(sys.prefix) / "bin"
+    os.environ |= {"HOME": str(folder / "home"), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    (folder / "home").mkdir()
+    subprocess.run([binaries / "ray", "start", "--head", "--num-cpus=4", "--ray-client-server-port=9401"], check=True)
+    arguments = small_job(folder, "job", "--generator.engine", "transformers", warm_start_steps=0)
+    command = [sys.executable, "launch.py", *arguments, "--cluster.address", "ray://127.0.0.1:9401"]
+    deadline = time.monotonic() + AGENTS_S
+    while True:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(2)
+    files = sorted(path.name for path in (folder / "home" / "rltf" / "runs" / "job").glob("*"))
+    output.write_text(json.dumps({"said": done.stdout + done.stderr, "status": done.returncode, "files": files}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
