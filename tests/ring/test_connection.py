@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-import launch
 from ring import connection
 from ring.connection import ClusterAddressError, HeadLostError, start_ray, while_head_lives
-from ring.submission import remote_address
 from settings import Settings
 
 
@@ -43,31 +40,6 @@ def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: p
     monkeypatch.setenv("RAY_ADDRESS", address)  # as `auto` finds it, and as a job of Ray Jobs is told
     with pytest.raises(ClusterAddressError, match=r"cluster\.address auto: the head at"):
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("ray://127.0.0.1:{port}", r"nothing answers there.*http://localhost:8265"),
-        ("http://127.0.0.1:{port}", r"does not answer here.*ray dashboard"),
-        ("ftp://127.0.0.1:{port}", r"expected local, auto, HOST:PORT, ray://HOST:10001 or http://HOST:8265"),
-    ],
-)
-def test_a_cluster_to_ask_that_is_not_there(address: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["--run.name", "first", "--cluster.address", address.format(port=free_port())]) == 2
-    assert re.search(said, " ".join(capsys.readouterr().err.split()))
-
-
-def test_settings_are_checked_before_a_cluster_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["--run.num_steps", "0", "--cluster.address", "ray://127.0.0.1:10001"]) == 2
-    assert "run.num_steps" in capsys.readouterr().err
-
-
-def test_only_an_address_with_a_scheme_is_asked() -> None:
-    assert remote_address(["--cluster.address", "auto"], {}) is None
-    assert remote_address([], {}) is None
-    assert remote_address(["--cluster.address=ray://h:1"], {"RLTF_CLUSTER__ADDRESS": "http://h:2"}) == "ray://h:1"
-    assert remote_address(["--run.name", "first"], {"RLTF_CLUSTER__ADDRESS": "http://h:2"}) == "http://h:2"
 
 
 def test_work_goes_on_while_the_head_answers() -> None:
