@@ -6,7 +6,7 @@
                          └───────────────── weights, every refresh_every updates ───────────┘
 
     python launch.py [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...] [--dry-run] [--resume RUN_DIR]
-                     [--replay RUN_DIR]
+                     [--replay RUN_DIR] [--plan]
 
 Every box is a Ray actor or a set of them; this process wires them, and passes ids, counts and references only.
 """
@@ -32,6 +32,7 @@ from learner.metrics import StepMetrics
 from learner.warm_start import WarmStartProgress
 from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
+from reporting.planning import plan_ring
 from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
@@ -40,6 +41,7 @@ from ring.connection import ClusterAddressError, start_ray, while_head_lives
 from ring.coordinator import Ring
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.ledger import LedgerCounts
+from ring.plan import PlanError
 from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
 from ring.reports import GradedRollout, GradedSample
 from ring.sampling import GradingCounts
@@ -57,6 +59,7 @@ UNUSABLE = (
     RunFolderError,
     ResourcesError,
     CheckpointError,
+    PlanError,
     UnusableModelError,
     IsolationError,
 )
@@ -213,6 +216,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if options.replay is not None:
             return replay_run(options.replay, settings, console)
+        if options.plan:
+            plan_ring(settings, console)
+            return 0
         check_resources(settings)
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made

@@ -347,6 +347,29 @@ class ClusterSettings(Section):
     dashboard: bool = Field(True, description="Whether a local Ray serves its dashboard.")
 
 
+class PlanSettings(Section):
+    """What `--plan` reckons with."""
+
+    tokens_per_s: PositiveFloat | None = Field(None, description="Tokens a second of one generator while it samples.")
+    tokens_per_program: PositiveFloat | None = Field(None, description="Mean tokens of a completion.")
+    programs_per_s: PositiveFloat | None = Field(None, description="Programs a second of one busy sandbox worker.")
+    update_s: PositiveFloat | None = Field(None, description="Seconds of one update of the learner.")
+    publish_s: float = Field(0.0, ge=0, description="Seconds for which the learner stands still to publish weights.")
+    load_s: float = Field(0.0, ge=0, description="Seconds for which a generator stands still to load weights.")
+    num_cpus: float | None = Field(
+        None, gt=0, description="CPU cores of a cluster to plan for, given with num_gpus; none: without bounds alone."
+    )
+    num_gpus: float | None = Field(
+        None, ge=0, description="GPUs of a cluster to plan for, given with num_cpus; none: without bounds alone."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PlanSettings:
+        if (self.num_cpus is None) != (self.num_gpus is None):
+            raise ValueError("num_cpus and num_gpus describe a cluster together: give both, or none")
+        return self
+
+
 class Settings(BaseSettings):
     """The whole tree. Built from keyword arguments alone; `load_settings` adds the other sources."""
 
@@ -362,6 +385,7 @@ class Settings(BaseSettings):
     buffer: BufferSettings = Field(default_factory=BufferSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    plan: PlanSettings = Field(default_factory=PlanSettings)
 
     @classmethod
     def settings_customise_sources(

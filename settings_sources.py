@@ -46,6 +46,7 @@ class CliOptions:
     dry_run: bool
     resume: Path | None
     replay: Path | None = None
+    plan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentPar
     )
     parser.add_argument("--config", type=Path, help="YAML file with settings (default: configs/starter.yaml)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and resources, and exit")
+    parser.add_argument(
+        "--plan", action="store_true", help="say who will idle and how many generators and sandboxes it takes, and exit"
+    )
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
     parser.add_argument(
         "--replay", type=Path, metavar="RUN_DIR", help="make the updates again that this run kept (run.log_batches)"
@@ -160,6 +164,7 @@ def _cli_options(arguments: argparse.Namespace) -> CliOptions:
         dry_run=arguments.dry_run,
         resume=arguments.resume,
         replay=arguments.replay,
+        plan=arguments.plan,
     )
 
 
