@@ -44,7 +44,7 @@ TITLES = {
     "sandbox worker": re.compile(r"ray::GradingWorker\b"),
     "buffer": re.compile(r"ray::BufferServer\b"),
     "keeper": re.compile(r"ray::Keeper\b"),
-    "learner": re.compile(r"ray::LearnerActor\b"),
+    "learner": re.compile(r"ray::(LearnerActor|learner)\b"),  # its updates have names of their own
 }
 KINDS = (*TITLES, DRIVER, NODE)
 # How launch.log says that one is gone.

@@ -38,7 +38,7 @@ from learner.checkpoints import checkpoints, prune
 from learner.metrics import StepMetrics, StepReport
 from problems.types import Problem
 from ring.generators import GeneratorPool
-from ring.learner_service import ANSWER_S, LearnerGoneError, LearnerService
+from ring.learner_service import ANSWER_S, LearnerGoneError, LearnerService, step_shown
 from ring.ledger import Ledger, LedgerCounts, State
 from ring.order import ProblemOrder, capacity
 from ring.reports import EvaluatedRollout, GradedRollout, GradedSample
@@ -215,7 +215,8 @@ class Ring:
         waited_s = time.monotonic() - began
         # The learner itself waits no longer than that for the objects, and then says for which.
         deadline_s = self.settings.learner.fetch_timeout_s + ANSWER_S
-        call = asyncio.ensure_future(self.learner.call("step", batch, ahead, deadline_s=deadline_s))
+        shown = step_shown(self.step, self.settings.run.num_steps)
+        call = asyncio.ensure_future(self.learner.call("step", batch, ahead, deadline_s=deadline_s, shown=shown))
         try:
             report: StepReport = await asyncio.shield(call)
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,12 +82,14 @@ class LearnerService:
             self.warm_started = await self._warm_start()
         return int(await self.call("at_least_version", version))
 
-    async def call(self, method: str, *arguments: Any, deadline_s: float = ANSWER_S) -> Any:
-        """The value of the learner's `method`. Raises what the method raises, LearnerGoneError where none answers."""
+    async def call(self, method: str, *arguments: Any, deadline_s: float = ANSWER_S, shown: str | None = None) -> Any:
+        """The value of the learner's `method`, a call that is `shown` so in the Ray dashboard.
+
+        Raises what the method raises, LearnerGoneError where none answers.
+        """
+        call = getattr(self._actor, method).options(name=shown)
         try:
-            value = await answer(
-                getattr(self._actor, method).remote(*arguments), deadline_s, f"the learner to answer `{method}`"
-            )
+            value = await answer(call.remote(*arguments), deadline_s, f"the learner to answer `{method}`")
         except RayTaskError:
             raise  # the method's own, also where that is of one of the types below
         except (RayError, StallError) as error:
@@ -129,3 +132,14 @@ class LearnerService:
             task.cancel()
         report: WarmStartReport = await task
         return report
+
+
+def step_shown(step: int, num_steps: int) -> str:
+    """The update after `step` as the Ray dashboard shows it: in a long run a range of updates.
+
+    Ray exports a series for every name that a call ever had, so that there are a hundred of them at most.
+    """
+    every = math.ceil(num_steps / 100)
+    first = step // every * every + 1
+    last = min(first + every - 1, num_steps)
+    return f"learner.step {first}{f'-{last}' if last > first else ''} of {num_steps}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import shutil
@@ -59,6 +60,20 @@ def test_panels_do_not_overlap_and_say_what_they_show() -> None:
         assert place["x"] + place["w"] <= 24
         taken |= cells
         assert panel["type"] == "row" or panel["description"]
+
+
+def test_grafana_finds_dashboard_and_prometheus_from_the_projects_folder() -> None:
+    """Grafana knows `${NAME}` of the environment, and nothing of a shell's defaults."""
+    folder = ROOT / "deploy/grafana"
+    for path in [folder / "grafana.ini", *folder.glob("provisioning/*/*.yml")]:
+        assert set(re.findall(r"\$\{(.*?)\}", path.read_text())) <= {"PWD"}, path
+    paths = configparser.ConfigParser(interpolation=None)
+    paths.read(folder / "grafana.ini")
+    provisioning = Path(paths["paths"]["provisioning"].replace("${PWD}", str(ROOT)))
+    (provider,) = yaml.safe_load((provisioning / "dashboards/rltf.yml").read_text())["providers"]
+    assert Path(provider["options"]["path"].replace("${PWD}", str(ROOT))) == DASHBOARD.parent
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://localhost:9090"  # where docs/monitoring.md has Prometheus listen
 
 
 def test_every_series_is_documented() -> None:

@@ -201,6 +201,9 @@ class _Method:
     handle: Handle
     name: str
 
+    def options(self, **_: Any) -> _Method:
+        return self
+
     def remote(self, *arguments: Any) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(self.handle.call(self.name, arguments))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # may be nobody's any more

@@ -1,0 +1,61 @@
+"""A Ray with its dashboard and some of a run's actors, the learner at an update; ends with its input.
+
+python -m tests.reporting.dashboard_run     prints the dashboard's address when all is there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.keeper import start_keeper
+from learner.buffer_actor import BufferActor
+from ring.learner_service import LearnerService, step_shown
+from sandbox import selftest
+from sandbox.limits import Limits
+from sandbox.pool import SandboxPool, SandboxWorker
+from settings import BufferSettings, SandboxSettings
+
+
+class SlowLearner:
+    """Stands for a learner at a long update."""
+
+    def __repr__(self) -> str:
+        return "learner"
+
+    def step(self) -> None:
+        time.sleep(600)
+
+
+def spawn_learner() -> Any:
+    """By the name that a run gives it."""
+    return ray.remote(SlowLearner).options(name="learner", num_cpus=0).remote()
+
+
+async def main() -> None:
+    """Start everything, and wait."""
+    context = ray.init(
+        address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
+    )
+    start_keeper(name="keeper")
+    buffer_class: Any = BufferActor
+    buffer_class.options(name="buffer").remote(BufferSettings())
+    level = selftest.find_level(Limits()).level
+    sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, require=level)
+    pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
+    await pool.start()
+    learner = LearnerService(spawn_learner, (), Path(), warm_start=False, on_warm_start=print)
+    update = asyncio.create_task(learner.call("step", shown=step_shown(11, 60)))
+    print(f"http://{context.dashboard_url}", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    update.cancel()
+    await pool.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
