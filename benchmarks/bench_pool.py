@@ -26,7 +26,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from problems.types import Problem, StdinTest
-from sandbox.pool import SandboxPool, SandboxWorker
+from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from settings import SandboxSettings
 
 NUM_TESTS = 10
@@ -53,8 +53,9 @@ class _SimulatedPool(SandboxPool):
         super().__init__(SandboxWorker, settings, None)
         self._hosts = itertools.cycle(hosts)
 
-    def _new_actor(self) -> Any:
-        return next(self._hosts)
+    def _new_worker(self) -> _Worker:
+        self._num_started += 1
+        return _Worker(f"simulated-{self._num_started}", next(self._hosts))
 
     async def _end(self, worker: Any) -> None:
         await worker.actor.close.remote()

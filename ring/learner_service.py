@@ -87,7 +87,9 @@ class LearnerService:
 
         Raises what the method raises, LearnerGoneError where none answers.
         """
-        call = getattr(self._actor, method).options(name=shown)
+        call = getattr(self._actor, method)
+        if shown is not None:
+            call = call.options(name=shown)
         try:
             value = await answer(call.remote(*arguments), deadline_s, f"the learner to answer `{method}`")
         except RayTaskError:
