@@ -169,7 +169,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-6)
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     return (0.0 if low >= 0 and low - margin < 0 else low - margin), high + margin
 
 

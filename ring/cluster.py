@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,10 @@ async def start_actors(
     buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
     keeper = start_keeper(name="keeper")
 
+    learner_names = (named("learner", life) for life in itertools.count())
+
     def spawn_learner() -> Any:
-        return _LEARNER.options(**placement.learner()).remote(
+        return _LEARNER.options(name=next(learner_names), **placement.learner()).remote(
             str(model),
             settings.model,
             learner,
@@ -149,8 +152,7 @@ async def start_actors(
         )
 
     def spawn_generator(index: int, life: int) -> Any:
-        # A dead generator's name is free again only some time after its death, so that its successor has another.
-        name = f"generator-{index}" + (f".{life}" if life else "")
+        name = named(f"generator-{index}", life)
         options = actor_options(name, settings.generator) | placement.generator(index)
         return (
             ray.remote(Generator)
@@ -196,6 +198,11 @@ async def start_actors(
     )
     await pool.start()
     return Actors(generators, pool, service, buffer, keeper, asyncio.create_task(note_faults(keeper)))
+
+
+def named(name: str, life: int) -> str:
+    """The name of an actor, whose successor has another: a dead one's is free again only some time after its death."""
+    return f"{name}.{life}" if life else name
 
 
 async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:

@@ -42,9 +42,8 @@ async def main() -> None:
     context = ray.init(
         address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
     )
-    start_keeper(name="keeper")
     buffer_class: Any = BufferActor
-    buffer_class.options(name="buffer").remote(BufferSettings())
+    kept = [start_keeper(name="keeper"), buffer_class.options(name="buffer").remote(BufferSettings())]
     level = selftest.find_level(Limits()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, require=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
@@ -55,6 +54,7 @@ async def main() -> None:
     await asyncio.to_thread(sys.stdin.read)
     update.cancel()
     await pool.close()
+    kept.clear()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from reporting import RunFolder
 from reporting.__main__ import main
+from reporting.charts import Series, line_chart, percent
 from scripts.browser import CHROMIUM, Browser
 from settings import Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row
@@ -122,6 +123,14 @@ def figure(text: str, title: str) -> dict[str, str]:
     names = re.findall(r"</i>(.*?) <b>", found[2])
     shown = json.loads(html.unescape(found[1]))["series"]
     return {name: series["text"][-1] for name, series in zip(names, shown, strict=True)}
+
+
+def test_an_axis_of_zeros_alone_is_readable() -> None:
+    """As of a policy that solves nothing yet."""
+    chart = line_chart("pass@1", [Series("pass@1", "a", [0, 8, 16], [0.0, 0.0, 0.0])], percent)
+    labels = re.findall(r'text-anchor="end">([^<]*)<', chart)
+    assert labels[0] == "0 %"
+    assert labels[-1] == "100 %"
 
 
 def test_each_stage_of_the_ring_has_its_charts(report: Path) -> None:
