@@ -24,11 +24,11 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
 from ring.connection import ClusterAddressError, answers
-from settings_sources import load_settings
+from settings_sources import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).parents[1]
-# Relative to the home of the user that Ray runs as on the head: there a package's own folder ends with its job.
-RUNS = "$HOME/rltf/runs"
+# Of the user that Ray runs as on the head: a package's own folder ends with its job.
+HOME = "$HOME/rltf"
 
 
 def remote_address(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
@@ -58,7 +58,10 @@ def submit(address: str, arguments: Sequence[str], console: Console) -> int:
         job_id = client.submit_job(
             entrypoint=command,
             submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}",
-            runtime_env={"working_dir": str(ROOT)},
+            runtime_env={
+                "working_dir": str(ROOT),
+                "env_vars": {key: value for key, value in os.environ.items() if key.startswith(ENV_PREFIX)},
+            },
         )
     except RuntimeError as error:
         raise ClusterAddressError(f"cluster.address {address}: the cluster did not take the job: {error}") from error
@@ -68,12 +71,13 @@ def submit(address: str, arguments: Sequence[str], console: Console) -> int:
 
 def entrypoint(arguments: Sequence[str]) -> tuple[str, str]:
     """The shell command of the job, and the name of its run. Raises SettingsError."""
-    command = ["python", "launch.py", *arguments, "--cluster.address", "auto"]
-    if "--resume" in arguments:  # its folder and settings are on the head
-        return shlex.join(command), "resumed"
+    command = shlex.join(["python", "launch.py", *arguments, "--cluster.address", "auto"])
+    if "--resume" in arguments:  # its folder and settings are on the head, where `runs/NAME` is in ~/rltf too
+        folder = "".join(arguments[arguments.index("--resume") + 1 :][:1])
+        return command if folder.startswith("/") else f'{command} --resume "{HOME}/"{shlex.quote(folder)}', "resumed"
     name = load_settings([*arguments, "--cluster.address", "auto"])[0].run.name
-    folders = f'--run.dir "{RUNS}/{name}" --learner.warm_start.cache_dir "{RUNS}/cache"'
-    return f"{shlex.join(command)} {folders}", name
+    folders = f'--run.dir "{HOME}/runs/{name}" --learner.warm_start.cache_dir "{HOME}/runs/cache"'
+    return f"{command} {folders}", name
 
 
 def _dashboard(address: str) -> str:

@@ -21,8 +21,10 @@ def test_the_job_runs_on_the_cluster_and_its_folder_outlives_it() -> None:
 
 
 def test_a_resumed_job_keeps_its_folder() -> None:
-    command, _ = entrypoint(["--resume", "rltf/runs/first"])
-    assert command == "python launch.py --resume rltf/runs/first --cluster.address auto"
+    command, _ = entrypoint(["--resume", "/data/first"])
+    assert command == "python launch.py --resume /data/first --cluster.address auto"
+    command, _ = entrypoint(["--resume", "runs/first"])
+    assert command.endswith(' --resume "$HOME/rltf/"runs/first')
 
 
 def test_unusable_settings_are_not_sent() -> None:
