@@ -31,8 +31,12 @@ def main(output: Path, folder: Path) -> None:
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             break
         time.sleep(2)
+    resume = [sys.executable, "launch.py", "--resume", "runs/job", "--cluster.address", "http://127.0.0.1:8265"]
+    environment = os.environ | {"RLTF_RUN__NUM_STEPS": "5"}
+    again = subprocess.run(resume, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     files = sorted(path.name for path in (folder / "home" / "rltf" / "runs" / "job").glob("*"))
-    output.write_text(json.dumps({"said": done.stdout + done.stderr, "status": done.returncode, "files": files}))
+    said, again_said = done.stdout + done.stderr, again.stdout + again.stderr
+    output.write_text(json.dumps({"said": said, "status": done.returncode, "files": files, "again": again_said}))
 
 
 if __name__ == "__main__":

@@ -17,3 +17,4 @@ def test_a_cluster_runs_what_a_laptop_sends(tmp_path: Path) -> None:
     assert "step 4/4" in seen["said"]
     assert {"metrics.jsonl", "checkpoints", "report.html"} <= set(seen["files"])
     assert not (tmp_path / "job").exists(), "the loop ran on the laptop"
+    assert "step 5/5" in seen["again"], seen["again"]
