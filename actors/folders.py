@@ -58,9 +58,9 @@ class _FileServer:
         if folder.is_dir() and not temporary.is_dir():
             return
         for path in sorted(temporary.rglob("*")):
-            _sync(path)
+            sync(path)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,8 @@ def _copy(
             write(target / name, offset, read(name, offset))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

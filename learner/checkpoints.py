@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from actors.folders import sync
+
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY_PREFIX = ".incomplete-"
 # A disk with less room than this when a write failed is what the write failed of.
@@ -35,24 +37,16 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         for path in sorted(temporary.rglob("*")):
-            _sync(path)
+            sync(path)
     except Exception as error:  # writers of weights fail in many ways, and few say that the disk is full
         is_full = shutil.disk_usage(folder.parent).free < FULL_BYTES
         shutil.rmtree(temporary)
         if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise
-    _sync(temporary)
+    sync(temporary)
     temporary.rename(folder)
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 def checkpoints(folder: Path) -> list[Path]:
