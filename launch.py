@@ -25,26 +25,25 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.model_folder import UnusableModelError, check_engine, load_tokenizer
+from actors.model_folder import UnusableModelError
 from evaluation import EvaluationResult
-from learner.checkpoints import CheckpointError, checkpoints
+from learner.checkpoints import CheckpointError
 from learner.metrics import StepMetrics
-from learner.warm_start import WarmStartProgress
 from problems import ProblemsError
 from reporting import Progress, RunFolder, RunFolderError
 from reporting.planning import plan_ring
 from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
-from ring.cluster import ResourcesError, check_resources, prepare_model, start_actors
+from ring.cluster import ResourcesError, check_resources
 from ring.connection import ClusterAddressError, start_ray, while_head_lives
-from ring.coordinator import Ring
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.ledger import LedgerCounts
 from ring.plan import PlanError
 from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
 from ring.reports import GradedRollout, GradedSample
 from ring.sampling import GradingCounts
+from ring.start import check_model, newest_checkpoint, start_ring, step_of
 from ring.submission import remote_address, submit
 from sandbox.sandbox import IsolationError
 from settings import Settings
@@ -115,45 +114,13 @@ class Job:
         self.progress.note(why, style="yellow")
         self.evaluations = [(at, result) for at, result in self.evaluations if at <= step]
 
-    def on_warm_start(self, state: WarmStartProgress) -> None:
-        """Now and then during the warm start."""
-        self.progress.warm_start(state.step, state.num_steps, state.train_loss, state.validation_loss)
-
     async def run(self) -> None:
         """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learnt."""
-        settings, problems = self.settings, self.problems
-        self.progress.stage("model")
-        cache_dir = settings.learner.warm_start.cache_dir or settings.run.folder / "cache"
-        model = await prepare_model(settings, problems.all_training, cache_dir)
-        check_model(model, settings)
-        self.progress.stage("actors")
         checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve())
-        resumed_step = None if checkpoint is None else step_of(checkpoint)
-        actors = await start_actors(settings, model, problems, self.on_warm_start, resumed_step=resumed_step)
         if self.resume is not None and checkpoint is None:
             self._say(f"{self.resume} did not come to a checkpoint: it starts again from the beginning")
-        self.progress.stage("learner")
-        step = await actors.learner.start(checkpoint)
-        if (warm := actors.learner.warm_started) is not None:
-            origin = "from the cache" if warm.cached else f"{warm.num_steps} updates"
-            self.progress.note(f"warm start: {origin}, validation loss {warm.validation_loss:.3f}")
-        self.progress.stage("generators")
-        await actors.generators.start()
-        problems = problems.without(self._leave_out(await actors.generators.too_long()))
-        ring = Ring(
-            settings=settings,
-            train=problems.train,
-            held_out=problems.held_out,
-            generators=actors.generators,
-            pool=actors.pool,
-            buffer=actors.buffer,
-            learner=actors.learner,
-            listener=self,
-            step=step,
-        )
-        if checkpoint is not None:
-            await ring.restore(checkpoint)
-        elif settings.evaluation.initial:
+        actors, ring = await start_ring(self.settings, self.problems, self.progress, self, checkpoint)
+        if checkpoint is None and self.settings.evaluation.initial:
             self.progress.stage("evaluation before")
             await ring.evaluate()
         self.progress.stage("reinforcement learning")
@@ -174,33 +141,6 @@ class Job:
         logger.warning("%s", text)
         self.progress.note(text)
 
-    def _leave_out(self, too_long: Sequence[str]) -> Sequence[str]:
-        if too_long:
-            self.progress.note(
-                f"{len(too_long)} problems left out, their prompts fill model.max_length "
-                f"{self.settings.model.max_length}: {', '.join(too_long[:5])}{' ...' if len(too_long) > 5 else ''}"
-            )
-        return too_long
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None where it did not come to one."""
-    return next(reversed(checkpoints(run / "checkpoints")), None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The number of updates behind a checkpoint."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def check_model(model: Path, settings: Settings) -> None:
-    """Whether the folder `model` holds a model that the engine runs, with the tokenizer and the template asked for.
-
-    Raises UnusableModelError if not.
-    """
-    check_engine(model, settings.generator.engine)
-    load_tokenizer(model, chat_template=settings.model.chat_template)
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the job; returns the exit status."""
@@ -217,8 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.replay is not None:
             return replay_run(options.replay, settings, console)
         if options.plan:
-            plan_ring(settings, console)
-            return 0
+            return plan_ring(settings, console)
         check_resources(settings)
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made

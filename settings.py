@@ -348,26 +348,31 @@ class ClusterSettings(Section):
 
 
 class PlanSettings(Section):
-    """What `--plan` reckons with."""
+    """What `--plan` reckons with. What is not given it measures in a short run of the job."""
 
-    tokens_per_s: PositiveFloat | None = Field(None, description="Tokens a second of one generator while it samples.")
-    tokens_per_program: PositiveFloat | None = Field(None, description="Mean tokens of a completion.")
-    programs_per_s: PositiveFloat | None = Field(None, description="Programs a second of one busy sandbox worker.")
-    update_s: PositiveFloat | None = Field(None, description="Seconds of one update of the learner.")
-    publish_s: float = Field(0.0, ge=0, description="Seconds for which the learner stands still to publish weights.")
-    load_s: float = Field(0.0, ge=0, description="Seconds for which a generator stands still to load weights.")
+    tokens_per_s: PositiveFloat | None = Field(
+        None, description="Tokens a second of one generator while it samples; none: measured."
+    )
+    tokens_per_program: PositiveFloat | None = Field(None, description="Mean tokens of a completion; none: measured.")
+    programs_per_s: PositiveFloat | None = Field(
+        None, description="Programs a second of one busy sandbox worker; none: measured."
+    )
+    update_s: PositiveFloat | None = Field(None, description="Seconds of one update of the learner; none: measured.")
+    publish_s: float | None = Field(
+        None, ge=0, description="Seconds for which the learner stands still to publish weights; none: measured."
+    )
+    load_s: float | None = Field(
+        None, ge=0, description="Seconds for which a generator stands still to load weights; none: measured."
+    )
+    num_updates: PositiveInt = Field(
+        8, description="Updates of the short run that are measured, after those of a first snapshot."
+    )
     num_cpus: float | None = Field(
-        None, gt=0, description="CPU cores of a cluster to plan for, given with num_gpus; none: without bounds alone."
+        None, gt=0, description="CPU cores of the cluster to plan for; none: those of the cluster at hand."
     )
     num_gpus: float | None = Field(
-        None, ge=0, description="GPUs of a cluster to plan for, given with num_cpus; none: without bounds alone."
+        None, ge=0, description="GPUs of the cluster to plan for; none: those of the cluster at hand."
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> PlanSettings:
-        if (self.num_cpus is None) != (self.num_gpus is None):
-            raise ValueError("num_cpus and num_gpus describe a cluster together: give both, or none")
-        return self
 
 
 class Settings(BaseSettings):

@@ -1,15 +1,28 @@
-"""`launch.py --plan`: what a ring will do, and how large it should be."""
+"""`launch.py --plan`: what a ring will do, on the cluster at hand or on another, and how large it should be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import asyncio
+import logging
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
 
+import ray
 from rich.console import Console
 from rich.table import Table
 
-from ring.plan import Figures, Shape, balanced, predict, room_beside
+from reporting.progress import Progress
+from ring.cluster import check_resources
+from ring.connection import start_ray
+from ring.errors import UNUSABLE_INPUT, user_message
+from ring.plan import Figures, Plan, Shape, balanced, predict, room_beside
+from ring.problem_sets import load_problem_sets
+from ring.profile import Profile
+from ring.start import start_ring
 from settings import Settings
+
+logger = logging.getLogger(__name__)
 
 UNITS = {
     "tokens_per_s": "tokens a second of a generator",
@@ -21,45 +34,95 @@ UNITS = {
 }
 
 
-def plan_ring(settings: Settings, console: Console) -> None:
-    """Print what the ring of `settings` will do, and with how many generators and sandbox workers it is balanced.
+def plan_ring(settings: Settings, console: Console) -> int:
+    """Print what the ring of `settings` will do; returns the exit status.
 
-    Raises PlanError where `settings.plan` lacks a figure, or the cluster in it has no room for a ring.
+    Figures that `settings.plan` does not give are measured in a short run. Raises PlanError where there is nothing to
+    plan, and what a job raises for settings and problems that cannot be used.
     """
-    figures = Figures.of(settings)
-    configured = Shape.of(settings, figures)
-    columns = [("as configured", configured)]
     plan = settings.plan
-    if plan.num_cpus is not None and plan.num_gpus is not None:
-        fitting = balanced(configured, room_beside(settings, plan.num_cpus, plan.num_gpus))
-        columns.append((f"best on {plan.num_cpus:g} CPUs, {plan.num_gpus:g} GPUs", fitting))
-    columns.append(("balanced", balanced(configured)))
-    said = ", ".join(f"{value:.4g} {UNITS[name]}" for name, value in asdict(figures).items())
-    console.print(f"Reckoned with {said}.", soft_wrap=True)
-    console.print(_table(columns))
+    given = {field.name: getattr(plan, field.name) for field in fields(Figures)}
+    figures, observed, cpus, gpus = None, None, plan.num_cpus, plan.num_gpus
+    if None in given.values() or cpus is None or gpus is None:
+        with Progress(plan.num_updates, console) as progress, tempfile.TemporaryDirectory() as folder:
+            try:
+                progress.stage("Ray")
+                start_ray(settings)
+                resources = ray.cluster_resources()
+                cpus = resources["CPU"] if cpus is None else cpus
+                gpus = resources.get("GPU", 0.0) if gpus is None else gpus
+                if None in given.values():
+                    figures, observed = asyncio.run(_short_run(_shortened(settings, Path(folder)), progress))
+            except KeyboardInterrupt:
+                return 130
+            except Exception as error:  # the process border: said in words
+                message, status = user_message(error)
+                if status != UNUSABLE_INPUT:
+                    logger.exception("the short run failed")
+                console.print(f"launch.py --plan: {message}", style="red", highlight=False, markup=False)
+                return status
+            finally:
+                ray.shutdown()
+    measured = {} if figures is None else asdict(figures)
+    figures = Figures(**{name: measured[name] if value is None else value for name, value in given.items()})
+    _print(settings, figures, observed, (cpus, gpus), console)
+    return 0
 
 
-def _table(columns: Sequence[tuple[str, Shape]]) -> Table:
-    (_, configured), *_ = columns
+async def _short_run(settings: Settings, progress: Progress) -> tuple[Figures, Plan]:
+    check_resources(settings)
+    profile = Profile()
+    actors, ring = await start_ring(settings, load_problem_sets(settings.problems), progress, profile)
+    progress.stage(f"{settings.plan.num_updates} updates")
+    measured = await profile.measure(ring, settings.plan.num_updates)
+    await actors.close()
+    return measured
+
+
+def _shortened(settings: Settings, folder: Path) -> Settings:
+    """The same job without evaluation and checkpoints, in a folder of its own, long enough not to be short of work."""
+    every, plan = settings.buffer.refresh_every, settings.plan
+    num_steps = plan.num_updates + (2 + settings.buffer.max_staleness) * every
+    return settings.model_copy(
+        update={
+            "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),
+            "problems": settings.problems.model_copy(update={"evaluation": ()}),
+            "learner": settings.learner.model_copy(update={"decay_steps": 0, "checkpoint_every": num_steps * every}),
+        }
+    )
+
+
+def _print(
+    settings: Settings, figures: Figures, observed: Plan | None, cluster: tuple[float, float], console: Console
+) -> None:
+    configured = Shape.of(settings, figures)
+    best, fitting = balanced(configured), balanced(configured, room_beside(settings, *cluster))
+    columns = [("as configured", configured, predict(configured))]
+    if observed is not None:
+        columns.insert(0, ("the short run", configured, observed))
+    columns += [
+        (f"best on {cluster[0]:g} CPUs, {cluster[1]:g} GPUs", fitting, predict(fitting)),
+        ("balanced", best, predict(best)),
+    ]
     table = Table(
         title=f"A ring of snapshots of {configured.snapshot} samples, max_staleness {configured.max_staleness}"
     )
     table.add_column("")
-    for name, _ in columns:
+    for name, _, _ in columns:
         table.add_column(name, justify="right")
-    shapes = [shape for _, shape in columns]
-    plans = [predict(shape) for shape in shapes]
     rows = {
-        "generators": [str(shape.num_generators) for shape in shapes],
-        "sandbox workers": [str(shape.num_workers) for shape in shapes],
-        "seconds a snapshot": [f"{plan.round_s:.2f}" for plan in plans],
-        "one stage after the other": [f"{plan.serial_s:.2f}" for plan in plans],
-        "generators idle": [f"{100 * plan.generator_idle:.0f} %" for plan in plans],
-        "sandboxes idle": [f"{100 * plan.sandbox_idle:.0f} %" for plan in plans],
-        "learner idle": [f"{100 * plan.learner_idle:.0f} %" for plan in plans],
-        "mean staleness": [f"{plan.staleness_mean:.2f} versions" for plan in plans],
-        "bottleneck": [plan.bottleneck for plan in plans],
+        "generators": [str(shape.num_generators) for _, shape, _ in columns],
+        "sandbox workers": [str(shape.num_workers) for _, shape, _ in columns],
+        "seconds a snapshot": [f"{plan.round_s:.2f}" for _, _, plan in columns],
+        "one stage after the other": [f"{plan.serial_s:.2f}" for _, _, plan in columns],
+        "generators idle": [f"{100 * plan.generator_idle:.0f} %" for _, _, plan in columns],
+        "sandboxes idle": [f"{100 * plan.sandbox_idle:.0f} %" for _, _, plan in columns],
+        "learner idle": [f"{100 * plan.learner_idle:.0f} %" for _, _, plan in columns],
+        "mean staleness": [f"{plan.staleness_mean:.2f} versions" for _, _, plan in columns],
+        "bottleneck": [plan.bottleneck for _, _, plan in columns],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    return table
+    said = ", ".join(f"{value:.4g} {UNITS[name]}" for name, value in asdict(figures).items())
+    console.print(f"Reckoned with {said}.", soft_wrap=True)
+    console.print(table)

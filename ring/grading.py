@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,7 @@ class GradingWorker(SandboxWorker):
         `ref` is wrapped in a list so that Ray hands over the reference. `previous` is the problem's last
         `GradedRollout.greedy`. The first `num_shown` samples come back to be shown.
         """
+        began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         verdicts = [self._verdict(completion) for completion in rollout.samples]
         greedy = None if rollout.greedy is None else self._verdict(rollout.greedy)
@@ -74,6 +76,7 @@ class GradingWorker(SandboxWorker):
             fault=self.sandbox.last_fault,
             num_tests=sum(len(verdict.tests) for verdict in verdicts),
             num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
+            seconds=time.monotonic() - began,
             outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
             buffer=buffer,

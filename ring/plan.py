@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from settings import Settings
 
@@ -38,20 +38,6 @@ class Figures:
     update_s: float
     publish_s: float
     load_s: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> Figures:
-        """What `settings.plan` gives. Raises PlanError where it lacks one."""
-        given = {field.name: getattr(settings.plan, field.name) for field in fields(cls)}
-        missing = [f"--plan.{name}" for name, value in given.items() if value is None]
-        if missing:
-            raise PlanError(
-                f"--plan needs {', '.join(missing)}: `tokens_per_s` as benchmarks/bench_generator.py measures it for "
-                "one generator, `programs_per_s` as benchmarks/bench_sandbox.py does for one worker, "
-                "`tokens_per_program` and `update_s` from the metrics.jsonl of a short run (`num_sampled_tokens` over "
-                "the programs that `isolation` counts; `seconds` less `wait_s`)"
-            )
-        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ class GradedRollout:
 
     `num_samples` were scored and given to the incarnation `buffer` of the online buffer, `num_passed` of them passed,
     `num_faults` were lost to the grader, one of them by `fault`; `outcomes` counts all of them, `num_tokens` what was
-    sampled for them. `greedy` is what the next rollout of the problem must know for the greedy baselines. `shown` holds
-    as many graded samples as were asked for.
+    sampled for them; a worker was busy with it for `seconds`. `greedy` is what the next rollout of the problem must
+    know for the greedy baselines. `shown` holds as many graded samples as were asked for.
     """
 
     rollout_id: str
@@ -45,6 +45,7 @@ class GradedRollout:
     fault: str
     num_tests: int
     num_tokens: int
+    seconds: float
     outcomes: Counter[Outcome]
     isolation: Isolation
     buffer: str

@@ -51,13 +51,14 @@ class Graders(Protocol):
 @dataclass(slots=True)
 class GradingCounts:
     """What generators and sandboxes did: tokens sampled of graded programs, these by the isolation they ran under,
-    tests, and programs lost to the grader's faults.
+    tests, programs lost to the grader's faults, and the seconds of all workers that grading took.
     """
 
     isolation: dict[str, int] = field(default_factory=dict)
     num_tests: int = 0
     num_faults: int = 0
     num_sampled_tokens: int = 0
+    grading_s: float = 0.0
 
     def add(self, graded: GradedRollout) -> None:
         """Count one rollout."""
@@ -66,6 +67,7 @@ class GradingCounts:
         self.num_tests += graded.num_tests
         self.num_faults += graded.num_faults
         self.num_sampled_tokens += graded.num_tokens
+        self.grading_s += graded.seconds
 
 
 @dataclass(slots=True)

@@ -60,7 +60,20 @@ def graded_rollout() -> GradedRollout:
     """One program of every outcome."""
     outcomes = Counter(dict.fromkeys(Outcome, 1))
     return GradedRollout(
-        "r1", "mbpp/1", len(outcomes) - 1, 1, 1, "", 30, 900, outcomes, Isolation.NAMESPACES, "", greedy=None, shown=()
+        "r1",
+        "mbpp/1",
+        len(outcomes) - 1,
+        1,
+        1,
+        "",
+        30,
+        900,
+        2.5,
+        outcomes,
+        Isolation.NAMESPACES,
+        "",
+        greedy=None,
+        shown=(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 import launch
 from ring.plan import PlanError, Shape, balanced, predict, room_beside
 from settings import GeneratorSettings, LearnerSettings, SandboxSettings, Settings
+from tests.ring.jobs import launch as launch_job
+from tests.ring.jobs import small_job
 
 SHAPE = Shape(
     num_generators=2,
@@ -113,8 +116,14 @@ def test_a_described_cluster_is_planned_without_starting_anything(
     assert "no room for a learner" in capsys.readouterr().err
 
 
-def test_what_is_not_given_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["--plan", "--plan.tokens_per_s", "4000", "--plan.tokens_per_program", "60"]) == 2
-    assert "--plan needs --plan.programs_per_s, --plan.update_s:" in capsys.readouterr().err
-    assert launch.main(["--plan", "--plan.num_cpus", "16"]) == 2
-    assert "num_cpus and num_gpus describe a cluster together" in capsys.readouterr().err
+@pytest.mark.slow
+def test_what_is_not_given_is_measured_in_a_short_run_of_the_job(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "planned", "--plan.num_updates", "4", warm_start_steps=5)
+    done = launch_job("--plan", *job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the short run" in done.stdout
+    rows = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    figures = {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+    assert all(0 < float(cell) < 100 for cell in figures["seconds a snapshot"])
+    assert all(0 <= float(cell.split()[0]) <= 1 for cell in figures["mean staleness"])
+    assert not (tmp_path / "planned").exists(), "a plan leaves no run behind"
