@@ -48,7 +48,7 @@ def plan_ring(settings: Settings, console: Console) -> int:
             try:
                 progress.stage("Ray")
                 start_ray(settings)
-                resources = ray.cluster_resources()
+                resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 cpus = resources["CPU"] if cpus is None else cpus
                 gpus = resources.get("GPU", 0.0) if gpus is None else gpus
                 if None in given.values():

@@ -296,6 +296,7 @@ class SimulatedGraders:
             fault="",
             num_tests=1,
             num_tokens=2,
+            seconds=0.5,
             outcomes=Counter(),
             isolation=Isolation.NAMESPACES,
             buffer=buffer,

@@ -1,0 +1,88 @@
+"""Overlapped against serial: the same simulated stages with and without staleness, and what the plan said of both.
+
+    PYTHONPATH=. python benchmarks/bench_overlap.py [--updates N]
+
+Prints one JSON object for each case. `ratio` is overlapped over serial wall time; `bottleneck_busy` the share of the
+overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `ring.plan`
+predicts of the same figures. Driver, pools, buffer and feed are real, the stages sleep (`benchmarks.simulated`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+
+import ray
+
+from benchmarks.simulated import RingRun, StageTimes, run_ring
+from ring.plan import Shape, predict
+from settings import GIB, BufferSettings, GeneratorSettings, LearnerSettings, RunSettings, SandboxSettings, Settings
+
+SAMPLES, BATCH, SLOTS, WORKERS = 8, 64, 4, 4
+# A snapshot is one update of 64 samples: 8 rollouts, 4 at a time in each of 2 generators; 16 programs for each worker.
+CASES = {
+    "learner": StageTimes(rollout_s=0.6, grade_s=0.03, update_s=1.0, slots=SLOTS),
+    "generators": StageTimes(rollout_s=1.0, grade_s=0.03, update_s=0.6, slots=SLOTS),
+    "balanced": StageTimes(rollout_s=1.0, grade_s=0.0625, update_s=1.0, slots=SLOTS),
+}
+
+
+def main() -> int:
+    """Run every case twice."""
+    parser = argparse.ArgumentParser(description="Overlap.")
+    parser.add_argument("--updates", type=int, default=20)
+    options = parser.parse_args()
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=GIB, log_to_driver=False)
+    for name, times in CASES.items():
+        load = os.getloadavg()[0]
+        serial, overlapped = (asyncio.run(_run(options.updates, times, staleness)) for staleness in (0, 2))
+        plan, plan_serial = (predict(_shape(times, staleness)) for staleness in (2, 0))
+        figures = {
+            "serial_s": serial.seconds,
+            "overlapped_s": overlapped.seconds,
+            "ratio": overlapped.seconds / serial.seconds,
+            "plan_ratio": plan.round_s / plan_serial.round_s,
+            "bottleneck_busy": max(overlapped.generator_busy, overlapped.sandbox_busy, overlapped.learner_busy),
+            "staleness": sum(step.staleness_mean for step in overlapped.observed.steps) / options.updates,
+            "plan_staleness": plan.staleness_mean,
+            "learner_busy": overlapped.learner_busy,
+            "plan_learner_busy": 1 - plan.learner_idle,
+            "load_before": load,
+        }
+        rounded = {key: round(value, 3) for key, value in figures.items()}
+        print(json.dumps({"benchmark": "overlap", "case": name, "updates": options.updates, **rounded}), flush=True)
+    ray.shutdown()
+    return 0
+
+
+async def _run(num_updates: int, times: StageTimes, max_staleness: int) -> RingRun:
+    settings = Settings(
+        run=RunSettings(num_steps=num_updates),
+        generator=GeneratorSettings(num_generators=2, samples_per_problem=SAMPLES, greedy=False),
+        sandbox=SandboxSettings(min_workers=WORKERS, max_workers=WORKERS),
+        learner=LearnerSettings(batch_size=BATCH, checkpoint_every=10**9),
+        buffer=BufferSettings(capacity=64 * BATCH, refresh_every=1, max_staleness=max_staleness),
+    )
+    return await run_ring(settings, times)
+
+
+def _shape(times: StageTimes, max_staleness: int) -> Shape:
+    return Shape(
+        num_generators=2,
+        num_workers=WORKERS,
+        samples_per_s=times.slots * SAMPLES / times.rollout_s,
+        programs_per_s=1 / times.grade_s,
+        snapshot=BATCH,
+        train_s=times.update_s,
+        publish_s=times.publish_s,
+        load_s=times.load_s,
+        latency_s=times.rollout_s + SAMPLES * times.grade_s,
+        max_staleness=max_staleness,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

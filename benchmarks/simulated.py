@@ -1,0 +1,400 @@
+"""A ring whose stages take the time that they are told to, for measuring what the ring itself adds.
+
+The driver's side is the real one: `Ring`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's feed and
+the object store. Generators, sandbox workers and the policy update sleep. Many simulated actors share one process, so
+that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and its objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.messages import RolloutHandle, RolloutRequest
+from actors.types import Completion, FinishReason, Rollout, VersionSpan
+from actors.weights import WeightsHandle, WeightUpdateReply
+from evaluation import EvaluationResult
+from learner.buffer_actor import BufferActor
+from learner.experience import Experience
+from learner.feed import Feed, Item
+from learner.metrics import StepMetrics, StepReport, UpdateStats
+from problems.types import Problem, StdinTest
+from ring.coordinator import Ring
+from ring.generators import GeneratorPool
+from ring.learner_service import LearnerService
+from ring.ledger import LedgerCounts
+from ring.reports import GradedRollout, GradedSample
+from ring.sampling import GradingCounts
+from sandbox.pool import SandboxPool, SandboxWorker, _Worker
+from sandbox.verdict import Isolation, Outcome
+from settings import LearnerSettings, Settings
+
+NUM_PROBLEMS = 1000
+NUM_TOKENS = 64
+MAX_CALLS = 100_000
+START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Seconds that a rollout takes to sample (`slots` of them at a time in one generator), a program to grade, an
+    update to make, weights to publish and to load."""
+
+    rollout_s: float
+    grade_s: float
+    update_s: float
+    publish_s: float = 0.0
+    load_s: float = 0.0
+    slots: int = 1
+
+
+@dataclass(slots=True)
+class _Generator:
+    slots: asyncio.Semaphore
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: list[RolloutHandle] = field(default_factory=list)
+    version: int = 0
+
+
+class Host:
+    """An asyncio actor that plays any number of generators and sandbox workers; `index` says which one is called."""
+
+    def __init__(self, times: StageTimes, buffer: Any) -> None:
+        self._times = times
+        self._buffer = buffer
+        self._generators: dict[int, _Generator] = {}
+        self._workers: dict[int, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sampling_s = self._grading_s = 0.0
+
+    async def ping(self, index: int) -> str:
+        """A generator is ready."""
+        self._generators[index] = _Generator(asyncio.Semaphore(self._times.slots))
+        return f"generator-{index}"
+
+    async def submit(self, index: int, requests: Sequence[RolloutRequest]) -> None:
+        """See `actors.generator.Generator`."""
+        for request in requests:
+            task = asyncio.create_task(self._sample(self._generators[index], request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def take(self, index: int, timeout_s: float) -> list[RolloutHandle]:
+        """See `actors.generator.Generator`."""
+        generator = self._generators[index]
+        try:
+            await asyncio.wait_for(generator.done.wait(), timeout_s)
+        except TimeoutError:
+            return []
+        generator.done.clear()
+        handles, generator.ready = generator.ready, []
+        return handles
+
+    async def update_weights(self, index: int, weights: WeightsHandle) -> WeightUpdateReply:
+        """See `actors.generator.Generator`."""
+        await asyncio.sleep(self._times.load_s)
+        self._generators[index].version = weights.version
+        return WeightUpdateReply(weights.version, self._times.load_s)
+
+    async def start(self, index: int) -> None:
+        """A sandbox worker is ready."""
+        self._workers[index] = asyncio.Lock()
+
+    async def grade_rollout(
+        self, index: int, ref: list[ray.ObjectRef[Rollout]], previous: None, num_shown: int
+    ) -> GradedRollout:
+        """See `ring.grading.GradingWorker`."""
+        async with self._workers[index]:
+            rollout = await ref[0]
+            seconds = self._times.grade_s * len(rollout.samples)
+            await asyncio.sleep(seconds)
+            self._grading_s += seconds
+            samples = [_experience(sample) for sample in rollout.samples]
+            buffer = await self._buffer.add.remote([(rollout.rollout_id, samples)])
+        return GradedRollout(
+            rollout_id=rollout.rollout_id,
+            task_id=rollout.task_id,
+            num_samples=len(rollout.samples),
+            num_passed=0,
+            num_faults=0,
+            num_tests=0,
+            num_tokens=len(rollout.samples) * NUM_TOKENS,
+            seconds=seconds,
+            outcomes=Counter({Outcome.FAILED: len(rollout.samples)}),
+            isolation=Isolation.NAMESPACES,
+            buffer=buffer,
+            greedy=None,
+            shown=(),
+        )
+
+    async def busy_s(self) -> tuple[float, float]:
+        """Seconds of slots in which rollouts were sampled, and of workers in which programs were graded."""
+        return self._sampling_s, self._grading_s
+
+    async def _sample(self, generator: _Generator, request: RolloutRequest) -> None:
+        async with generator.slots:
+            version = generator.version
+            await asyncio.sleep(self._times.rollout_s)
+            self._sampling_s += self._times.rollout_s
+        rollout = _rollout(request, version)
+        generator.ready.append(
+            RolloutHandle(
+                ref=[ray.put(rollout)],
+                rollout_id=request.rollout_id,
+                task_id=request.task_id,
+                num_samples=request.num_samples,
+                num_tokens=request.num_samples * NUM_TOKENS,
+                version_min=version,
+                version_max=version,
+                size_bytes=request.num_samples * NUM_TOKENS * 24,
+            )
+        )
+        generator.done.set()
+
+
+class SimulatedLearner:
+    """Fetches its batches by the real feed and sleeps; see `learner.actor.LearnerActor`."""
+
+    def __init__(self, learner: LearnerSettings, times: StageTimes) -> None:
+        self.settings = learner
+        self._version = self._step = 0
+        self._times = times
+        self._feed = Feed(self)  # type: ignore[arg-type]
+
+    def prepare(self, experiences: Sequence[Experience]) -> object:
+        """Nothing to pack."""
+        return experiences
+
+    def set_references(self, problems: object) -> None:
+        """Nothing to learn from."""
+
+    def at_least_version(self, version: int) -> int:
+        """See `LearnerActor`."""
+        return self._step
+
+    def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
+        """One update."""
+        began = time.monotonic()
+        fed = self._feed.get(items)
+        waited = time.monotonic()
+        if ahead:
+            self._feed.announce(ahead)
+        time.sleep(self._times.update_s)
+        self._step += 1
+        num_samples = sum(item.meta.num_samples for item in fed.items)
+        num_tokens = sum(item.meta.num_tokens for item in fed.items)
+        staleness = [self._version - item.meta.version for item in fed.items]
+        seconds = time.monotonic() - began
+        metrics = StepMetrics(
+            step=self._step,
+            weights_version=self._version,
+            update=replace(_NOTHING_LEARNT, num_samples=num_samples, num_tokens=num_tokens),
+            reward_mean=0.0,
+            pass_rate=0.0,
+            outcomes={},
+            staleness={str(versions): count for versions, count in Counter(staleness).items()},
+            staleness_mean=sum(staleness) / len(staleness),
+            staleness_max=max(staleness),
+            tokens_per_s=num_tokens / seconds,
+            wait_s=waited - began,
+            seconds=seconds,
+            gpu_memory_bytes=0,
+        )
+        return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), ())
+
+    def publish(self) -> WeightsHandle:
+        """Weights without content."""
+        time.sleep(self._times.publish_s)
+        self._version += 1
+        return WeightsHandle(self._version, (), 0)
+
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
+        """Nothing to save."""
+        return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    method: Any
+    index: int
+
+    def remote(self, *arguments: Any) -> Any:
+        return self.method.remote(self.index, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """Looks like the handle of an actor, and is one of many that a host plays."""
+
+    host: Any
+    index: int
+
+    def __getattr__(self, name: str) -> _Method:
+        return _Method(getattr(self.host, name), self.index)
+
+
+class SimulatedSandboxPool(SandboxPool):
+    """The pool with workers that hosts play."""
+
+    def __init__(self, settings: Any, hosts: Sequence[Any]) -> None:
+        super().__init__(SandboxWorker, settings, None)
+        self._hosts = hosts
+
+    def _new_worker(self) -> _Worker:
+        self._num_started += 1
+        host = self._hosts[self._num_started % len(self._hosts)]
+        return _Worker(f"worker-{self._num_started}", _Handle(host, self._num_started))
+
+
+@dataclass(slots=True)
+class Observed:
+    """A listener that keeps what it is told: the metrics of each step, when it ended, the driver's memory then."""
+
+    steps: list[StepMetrics] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
+    driver_bytes: list[int] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
+        """After every update."""
+        self.steps.append(metrics)
+        self.at_s.append(time.monotonic())
+        self.driver_bytes.append(_resident_bytes())
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self.cpu_s.append(used.ru_utime + used.ru_stime)
+
+    def on_graded(self, graded: GradedRollout) -> None:
+        """Nothing is kept of it."""
+
+    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
+        """Nothing is shown."""
+
+    def on_rewind(self, step: int, why: str) -> None:
+        """No learner dies."""
+
+    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
+        """Nothing is evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingRun:
+    """What a run was: its steps, its wall time, and each stage's share of it that it was busy."""
+
+    observed: Observed
+    seconds: float
+    generator_busy: float
+    sandbox_busy: float
+    learner_busy: float
+
+
+async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> RingRun:
+    """Run a ring of simulated stages on the Ray that is up, from the first request to the last update."""
+    buffer = BufferActor.remote(settings.buffer)
+    host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
+    hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
+    learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)
+    generators = GeneratorPool(
+        lambda index, life: _Handle(hosts[index % num_hosts], index),
+        settings.generator.num_generators,
+        max_samples=(times.slots + 1) * settings.generator.samples_per_problem,
+        start_timeout_s=START_S,
+    )
+    pool = SimulatedSandboxPool(settings.sandbox, hosts)
+    learner = LearnerService(
+        lambda: learner_class.remote(settings.learner, times),
+        references=(),
+        folder=Path("none"),
+        warm_start=False,
+        on_warm_start=lambda progress: None,
+    )
+    await asyncio.gather(pool.start(), generators.start(), learner.start(None))
+    observed = Observed()
+    problems = [Problem(str(i), "simulated", "", (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)]
+    ring = Ring(
+        settings=settings,
+        train=problems,
+        held_out=[],
+        generators=generators,
+        pool=pool,
+        buffer=buffer,
+        learner=learner,
+        listener=observed,
+    )
+    began = time.monotonic()
+    await ring.run()
+    seconds = time.monotonic() - began
+    busy = [
+        sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)
+    ]
+    await generators.close()
+    learner.end(learner._actor)
+    for actor in (*hosts, buffer):
+        ray.kill(actor)
+    num_slots = settings.generator.num_generators * times.slots
+    return RingRun(
+        observed=observed,
+        seconds=seconds,
+        generator_busy=busy[0] / (num_slots * seconds),
+        sandbox_busy=busy[1] / (settings.sandbox.max_workers * seconds),
+        learner_busy=sum(step.seconds - step.wait_s for step in observed.steps) / seconds,
+    )
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+_IDS = np.arange(NUM_TOKENS, dtype=np.int32)
+_LOGPROBS = np.full(NUM_TOKENS, -0.5, dtype=np.float32)
+_SPANS = np.stack([_IDS, _IDS + 1], axis=1)
+_WEIGHTS = np.ones((4, NUM_TOKENS), dtype=np.float32)
+_NOTHING_LEARNT = UpdateStats(
+    loss=0.0, loss_sl=0.0, loss_coarse=0.0, loss_fine=0.0, loss_adaptive=0.0, loss_static=0.0, loss_kl=0.0,
+    grad_norm=0.0, learning_rate=0.0, ratio_mean=1.0, ratio_max=1.0, mismatch_mean=0.0, mismatch_max=0.0, entropy=0.0,
+    num_samples=0, num_idle_samples=0, num_tokens=0,
+)  # fmt: skip
+
+
+def _rollout(request: RolloutRequest, version: int) -> Rollout:
+    samples = tuple(
+        Completion(
+            task_id=request.task_id,
+            completion_id=f"{request.rollout_id}/{i}",
+            prompt_ids=_IDS,
+            token_ids=_IDS,
+            logprobs=_LOGPROBS,
+            char_spans=_SPANS,
+            weight_versions=(VersionSpan(0, NUM_TOKENS, version),),
+            finish_reason=FinishReason.STOP,
+            text="x" * NUM_TOKENS,
+            program_start=0,
+            program_end=NUM_TOKENS,
+        )
+        for i in range(request.num_samples)
+    )
+    return Rollout(request.rollout_id, request.task_id, samples, None)
+
+
+def _experience(sample: Completion) -> Experience:
+    return Experience(
+        task_id=sample.task_id,
+        completion_id=sample.completion_id,
+        prompt_ids=sample.prompt_ids,
+        token_ids=sample.token_ids,
+        logprobs=sample.logprobs,
+        token_weights=_WEIGHTS,
+        version=sample.weight_versions[0].version,
+        reward=0.0,
+        outcome=Outcome.FAILED,
+    )
