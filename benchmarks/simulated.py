@@ -127,6 +127,7 @@ class Host:
             num_samples=len(rollout.samples),
             num_passed=0,
             num_faults=0,
+            fault="",
             num_tests=0,
             num_tokens=len(rollout.samples) * NUM_TOKENS,
             seconds=seconds,
