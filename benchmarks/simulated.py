@@ -213,6 +213,9 @@ class SimulatedLearner:
         )
         return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), ())
 
+    def progress(self) -> None:
+        """It is alive."""
+
     def publish(self) -> WeightsHandle:
         """Weights without content."""
         time.sleep(self._times.publish_s)
