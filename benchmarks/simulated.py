@@ -8,6 +8,8 @@ that a thousand sandboxes fit on a laptop; each still costs its calls, its messa
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import resource
 import time
 from collections import Counter
@@ -76,6 +78,7 @@ class Host:
         self._workers: dict[int, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sampling_s = self._grading_s = 0.0
+        gc.freeze()
 
     async def ping(self, index: int) -> str:
         """A generator is ready."""
@@ -262,20 +265,23 @@ class SimulatedSandboxPool(SandboxPool):
 
 @dataclass(slots=True)
 class Observed:
-    """A listener that keeps what it is told: the metrics of each step, when it ended, the driver's memory then."""
+    """A listener that keeps what it is told: the metrics of each step, when it ended, the driver's memory then, and the
+    CPU seconds that the driver and the process `buffer_pid` had used."""
 
+    buffer_pid: int
     steps: list[StepMetrics] = field(default_factory=list)
     at_s: list[float] = field(default_factory=list)
     driver_bytes: list[int] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
+    driver_cpu_s: list[float] = field(default_factory=list)
+    buffer_cpu_s: list[float] = field(default_factory=list)
 
     def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
         """After every update."""
         self.steps.append(metrics)
         self.at_s.append(time.monotonic())
         self.driver_bytes.append(_resident_bytes())
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        self.cpu_s.append(used.ru_utime + used.ru_stime)
+        self.driver_cpu_s.append(time.process_time())
+        self.buffer_cpu_s.append(_cpu_s(self.buffer_pid))
 
     def on_graded(self, graded: GradedRollout) -> None:
         """Nothing is kept of it."""
@@ -322,7 +328,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         on_warm_start=lambda progress: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
-    observed = Observed()
+    observed = Observed(await buffer.pid.remote())
     problems = [Problem(str(i), "simulated", "", (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)]
     ring = Ring(
         settings=settings,
@@ -357,6 +363,12 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
 def _resident_bytes() -> int:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def _cpu_s(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as stat:
+        user, system = stat.read().rpartition(") ")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 _IDS = np.arange(NUM_TOKENS, dtype=np.int32)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -71,6 +72,7 @@ class BufferServer:
         self._put = put
         self._changed = asyncio.Condition()
         self._last: tuple[str, TakeReply[RolloutRef]] | None = None
+        gc.freeze()  # modules, which the collector need not look through while rollouts come and go
 
     def __repr__(self) -> str:
         """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
