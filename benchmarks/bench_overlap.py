@@ -1,10 +1,11 @@
 """Overlapped against serial: the same simulated stages with and without staleness, and what the plan said of both.
 
-    PYTHONPATH=. python benchmarks/bench_overlap.py [--updates N]
+    PYTHONPATH=. python benchmarks/bench_overlap.py [--updates N] [--only simulated|real]
 
 Prints one JSON object for each case. `ratio` is overlapped over serial wall time; `bottleneck_busy` the share of the
 overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `ring.plan`
 predicts of the same figures. Driver, pools, buffer and feed are real, the stages sleep (`benchmarks.simulated`).
+The last case is the starter job for real, with `buffer.max_staleness` 0 and 1, without its first updates.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import argparse
 import asyncio
 import json
 import os
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import ray
 
@@ -21,6 +25,7 @@ from benchmarks.simulated import RingRun, StageTimes, run_ring
 from ring.plan import Shape, predict
 from settings import GIB, BufferSettings, GeneratorSettings, LearnerSettings, RunSettings, SandboxSettings, Settings
 
+NUM_FIRST = 5
 SAMPLES, BATCH, SLOTS, WORKERS = 8, 64, 4, 4
 # A snapshot is one update of 64 samples: 8 rollouts, 4 at a time in each of 2 generators; 16 programs for each worker.
 CASES = {
@@ -34,11 +39,21 @@ def main() -> int:
     """Run every case twice."""
     parser = argparse.ArgumentParser(description="Overlap.")
     parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--only", choices=("simulated", "real"))
     options = parser.parse_args()
+    if options.only != "real":
+        simulated(options.updates)
+    if options.only != "simulated":
+        real(options.updates)
+    return 0
+
+
+def simulated(updates: int) -> None:
+    """Every case of sleeping stages, serial and overlapped."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=GIB, log_to_driver=False)
     for name, times in CASES.items():
         load = os.getloadavg()[0]
-        serial, overlapped = (asyncio.run(_run(options.updates, times, staleness)) for staleness in (0, 2))
+        serial, overlapped = (asyncio.run(_run(updates, times, staleness)) for staleness in (0, 2))
         plan, plan_serial = (predict(_shape(times, staleness)) for staleness in (2, 0))
         figures = {
             "serial_s": serial.seconds,
@@ -46,16 +61,42 @@ def main() -> int:
             "ratio": overlapped.seconds / serial.seconds,
             "plan_ratio": plan.round_s / plan_serial.round_s,
             "bottleneck_busy": max(overlapped.generator_busy, overlapped.sandbox_busy, overlapped.learner_busy),
-            "staleness": sum(step.staleness_mean for step in overlapped.observed.steps) / options.updates,
+            "staleness": sum(step.staleness_mean for step in overlapped.observed.steps) / updates,
             "plan_staleness": plan.staleness_mean,
             "learner_busy": overlapped.learner_busy,
             "plan_learner_busy": 1 - plan.learner_idle,
             "load_before": load,
         }
         rounded = {key: round(value, 3) for key, value in figures.items()}
-        print(json.dumps({"benchmark": "overlap", "case": name, "updates": options.updates, **rounded}), flush=True)
+        print(json.dumps({"benchmark": "overlap", "case": name, "updates": updates, **rounded}), flush=True)
     ray.shutdown()
-    return 0
+
+
+def real(updates: int) -> None:
+    """The starter job, whose generator and learner have a core each where there are two."""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        serial, overlapped = (_seconds(Path(folder), updates, staleness) for staleness in (0, 1))
+    figures = {"serial_s": serial, "overlapped_s": overlapped, "ratio": overlapped / serial, "load_before": load}
+    rounded = {key: round(value, 3) for key, value in figures.items()}
+    print(json.dumps({"benchmark": "overlap", "case": "real", "updates": updates, **rounded}), flush=True)
+
+
+def _seconds(folder: Path, updates: int, max_staleness: int) -> float:
+    run = folder / f"staleness-{max_staleness}"
+    settings = {
+        "run.dir": run,
+        "run.num_steps": updates + NUM_FIRST,
+        "learner.warm_start.cache_dir": folder / "cache",
+        "problems.evaluation": "[]",
+        "evaluation.initial": "false",
+        "buffer.max_staleness": max_staleness,
+        "cluster.dashboard": "false",
+    }
+    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+    subprocess.run([sys.executable, "launch.py", *words], check=True, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return float(sum(row["elapsed_s"] for row in rows[NUM_FIRST:]))
 
 
 async def _run(num_updates: int, times: StageTimes, max_staleness: int) -> RingRun:

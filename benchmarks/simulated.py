@@ -309,7 +309,7 @@ class RingRun:
 
 async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> RingRun:
     """Run a ring of simulated stages on the Ray that is up, from the first request to the last update."""
-    buffer = BufferActor.remote(settings.buffer)
+    buffer: Any = BufferActor.remote(settings.buffer)
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
     learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)
