@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
@@ -83,8 +84,13 @@ def throughput(folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def update(folder: Path, repeats: int) -> dict[str, Any]:
-    """Seconds of a weight update of 100 M float32 parameters, and of one copy of as many bytes."""
+    """Seconds of a weight update of 100 M float32 parameters, and of one copy of as many bytes.
+
+    `pack_s` is what vLLM's packing of weight matrices for oneDNN takes by itself, which every update ends with on CPU.
+    """
     from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # as in the generator
 
     model = build_model(folder / "large", hidden_size=768, intermediate_size=3072, num_layers=10, vocab_size=8192)
     actor = _start(model, GeneratorSettings(num_gpus=0, max_num_seqs=8, kv_cache_bytes=64 * MIB), {})
@@ -100,16 +106,25 @@ def update(folder: Path, repeats: int) -> dict[str, Any]:
         published = time.perf_counter()
         reply = ray.get(actor.update_weights.remote(weights), timeout=WAIT_S)
         replied = time.perf_counter()
-        rows.append((copied - began, published - copied, replied - published, reply.seconds))
-    copy_s, publish_s, update_s, standstill_s = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+        pack_s = _packing_s(list(copy.values()))
+        rows.append((copied - began, published - copied, replied - published, reply.seconds, pack_s))
+    medians = [round(statistics.median(column), 3) for column in zip(*rows[1:], strict=True)]
     return {
         "num_bytes": weights.num_bytes,
-        "copy_s": round(copy_s, 3),
-        "publish_s": round(publish_s, 3),
-        "update_s": round(update_s, 3),
-        "standstill_s": round(standstill_s, 3),
+        **dict(zip(("copy_s", "publish_s", "update_s", "standstill_s", "pack_s"), medians, strict=True)),
         "ratio": round(statistics.median(row[2] / row[0] for row in rows[1:]), 2),
+        "pack_ratio": round(statistics.median(row[4] / row[0] for row in rows[1:]), 2),
     }
+
+
+def _packing_s(parameters: Sequence[torch.Tensor]) -> float:
+    from vllm import _custom_ops
+
+    matrices = [parameter for parameter in parameters if parameter.ndim == 2]
+    began = time.perf_counter()
+    for matrix in matrices:
+        _custom_ops.create_onednn_mm(matrix.t(), 32)
+    return time.perf_counter() - began
 
 
 class BareVllm:
