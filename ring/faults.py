@@ -37,26 +37,30 @@ class _Seen:
 
 
 async def _note_nodes() -> None:
-    known: dict[str, str] = {}
+    nodes = await asyncio.to_thread(_nodes)
+    told = {node for node, (_, alive) in nodes.items() if not alive}  # before this run
     seen: dict[tuple[str, str], _Seen] = {}
     while True:
-        alive = await asyncio.to_thread(_nodes)
-        for node in known.keys() - alive.keys():
+        nodes = await asyncio.to_thread(_nodes)
+        for node, (address, alive) in nodes.items():
+            if alive or node in told:
+                continue
+            told.add(node)
             there = ", ".join(sorted(actor.name for actor in seen.values() if actor.node == node))
             logger.warning(
                 "node %s (%s) is gone, and what ran there with it: %s; it is started again where there is room",
-                node[:8], known[node], there or "nothing of this run",
+                node[:8], address, there or "nothing of this run",
             )  # fmt: skip
-        known = alive
         # Ray takes a while to call a node dead, and the actors on it may be dead before.
         recent = time.monotonic() - MEMORY_S
         seen = {key: actor for key, actor in seen.items() if actor.at > recent} | await asyncio.to_thread(_actors)
         await asyncio.sleep(NODES_EVERY_S)
 
 
-def _nodes() -> dict[str, str]:
-    """The address of each living node."""
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+def _nodes() -> dict[str, tuple[str, bool]]:
+    """The address of each node that there ever was, and whether it lives."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: (node["NodeManagerAddress"], node["Alive"]) for node in nodes}
 
 
 def _actors() -> dict[tuple[str, str], _Seen]:
