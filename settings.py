@@ -119,6 +119,11 @@ class GeneratorSettings(Section):
     kv_cache_bytes: PositiveInt = Field(
         4 * GIB, description="Memory for the keys and values of the completions that one engine decodes."
     )
+    weight_transfer: Literal["object_store", "nccl", "ipc"] = Field(
+        "object_store",
+        description="How weights come: through Ray's object store, or, with vLLM alone, from GPU to GPU by NCCL, or "
+        "within one GPU by CUDA IPC.",
+    )
     on_update: Literal["keep", "drain"] = Field(
         "keep", description="Whether completions in flight go on over a weight update, or end before it."
     )
@@ -433,6 +438,8 @@ class Settings(BaseSettings):
                 f"evaluation.every {self.evaluation.every} is no multiple of buffer.refresh_every "
                 f"{self.buffer.refresh_every}: only then do the generators hold the learner's present weights"
             )
+        if self.generator.weight_transfer != "object_store":
+            self._check_weight_transfer()
         if self.run.deterministic:
             self._check_deterministic()
         if self.run.log_batches and self.model.lora.rank:
@@ -443,6 +450,36 @@ class Settings(BaseSettings):
                 "the longest sequence would fit into no micro-batch"
             )
         return self
+
+    def _check_weight_transfer(self) -> None:
+        generator, learner = self.generator, self.learner
+        how, one_way = f"generator.weight_transfer {generator.weight_transfer}", "or set it to object_store"
+        if self.run.deterministic:
+            raise ValueError(f"{how} needs GPUs, and run.deterministic CPUs: set it to object_store")
+        if generator.engine != "vllm":
+            raise ValueError(f"{how} is vLLM's own: set generator.engine to vllm, {one_way}")
+        if not (generator.num_gpus and learner.num_gpus):
+            raise ValueError(
+                f"{how} copies from GPU to GPU: set generator.num_gpus (now {generator.num_gpus:g}) and "
+                f"learner.num_gpus (now {learner.num_gpus:g}) above 0, {one_way}"
+            )
+        if self.model.lora.rank and self.model.lora.publish == "adapter":
+            raise ValueError(
+                f"{how} sends all weights, not adapters alone: set model.lora.publish to merged, {one_way}"
+            )
+        asked_for = (
+            f"learner.num_gpus is {learner.num_gpus:g}, generator.num_gpus {generator.num_gpus:g} and "
+            f"generator.num_generators {generator.num_generators}"
+        )
+        if generator.weight_transfer == "nccl" and learner.num_gpus + generator.num_gpus <= 1:
+            raise ValueError(
+                f"{how} is for GPUs of their own: NCCL takes no two processes on one; {asked_for}: set num_gpus to 1 "
+                "each, or use ipc"
+            )
+        if generator.weight_transfer == "ipc" and learner.num_gpus + generator.num_generators * generator.num_gpus > 1:
+            raise ValueError(
+                f"{how} is for parts of one GPU, which must come to 1 together; {asked_for}: lower them, or use nccl"
+            )
 
     def _check_deterministic(self) -> None:
         buffer, learner = self.buffer, self.learner

@@ -79,6 +79,7 @@ class EngineOptions:
     `max_num_seqs` completions are decoded at a time, `kv_cache_bytes` is what vLLM sets aside for their keys and values
     (transformers takes what they need). `end_token_ids` end a completion. `seed` starts the engine's own random state.
     `deterministic` engines share nothing between requests, whose samples then are the same bits whatever came before.
+    `weight_transfer` is how new weights come: `object_store` by `load_weights`, others through vLLM's own engines.
     """
 
     dtype: str
@@ -88,6 +89,7 @@ class EngineOptions:
     end_token_ids: tuple[int, ...]
     seed: int = 0
     deterministic: bool = False
+    weight_transfer: str = "object_store"
 
 
 class SamplingEngine(Protocol):

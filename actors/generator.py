@@ -21,14 +21,26 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError, RayTaskError
 
-from actors.engine import EngineOptions, FinishedRequest, SamplingEngine, SamplingRequest, completion_room
+from actors.engine import FinishedRequest, SamplingRequest, completion_room
+from actors.engines import build_engine
 from actors.folders import HomeFolders
 from actors.lora import AdapterMerger
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest, WeightsMismatchError
-from actors.model_folder import check_engine, end_token_ids
+from actors.messages import (
+    PHASE_TIMEOUT_S,
+    GeneratorError,
+    GeneratorStats,
+    RolloutHandle,
+    RolloutRequest,
+    TransferError,
+    TransferPhase,
+    WeightsGoneError,
+    WeightsMismatchError,
+)
+from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.types import Completion, Rollout
+from actors.receiver import Receiver
 from actors.weights import Bucket, WeightsHandle, WeightUpdateReply, checksum, unpack
 from problems.types import Problem
 from settings import GeneratorSettings, ModelSettings
@@ -119,6 +131,9 @@ class Generator:
         self._closing = False
         self._drains = settings.on_update == "drain"
         self._update_timeout_s = update_timeout_s(settings)
+        self._receiver = Receiver(
+            self._engine, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
+        )
         self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
         self._busy_s = self._updating_s = 0.0
         self._started = time.monotonic()
@@ -184,8 +199,12 @@ class Generator:
             ray.exceptions.GetTimeoutError: the weights did not arrive from the object store in time.
             TimeoutError: the engine did not come to load them in time.
             WeightsMismatchError: they are not what was published.
+            WeightsGoneError: the learner that was to send them died.
+            TransferError: it did not succeed in it; the generator may hold half of them, and must be replaced.
         """
         self._check()
+        if weights.sender is not None:
+            return self._have_sent(weights)
         buckets = ray.get(list(weights.refs), timeout=FETCH_TIMEOUT_S)
         if weights.checksum is not None and (received := checksum(buckets)) != weights.checksum:
             raise WeightsMismatchError(
@@ -197,6 +216,31 @@ class Generator:
             self._updates.append(update)
             self._work.notify()
         return update.reply.result(timeout=self._update_timeout_s)
+
+    def _have_sent(self, weights: WeightsHandle) -> WeightUpdateReply:
+        """Have the learner send the newest weights, for which it calls `transfer` meanwhile, from another process."""
+        if weights.version <= self._version:
+            return WeightUpdateReply(self._version, 0.0)
+        self._receiver.ask(TransferPhase.READY, {})
+        before_s = self._updating_s
+        me = ray.get_runtime_context().current_actor
+        try:
+            ray.get(weights.sender.send.remote(me, self._name), timeout=self._update_timeout_s)
+        except RayTaskError as error:
+            raise TransferError(
+                f"{self._name}: weights version {weights.version} did not come: {error.cause}"
+            ) from error
+        except RayActorError as error:
+            if self._receiver.is_receiving:
+                raise TransferError(f"{self._name}: the learner died while it sent weights") from error
+            self._receiver.ask(TransferPhase.GIVE_UP, {})
+            raise WeightsGoneError(f"weights version {weights.version} are gone with their learner") from error
+        return WeightUpdateReply(self._version, self._updating_s - before_s)
+
+    def transfer(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
+        """Do a phase of an update that the learner sends; see `Receiver.ask` and `VllmEngine.receive`."""
+        self._check()
+        self._receiver.ask(phase, payload)
 
     def stats(self) -> GeneratorStats:
         """Counts and times since the start."""
@@ -220,7 +264,7 @@ class Generator:
         """Stop both threads and free the engine; rollouts in flight are given up."""
         with self._lock:
             self._closing = True
-            self._work.notify()
+            self._receiver.fail(GeneratorError(f"generator {self._name} is closed"))
         self._finished.put(None)
         for thread in self._threads:
             thread.join()
@@ -241,6 +285,7 @@ class Generator:
             with self._lock:
                 self._failure = error
                 self._delivered.notify_all()
+                self._receiver.fail(self._failed(error))
                 for update in self._updates:
                     update.reply.set_exception(self._failed(error))
 
@@ -249,21 +294,28 @@ class Generator:
         while True:
             with self._lock:
                 self._num_sequences = self._engine.num_unfinished
-                self._work.wait_for(lambda: self._inbox or self._updates or self._num_sequences or self._closing)
+                self._work.wait_for(self._has_work)
                 if self._closing:
                     return
-                if self._drains and self._updates and self._num_sequences:
-                    updates, inbox = [], []  # what is in flight ends first, and nothing begins meanwhile
+                updates, is_asked, inbox = list(self._updates), self._receiver.is_asked, self._inbox
+                if self._drains and (updates or is_asked) and self._num_sequences:
+                    # What is in flight ends first, and nothing begins meanwhile.
+                    updates, is_asked, inbox = [], False, []
                 else:
-                    updates, inbox, self._inbox = list(self._updates), self._inbox, []
+                    self._inbox = []
             for update in updates:
                 self._load(update)
+            if is_asked:
+                self._receiver.take_part()
             for request in inbox:
                 self._engine.add_request(request)
             began = time.monotonic()
             for finished in self._engine.step():
                 self._finished.put(finished)
             self._busy_s += time.monotonic() - began
+
+    def _has_work(self) -> bool:
+        return bool(self._inbox or self._updates or self._receiver.is_asked or self._num_sequences or self._closing)
 
     def _load(self, update: _Update) -> None:
         began = time.monotonic()
@@ -272,13 +324,17 @@ class Generator:
             if self._merger is not None:
                 named_tensors = self._merger.merge(named_tensors)
             self._engine.load_weights(update.version, named_tensors)
-            self._version = update.version
         seconds = time.monotonic() - began
         with self._lock:
             self._updates.remove(update)
+        self._note_update(max(update.version, self._version), seconds)
+        update.reply.set_result(WeightUpdateReply(self._version, seconds))
+
+    def _note_update(self, version: int, seconds: float) -> None:
+        with self._lock:
+            self._version = version
             self._num_updates += 1
             self._updating_s += seconds
-        update.reply.set_result(WeightUpdateReply(self._version, seconds))
 
     def _deliver(self) -> None:
         """The delivery thread: everything finished while the last batch was on its way goes in one."""
@@ -294,7 +350,7 @@ class Generator:
                     for origin, finished in zip(origins, batch, strict=True)
                 ]
             refs = ray.get(self._keeper.keep.remote(rollouts), timeout=KEEP_TIMEOUT_S)
-            handles = [_handle(rollout, ref) for rollout, ref in zip(rollouts, refs, strict=True)]
+            handles = [RolloutHandle.of(rollout, ref) for rollout, ref in zip(rollouts, refs, strict=True)]
             with self._lock:
                 for handle in handles:
                     del self._in_flight[handle.rollout_id]
@@ -305,42 +361,12 @@ class Generator:
 
 
 def update_timeout_s(settings: GeneratorSettings) -> float:
-    """How long a weight update may take to begin and end: where it drains, as long as completions may."""
-    return DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S
+    """How long a weight update may take to begin and end: where it drains, as long as completions may.
 
-
-def build_engine(
-    model: Path,
-    model_settings: ModelSettings,
-    settings: GeneratorSettings,
-    end_ids: tuple[int, ...],
-    seed: int,
-    *,
-    deterministic: bool = False,
-) -> SamplingEngine:
-    """The engine that `generator.engine` names, with `model` loaded.
-
-    Raises:
-        UnusableModelError: that engine cannot sample from `model`.
+    The learner sends to one generator after the other, where it sends.
     """
-    check_engine(model, settings.engine)
-    options = EngineOptions(
-        dtype=model_settings.dtype,
-        max_length=model_settings.max_length,
-        max_num_seqs=settings.max_num_seqs,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        end_token_ids=end_ids,
-        seed=seed,
-        deterministic=deterministic,
-    )
-    # Each engine is imported only where it runs: vLLM alone takes seconds, and is not installed everywhere.
-    if settings.engine == "transformers":
-        from actors.transformers_engine import TransformersEngine
-
-        return TransformersEngine(model, options)
-    from actors.vllm_engine import VllmEngine
-
-    return VllmEngine(model, options)
+    turns_s = 0.0 if settings.weight_transfer == "object_store" else settings.num_generators * PHASE_TIMEOUT_S
+    return (DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S) + turns_s
 
 
 def _sampling_request(origin: _InFlight) -> SamplingRequest:
@@ -355,23 +381,3 @@ def _sampling_request(origin: _InFlight) -> SamplingRequest:
         max_tokens=request.max_tokens,
         seed=request.seed,
     )
-
-
-def _handle(rollout: Rollout, ref: ray.ObjectRef[Rollout]) -> RolloutHandle:
-    completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
-    versions = [span.version for completion in completions for span in completion.weight_versions]
-    return RolloutHandle(
-        ref=[ref],
-        rollout_id=rollout.rollout_id,
-        task_id=rollout.task_id,
-        num_samples=len(rollout.samples),
-        num_tokens=sum(len(completion.token_ids) for completion in completions),
-        version_min=min(versions),
-        version_max=max(versions),
-        size_bytes=sum(_size_bytes(completion) for completion in completions),
-    )
-
-
-def _size_bytes(completion: Completion) -> int:
-    arrays = (completion.prompt_ids, completion.token_ids, completion.logprobs, completion.char_spans)
-    return sum(array.nbytes for array in arrays) + len(completion.text.encode())

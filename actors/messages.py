@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import ray
 
-from actors.types import Rollout
+from actors.types import Completion, Rollout
 
 
 class GeneratorError(RuntimeError):
@@ -15,6 +16,35 @@ class GeneratorError(RuntimeError):
 
 class WeightsMismatchError(GeneratorError):
     """A generator received other weights than the learner published: its samples would be another policy's."""
+
+
+PHASE_TIMEOUT_S = 60.0
+"""Longest that a phase of a weight update may take which the learner sends: a copy takes seconds, a check more."""
+
+
+class TransferError(GeneratorError):
+    """Weights that the learner sends did not reach a generator, which may hold half of them."""
+
+
+class WeightsGoneError(RuntimeError):
+    """Weights died with the learner that was to send them, before any of them came."""
+
+
+class TransferPhase(StrEnum):
+    """A part of a weight update that the learner sends; each is done between two steps of the generator's engine."""
+
+    READY = "ready"
+    """Asked by the generator itself. Where updates drain, nothing is in flight after it, and nothing begins."""
+    CONNECT = "connect"
+    """Open a connection to the learner; only before its first update."""
+    START = "start"
+    """Make ready to receive. From here on nothing is sampled."""
+    UPDATE = "update"
+    """Receive weights."""
+    FINISH = "finish"
+    """Sample with what was received."""
+    GIVE_UP = "give up"
+    """Asked by the generator itself where there was no START after READY: sample as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +83,22 @@ class RolloutHandle:
     version_max: int
     size_bytes: int
 
+    @classmethod
+    def of(cls, rollout: Rollout, ref: ray.ObjectRef[Rollout]) -> RolloutHandle:
+        """That of a rollout which lies at `ref`."""
+        completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
+        versions = [span.version for completion in completions for span in completion.weight_versions]
+        return cls(
+            ref=[ref],
+            rollout_id=rollout.rollout_id,
+            task_id=rollout.task_id,
+            num_samples=len(rollout.samples),
+            num_tokens=sum(len(completion.token_ids) for completion in completions),
+            version_min=min(versions),
+            version_max=max(versions),
+            size_bytes=sum(_size_bytes(completion) for completion in completions),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratorStats:
@@ -79,3 +125,8 @@ class GeneratorStats:
     def tokens_per_s(self) -> float:
         """Sampled tokens a second of wall time."""
         return self.num_tokens / self.wall_s if self.wall_s else 0.0
+
+
+def _size_bytes(completion: Completion) -> int:
+    arrays = (completion.prompt_ids, completion.token_ids, completion.logprobs, completion.char_spans)
+    return sum(array.nbytes for array in arrays) + len(completion.text.encode())

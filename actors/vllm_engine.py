@@ -1,7 +1,6 @@
 """vLLM in this process, on CPU or GPU, driven one step at a time.
 
-Weights arrive through vLLM's native weight-transfer interface, with a transfer engine of ours that takes tensors which
-already lie in this process (views into Ray's object store). vLLM's layer-wise reload handles fused and repacked layers.
+Weights arrive through vLLM's native weight-transfer interface (`actors.vllm_reload`).
 
 `logprobs_mode` is `processed_logprobs`: log-probabilities after temperature and nucleus, those the tokens were drawn
 with. (`raw_logprobs`, vLLM's default, ignores the temperature.)
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,7 @@ if not torch.cuda.is_available():
 
 from vllm import ModelRegistry, SamplingParams
 from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.engine.arg_utils import EngineArgs
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -46,68 +37,16 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.codegen import CodeGenForCausalLM
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
+from actors.messages import TransferPhase
 from actors.model_folder import UnusableModelError, check_model_folder
 from actors.types import FinishReason, VersionSpan
-
-TRANSFER_BACKEND = "in_process"
+from actors.vllm_reload import BACKENDS
 
 # vLLM's CPU attention works on multiples of 32 tokens; small blocks let short prompts share their prefix.
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
 
 
-@dataclass
-class InProcessInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to agree on beforehand."""
-
-
-@dataclass
-class InProcessUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Parameters in checkpoint format, only read."""
-
-    named_tensors: Iterable[tuple[str, torch.Tensor]]
-
-
-class InProcessWeightTransferEngine(WeightTransferEngine[InProcessInitInfo, InProcessUpdateInfo]):  # type: ignore[misc]
-    """Loads tensors that lie in this process's address space into the model."""
-
-    init_info_cls = InProcessInitInfo
-    update_info_cls = InProcessUpdateInfo
-
-    def init_transfer_engine(self, init_info: InProcessInitInfo) -> None:
-        """Nothing to connect."""
-
-    def start_weight_update(self) -> None:
-        self._missing = {name for name, _ in self.model.named_parameters()}
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class ends with torch.accelerator.synchronize(), which a machine without accelerator refuses.
-        self.receive_weights(self.parse_update_info(update_info))
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize()
-
-    def receive_weights(self, update_info: InProcessUpdateInfo) -> None:
-        self._missing -= self.model.load_weights(update_info.named_tensors)
-
-    def finish_weight_update(self) -> None:
-        if self._missing:
-            raise ValueError(
-                f"weight update without {', '.join(sorted(self._missing))}: send every parameter each time"
-            )
-        finalize_layerwise_reload(self.model, self.model_config)
-        if self.model_config.hf_text_config.tie_word_embeddings:
-            # A tied head receives no tensor of its own, so layer-wise reload leaves alone what the CPU kernels packed
-            # of its old weight.
-            for module in self.model.modules():
-                if isinstance(module, ParallelLMHead):
-                    module.quant_method.process_weights_after_loading(module)
-
-    def shutdown(self) -> None:
-        """Nothing to release."""
-
-
-WeightTransferEngineFactory.register_engine(TRANSFER_BACKEND, InProcessWeightTransferEngine)
 ModelRegistry.register_model("CodeGenForCausalLM", CodeGenForCausalLM)
 
 
@@ -204,7 +143,27 @@ class VllmEngine:
         rpc = self._engine.collective_rpc
         rpc("start_weight_update")
         rpc("update_weights", kwargs={"update_info": {"named_tensors": named_tensors}})
-        rpc("finish_weight_update")
+        self._finish_update(version)
+
+    def receive(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
+        """Take part in an update that the learner sends, with what `actors.transfer.GeneratorClient` gives.
+
+        Raises WeightsMismatchError where other weights came than were sent.
+        """
+        rpc = self._engine.collective_rpc
+        if phase is TransferPhase.CONNECT:
+            rpc("shutdown_weight_transfer_engine")  # the connection to another learner
+            rpc("init_weight_transfer_engine", kwargs={"init_info": payload["init_info"]})
+        elif phase is TransferPhase.START:
+            rpc("start_weight_update")
+            rpc(lambda worker: worker.weight_transfer_engine.expect(payload["version"], payload["checksum"]))
+        elif phase is TransferPhase.UPDATE:
+            rpc("update_weights", kwargs={"update_info": payload["update_info"]})
+        elif phase is TransferPhase.FINISH:
+            self._finish_update(payload["version"])
+
+    def _finish_update(self, version: int) -> None:
+        self._engine.collective_rpc("finish_weight_update")
         self._engine.set_weight_version(str(version))
         # Without the preemption of running requests vLLM refuses to clear the prefix cache while any is running.
         self._engine.reset_prefix_cache(reset_running_requests=True)
@@ -243,7 +202,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         generation_config="vllm",  # the folder's own sampling defaults must not change ours
         distributed_executor_backend="uni",
         logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend=TRANSFER_BACKEND),
+        weight_transfer_config=WeightTransferConfig(backend=BACKENDS[options.weight_transfer]),
         disable_log_stats=True,
         use_tqdm_on_load=False,
         **(on_cpu if cpu else {}),

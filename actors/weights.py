@@ -1,8 +1,9 @@
-"""Weights on their way from the learner to the generators, through Ray's object store.
+"""Weights on their way from the learner to the generators: what is published, and the way through Ray's object store.
 
 The learner packs its parameters into buckets, puts each bucket once, and publishes a `WeightsHandle`; every generator
 reads the buckets from shared memory without a copy and loads them between two engine steps. A bucket maps Hugging Face
-parameter names to NumPy arrays, which Ray stores out of band and hands back as read-only views.
+parameter names to NumPy arrays, which Ray stores out of band and hands back as read-only views. The way from GPU to GPU
+is `actors.transfer`'s.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -26,13 +28,15 @@ BUCKET_BYTES = 256 * 1024 * 1024
 class WeightsHandle:
     """One published version of the policy's weights: a reference to each bucket, and the size of all together.
 
-    `checksum` is theirs where it is to be checked by those who load them.
+    `checksum` is theirs where it is to be checked by those who load them. Where `sender` is given, the handle of the
+    learner actor, there are no buckets: it sends them, or newer ones, to whom it is asked to (`LearnerActor.send`).
     """
 
     version: int
     refs: tuple[ray.ObjectRef[Bucket], ...]
     num_bytes: int
     checksum: int | None = None
+    sender: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +116,12 @@ def publish(
     return WeightsHandle(version, refs, num_bytes, checksum(buckets) if verify else None)
 
 
-def checksum(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> int:
-    """CRC-32 over names and values; equal for equal parameters in the same order, however they are bucketed."""
-    crc = 0
+def checksum(buckets: Iterable[Mapping[str, NDArray[np.generic]]], before: int = 0) -> int:
+    """CRC-32 over names and values; equal for equal parameters in the same order, however they are bucketed.
+
+    `before` is that of what came before.
+    """
+    crc = before
     for bucket in buckets:
         for name, array in bucket.items():
             crc = zlib.crc32(name.encode(), crc)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, completion_room
-from actors.generator import build_engine
+from actors.engines import build_engine
 from actors.messages import RolloutRequest
 from actors.model_folder import UnusableModelError, check_model_folder, end_token_ids
 from actors.prompting import Prompter

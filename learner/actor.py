@@ -7,7 +7,9 @@ import ctypes
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -15,7 +17,7 @@ from ray.exceptions import ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
 from actors.folders import HomeFolders
-from actors.weights import WeightsHandle
+from actors.weights import WeightsHandle, publish
 from learner.experience import Experience
 from learner.feed import Feed, Item
 from learner.learner import Learner
@@ -29,19 +31,23 @@ from problems.types import Problem
 from sandbox.verdict import Outcome
 from settings import LearnerSettings, ModelSettings
 
+if TYPE_CHECKING:
+    from actors.transfer import WeightSender
+
 _PROGRESS = "progress"
+_TRANSFER = "transfer"
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-@ray.remote(concurrency_groups={_PROGRESS: 1})  # type: ignore[call-overload]  # ray leaves it out of its signature
+@ray.remote(concurrency_groups={_PROGRESS: 1, _TRANSFER: 1})  # type: ignore[call-overload]  # ray leaves it out of its signature
 class LearnerActor:
     """`Learner` on rollouts that it is given by reference; loads the folder `model` when it is made.
 
     Whoever starts it calls `set_references`, and `warm_start` or `resume`, before `step`. Calls run one after the
-    other, `progress` beside them.
+    other, `progress` and `send` beside them.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class LearnerActor:
         home: HomeFolders | None = None,
         recorder: Recorder | None = None,
         verify_weights_every: int = 0,
+        weight_transfer: str = "object_store",
     ) -> None:
         """`model` and the paths of other methods are of the node of `home`; none: of this node."""
         self._home = home if home is not None else HomeFolders.here()
@@ -85,6 +92,7 @@ class LearnerActor:
         self._seed = seed
         self._recorder = recorder
         self._verify_weights_every = verify_weights_every
+        self._sender = None if weight_transfer == "object_store" else _sender(weight_transfer)
         self._examples: list[SupervisedExample] = []
         self._progress: WarmStartProgress | None = None
 
@@ -128,7 +136,14 @@ class LearnerActor:
 
     def publish(self) -> WeightsHandle:
         """See `Learner.publish`."""
-        return self._learner.publish(self._verify_weights_every)
+        by = publish if self._sender is None else self._sender.publish
+        return self._learner.publish(self._verify_weights_every, by)
+
+    @ray.method(concurrency_group=_TRANSFER)
+    def send(self, generator: Any, name: str) -> int:
+        """See `WeightSender.send`. To one after the other, while updates are made."""
+        assert self._sender is not None  # who asks has a handle of weights that it holds
+        return self._sender.send(generator, name)
 
     def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
         """See `Learner.save_checkpoint`; the driver's state and the rollouts that wait for their update go with it.
@@ -179,6 +194,12 @@ class LearnerActor:
 
     def _note(self, progress: WarmStartProgress) -> None:
         self._progress = progress
+
+
+def _sender(weight_transfer: str) -> WeightSender:
+    from actors.transfer import WeightSender, init_info  # vLLM takes seconds to import
+
+    return WeightSender(partial(init_info, weight_transfer))
 
 
 def _keep_freed_memory() -> None:

@@ -212,8 +212,9 @@ class Learner:
             count += len(moved.target)
         return total / count
 
-    def publish(self, verify_every: int = 0) -> WeightsHandle:
-        """Put what generators load (`Policy.published`) into Ray's object store, as the next version.
+    def publish(self, verify_every: int = 0, by: Callable[..., WeightsHandle] = publish) -> WeightsHandle:
+        """Put what generators load (`Policy.published`) into Ray's object store (or wherever `by` does), as the next
+        version.
 
         Where no update was made since, it is the last version once more. Every `verify_every` versions, if any, whoever
         loads them checks that they are the same.
@@ -222,7 +223,7 @@ class Learner:
             self.version += 1
             self._published_step = self.step
         verify = verify_every > 0 and self.version % verify_every == 0
-        return publish(self.version, self.policy.published(), verify=verify)
+        return by(self.version, self.policy.published(), verify=verify)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
         """Write `folder/step-N` and delete all but the newest `keep_checkpoints`; complete or absent after a crash.

@@ -149,6 +149,7 @@ async def start_actors(
             home=home,
             recorder=Recorder(run.folder.resolve() / "replay", run.log_batches, home) if run.log_batches else None,
             verify_weights_every=settings.generator.verify_weights_every,
+            weight_transfer=settings.generator.weight_transfer,
         )
 
     def spawn_generator(index: int, life: int) -> Any:

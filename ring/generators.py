@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.messages import GeneratorStats, RolloutHandle, RolloutRequest
+from actors.messages import GeneratorStats, RolloutHandle, RolloutRequest, WeightsGoneError
 from actors.weights import WeightsHandle
 from ring.deaths import in_words, is_blameless, is_gone
 from ring.waiting import Changes, StallError, answer, answer_in_turn
@@ -236,7 +236,7 @@ class GeneratorPool:
             reply = slot.actor.update_weights.remote(weights)
             await answer(reply, self._load_timeout_s, f"generator {slot.index} to load weights")
             slot.loaded = True
-        except ObjectLostError:
+        except (ObjectLostError, WeightsGoneError):
             logger.warning(
                 "weights version %d are gone with the learner that published them: generator %d goes on %s",
                 weights.version, slot.index, "with those it has" if slot.loaded else "when the next ones are there",

@@ -18,6 +18,9 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
+HALF_GPUS = ["--learner.num_gpus", "0.5", "--generator.num_gpus", "0.5"]
+
+
 def refusal(argv: list[str], environ: dict[str, str] = NO_ENVIRONMENT) -> str:
     with pytest.raises(SettingsError) as caught:
         load_settings(argv, environ)
@@ -105,6 +108,40 @@ def test_lists_come_as_words_or_as_yaml(tmp_path: Path) -> None:
 )
 def test_mistakes_on_the_command_line_are_named(argv: list[str], message: str) -> None:
     assert message in refusal(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "set generator.num_gpus (now 0) and learner.num_gpus (now 0) above 0, or set it to object_store"),
+        (["--run.deterministic", "true"], "needs GPUs, and run.deterministic CPUs: set it to object_store"),
+        (["--generator.engine", "transformers"], "set generator.engine to vllm, or set it to object_store"),
+        (
+            [*HALF_GPUS, "--model.lora.rank", "4", "--model.lora.publish", "adapter"],
+            "sends all weights, not adapters alone: set model.lora.publish to merged",
+        ),
+        (HALF_GPUS, "NCCL takes no two processes on one; learner.num_gpus is 0.5, generator.num_gpus 0.5"),
+        (
+            [*HALF_GPUS, "--generator.num_generators", "2", "--generator.weight_transfer", "ipc"],
+            "parts of one GPU, which must come to 1 together; learner.num_gpus is 0.5, generator.num_gpus 0.5 and "
+            "generator.num_generators 2: lower them, or use nccl",
+        ),
+    ],
+)
+def test_ways_for_weights_that_cannot_be_are_refused(argv: list[str], message: str) -> None:
+    way = [] if "--generator.weight_transfer" in argv else ["--generator.weight_transfer", "nccl"]
+    refused = refusal([*argv, *way])
+    assert "generator.weight_transfer" in refused
+    assert message in refused
+
+
+@pytest.mark.parametrize(
+    ("way", "learner_gpus", "generator_gpus"), [("ipc", "0.5", "0.5"), ("nccl", "1", "1"), ("nccl", "0.6", "0.5")]
+)
+def test_ways_for_weights_between_gpus(way: str, learner_gpus: str, generator_gpus: str) -> None:
+    gpus = ["--learner.num_gpus", learner_gpus, "--generator.num_gpus", generator_gpus]
+    settings, _ = load_settings(["--generator.weight_transfer", way, *gpus], NO_ENVIRONMENT)
+    assert settings.generator.weight_transfer == way
 
 
 @pytest.mark.parametrize(

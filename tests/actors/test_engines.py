@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from actors.engine import FinishedRequest, SampledSequence, SamplingEngine
-from actors.generator import build_engine
+from actors.engines import build_engine
 from actors.model_folder import end_token_ids, load_tokenizer
 from actors.types import FinishReason, VersionSpan
 from settings import GeneratorSettings, ModelSettings

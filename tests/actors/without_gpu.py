@@ -1,0 +1,114 @@
+"""vLLM's NCCL and IPC engines on machines without a GPU: a TCP store in NCCL's place, pickled tensors for IPC handles.
+
+`do_without_gpu` puts it there, in the calling process.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import vllm.distributed.weight_transfer.ipc_engine as ipc_engine
+import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
+import vllm.distributed.weight_transfer.packed_tensor as packed_tensor
+from vllm.distributed.utils import StatelessProcessGroup
+
+import actors.transfer
+from actors.transfer import WeightSender, init_info
+from actors.weights import WeightsHandle
+from settings import ModelSettings
+
+STALLS, DIES = "stalls", "dies"
+
+
+class StoreCommunicator:
+    """Of two ranks. As with NCCL, both wait for each other for ever, and an abort from another thread ends that.
+
+    The environment variable TRANSFER has the receiver stall, or die, in the middle of an update.
+    """
+
+    def __init__(self, info: Any, rank: int) -> None:
+        group = StatelessProcessGroup.create(info.master_address, info.master_port, rank, info.world_size)
+        self.store, self.rank = group.store, rank
+        self.num_sent = 0
+        self.is_aborted = False
+
+    def broadcast(self, tensor: torch.Tensor, src: int, stream: object = None) -> None:
+        self.num_sent += 1
+        sent, taken = f"sent {self.num_sent}", f"taken {self.num_sent}"
+        if self.rank == src:
+            self.store.set(sent, pickle.dumps(tensor))
+            self._wait(taken)
+            return
+        if self.num_sent == 2 and os.environ.get("TRANSFER") == STALLS:
+            self._wait("never")
+        if self.num_sent == 2 and os.environ.get("TRANSFER") == DIES:
+            os._exit(1)
+        self._wait(sent)
+        tensor.copy_(pickle.loads(self.store.get(sent)))
+        self.store.set(taken, b"")
+
+    def _wait(self, key: str) -> None:
+        while not self.is_aborted and not self.store.check([key]):
+            time.sleep(0.001)
+
+    def destroy(self) -> None:
+        self.is_aborted = True
+
+
+class NoStream:
+    def synchronize(self) -> None:
+        pass
+
+
+def do_without_gpu() -> None:
+    for module, name, value in (
+        (nccl_engine, "worker_init_process_group", lambda info, parallel_config: StoreCommunicator(info, 1)),
+        (nccl_engine, "open_trainer_endpoint", lambda info: StoreCommunicator(info, 0)),
+        (packed_tensor, "_get_streams", lambda device, count: [NoStream()] * count),
+        (torch.cuda, "stream", lambda stream: nullcontext()),
+        (torch.accelerator, "current_device_index", lambda: 0),
+        (torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="GPU")),
+        (torch.cuda, "ipc_collect", lambda: None),
+        (ipc_engine, "reduce_tensor", lambda tensor: (None, (*[None] * 7, pickle.dumps(tensor)))),
+        (ipc_engine, "rebuild_cuda_tensor", lambda *arguments: pickle.loads(arguments[7])),
+        (actors.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
+        (actors.transfer, "PHASE_TIMEOUT_S", 10.0),
+    ):
+        setattr(module, name, value)
+
+
+def arrive(fields: dict[str, Any]) -> ModelSettings:
+    do_without_gpu()
+    return ModelSettings(**fields)
+
+
+class ModelHere(ModelSettings):
+    """A model's settings, with which processes that receive them do without a GPU."""
+
+    def __reduce__(self) -> Any:
+        return arrive, (self.model_dump(),)
+
+
+class Forger:
+    """Another learner: sends what it is given, and lies about its checksum where it is told to."""
+
+    def __init__(self, weight_transfer: str = "nccl") -> None:
+        do_without_gpu()
+        self.sender = WeightSender(partial(init_info, weight_transfer))
+
+    def publish(self, version: int, weights: Mapping[str, torch.Tensor], forge: bool) -> WeightsHandle:
+        handle = self.sender.publish(version, weights.items(), verify=True)
+        if forge:
+            vars(self.sender._snapshot)["checksum"] = 1
+        return handle
+
+    def send(self, generator: Any, name: str) -> int:
+        return self.sender.send(generator, name)
