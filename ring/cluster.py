@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ring.generators import GeneratorPool
 from ring.grading import GradingWorker
 from ring.learner_service import LearnerService
 from ring.nodes import check_nodes
-from ring.placement import hold_room, room_timeout_s
+from ring.placement import Placement, hold_room, room_timeout_s
 from ring.problem_sets import ProblemSets
 from ring.sampling import seed_of
 from ring.waiting import answer
@@ -125,7 +125,7 @@ async def start_actors(
     Raises NodesError and NoRoomError where the cluster cannot be used, and what the actors raise where they cannot
     start.
     """
-    run, learner = settings.run, settings.learner
+    run = settings.run
     checked = await check_nodes()
     placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
     await check_nodes(checked)  # some may have come for it
@@ -134,46 +134,9 @@ async def start_actors(
     problems_ref = ray.put(problems)
     buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
     keeper = start_keeper(name="keeper")
-
-    learner_names = (named("learner", life) for life in itertools.count())
-
-    def spawn_learner() -> Any:
-        return _LEARNER.options(name=next(learner_names), **placement.learner()).remote(
-            str(model),
-            settings.model,
-            learner,
-            preset=settings.rewards.preset,
-            temperature=settings.generator.temperature,
-            seed=run.seed,
-            deterministic=run.deterministic,
-            home=home,
-            recorder=Recorder(run.folder.resolve() / "replay", run.log_batches, home) if run.log_batches else None,
-            verify_weights_every=settings.generator.verify_weights_every,
-            weight_transfer=settings.generator.weight_transfer,
-        )
-
-    def spawn_generator(index: int, life: int) -> Any:
-        name = named(f"generator-{index}", life)
-        options = actor_options(name, settings.generator) | placement.generator(index)
-        return (
-            ray.remote(Generator)
-            .options(**options)
-            .remote(
-                name,
-                model,
-                settings.model,
-                settings.generator,
-                problems_ref,
-                keeper,
-                # Another life draws other samples.
-                seed=seed_of(run.seed, "generator", index, life, resumed_step),
-                deterministic=run.deterministic,
-                home=home,
-            )
-        )
-
+    spawner = _Spawner(settings, model, placement, home, problems_ref, keeper, resumed_step)
     generators = GeneratorPool(
-        spawn_generator,
+        spawner.generator,
         settings.generator.num_generators,
         # Enough to fill the engine's batch, and one rollout that waits; one at a time where samples must not depend on
         # what else is sampled.
@@ -182,10 +145,10 @@ async def start_actors(
         load_timeout_s=update_timeout_s(settings.generator),
     )
     service = LearnerService(
-        spawn_learner,
+        spawner.learner,
         sets.supervised,
         folder=run.folder.resolve() / "checkpoints",
-        warm_start=learner.warm_start.num_steps > 0,
+        warm_start=settings.learner.warm_start.num_steps > 0,
         on_warm_start=on_warm_start,
     )
     pool = SandboxPool(
@@ -199,6 +162,58 @@ async def start_actors(
     )
     await pool.start()
     return Actors(generators, pool, service, buffer, keeper, asyncio.create_task(note_faults(keeper)))
+
+
+@dataclass(slots=True)
+class _Spawner:
+    """Starts a learner or a generator, the first one or the one that takes a dead one's place."""
+
+    settings: Settings
+    model: Path
+    placement: Placement
+    home: HomeFolders
+    problems: ray.ObjectRef[Mapping[str, Problem]]
+    keeper: Any
+    resumed_step: int | None
+    _learner_lives: Iterator[int] = field(default_factory=itertools.count)
+
+    def learner(self) -> Any:
+        settings, run = self.settings, self.settings.run
+        folder = run.folder.resolve() / "replay"
+        return _LEARNER.options(name=named("learner", next(self._learner_lives)), **self.placement.learner()).remote(
+            str(self.model),
+            settings.model,
+            settings.learner,
+            preset=settings.rewards.preset,
+            temperature=settings.generator.temperature,
+            seed=run.seed,
+            deterministic=run.deterministic,
+            home=self.home,
+            recorder=Recorder(folder, run.log_batches, self.home) if run.log_batches else None,
+            verify_weights_every=settings.generator.verify_weights_every,
+            weight_transfer=settings.generator.weight_transfer,
+        )
+
+    def generator(self, index: int, life: int) -> Any:
+        settings, run = self.settings, self.settings.run
+        name = named(f"generator-{index}", life)
+        options = actor_options(name, settings.generator) | self.placement.generator(index)
+        return (
+            ray.remote(Generator)
+            .options(**options)
+            .remote(
+                name,
+                self.model,
+                settings.model,
+                settings.generator,
+                self.problems,
+                self.keeper,
+                # Another life draws other samples.
+                seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
+                deterministic=run.deterministic,
+                home=self.home,
+            )
+        )
 
 
 def named(name: str, life: int) -> str:
