@@ -24,7 +24,7 @@ from actors.weights import WeightsHandle
 from learner.actor import LearnerActor
 from learner.buffer_actor import BufferActor
 from problems.types import Problem, StdinTest
-from ring.generators import GeneratorPool
+from ring.generators import POLL_S, GeneratorPool
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
 from tests.actors.test_generator import PROBLEMS, fetch, rollout_request, take
@@ -163,6 +163,7 @@ class Pair:
             return found
         finally:
             await pool.close()
+            await asyncio.sleep(POLL_S + 1)  # until its last poll is over, which would take what is sampled next
 
     def end(self) -> None:
         for actor in self.actors:
