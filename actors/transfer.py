@@ -187,7 +187,7 @@ class WeightSender:
         engine.source = snapshot
         try:
             client.run(engine.send_weights)
-        except BaseException:
+        except BaseException:  # whatever it was goes on to the caller
             engine.shutdown()  # aborts the communicator, for which the thread left behind waits
             raise
         engine.source = None

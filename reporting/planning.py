@@ -17,7 +17,7 @@ from ring.cluster import check_resources
 from ring.connection import start_ray
 from ring.errors import UNUSABLE_INPUT, user_message
 from ring.plan import Figures, Plan, Shape, balanced, predict, room_beside
-from ring.problem_sets import load_problem_sets
+from ring.problem_sets import ProblemSets, load_problem_sets
 from ring.profile import Profile
 from ring.start import start_ring
 from settings import Settings
@@ -46,13 +46,17 @@ def plan_ring(settings: Settings, console: Console) -> int:
     if None in given.values() or cpus is None or gpus is None:
         with Progress(plan.num_updates, console) as progress, tempfile.TemporaryDirectory() as folder:
             try:
+                shortened, problems = _shortened(settings, Path(folder)), None
+                if None in given.values():  # what cannot be used is said before anything starts
+                    check_resources(settings)
+                    problems = load_problem_sets(shortened.problems)
                 progress.stage("Ray")
                 start_ray(settings)
                 resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 cpus = resources["CPU"] if cpus is None else cpus
                 gpus = resources.get("GPU", 0.0) if gpus is None else gpus
-                if None in given.values():
-                    figures, observed = asyncio.run(_short_run(_shortened(settings, Path(folder)), progress))
+                if problems is not None:
+                    figures, observed = asyncio.run(_short_run(shortened, problems, progress))
             except KeyboardInterrupt:
                 return 130
             except Exception as error:  # the process border: said in words
@@ -69,10 +73,9 @@ def plan_ring(settings: Settings, console: Console) -> int:
     return 0
 
 
-async def _short_run(settings: Settings, progress: Progress) -> tuple[Figures, Plan]:
-    check_resources(settings)
+async def _short_run(settings: Settings, problems: ProblemSets, progress: Progress) -> tuple[Figures, Plan]:
     profile = Profile()
-    actors, ring = await start_ring(settings, load_problem_sets(settings.problems), progress, profile)
+    actors, ring = await start_ring(settings, problems, progress, profile)
     progress.stage(f"{settings.plan.num_updates} updates")
     measured = await profile.measure(ring, settings.plan.num_updates)
     await actors.close()

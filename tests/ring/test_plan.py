@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
@@ -114,6 +115,14 @@ def test_a_described_cluster_is_planned_without_starting_anything(
     assert "4000 tokens a second of a generator" in table
     assert launch.main(["--plan", *given, "--plan.num_cpus", "1", "--plan.num_gpus", "0"]) == 2
     assert "no room for a learner" in capsys.readouterr().err
+
+
+def test_problems_that_cannot_be_used_are_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--plan", "--problems.train", "nofile.jsonl"]) == 2
+    said = capsys.readouterr()
+    assert "expected KIND:PATH" in said.out + said.err
+    assert not ray.is_initialized()
+    assert "Ray" not in said.out
 
 
 @pytest.mark.slow
