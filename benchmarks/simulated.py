@@ -26,7 +26,7 @@ from actors.types import Completion, FinishReason, Rollout, VersionSpan
 from actors.weights import WeightsHandle, WeightUpdateReply
 from evaluation import EvaluationResult
 from learner.buffer_actor import BufferActor
-from learner.experience import Experience
+from learner.experience import Experience, Experiences
 from learner.feed import Feed, Item
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from problems.types import Problem, StdinTest
@@ -122,7 +122,7 @@ class Host:
             seconds = self._times.grade_s * len(rollout.samples)
             await asyncio.sleep(seconds)
             self._grading_s += seconds
-            samples = [_experience(sample) for sample in rollout.samples]
+            samples = Experiences(_experience(sample) for sample in rollout.samples)
             buffer = await self._buffer.add.remote([(rollout.rollout_id, samples)])
         return GradedRollout(
             rollout_id=rollout.rollout_id,

@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from actors.folders import HomeFolders
 from actors.weights import WeightsHandle, publish
-from learner.experience import Experience
+from learner.experience import Experiences
 from learner.feed import Feed, Item
 from learner.learner import Learner
 from learner.metrics import StepMetrics, StepReport, UpdateStats
@@ -186,7 +186,7 @@ class LearnerActor:
             max_length=self._model_settings.max_length,
         )
 
-    def _fetched(self, items: Sequence[Item]) -> Iterator[tuple[str, list[Experience]]]:
+    def _fetched(self, items: Sequence[Item]) -> Iterator[tuple[str, Experiences]]:
         for item in items:
             with contextlib.suppress(ObjectLostError):
                 timeout_s = self._learner.settings.fetch_timeout_s

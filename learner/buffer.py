@@ -90,7 +90,7 @@ class SampleMeta:
 
 @dataclass(frozen=True, slots=True)
 class BufferItem(Generic[RefT]):
-    """A reference to the `list[Experience]` of one rollout, and what is known of it."""
+    """A reference to the `Experiences` of one rollout, and what is known of it."""
 
     ref: RefT
     meta: SampleMeta

@@ -23,11 +23,11 @@ from typing import Any, Generic
 import ray
 
 from learner.buffer import BufferItem, BufferStats, Drop, DropReason, OnlineBuffer, RefT, SampleMeta
-from learner.experience import Experience
+from learner.experience import Experiences
 from learner.stored_rollouts import load_rollouts
 from settings import BufferSettings
 
-RolloutRef = ray.ObjectRef[list[Experience]]
+RolloutRef = ray.ObjectRef[Experiences]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class BufferServer:
     `add` is called by whoever graded a rollout, the rest by the driver, which keeps the ledger. `put` makes references.
     """
 
-    def __init__(self, settings: BufferSettings, put: Callable[[list[Experience]], Any] = ray.put) -> None:
+    def __init__(self, settings: BufferSettings, put: Callable[[Experiences], Any] = ray.put) -> None:
         self.incarnation = uuid.uuid4().hex
         self._buffer: OnlineBuffer[RolloutRef] = OnlineBuffer(settings)
         self._put = put
@@ -78,7 +78,7 @@ class BufferServer:
         """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
         return "buffer"
 
-    async def add(self, rollouts: Sequence[tuple[str, list[Experience]]]) -> str:
+    async def add(self, rollouts: Sequence[tuple[str, Experiences]]) -> str:
         """Append rollouts (id, graded samples) in order; their data goes into the object store.
 
         Returns the incarnation that holds them.

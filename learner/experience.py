@@ -1,12 +1,15 @@
-"""What the learner trains on: one graded sample, as it lies in the object store."""
+"""What the learner trains on: one graded sample, and those of one rollout as they lie in the object store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.columns import Column
 from sandbox.verdict import Outcome
 
 
@@ -29,3 +32,37 @@ class Experience:
     version: int
     reward: float
     outcome: Outcome
+
+
+class Experiences(list[Experience]):
+    """The graded samples of one rollout, which travel and lie in the object store as a few arrays for all of them.
+
+    Sample by sample, a rollout of 20 would be 80 arrays and its prompt 20 times there.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self:
+            return Experiences, ()
+        return _experiences, (
+            [(e.task_id, e.completion_id, e.version, e.reward, e.outcome.value) for e in self],
+            Column.of([e.prompt_ids for e in self]),
+            Column.of([e.token_ids for e in self]),
+            Column.of([e.logprobs for e in self]),
+            Column.of([e.token_weights for e in self]),
+        )
+
+
+def _experiences(
+    rows: Sequence[tuple[str, str, int, float, str]],
+    prompt_ids: Column,
+    token_ids: Column,
+    logprobs: Column,
+    token_weights: Column,
+) -> Experiences:
+    columns = [column.split(len(rows)) for column in (prompt_ids, token_ids, logprobs, token_weights)]
+    return Experiences(
+        Experience(task, completion, prompt, tokens, logprob, weights, version, reward, Outcome(outcome))
+        for (task, completion, version, reward, outcome), prompt, tokens, logprob, weights in zip(
+            rows, *columns, strict=True
+        )
+    )

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from learner.buffer import BufferItem
 from learner.buffer_actor import RolloutRef
-from learner.experience import Experience
+from learner.experience import Experiences
 from learner.learner import Learner, PreparedUpdate
 
 Item = BufferItem[RolloutRef]
@@ -77,10 +77,10 @@ class Feed:
         prepared = self._learner.prepare([e for group in experiences for e in group]) if kept else None
         return FedUpdate(kept, lost, prepared)
 
-    def _fetch_what_is_left(self, items: Sequence[Item]) -> tuple[list[Item], list[Item], list[list[Experience]]]:
+    def _fetch_what_is_left(self, items: Sequence[Item]) -> tuple[list[Item], list[Item], list[Experiences]]:
         kept: list[Item] = []
         lost: list[Item] = []
-        experiences: list[list[Experience]] = []
+        experiences: list[Experiences] = []
         for item in items:
             try:
                 experiences.append(ray.get(item.ref, timeout=self._timeout_s))

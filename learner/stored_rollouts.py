@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.experience import Experience
+from learner.experience import Experience, Experiences
 from rewards import Granularity
 from sandbox.verdict import Outcome
 
@@ -41,7 +41,7 @@ def save_rollouts(path: Path, rollouts: Sequence[tuple[str, Sequence[Experience]
     np.savez(path, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)
 
 
-def load_rollouts(path: Path) -> list[tuple[str, list[Experience]]]:
+def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
     """Read what `save_rollouts` wrote."""
     with np.load(path, allow_pickle=False) as file:
         table = json.loads(file["table"].tobytes())
@@ -68,8 +68,8 @@ def load_rollouts(path: Path) -> list[tuple[str, list[Experience]]]:
                 outcome=Outcome(row["outcome"]),
             )
         )
-    rollouts: list[tuple[str, list[Experience]]] = []
+    rollouts: list[tuple[str, Experiences]] = []
     for rollout_id, count in table["rollouts"]:
-        rollouts.append((rollout_id, samples[:count]))
+        rollouts.append((rollout_id, Experiences(samples[:count])))
         samples = samples[count:]
     return rollouts

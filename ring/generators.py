@@ -55,10 +55,27 @@ class _Slot:
     loaded: bool = False
     serving: bool = False
     deaths_in_a_row: int = 0
+    num_outstanding: int = 0  # samples; kept, since every request compares all slots by it
 
-    @property
-    def num_outstanding(self) -> int:
-        return sum(request.num_samples + request.greedy for request, _ in self.outstanding.values())
+    def ask(self, pending: Pending) -> None:
+        request, _ = pending
+        self.outstanding[request.rollout_id] = pending
+        self.num_outstanding += _num_samples(request)
+        self.inbox.append(request)
+        self.changed.notify()
+
+    def settle(self, rollout_id: str) -> asyncio.Future[RolloutHandle] | None:
+        """Who waits for this rollout from here; None where nobody does any more."""
+        if rollout_id not in self.outstanding:
+            return None
+        request, future = self.outstanding.pop(rollout_id)
+        self.num_outstanding -= _num_samples(request)
+        return None if future.done() else future
+
+    def give_back(self) -> dict[str, Pending]:
+        """All that was asked for here and has not come."""
+        pending, self.outstanding, self.inbox, self.num_outstanding = self.outstanding, {}, [], 0
+        return pending
 
 
 class GeneratorPool:
@@ -167,9 +184,7 @@ class GeneratorPool:
             if future.done():
                 continue  # nobody waits for it any more
             slot = min(free, key=lambda slot: slot.num_outstanding)
-            slot.outstanding[request.rollout_id] = request, future
-            slot.inbox.append(request)
-            slot.changed.notify()
+            slot.ask((request, future))
 
     async def _ready(self, slot: _Slot) -> None:
         await answer(slot.actor.ping.remote(), self._start_timeout_s, f"generator {slot.index} to start")
@@ -247,8 +262,7 @@ class GeneratorPool:
             await answer(slot.actor.submit.remote(requests), ANSWER_S, f"generator {slot.index} to take requests")
         except ValueError as error:
             for request in requests:
-                _, future = slot.outstanding.pop(request.rollout_id)
-                if not future.done():
+                if future := slot.settle(request.rollout_id):
                     future.set_exception(error)
 
     async def _collect(self, slot: _Slot) -> None:
@@ -259,8 +273,7 @@ class GeneratorPool:
             for handle in handles:
                 slot.deaths_in_a_row = 0
                 self._num_finished += 1
-                _, future = slot.outstanding.pop(handle.rollout_id, (None, None))
-                if future is not None and not future.done():
+                if future := slot.settle(handle.rollout_id):
                     future.set_result(handle)
             if handles:
                 self._hand_out()
@@ -271,7 +284,7 @@ class GeneratorPool:
         self.num_replaced += 1
         slot.serving = slot.loaded = False
         slot.tried = None
-        requests, slot.outstanding, slot.inbox = slot.outstanding, {}, []
+        requests = slot.give_back()
         self._end(slot.actor)
         if slot.deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
             self._fail(
@@ -302,3 +315,7 @@ class GeneratorPool:
         for _, future in pending:
             if not future.done():
                 future.set_exception(failure)
+
+
+def _num_samples(request: RolloutRequest) -> int:
+    return request.num_samples + request.greedy

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from actors.types import Completion, Rollout
-from learner.experience import Experience
+from learner.experience import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, Sample, Scored, score_group
 from ring.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
@@ -65,7 +65,7 @@ class GradingWorker(SandboxWorker):
         ]
         buffer = ""
         if graded:
-            experiences = [experience(completion, scored) for completion, _, scored in graded]
+            experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
             buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
             rollout_id=rollout.rollout_id,

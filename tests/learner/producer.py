@@ -6,14 +6,14 @@ from typing import Any
 
 import ray
 
-from learner.experience import Experience
+from learner.experience import Experiences
 
 
 @ray.remote
 class Producer:
-    def produce(self, buffer: Any, rollouts: list[tuple[str, list[Experience]]], timeout_s: float) -> None:
+    def produce(self, buffer: Any, rollouts: list[tuple[str, Experiences]], timeout_s: float) -> None:
         ray.get(buffer.add.remote(rollouts), timeout=timeout_s)
 
-    def put(self, experiences: list[Experience]) -> list[Any]:
+    def put(self, experiences: Experiences) -> list[Any]:
         """A reference to an object that dies with this process."""
         return [ray.put(experiences)]

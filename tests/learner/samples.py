@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.experience import Experience
+from learner.experience import Experience, Experiences
 from learner.learner import Learner
 from learner.packing import TokenSequence
 from learner.policy import ComputeDtype, Policy
@@ -55,10 +55,10 @@ def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:
     return random.integers(2, VOCABULARY, length, dtype=np.int32)
 
 
-def make_rollout(random: np.random.Generator, name: str, *, num_samples: int = 4, version: int = 0) -> list[Experience]:
+def make_rollout(random: np.random.Generator, name: str, *, num_samples: int = 4, version: int = 0) -> Experiences:
     """Samples of one prompt with lengths 1 to 20 and random token weights."""
     prompt_ids = random_ids(random, int(random.integers(1, 30)))
-    experiences = []
+    experiences = Experiences()
     for index in range(num_samples):
         length = int(random.integers(1, 21))
         experiences.append(

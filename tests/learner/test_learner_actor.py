@@ -18,7 +18,7 @@ from ray.exceptions import ObjectLostError
 from learner.actor import LearnerActor
 from learner.buffer import BufferItem, DropReason, SampleMeta
 from learner.buffer_actor import BufferActor, BufferServer, TakeReply, TakeRequest
-from learner.experience import Experience
+from learner.experience import Experiences
 from learner.feed import Feed
 from learner.metrics import StepReport
 from learner.stored_rollouts import load_rollouts, save_rollouts
@@ -31,7 +31,7 @@ DEADLINE_S = 240
 BUFFER = BufferSettings(capacity=32, refresh_every=2, max_staleness=1)
 
 
-def rollouts(first: int, count: int, version: int = 0) -> list[tuple[str, list[Experience]]]:
+def rollouts(first: int, count: int, version: int = 0) -> list[tuple[str, Experiences]]:
     random = np.random.default_rng(first)
     return [(f"r{i}", make_rollout(random, f"r{i}", version=version)) for i in range(first, first + count)]
 

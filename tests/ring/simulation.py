@@ -21,7 +21,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 from actors.messages import RolloutHandle, RolloutRequest
 from actors.weights import WeightsHandle
 from learner.buffer_actor import BufferServer
-from learner.experience import Experience
+from learner.experience import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from learner.stored_rollouts import save_rollouts
 from rewards import Granularity
@@ -285,7 +285,9 @@ class SimulatedGraders:
         await self.cluster.delay(4.0)
         num_samples = self.settings.generator.samples_per_problem
         num_faults = int(self.cluster.random.random() < 0.03)
-        samples = [_experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)]
+        samples = Experiences(
+            _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
+        )
         buffer = await self.buffer.add.remote([(rollout_id, samples)])
         return GradedRollout(
             rollout_id=rollout_id,
