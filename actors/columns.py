@@ -1,4 +1,4 @@
-"""Arrays of several samples end to end in one: in a message or the object store an array costs as much as its bytes."""
+"""Arrays of several samples joined end to end: a message pays for each array that is in it, however short."""
 
 from __future__ import annotations
 
@@ -35,4 +35,5 @@ class Column:
         return [self.values[..., first:end] for first, end in pairwise((0, *self.ends))]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # What a frozen class with slots has of its own goes through its fields in Python, both ways.
         return Column, (self.values, self.ends)

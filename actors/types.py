@@ -80,7 +80,7 @@ class Rollout:
             Column.of([c.prompt_ids for c in completions]),
             Column.of([c.token_ids for c in completions]),
             Column.of([c.logprobs for c in completions]),
-            # Pairs of a token are the last axis of its spans: joined, they are read as one row.
+            # As one row: a column joins along the last axis, and the last axis of spans is the pair.
             Column.of([c.char_spans.reshape(-1) for c in completions]),
         )
 

@@ -37,7 +37,7 @@ class Experience:
 class Experiences(list[Experience]):
     """The graded samples of one rollout, which travel and lie in the object store as a few arrays for all of them.
 
-    Sample by sample, a rollout of 20 would be 80 arrays and its prompt 20 times there.
+    Sample by sample, a rollout of 20 would be 61 arrays (its prompt, and three a sample) instead of four.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
