@@ -45,6 +45,9 @@ from actors.vllm_reload import BACKENDS
 # vLLM's CPU attention works on multiples of 32 tokens; small blocks let short prompts share their prefix.
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
+# The share of a GPU that must be free for vLLM to start, by default nearly all of it. It decides of nothing else, since
+# `kv_cache_bytes` is given, and the learner may hold a part of the card already.
+GPU_FREE_SHARE = 0.01
 
 
 ModelRegistry.register_model("CodeGenForCausalLM", CodeGenForCausalLM)
@@ -196,6 +199,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         max_model_len=options.max_length,
         max_num_seqs=options.max_num_seqs,
         kv_cache_memory_bytes=options.kv_cache_bytes,
+        gpu_memory_utilization=GPU_FREE_SHARE,
         seed=options.seed,
         enable_prefix_caching=not options.deterministic,
         skip_tokenizer_init=True,

@@ -1,13 +1,16 @@
 """The generator actor's throughput beside bare vLLM's, and a weight update beside copying the same bytes once.
 
-    PYTHONPATH=. python benchmarks/bench_generator.py [--repeats N] [--only throughput|update|transformers]
+    PYTHONPATH=. python benchmarks/bench_generator.py [--gpu] [--repeats N] [--only throughput|update|transformers]
 
-Prints one JSON object for each case; `ratio` is the figure to compare between machines. Everything runs on CPU, one
-thread an engine, models randomly initialised. Throughput: the same prompts through the actor, rollouts with text and
-spans in the object store included, and through `vllm.LLM.generate`, once with vLLM's own defaults and once with the
-cheapest output that has log-probabilities (no text, flat; `ratio` is over this one). Update: from `update_weights` to
-its reply, and the part of it in which sampling stands still, against `torch.Tensor.copy_` of all parameters.
-Transformers: the engine for what vLLM does not run, without the actor around it, against transformers' `generate`.
+Prints one JSON object for each case; `ratio` is the figure to compare between machines. Models are randomly
+initialised. Everything runs on CPU in float32, one thread an engine, or with `--gpu` on one GPU in bfloat16.
+Throughput: the same prompts through the actor, rollouts with text and spans in the object store included, and through
+`vllm.LLM.generate`, once with vLLM's own defaults and once with the cheapest output that has log-probabilities (no
+text, flat; `ratio` is over this one). Update: from `update_weights` to its reply, and the part of it in which sampling
+stands still, against one thread's `torch.Tensor.copy_` of all parameters in the host's memory; with `--gpu` for weights
+from the object store and by CUDA IPC.
+Transformers: the engine for what vLLM does not run, without the actor around it, against transformers' `generate`; on
+CPU alone.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -29,51 +33,96 @@ import torch
 from actors.generator import Generator, actor_options
 from actors.keeper import start_keeper
 from actors.messages import RolloutHandle, RolloutRequest
-from actors.weights import publish
+from actors.weights import WeightsHandle, publish
 from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
 from settings import GIB, MIB, GeneratorSettings, ModelSettings
 
 NUM_PROBLEMS = 64
 NUM_SAMPLES = 8
-MAX_TOKENS = 60
 WAIT_S = 600.0
-MODEL = ModelSettings(dtype="float32", max_length=512)
+VOCABULARY = 8192
+MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a kind of machine is measured with; `num_gpus` are for each of two processes."""
+
+    num_gpus: float
+    dtype: Literal["float32", "bfloat16"]
+    max_tokens: int
+    small: dict[str, int]
+    large: dict[str, int]
+
+    @property
+    def model(self) -> ModelSettings:
+        """Of every model here."""
+        return ModelSettings(dtype=self.dtype, max_length=MAX_LENGTH)
+
+    def generator(self, kv_cache_bytes: int, **fields: Any) -> GeneratorSettings:
+        """One generator's settings."""
+        return GeneratorSettings(num_gpus=self.num_gpus, kv_cache_bytes=kv_cache_bytes, **fields)
+
+
+LARGE = {"hidden_size": 768, "intermediate_size": 3072, "num_layers": 10, "head_dim": 32, "vocab_size": VOCABULARY}
+"""100 M parameters."""
+ON_CPU = Scale(
+    num_gpus=0.0,
+    dtype="float32",
+    max_tokens=60,
+    small={"hidden_size": 128, "intermediate_size": 384, "num_layers": 4, "head_dim": 32, "vocab_size": 320},
+    large=LARGE,
+)
+ON_GPU = Scale(
+    num_gpus=0.3,
+    dtype="bfloat16",
+    max_tokens=256,
+    small={"hidden_size": 1536, "intermediate_size": 6144, "num_layers": 24, "head_dim": 64, "vocab_size": VOCABULARY},
+    large=LARGE | {"head_dim": 64},
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases asked for."""
     parser = argparse.ArgumentParser(description="Generator throughput and weight updates.")
+    parser.add_argument("--gpu", action="store_true", help="measure on a GPU")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default: 3)")
     parser.add_argument("--only", choices=("throughput", "update", "transformers"))
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
+    scale = ON_GPU if options.gpu else ON_CPU
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=2 * GIB, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in (("throughput", throughput), ("update", update)):
-            if options.only in (None, name):
-                print(json.dumps({"case": name} | case(Path(folder), options.repeats)))
+        if options.only in (None, "throughput"):
+            print(json.dumps({"case": "throughput"} | throughput(Path(folder), options.repeats, scale)), flush=True)
+        if options.only in (None, "update"):
+            for way in ("object_store", "ipc") if options.gpu else ("object_store",):
+                result = update(Path(folder) / way, options.repeats, scale, way)
+                print(json.dumps({"case": "update", "weight_transfer": way} | result), flush=True)
         ray.shutdown()
-        if options.only in (None, "transformers"):
+        if options.only in (None, "transformers") and not options.gpu:
             for kind in ("decoder_only", "encoder_decoder"):
                 result = transformers_engine(Path(folder) / kind, options.repeats, kind == "encoder_decoder")
                 print(json.dumps({"case": f"transformers_{kind}"} | result))
     return 0
 
 
-def throughput(folder: Path, repeats: int) -> dict[str, Any]:
+def throughput(folder: Path, repeats: int, scale: Scale) -> dict[str, Any]:
     """Tokens a second of the actor and of bare vLLM, one after the other, `repeats` times after a warm-up."""
-    model = build_model(folder / "small", hidden_size=128, intermediate_size=384, num_layers=4)
-    settings = GeneratorSettings(num_gpus=0, kv_cache_bytes=512 * MIB)
+    model = build_model(folder / "small", **scale.small)
+    settings = scale.generator(kv_cache_bytes=512 * MIB if not scale.num_gpus else 8 * GIB)
     problems = {str(i): Problem(str(i), "starter", _statement(i), (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)}
-    bare_class: Any = ray.remote(BareVllm).options(num_cpus=1)
-    bare = bare_class.remote(model, settings, list(problems.values()))
-    actor = _start(model, settings, problems)
+    bare_class: Any = ray.remote(BareVllm).options(num_cpus=1, num_gpus=scale.num_gpus)
+    bare = bare_class.remote(model, scale, settings, list(problems.values()))
+    actor = _start(model, scale, settings, problems)
     rows = []
     for repeat in range(repeats + 1):
-        ours = _sample(actor, problems, repeat)
+        ours = _sample(actor, problems, repeat, scale.max_tokens)
         lean, plain = (ray.get(bare.sample.remote(lean=lean), timeout=WAIT_S) for lean in (True, False))
         rows.append((ours, lean, plain))
+    for process in (bare, actor):
+        ray.kill(process)
     medians = [statistics.median(column) for column in zip(*rows[1:], strict=True)]
     return {
         "tokens_per_s": round(medians[0]),
@@ -83,38 +132,69 @@ def throughput(folder: Path, repeats: int) -> dict[str, Any]:
     }
 
 
-def update(folder: Path, repeats: int) -> dict[str, Any]:
-    """Seconds of a weight update of 100 M float32 parameters, and of one copy of as many bytes.
+def update(folder: Path, repeats: int, scale: Scale, weight_transfer: str) -> dict[str, Any]:
+    """Seconds of a weight update of 100 M parameters, and of one copy of as many bytes.
 
     `pack_s` is what vLLM's packing of weight matrices for oneDNN takes by itself, which every update ends with on CPU.
     """
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(1)  # as in the generator
-
-    model = build_model(folder / "large", hidden_size=768, intermediate_size=3072, num_layers=10, vocab_size=8192)
-    actor = _start(model, GeneratorSettings(num_gpus=0, max_num_seqs=8, kv_cache_bytes=64 * MIB), {})
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
-    copy = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    model = build_model(folder, **scale.large)
+    settings = scale.generator(kv_cache_bytes=64 * MIB, max_num_seqs=8, weight_transfer=weight_transfer)
+    actor = _start(model, scale, settings, {})
+    publisher_class: Any = ray.remote(Publisher).options(num_cpus=1, num_gpus=scale.num_gpus, max_concurrency=2)
+    publisher = publisher_class.remote(model, scale, weight_transfer)
     rows = []
     for version in range(1, repeats + 2):
+        copy_s, pack_s = ray.get(publisher.yardsticks.remote(), timeout=WAIT_S)
         began = time.perf_counter()
-        for name, parameter in policy.named_parameters():
-            copy[name].copy_(parameter.detach())
-        copied = time.perf_counter()
-        weights = publish(version, policy.named_parameters())
+        weights = ray.get(publisher.publish.remote(version), timeout=WAIT_S)
         published = time.perf_counter()
         reply = ray.get(actor.update_weights.remote(weights), timeout=WAIT_S)
         replied = time.perf_counter()
-        pack_s = _packing_s(list(copy.values()))
-        rows.append((copied - began, published - copied, replied - published, reply.seconds, pack_s))
-    medians = [round(statistics.median(column), 3) for column in zip(*rows[1:], strict=True)]
+        rows.append((copy_s, published - began, replied - published, reply.seconds, pack_s))
+    for process in (publisher, actor):
+        ray.kill(process)
+    medians = [round(statistics.median(column), 4) for column in zip(*rows[1:], strict=True)]
     return {
         "num_bytes": weights.num_bytes,
         **dict(zip(("copy_s", "publish_s", "update_s", "standstill_s", "pack_s"), medians, strict=True)),
         "ratio": round(statistics.median(row[2] / row[0] for row in rows[1:]), 2),
         "pack_ratio": round(statistics.median(row[4] / row[0] for row in rows[1:]), 2),
     }
+
+
+class Publisher:
+    """The policy, in a process of its own as the learner is."""
+
+    def __init__(self, model: Path, scale: Scale, weight_transfer: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(1)  # as in the generator
+        load: Any = AutoModelForCausalLM.from_pretrained
+        self._host = load(model, dtype=scale.dtype)
+        self._policy = load(model, dtype=scale.dtype).to("cuda") if scale.num_gpus else self._host
+        self._publish: Callable[..., WeightsHandle] = publish
+        if weight_transfer != "object_store":
+            from actors.transfer import WeightSender, init_info
+
+            self._sender = WeightSender(lambda: init_info(weight_transfer))
+            self._publish = self._sender.publish
+        self._copy = [parameter.detach().clone() for parameter in self._host.parameters()]
+
+    def yardsticks(self) -> tuple[float, float]:
+        """Seconds of one copy of all parameters in the host's memory, and of packing them for oneDNN (0 on a GPU)."""
+        began = time.perf_counter()
+        for copy, parameter in zip(self._copy, self._host.parameters(), strict=True):
+            copy.copy_(parameter.detach())
+        copied = time.perf_counter() - began
+        return copied, 0.0 if self._policy is not self._host else _packing_s(self._copy)
+
+    def publish(self, version: int) -> WeightsHandle:
+        """The policy's weights as `version`."""
+        return self._publish(version, self._policy.named_parameters())
+
+    def send(self, generator: Any, name: str) -> int:
+        """See `actors.transfer.WeightSender.send`."""
+        return self._sender.send(generator, name)
 
 
 def _packing_s(parameters: Sequence[torch.Tensor]) -> float:
@@ -130,20 +210,25 @@ def _packing_s(parameters: Sequence[torch.Tensor]) -> float:
 class BareVllm:
     """The same engine settings and prompts without anything of ours."""
 
-    def __init__(self, model: Path, settings: GeneratorSettings, problems: Sequence[Problem]) -> None:
+    def __init__(self, model: Path, scale: Scale, settings: GeneratorSettings, problems: Sequence[Problem]) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+        if not scale.num_gpus:
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
         from vllm import LLM
+
+        from actors.vllm_engine import GPU_FREE_SHARE
 
         self._engine = LLM(
             model=str(model),
-            dtype=MODEL.dtype,
-            max_model_len=MODEL.max_length,
+            dtype=scale.model.dtype,
+            max_model_len=scale.model.max_length,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_memory_bytes=settings.kv_cache_bytes,
-            enforce_eager=True,
+            gpu_memory_utilization=GPU_FREE_SHARE,
+            enforce_eager=not scale.num_gpus,
         )
+        self._max_tokens = scale.max_tokens
         self._prompts = [problem.statement + "\n" for problem in problems]
 
     def sample(self, *, lean: bool) -> float:
@@ -151,7 +236,7 @@ class BareVllm:
         from vllm import SamplingParams
 
         params = SamplingParams(
-            n=NUM_SAMPLES, max_tokens=MAX_TOKENS, logprobs=0, detokenize=not lean, flat_logprobs=lean
+            n=NUM_SAMPLES, max_tokens=self._max_tokens, logprobs=0, detokenize=not lean, flat_logprobs=lean
         )
         began = time.perf_counter()
         outputs = self._engine.generate(self._prompts, params, use_tqdm=False)
@@ -160,7 +245,7 @@ class BareVllm:
 
 
 def build_model(
-    folder: Path, *, hidden_size: int, intermediate_size: int, num_layers: int, vocab_size: int = 320
+    folder: Path, *, hidden_size: int, intermediate_size: int, num_layers: int, head_dim: int, vocab_size: int
 ) -> Path:
     """A random Llama with a byte-level tokenizer, whose ids are the first 257 of `vocab_size`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -176,10 +261,10 @@ def build_model(
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_hidden_layers=num_layers,
-        num_attention_heads=hidden_size // 32,
-        num_key_value_heads=hidden_size // 32,
-        head_dim=32,
-        max_position_embeddings=MODEL.max_length,
+        num_attention_heads=hidden_size // head_dim,
+        num_key_value_heads=hidden_size // head_dim,
+        head_dim=head_dim,
+        max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=fast.eos_token_id,
@@ -189,18 +274,18 @@ def build_model(
     return folder
 
 
-def _start(model: Path, settings: GeneratorSettings, problems: dict[str, Problem]) -> Any:
+def _start(model: Path, scale: Scale, settings: GeneratorSettings, problems: dict[str, Problem]) -> Any:
     name = f"generator-{model.name}"
     actor_class: Any = ray.remote(Generator).options(**actor_options(name, settings))
-    actor = actor_class.remote(name, model, MODEL, settings, ray.put(problems), start_keeper())
+    actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_keeper())
     ray.get(actor.ping.remote(), timeout=WAIT_S)
     return actor
 
 
-def _sample(actor: Any, problems: dict[str, Problem], repeat: int) -> float:
+def _sample(actor: Any, problems: dict[str, Problem], repeat: int, max_tokens: int) -> float:
     """Tokens a second from the first request to the last handle."""
     requests = [
-        RolloutRequest(f"{repeat}/{task_id}", task_id, NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS) for task_id in problems
+        RolloutRequest(f"{repeat}/{task_id}", task_id, NUM_SAMPLES, False, 1.0, 1.0, max_tokens) for task_id in problems
     ]
     began = time.perf_counter()
     ray.get(actor.submit.remote(requests), timeout=WAIT_S)

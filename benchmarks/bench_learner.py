@@ -1,9 +1,11 @@
 """Speed of the policy update beside transformers' Trainer and TRL's GRPO loss step: same model, same sequences.
 
-    python benchmarks/bench_learner.py
+    python benchmarks/bench_learner.py [--gpu]
 
 Prints one JSON object per case: completion and prompt tokens per CPU second on one thread (CPU time, because it does
-not depend on what else the machine does; one thread never waits), and the peak resident memory of the process.
+not depend on what else the machine does; one thread never waits), and the peak resident memory of the process. With
+`--gpu` a model of half a billion parameters, more sequences, bfloat16 over float32 weights on both sides, tokens per
+second of wall time, and the most memory that tensors had on the GPU.
 `supervised` trains on one reference program for each prompt, `grpo` on groups of eight samples of a prompt. Lengths are
 those of APPS in shape: prompts around 400 tokens, programs around 150, both with a long tail. The peers come from
 `benchmarks/requirements-peers.txt`; without them their cases are left out.
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,64 +33,117 @@ import numpy as np
 
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 GROUP_SIZE = 8
-NUM_GROUPS = 3
 MICRO_BATCH = 8
 """Sequences of one forward pass of the peers; what they cannot say in tokens."""
 NUM_STEPS = 3
 """Updates measured, after one that is not."""
 TARGET = 1.5
+VOCABULARY = 8000
+"""Token ids drawn; every model here knows more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a kind of machine is measured with."""
+
+    gpu: bool
+    num_groups: int
+    shape: dict[str, int]
+    """Of a Llama."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Of one update."""
+        return self.num_groups * GROUP_SIZE
+
+    def now(self) -> float:
+        """Seconds so far: of this process's CPU time, or, where a GPU works for it, of wall time."""
+        if not self.gpu:
+            return time.process_time()
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def peak_bytes(self) -> int:
+        """Most memory of this process: of the host's, or of tensors on the GPU."""
+        if not self.gpu:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
+
+SMALL = Scale(
+    gpu=False,
+    num_groups=3,
+    shape={
+        "vocab_size": 8192,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+)
+"""4.5 M parameters."""
+LARGE = Scale(
+    gpu=True,
+    num_groups=16,
+    shape={
+        "vocab_size": 32768,
+        "hidden_size": 1280,
+        "intermediate_size": 3456,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 20,
+    },
+)
+"""0.52 B parameters."""
 
 Sequences = list[tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int32]]]]
 
 
-def draw_sequences(*, shared_prompts: bool) -> Sequences:
+def draw_sequences(scale: Scale, *, shared_prompts: bool) -> Sequences:
     """(prompt, completion) pairs; in groups of eight with the same prompt, or each with its own."""
     random = np.random.default_rng(0)
 
     def ids(median: int, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         length = int(np.clip(random.lognormal(np.log(median), 0.5), low, high))
-        return random.integers(10, 8000, length, dtype=np.int32)
+        return random.integers(10, VOCABULARY, length, dtype=np.int32)
 
-    num_prompts = NUM_GROUPS if shared_prompts else NUM_GROUPS * GROUP_SIZE
+    count = scale.num_sequences
+    num_prompts = scale.num_groups if shared_prompts else count
     prompts = [ids(400, 100, 800) for _ in range(num_prompts)]
-    return [(prompts[i * num_prompts // (NUM_GROUPS * GROUP_SIZE)], ids(150, 20, 512)) for i in range(24)]
+    return [(prompts[i * num_prompts // count], ids(150, 20, 512)) for i in range(count)]
 
 
-def build_model(folder: Path) -> None:
-    """A Llama of 4.5 M parameters, random, with a tokenizer that only has to be there."""
+def build_model(folder: Path, scale: Scale) -> None:
+    """A Llama, random, with a tokenizer that only has to be there."""
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    vocabulary = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, 8192)}
+    vocabulary = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, VOCABULARY)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     fast: Any = PreTrainedTokenizerFast
     fast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder)
+    config: Any = LlamaConfig
+    model: Any = LlamaForCausalLM
+    model(config(**scale.shape, max_position_embeddings=2048, tie_word_embeddings=True)).save_pretrained(folder)
 
 
-def measure(step: Callable[[], object]) -> float:
-    """Median CPU seconds of a step, the first one left out."""
+def measure(scale: Scale, step: Callable[[], object]) -> float:
+    """Median seconds of a step, the first one left out."""
     step()
     seconds = []
     for _ in range(NUM_STEPS):
-        start = time.process_time()
+        start = scale.now()
         step()
-        seconds.append(time.process_time() - start)
+        seconds.append(scale.now() - start)
     return statistics.median(seconds)
 
 
-def run_ours(model: Path, kind: str) -> float:
+def run_ours(model: Path, scale: Scale, kind: str) -> float:
     """This project's update, packing included."""
     from learner.experience import Experience
     from learner.learner import Learner
@@ -96,22 +152,23 @@ def run_ours(model: Path, kind: str) -> float:
     from sandbox.verdict import Outcome
     from settings import LearnerSettings
 
-    settings = LearnerSettings(num_gpus=0, learning_rate=1e-5, token_budget=8192, row_tokens=1024)
-    learner = Learner(str(model), settings, dtype="float32", preset="rltf", temperature=1.0, seed=0)
-    sequences = draw_sequences(shared_prompts=kind == "grpo")
+    settings = LearnerSettings(num_gpus=float(scale.gpu), learning_rate=1e-5, token_budget=8192, row_tokens=1024)
+    dtype: Any = "bfloat16" if scale.gpu else "float32"
+    learner = Learner(str(model), settings, dtype=dtype, preset="rltf", temperature=1.0, seed=0)
+    sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     references, experiences = [], []
     for index, (prompt, completion) in enumerate(sequences):
         if kind == "supervised":
             references.append(TokenSequence(prompt, completion))
         else:
             advantages = np.full((4, len(completion)), 1.0 if index % 2 else -1.0, np.float32)
-            logprobs = np.full(len(completion), -np.log(8192), np.float32)
+            logprobs = np.full(len(completion), -np.log(VOCABULARY), np.float32)
             sample = Experience("t", str(index), prompt, completion, logprobs, advantages, 0, 0.0, Outcome.FAILED)
             experiences.append(sample)
-    return measure(lambda: learner.update(learner.prepare_with(experiences, references, SamplerState())))
+    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references, SamplerState())))
 
 
-def run_trainer(model: Path) -> float:
+def run_trainer(model: Path, scale: Scale) -> float:
     """`transformers.Trainer` with padded batches; its own loop, timed from step to step."""
     from transformers import (
         AutoModelForCausalLM,
@@ -125,9 +182,9 @@ def run_trainer(model: Path) -> float:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append(time.process_time())
+            marks.append(scale.now())
 
-    sequences = draw_sequences(shared_prompts=False)
+    sequences = draw_sequences(scale, shared_prompts=False)
     rows = [
         {"input_ids": [*prompt.tolist(), *ids.tolist()], "labels": [-100] * len(prompt) + ids.tolist()}
         for prompt, ids in sequences
@@ -135,7 +192,8 @@ def run_trainer(model: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            use_cpu=True,
+            use_cpu=not scale.gpu,
+            bf16=scale.gpu,
             max_steps=NUM_STEPS + 1,
             per_device_train_batch_size=MICRO_BATCH,
             gradient_accumulation_steps=len(rows) // MICRO_BATCH,
@@ -156,18 +214,19 @@ def run_trainer(model: Path) -> float:
     return float(np.median(np.diff(marks)))
 
 
-def run_trl(model: Path) -> float:
+def run_trl(folder: Path, scale: Scale) -> float:
     """TRL's GRPO loss, its gradient and the optimizer's step, on a batch padded as its generation step pads."""
     import torch
     from datasets import Dataset
 
     trl: Any = importlib.import_module("trl")
-    sequences = draw_sequences(shared_prompts=True)
-    with tempfile.TemporaryDirectory() as folder:
+    sequences = draw_sequences(scale, shared_prompts=True)
+    with tempfile.TemporaryDirectory() as output_dir:
         config = trl.GRPOConfig(
-            output_dir=folder,
-            use_cpu=True,
-            bf16=False,
+            output_dir=output_dir,
+            use_cpu=not scale.gpu,
+            bf16=scale.gpu,
+            model_init_kwargs={"dtype": "float32"},
             per_device_train_batch_size=MICRO_BATCH,
             gradient_accumulation_steps=len(sequences) // MICRO_BATCH,
             num_generations=GROUP_SIZE,
@@ -177,24 +236,25 @@ def run_trl(model: Path) -> float:
             report_to="none",
         )
         trainer = trl.GRPOTrainer(
-            model=str(model),
+            model=str(folder),
             args=config,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             train_dataset=Dataset.from_list([{"prompt": "w2"}] * GROUP_SIZE),
         )
         trainer.create_optimizer()
-        trainer.model.train()
+        model = trainer.accelerator.prepare_model(trainer.model.train())  # which is what has it compute in bfloat16
         trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
         batches = list(_trl_batches(sequences))
 
         def step() -> None:
             for batch in batches:
-                trainer.accelerator.backward(trainer.compute_loss(trainer.model, dict(batch)))
-            torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+                batch = {name: value.to(trainer.accelerator.device) for name, value in batch.items()}
+                trainer.accelerator.backward(trainer.compute_loss(model, batch))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
 
-        return measure(step)
+        return measure(scale, step)
 
 
 def _trl_batches(sequences: Sequences) -> Sequence[dict[str, Any]]:
@@ -214,7 +274,7 @@ def _trl_batches(sequences: Sequences) -> Sequence[dict[str, Any]]:
         rows["completion_ids"][row, : len(ids)] = torch.from_numpy(ids)
         rows["completion_mask"][row, : len(ids)] = 1
     rows["advantages"] = torch.from_numpy(np.where(order % 2 == 1, 1.0, -1.0).astype(np.float32))
-    rows["old_per_token_logps"] = torch.full((count, longest), -float(np.log(8192)))
+    rows["old_per_token_logps"] = torch.full((count, longest), -float(np.log(VOCABULARY)))
     num_items = rows["completion_mask"].sum()
     starts = range(0, count, MICRO_BATCH)
     return [
@@ -223,53 +283,56 @@ def _trl_batches(sequences: Sequences) -> Sequence[dict[str, Any]]:
     ]
 
 
-CASES: dict[tuple[str, str], Callable[[Path], float]] = {
-    ("supervised", "ours"): lambda model: run_ours(model, "supervised"),
+CASES: dict[tuple[str, str], Callable[[Path, Scale], float]] = {
+    ("supervised", "ours"): lambda model, scale: run_ours(model, scale, "supervised"),
     ("supervised", "transformers Trainer"): run_trainer,
-    ("grpo", "ours"): lambda model: run_ours(model, "grpo"),
+    ("grpo", "ours"): lambda model, scale: run_ours(model, scale, "grpo"),
     ("grpo", "TRL"): run_trl,
 }
 
 
-def run_case(kind: str, system: str, model: Path) -> None:
+def run_case(kind: str, system: str, model: Path, scale: Scale) -> None:
     """Measure one case in this process and print it as JSON."""
     import torch
 
     torch.set_num_threads(1)
-    seconds = CASES[kind, system](model)
-    sequences = draw_sequences(shared_prompts=kind == "grpo")
+    seconds = CASES[kind, system](model, scale)
+    sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     num_tokens = sum(len(prompt) + len(ids) for prompt, ids in sequences)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = "tokens_per_s" if scale.gpu else "tokens_per_cpu_s"
     case = {"benchmark": "learner", "case": kind, "system": system, "num_tokens": num_tokens}
-    print(json.dumps({**case, "tokens_per_cpu_s": round(num_tokens / seconds, 1), "peak_bytes": peak_bytes}))
+    print(json.dumps({**case, unit: round(num_tokens / seconds, 1), "peak_bytes": scale.peak_bytes()}))
 
 
 def main() -> None:
     """Every case in a process of its own, then each peer's ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", nargs=3, metavar=("KIND", "SYSTEM", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--gpu", action="store_true", help="measure on a GPU")
     given = parser.parse_args()
+    scale = LARGE if given.gpu else SMALL
     if given.case:
-        run_case(given.case[0], given.case[1], Path(given.case[2]))
+        run_case(given.case[0], given.case[1], Path(given.case[2]), scale)
         return
     have_peers = importlib.util.find_spec("trl") is not None or PEERS.is_dir()
     paths = [str(Path(__file__).parent.parent), str(PEERS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     results: dict[tuple[str, str], dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        build_model(Path(folder))
+        build_model(Path(folder), scale)
         for kind, system in CASES:
             if system != "ours" and not have_peers:
                 print(json.dumps({"benchmark": "learner", "case": kind, "system": system, "skipped": "peers missing"}))
                 continue
-            command = [sys.executable, __file__, "--case", kind, system, folder]
+            command = [sys.executable, __file__, "--case", kind, system, folder, *["--gpu"] * scale.gpu]
             output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
             results[kind, system] = json.loads(output.splitlines()[-1])
             print(json.dumps(results[kind, system]), flush=True)
     for (kind, system), peer in results.items():
         if system != "ours":
             ours = results[kind, "ours"]
-            ratio = ours["tokens_per_cpu_s"] / peer["tokens_per_cpu_s"]
+            unit = "tokens_per_s" if scale.gpu else "tokens_per_cpu_s"
+            ratio = ours[unit] / peer[unit]
             memory = ours["peak_bytes"] / peer["peak_bytes"]
             row = {"benchmark": "learner", "case": kind, "against": system, "ratio": round(ratio, 2)}
             print(json.dumps({**row, "memory_ratio": round(memory, 2), "target": TARGET, "met": ratio >= TARGET}))

@@ -1,0 +1,82 @@
+"""What only a GPU shows of engines: vLLM on a card that others use too, and weights from GPU to GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from actors.engine import EngineOptions
+from settings import ModelSettings
+from tests.actors.sampling import Weights, make_request, sequence_ids
+from tests.actors.test_transfer import KEEP, Scorer, check_update_in_flight, start_generator, start_learner
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+ATOL = {"float32": 2e-2, "bfloat16": 1e-1}
+"""Of log-probabilities: matrix products in tf32, or in bfloat16."""
+PROMPT = list(range(10, 80))
+
+
+@pytest.mark.parametrize(("weight_transfer", "dtype"), [("ipc", "bfloat16"), ("ipc", "float32"), ("nccl", "bfloat16")])
+def test_weights_go_from_gpu_to_gpu(
+    weight_transfer: str,
+    dtype: str,
+    ray_session: None,
+    tiny_model_dir: Path,
+    reference_logprobs: Scorer,
+    tmp_path: Path,
+) -> None:
+    """Where there is one GPU, NCCL, which takes no two processes on one, is told that they are on different hosts."""
+    alone = weight_transfer == "nccl" and torch.cuda.device_count() > 1
+    num_gpus = 1.0 if alone else 0.4
+    model_settings = ModelSettings(dtype=dtype, max_length=256)
+    settings = KEEP.model_copy(update={"weight_transfer": weight_transfer, "num_gpus": num_gpus, "num_generators": 1})
+    learner = start_learner(tiny_model_dir, model_settings, weight_transfer, num_gpus)
+    host = {} if alone else {"NCCL_HOSTID": "another"}
+    generator = start_generator("on-gpu", tiny_model_dir, model_settings, settings, **host)
+    try:
+        itemsize = 2 if dtype == "bfloat16" else 4
+        check_update_in_flight(learner, generator, reference_logprobs, tmp_path, 1, atol=ATOL[dtype], itemsize=itemsize)
+    finally:
+        ray.kill(learner)
+        ray.kill(generator)
+
+
+@pytest.fixture
+def held() -> Iterator[torch.Tensor]:
+    """Half of the card, which someone else has: a learner, say."""
+    yield torch.empty(torch.cuda.mem_get_info()[1] // 2, dtype=torch.uint8, device="cuda")
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_vllm_starts_on_a_card_that_is_half_taken_and_samples_what_its_weights_say(
+    dtype: str,
+    held: torch.Tensor,
+    tiny_model_dir: Path,
+    make_weights: Callable[[int], Weights],
+    reference_logprobs: Scorer,
+) -> None:
+    from actors.vllm_engine import VllmEngine
+
+    engine = VllmEngine(tiny_model_dir, EngineOptions(dtype, 256, 16, kv_cache_bytes=2**24, end_token_ids=(1,)))
+    for version in (1, 2):
+        weights = {name: value * 0.5 for name, value in make_weights(version).items()}
+        engine.load_weights(version, weights.items())
+        engine.add_request(make_request("sampled", PROMPT, num_samples=8, top_p=0.9))
+        finished = []
+        while engine.num_unfinished:
+            finished += engine.step()
+        for sequence in finished[0].samples:
+            expected = reference_logprobs(weights, PROMPT, sequence_ids(sequence), top_p=0.9).numpy()
+            inside = np.isfinite(expected)  # rounding moves the edge of the nucleus
+            assert inside.mean() > 0.9
+            assert np.abs(sequence.logprobs - expected)[inside].mean() < ATOL[dtype]
+    engine.close()
