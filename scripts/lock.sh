@@ -9,8 +9,8 @@ locks=$PWD/requirements
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# vLLM asks for torchvision, torchaudio and torchcodec, for images and sound. Nothing here uses them, and their general
-# builds cannot be imported beside the CPU build of torch.
+# vLLM asks for torchvision, torchaudio and torchcodec, for images and sound. On CPU nothing uses them, and their general
+# builds cannot be imported beside the CPU build of torch. On a GPU vLLM imports torchvision before it starts.
 never="sys_platform == 'never'"
 without="\"torchvision; $never\", \"torchaudio; $never\", \"torchcodec; $never\""
 
@@ -44,7 +44,7 @@ sed -i 's/^torch==2.13.0/torch==2.13.0+cpu/' requirements/cpu.txt
 
 # GPU. Starts from the CPU lock, so that what both worlds need has one version.
 [ -f requirements/gpu.txt ] || sed 's/+cpu//' requirements/cpu.txt > requirements/gpu.txt
-compile gpu "$without" "" --extra gpu "$@"
+compile gpu "" "" --extra gpu "$@"
 
 # Tools: what they add to the lock of the CPU world; their versions hold for both.
 plain() { sed 's/+cpu//' requirements/cpu.txt; }
