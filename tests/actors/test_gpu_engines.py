@@ -19,8 +19,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-ATOL = {"float32": 2e-2, "bfloat16": 2.5e-1}
-"""Of log-probabilities one by one. In bfloat16 3 of 50 were off by up to 0.12 on an H200."""
+ATOL = {"float32": 2e-2, "bfloat16": 3e-1}
+"""Of log-probabilities one by one. Rounding makes up to 0.18 of 2,000 on a CPU; weights of another version, 1.3 in the
+mean."""
 MEAN_ATOL = {"float32": 2e-2, "bfloat16": 1e-1}
 PROMPT = list(range(10, 80))
 
