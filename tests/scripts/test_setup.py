@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOCKS = {path.stem: path.read_text() for path in (ROOT / "requirements").glob("*.txt")}
 
+IMAGES_AND_SOUND = {"torchvision", "torchaudio", "torchcodec"}
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -91,7 +93,12 @@ def test_pip_sources_are_passed_on(tmp_path: Path) -> None:
 def test_locks_name_versions_and_no_place(lock: str) -> None:
     lines = [line for line in LOCKS[lock].splitlines() if not line.startswith("#")]
     assert all(re.match(r"[a-z0-9._-]+==[^ /]+( ; [^/]+)?$", line) for line in lines)
-    assert not {"torchvision", "torchaudio", "torchcodec"} & {line.split("==")[0] for line in lines}
+
+
+@pytest.mark.parametrize(("lock", "expected"), [("cpu", set()), ("gpu", IMAGES_AND_SOUND), ("dev", set())])
+def test_images_and_sound_are_for_gpus_alone(lock: str, expected: set[str]) -> None:
+    """vLLM does not start on a GPU without torchvision; on a CPU their builds cannot be imported beside torch's."""
+    assert IMAGES_AND_SOUND & {line.split("==")[0] for line in LOCKS[lock].splitlines()} == expected
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
