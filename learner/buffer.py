@@ -58,7 +58,8 @@ class Drop:
 class SampleMeta:
     """What the buffer knows of one rollout without fetching it.
 
-    `version` is the oldest weights version that sampled any of its tokens; `size_bytes` that of its arrays.
+    `version` is the oldest weights version that sampled any of its tokens; `size_bytes` is of its arrays, of one that
+    samples share, as their prompt, once.
     """
 
     rollout_id: str
@@ -75,14 +76,16 @@ class SampleMeta:
         """Summarise the graded samples of one rollout. Raises ValueError where there are none."""
         if not experiences:
             raise ValueError(f"rollout {rollout_id}: no graded sample in it, so there is nothing to buffer")
-        arrays = [(e.prompt_ids, e.token_ids, e.logprobs, e.token_weights) for e in experiences]
+        arrays = {
+            id(array): array for e in experiences for array in (e.prompt_ids, e.token_ids, e.logprobs, e.token_weights)
+        }
         return cls(
             rollout_id=rollout_id,
             task_id=experiences[0].task_id,
             num_samples=len(experiences),
             num_tokens=sum(len(e.token_ids) for e in experiences),
             version=min(e.version for e in experiences),
-            size_bytes=sum(array.nbytes for group in arrays for array in group),
+            size_bytes=sum(array.nbytes for array in arrays.values()),
             outcomes=tuple(sorted(Counter(e.outcome for e in experiences).items())),
             reward_sum=sum(e.reward for e in experiences),
         )

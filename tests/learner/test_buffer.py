@@ -176,4 +176,5 @@ def test_metadata_sums_up_a_rollout() -> None:
     assert meta.num_tokens == sum(len(e.token_ids) for e in experiences)
     assert dict(meta.outcomes) == {e.outcome: 1 for e in experiences}
     assert meta.reward_sum == pytest.approx(1.0 - 3 * 0.3)
-    assert meta.size_bytes > 24 * meta.num_tokens  # ids, log-probabilities and four weights of a token
+    # Ids, log-probabilities and four weights of a token; the prompt that the samples share.
+    assert meta.size_bytes == 24 * meta.num_tokens + 4 * len(experiences[0].prompt_ids)
