@@ -56,6 +56,11 @@ class Scale:
         """Of one update."""
         return self.num_groups * GROUP_SIZE
 
+    @property
+    def unit(self) -> str:
+        """What speed is told in."""
+        return "tokens_per_s" if self.gpu else "tokens_per_cpu_s"
+
     def now(self) -> float:
         """Seconds so far: of this process's CPU time, or, where a GPU works for it, of wall time."""
         if not self.gpu:
@@ -299,9 +304,8 @@ def run_case(kind: str, system: str, model: Path, scale: Scale) -> None:
     seconds = CASES[kind, system](model, scale)
     sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     num_tokens = sum(len(prompt) + len(ids) for prompt, ids in sequences)
-    unit = "tokens_per_s" if scale.gpu else "tokens_per_cpu_s"
     case = {"benchmark": "learner", "case": kind, "system": system, "num_tokens": num_tokens}
-    print(json.dumps({**case, unit: round(num_tokens / seconds, 1), "peak_bytes": scale.peak_bytes()}))
+    print(json.dumps({**case, scale.unit: round(num_tokens / seconds, 1), "peak_bytes": scale.peak_bytes()}))
 
 
 def main() -> None:
@@ -331,8 +335,7 @@ def main() -> None:
     for (kind, system), peer in results.items():
         if system != "ours":
             ours = results[kind, "ours"]
-            unit = "tokens_per_s" if scale.gpu else "tokens_per_cpu_s"
-            ratio = ours[unit] / peer[unit]
+            ratio = ours[scale.unit] / peer[scale.unit]
             memory = ours["peak_bytes"] / peer["peak_bytes"]
             row = {"benchmark": "learner", "case": kind, "against": system, "ratio": round(ratio, 2)}
             print(json.dumps({**row, "memory_ratio": round(memory, 2), "target": TARGET, "met": ratio >= TARGET}))

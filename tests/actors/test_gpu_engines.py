@@ -37,13 +37,13 @@ def test_weights_go_from_gpu_to_gpu(
     tmp_path: Path,
 ) -> None:
     """Where there is one GPU, NCCL, which takes no two processes on one, is told that they are on different hosts."""
-    alone = weight_transfer == "nccl" and torch.cuda.device_count() > 1
-    num_gpus = 1.0 if alone else 0.4
+    shares_card = weight_transfer == "ipc" or torch.cuda.device_count() == 1
+    num_gpus = 0.4 if shares_card else 1.0
     model_settings = ModelSettings(dtype=dtype, max_length=256)
     settings = KEEP.model_copy(update={"weight_transfer": weight_transfer, "num_gpus": num_gpus, "num_generators": 1})
     learner = start_learner(tiny_model_dir, model_settings, weight_transfer, num_gpus)
-    host = {} if alone else {"NCCL_HOSTID": "another"}
-    generator = start_generator("on-gpu", tiny_model_dir, model_settings, settings, **host)
+    variables = {"NCCL_HOSTID": "another"} if shares_card else {}
+    generator = start_generator("on-gpu", tiny_model_dir, model_settings, settings, **variables)
     try:
         itemsize = 2 if dtype == "bfloat16" else 4
         check_update_in_flight(learner, generator, reference_logprobs, tmp_path, 1, atol=ATOL[dtype], itemsize=itemsize)
