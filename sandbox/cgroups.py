@@ -30,6 +30,11 @@ class Cgroup:
         """Where a process writes its id to enter."""
         return [str(folder / "cgroup.procs") for folder in self.folders]
 
+    def num_kills(self) -> int:
+        """How many of its processes the kernel has killed for memory."""
+        counts = dict(line.split() for line in self.oom_file.read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+
     @contextlib.contextmanager
     def lowered(self, headroom_bytes: int) -> Iterator[None]:
         """Within, the group may use only `headroom_bytes` more memory than it does now."""

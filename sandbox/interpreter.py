@@ -1,4 +1,4 @@
-"""Which files the jail needs to run Python: this interpreter, its standard library, the C library. Nothing else."""
+"""Which files the jail needs to run Python: the interpreter, its library, the C library, time zones. Nothing else."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import tzdata
+
+
+ZONES = "/usr/share/zoneinfo"
+"""Where a jail has its time zones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`binds` are (path on the machine, path in the jail); `hidden` are folders inside them that stay empty there."""
+    """`binds` are (path on the machine, path in the jail); `hidden` are folders inside them that stay empty there.
+
+    `zones` is the folder of time zones on the machine.
+    """
 
     executable: str
+    zones: str
     binds: tuple[tuple[str, str], ...]
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
@@ -27,12 +37,14 @@ def find_runtime() -> Runtime:
     stdlib = os.path.dirname(os.path.realpath(os.__file__))
     hidden = tuple(p for name in ("site-packages", "dist-packages") if os.path.isdir(p := os.path.join(stdlib, name)))
     files = [executable, *_python_libraries()]
-    folders = [stdlib, *_library_folders()]
+    folders = [stdlib, *_library_folders(), *_locales()]
     binds = {(os.path.realpath(path), path) for path in (*files, *folders, *_dynamic_loaders())}
+    zones = _zones()
+    binds.add((zones, ZONES))
     # Landlock grants whole trees, so the standard library is granted entry by entry, without the packages in it.
     entries = [str(path) for path in Path(stdlib).iterdir() if str(path) not in hidden]
-    readable = (*entries, *_python_libraries(), *_library_folders())
-    return Runtime(executable, tuple(sorted(binds, key=lambda bind: bind[1])), readable, hidden)
+    readable = (*entries, *_python_libraries(), *_library_folders(), *_locales(), ZONES, zones)
+    return Runtime(executable, zones, tuple(sorted(binds, key=lambda bind: bind[1])), readable, hidden)
 
 
 def _python_libraries() -> list[str]:
@@ -61,6 +73,17 @@ def _library_folders() -> list[str]:
     folder = os.path.realpath(os.path.dirname(libc))
     names = {folder, folder.removeprefix("/usr"), "/usr" + folder.removeprefix("/usr")}
     return sorted(name for name in names if os.path.realpath(name) == folder)
+
+
+def _locales() -> list[str]:
+    """What `C.UTF-8` needs where the C library does not have it built in."""
+    names = ("/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8")
+    return [name for name in names if os.path.isdir(name)]
+
+
+def _zones() -> str:
+    """The time zones of the package `tzdata`: the same on every machine."""
+    return os.path.join(os.path.dirname(tzdata.__file__), "zoneinfo")
 
 
 def _dynamic_loaders() -> list[str]:

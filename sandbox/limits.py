@@ -23,10 +23,11 @@ class Limits:
     wall_s: float = 10.0
     program_cpu_s: float = 60.0
     program_wall_s: float = 120.0
+    program_output_bytes: int = 64 * MIB
     memory_bytes: int = 512 * MIB
     output_bytes: int = 8 * MIB
     scratch_bytes: int = 16 * MIB
-    num_processes: int = 64
+    num_processes: int = 192
 
     @classmethod
     def of(cls, settings: SandboxSettings) -> Limits:

@@ -17,17 +17,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from types import CodeType
 from typing import Any
 
-from sandbox import cgroups, codec, reports
-from sandbox.interpreter import Runtime, blocking_folder, find_runtime
-from sandbox.jail import program, supervision, zygote
-from sandbox.jobs import CallJob, CheckJob, ExpressionJob, Job, RunResult, StdinJob
+from sandbox import boot, cgroups, codec, reports
+from sandbox.interpreter import ZONES, find_runtime
+from sandbox.jail import request, supervision, zygote
+from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.limits import MIB, Limits
 from sandbox.verdict import Isolation
 
@@ -38,46 +35,12 @@ _ADDRESS_HEADROOM_BYTES = 1024 * MIB
 _START_DEADLINE_S = 20.0
 _GRACE_S = 5.0
 _END_DEADLINE_S = 1.0
+# Each file costs kernel memory beyond its contents, about a kilobyte.
+_SCRATCH_FILES = 4096
+_PACKET_BYTES = 256
 _MAX_LOG_BYTES = 4096
 # Users that no distribution hands out (systemd's table of UIDs lists the range as unused).
 _FIRST_UID, _LAST_UID = 60578, 61183
-_ENVIRONMENT = {
-    "HOME": "/tmp",
-    "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "1",
-    "PATH": "/usr/bin:/bin",
-    "PYTHONHASHSEED": "0",
-    "TZ": "UTC",
-}
-_MODULES = (
-    "sandbox.codec",
-    "sandbox.jail.confinement",
-    "sandbox.jail.program",
-    "sandbox.jail.checker",
-    "sandbox.jail.supervision",
-)
-_BOOT = """
-import marshal, os, sys, types
-for name in ("sandbox", "sandbox.jail"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = []
-with open(int(sys.argv[1]), "rb") as file:
-    modules, config = marshal.load(file)
-# `random` would read fresh entropy in every fork; `program.run_job` seeds it instead.
-register, os.register_at_fork = os.register_at_fork, lambda **_: None
-import random
-os.register_at_fork = register
-for name, code in modules:
-    module = sys.modules[name] = types.ModuleType(name)
-    parent, _, short = name.rpartition(".")
-    setattr(sys.modules[parent], short, module)
-    exec(code, module.__dict__)
-main = module.main
-for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
-    del sys.modules[name]
-sys.argv = [""]
-main(module.Config(*config))
-"""
 
 
 class JailFault(RuntimeError):  # noqa: N818 - the word of the design: a fault is the grader's, an error the program's
@@ -105,6 +68,7 @@ class Jail:
         self._plan = plan
         self._cleanup = contextlib.ExitStack()
         self._init: int | None = None
+        self.is_clean = True
         try:
             self._start()
         except (OSError, cgroups.CgroupError) as error:
@@ -135,13 +99,13 @@ class Jail:
         self._cleanup.callback(os.close, self._log)
         info_read, info_write = os.pipe()
         info = self._cleanup.enter_context(os.fdopen(info_read, "rb"))
-        boot = _file_with(marshal.dumps((_bundle(), self._config(theirs.fileno(), oom_counter))))
-        specification = _file_with(marshal.dumps(self._launch_specification(uid, boot, info_write)))
-        inherited = [theirs.fileno(), boot, specification, info_write]
+        modules = _file_with(marshal.dumps((boot.bundle(), self._config(theirs.fileno(), oom_counter))))
+        specification = _file_with(marshal.dumps(self._launch_specification(uid, modules, info_write)))
+        inherited = [theirs.fileno(), modules, specification, info_write]
         inherited += [oom_counter] if oom_counter is not None else []
         try:
             self._process = subprocess.Popen(
-                [find_runtime().executable, "-I", "-S", "-c", _launcher_source(), str(specification)],
+                [find_runtime().executable, "-I", "-S", "-c", boot.launcher_source(), str(specification)],
                 stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env={}, cwd="/",
                 pass_fds=inherited, start_new_session=True,
             )  # fmt: skip
@@ -150,7 +114,7 @@ class Jail:
             theirs.close()
             for descriptor in inherited[1:]:
                 os.close(descriptor)
-        hello = self._receive(time.monotonic() + _START_DEADLINE_S)
+        hello, _ = self._receive(time.monotonic() + _START_DEADLINE_S)
         if self._plan.in_namespaces:
             self._init = os.pidfd_open(json.load(info)["child-pid"])
         info.close()
@@ -172,78 +136,102 @@ class Jail:
                 readable=runtime.readable,
                 writable=("/dev/null", *([scratch] if scratch else [])),
                 scratch=scratch,
+                scratch_bytes=limits.scratch_bytes,
+                scratch_files=_SCRATCH_FILES,
                 use_landlock=confined,
                 program_cpu_s=limits.program_cpu_s,
                 program_wall_s=limits.program_wall_s,
+                program_output_bytes=limits.program_output_bytes,
                 address_bytes=limits.memory_bytes + _ADDRESS_HEADROOM_BYTES,
                 output_bytes=limits.output_bytes,
-                max_value_bytes=codec.MAX_BYTES + 1,
                 num_processes=num_processes,
             )
         )
 
-    def _launch_specification(self, uid: int | None, boot: int, info: int) -> dict[str, Any]:
+    def _launch_specification(self, uid: int | None, modules: int, info: int) -> dict[str, Any]:
         runtime = find_runtime()
         # `-s -P -B` rather than `-I`, which would ignore the fixed hash seed of the environment.
-        argv = [runtime.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _BOOT, str(boot)]
+        argv = [runtime.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot.BOOT, str(modules)]
         if self._plan.in_namespaces:
-            argv = [*_bubblewrap(runtime, self._plan.limits, info), *argv]
+            argv = [*boot.bubblewrap(runtime, info), *argv]
         return {
             "cgroup_procs": self.cgroup.procs_files if self.cgroup else [],
             "uid": uid,
-            "cover": _covers(runtime, uid) if uid is not None else [],
+            "cover": boot.covers(runtime, uid) if uid is not None else [],
             "argv": argv,
-            "env": _ENVIRONMENT,
+            "env": boot.ENVIRONMENT | {"PYTHONTZPATH": ZONES if self._plan.in_namespaces else runtime.zones},
         }
 
-    def _receive(self, deadline: float) -> bytes:
-        """The next packet. Raises `JailFault` where the jail is gone or silent."""
+    def _receive(self, deadline: float) -> tuple[bytes, list[int]]:
+        """The next packet with its descriptors. Raises `JailFault` where the jail is gone or silent."""
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise JailFault("the jail did not answer before its deadline")
         try:
-            packet = self._control.recv(1 << 17)
+            packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, reports.MAX_FILES)
         except ConnectionResetError:
-            packet = b""
+            packet, descriptors = b"", []
         if not packet:
             raise JailFault(f"the jail ended: {self._log_text() or 'no message'}")
-        return packet
+        return packet, descriptors
 
     def _log_text(self) -> str:
         return os.pread(self._log, _MAX_LOG_BYTES, 0).decode("utf-8", "replace").strip()
 
     def run(
-        self, source: bytes, jobs: Sequence[Job], seed: int = 0, cpu_s: float | None = None, wall_s: float | None = None
-    ) -> list[RunResult]:
-        """What each job of the program `source` came to, in order; `cpu_s` and `wall_s` replace those of the limits.
+        self, source: str, jobs: Sequence[Job], seed: int = 0, cpu_s: float | None = None, wall_s: float | None = None
+    ) -> Iterator[RunResult]:
+        """What each job of the program `source` comes to, in order, as soon as it is known: at most a few results are
+        in memory at a time. `cpu_s` and `wall_s` replace those of the limits.
 
-        Raises `JailFault` where the jail broke (then it is of no more use), `codec.CodecError` where the arguments of a
-        call job cannot be sent.
+        Until the last result was taken `is_clean` is False, and it stays so where the jail is of no more use. Raises
+        `JailFault` where the jail broke, `codec.CodecError` where the arguments of a call job cannot be sent.
         """
         limits = self._plan.limits
         cpu_s, wall_s = cpu_s or limits.cpu_s, wall_s or limits.wall_s
         payloads = [_payload(job) for job in jobs]
-        request = _file_with(source, *(data for _, data in payloads))
+        self.is_clean = False
+        self._send_request(source, payloads, seed, cpu_s, wall_s)
+        budget_s = limits.program_wall_s + wall_s + 0.01 * len(jobs)
+        deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
+        reader = reports.Reader(jobs, source, limits)
+        kills = self.cgroup.num_kills() if self.cgroup else 0
         try:
-            header = marshal.dumps((len(source), [(kind, len(data)) for kind, data in payloads], seed, cpu_s, wall_s))
-            socket.send_fds(self._control, [header], [request])
+            while True:
+                packet, descriptors = self._receive(deadline)
+                if packet[:1] != b"R":
+                    break
+                result = reader.read(packet[1:], descriptors)
+                if len(jobs) > 1:
+                    self._control.send(b"A")
+                yield result
+            cause, status, out_of_memory, is_clean = zygote.END.unpack(packet[1:])
+        except (struct.error, reports.MalformedReportError) as error:
+            raise JailFault(f"the jail sent a malformed reply: {error}") from error
+        except (JailFault, OSError) as error:
+            # Nothing but programs can use up the memory of a jail, even where it is the jail's own process that dies.
+            if self.cgroup is None or self.cgroup.num_kills() == kills:
+                raise JailFault(str(error)) from error
+            yield from reader.rest(End.MEMORY)
+            return
+        self.is_clean = bool(is_clean)
+        yield from reader.unreported(cause, status, out_of_memory=bool(out_of_memory))
+
+    def _send_request(
+        self, source: str, payloads: list[tuple[int, bytes]], seed: int, cpu_s: float, wall_s: float
+    ) -> None:
+        is_check = payloads[0][0] == request.CHECK
+        files = [_file_with(*request.contents(source, payloads, seed))]
+        try:
+            is_alone = len(payloads) == 1 and payloads[0][0] == request.STDIN
+            files.append(_file_with(payloads[0][1] if is_alone else b""))
+            socket.send_fds(self._control, [zygote.REQUEST.pack(len(payloads), is_check, cpu_s, wall_s)], files)
         except OSError as error:
             raise JailFault(f"the jail ended: {self._log_text() or error}") from error
         finally:
-            os.close(request)
-        budget_s = limits.program_wall_s + wall_s + 0.01 * len(jobs)
-        deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
-        replies = bytearray()
-        while (packet := self._receive(deadline))[:1] == b"R":
-            replies += packet[1:]
-        try:
-            cause, status, is_clean = zygote.END.unpack(packet[1:])
-            results = reports.read(bytes(replies), jobs, source, limits, cause, status)
-        except (struct.error, reports.MalformedReportError) as error:
-            raise JailFault(f"the jail sent a malformed reply: {error}") from error
-        self.is_clean = bool(is_clean)
-        return results
+            for descriptor in files:
+                os.close(descriptor)
 
     def close(self) -> None:
         """End the jail and everything in it."""
@@ -265,17 +253,16 @@ class Jail:
 
 
 def _payload(job: Job) -> tuple[int, bytes]:
-    """Kind and content of a job, as `jail.program` reads them."""
+    """Kind and content of a job, as `jail.request` has them."""
     match job:
         case StdinJob(stdin):
-            return program.STDIN, stdin
+            return request.STDIN, stdin
         case CallJob(function, arguments):
-            return program.CALL, codec.encode((function, arguments), sys.maxsize)
+            return request.CALL, codec.encode((function, arguments), sys.maxsize)
         case ExpressionJob(expression, setup):
-            return program.EXPRESSION, codec.encode((setup, expression), sys.maxsize)
+            return request.EXPRESSION, codec.encode((setup, expression), sys.maxsize)
         case CheckJob(source, entry_point):
-            name = entry_point.encode()
-            return program.CHECK, zygote.CHECK_HEAD.pack(len(name)) + name + source.encode("utf-8", "surrogatepass")
+            return request.CHECK, request.check_payload(entry_point, source)
 
 
 def _file_with(*parts: bytes) -> int:
@@ -286,22 +273,6 @@ def _file_with(*parts: bytes) -> int:
         data = data[os.write(descriptor, data) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-@cache
-def _bundle() -> list[tuple[str, CodeType]]:
-    """The jail's modules as code objects, in the order in which they import one another."""
-    root = Path(__file__).parent.parent
-    bundle: list[tuple[str, CodeType]] = []
-    for name in (*_MODULES, "sandbox.jail.zygote"):
-        path = root.joinpath(*name.split(".")).with_suffix(".py")
-        bundle.append((name, compile(path.read_text(), f"{name}.py", "exec", dont_inherit=True)))
-    return bundle
-
-
-@cache
-def _launcher_source() -> str:
-    return Path(__file__).with_name("launcher.py").read_text()
 
 
 def _lock_uid(cleanup: contextlib.ExitStack) -> int:
@@ -316,35 +287,3 @@ def _lock_uid(cleanup: contextlib.ExitStack) -> int:
         cleanup.callback(lock.close)
         return uid
     raise JailFault(f"all user ids from {_FIRST_UID} to {_LAST_UID} are taken by other jails")
-
-
-def _covers(runtime: Runtime, uid: int) -> list[tuple[str, list[str]]]:
-    """The folders that the jail's user may not enter, each with the paths of the runtime inside."""
-    covers: dict[str, list[str]] = {}
-    for source, _ in runtime.binds:
-        folder = blocking_folder(source, uid)
-        if folder is not None:
-            covers.setdefault(folder, []).append(source)
-    return list(covers.items())
-
-
-def _bubblewrap(runtime: Runtime, limits: Limits, info: int) -> list[str]:
-    """The command that builds the jail. Every namespace is named: `--unshare-all` goes on without one it cannot get."""
-    argv = [_find_bubblewrap()]
-    argv += [f"--unshare-{kind}" for kind in ("user", "pid", "net", "ipc", "uts", "cgroup")]
-    argv += ["--new-session", "--hostname", "jail", "--info-fd", str(info)]
-    for source, target in runtime.binds:
-        argv += ["--ro-bind", source, target]
-    for folder in runtime.hidden:
-        argv += ["--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
-    argv += ["--dev-bind", "/dev/null", "/dev/null"]
-    argv += ["--size", str(limits.scratch_bytes), "--perms", "0700", "--tmpfs", "/tmp"]
-    return [*argv, "--remount-ro", "/", "--chdir", "/tmp", "--"]
-
-
-def _find_bubblewrap() -> str:
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(folder, "bwrap")
-        if os.access(path, os.X_OK):
-            return path
-    raise JailFault("bubblewrap is not installed (no `bwrap` in PATH); install the package `bubblewrap`")

@@ -1,15 +1,21 @@
-"""From the bytes that a jail reports to `RunResult`s. Trusted side: checks every field, believes only the kernel's."""
+"""From what a jail reports to `RunResult`s. Trusted side: checks every field, believes only the kernel's.
+
+What a program wrote comes as descriptors of anonymous files, and is read here and nowhere before. Its process is dead by
+then, so nothing in them changes any more.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sandbox import codec
-from sandbox.jail import checker, program, supervision
+from sandbox.jail import checker, loader, program, supervision
 from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
 from sandbox.limits import Limits
 from sandbox.verdict import ProgramError
@@ -17,6 +23,8 @@ from sandbox.verdict import ProgramError
 _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)
 _MAX_MESSAGE = 500
+_MAX_MILESTONES = 1 << 14
+MAX_FILES = 4
 _CHECK_ENDS = {checker.PASSED: End.OK, checker.WRONG: End.ASSERTION, checker.UNSENDABLE: End.NO_VALUE}
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -25,118 +33,156 @@ class MalformedReportError(ValueError):
     """The bytes are not a report."""
 
 
-def read(
-    data: bytes, jobs: Sequence[Job], source: bytes, limits: Limits, loader_cause: int, loader_status: int
-) -> list[RunResult]:
-    """One result per job. Jobs without a report share the loader's end, or were skipped.
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """A report's fields. `finding` is the checker's own record, b"" where it left none; None: there is no checker."""
 
-    Raises `MalformedReportError` for bytes that no sound jail sends.
-    """
-    lines = source.decode("utf-8", "replace").split("\n")
-    results: list[RunResult] = []
-    at = 0
-    while at < len(data):
-        if len(results) == len(jobs) or len(data) < at + supervision.REPORT.size:
-            raise MalformedReportError("there are bytes after the last report")
-        result, at = _read_one(data, at, jobs[len(results)], lines, limits)
-        results.append(result)
-    if results and results[0].end is End.SYNTAX_ERROR:
-        return [results[0]] * len(jobs)
-    if len(results) < len(jobs):
-        results += _unreported(results, len(jobs) - len(results), loader_cause, loader_status)
-    return results
+    cause: int
+    out_of_memory: bool
+    status: int
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    partner_peak_bytes: int
+    too_much_output: bool
+    output: bytes
+    value: bytes
+    milestones: bytes
+    finding: bytes | None
 
 
-def _unreported(results: list[RunResult], count: int, cause: int, status: int) -> list[RunResult]:
-    skipped = RunResult(End.SKIPPED)
-    if cause == supervision.SELF_ENDED and status == 0:
-        # The loader stops after a timeout, or because the program's budget is used up: that is a timeout as well.
-        stopped = bool(results) and results[-1].end in _STOPPING
-        return [skipped if stopped else RunResult(End.CPU_TIMEOUT)] + [skipped] * (count - 1)
-    # The loader runs no line of the program: it can only have ended while compiling it.
-    if cause != supervision.SELF_ENDED:
-        first = RunResult(End.CPU_TIMEOUT if cause == supervision.CPU_TIMEOUT else End.WALL_TIMEOUT)
-        return [first] + [skipped] * (count - 1)
-    if os.WIFSIGNALED(status) and not results:
-        number = os.WTERMSIG(status)
-        end = End.MEMORY if number == signal.SIGKILL else End.SIGNAL
-        return [RunResult(end, signal=number)] * count
-    return [RunResult(End.INFRASTRUCTURE)] * count
+class Reader:
+    """Turns the reports on one program into results, one for each of its `jobs`."""
+
+    def __init__(self, jobs: Sequence[Job], source: str, limits: Limits) -> None:
+        self._jobs = jobs
+        self._lines = source.split("\n")
+        self._limits = limits
+        self._last: RunResult | None = None
+        self._num_read = 0
+
+    def read(self, data: bytes, descriptors: list[int]) -> RunResult:
+        """The result of the next job; closes `descriptors`. Raises `MalformedReportError`."""
+        try:
+            if self._num_read == len(self._jobs):
+                raise MalformedReportError("there is a report after the last job's")
+            job = self._jobs[self._num_read]
+            report = self._parse(data, descriptors, job)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        end, value, error = _judge(report, job, self._lines, self._limits)
+        self._num_read += 1
+        self._last = RunResult(
+            end,
+            stdout=report.output,
+            value=value,
+            error=error,
+            exit_status=os.WEXITSTATUS(report.status) if os.WIFEXITED(report.status) else None,
+            signal=os.WTERMSIG(report.status) if os.WIFSIGNALED(report.status) else None,
+            cpu_seconds=report.cpu_s,
+            wall_seconds=report.wall_s,
+            peak_memory_bytes=report.peak_bytes,
+        )
+        return self._last
+
+    def _parse(self, data: bytes, descriptors: list[int], job: Job) -> _Report:
+        is_check = isinstance(job, CheckJob)
+        if len(data) != supervision.REPORT.size or len(descriptors) != MAX_FILES - (not is_check):
+            raise MalformedReportError(f"a report of {len(data)} bytes with {len(descriptors)} files")
+        cause, oom, status, cpu_us, wall_us, peak, partner_peak, stderr_bytes = supervision.REPORT.unpack(data)
+        output, value, milestones, *finding = descriptors
+        limit = self._limits.output_bytes
+        return _Report(
+            cause,
+            bool(oom),
+            status,
+            cpu_us / 1e6,
+            wall_us / 1e6,
+            peak,
+            partner_peak,
+            too_much_output=max(_size(output), stderr_bytes) >= limit,
+            output=_content(output, limit) if isinstance(job, StdinJob) else b"",
+            value=_content(value, codec.MAX_BYTES + 1),
+            milestones=_content(milestones, _MAX_MILESTONES),
+            finding=_content(finding[0], 1) if finding else None,
+        )
+
+    def unreported(self, cause: int, status: int, *, out_of_memory: bool) -> Iterator[RunResult]:
+        """The results of jobs without a report, from how the loader ended."""
+        if self._last is not None and self._last.end is End.SYNTAX_ERROR:
+            yield from [self._last] * (len(self._jobs) - self._num_read)
+        elif cause != supervision.SELF_ENDED:
+            # It runs no line of the program: it can only have been compiling it.
+            yield from self.rest(End.CPU_TIMEOUT if cause == supervision.CPU_TIMEOUT else End.WALL_TIMEOUT)
+        elif out_of_memory and os.WIFSIGNALED(status):
+            yield from self.rest(End.MEMORY)
+        elif os.WIFSIGNALED(status) and self._last is None:
+            crash = RunResult(End.SIGNAL, signal=os.WTERMSIG(status))
+            yield from [crash] * len(self._jobs)
+        elif status == 0:
+            # The loader stops after a timeout, or because the program's time is used up: that is a timeout as well.
+            stopped = self._last is not None and self._last.end in _STOPPING
+            yield from self.rest(End.SKIPPED if stopped else End.CPU_TIMEOUT)
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == loader.TOO_MUCH_OUTPUT:
+            yield from self.rest(End.OUTPUT)
+        else:
+            yield from [RunResult(End.INFRASTRUCTURE)] * (len(self._jobs) - self._num_read)
+
+    def rest(self, end: End) -> Iterator[RunResult]:
+        """`end` for the first job without a report; those after it were skipped."""
+        count = len(self._jobs) - self._num_read
+        yield from [RunResult(end), *[RunResult(End.SKIPPED)] * (count - 1)][:count]
 
 
-def _read_one(data: bytes, at: int, job: Job, lines: list[str], limits: Limits) -> tuple[RunResult, int]:
-    fields = supervision.REPORT.unpack_from(data, at)
-    cause, out_of_memory, status, cpu_us, wall_us, peak_bytes, stderr_bytes, *lengths = fields
-    at += supervision.REPORT.size
-    parts = []
-    for length in lengths:
-        parts.append(data[at : at + length])
-        at += length
-    if at > len(data):
-        raise MalformedReportError("a report is cut short")
-    milestones, output, record = parts
-    too_much_output = max(len(output), stderr_bytes) >= limits.output_bytes
-    end, value, error = _judge(
-        cause, bool(out_of_memory), status, milestones, too_much_output, peak_bytes, record, job, lines, limits
-    )
-    result = RunResult(
-        end,
-        stdout=output,
-        value=value,
-        error=error,
-        exit_status=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-        signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-        cpu_seconds=cpu_us / 1e6,
-        wall_seconds=wall_us / 1e6,
-        peak_memory_bytes=peak_bytes,
-    )
-    return result, at
+def _size(descriptor: int) -> int:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise MalformedReportError("a report with something else than a file")
+    return status.st_size
 
 
-def _judge(
-    cause: int,
-    out_of_memory: bool,
-    status: int,
-    milestones: bytes,
-    too_much_output: bool,
-    peak_bytes: int,
-    record: bytes,
-    job: Job,
-    lines: list[str],
-    limits: Limits,
-) -> tuple[End, Any, ProgramError | None]:
+def _content(descriptor: int, max_bytes: int) -> bytes:
+    size = _size(descriptor)
+    return os.pread(descriptor, min(size, max_bytes), 0) if size else b""
+
+
+def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple[End, Any, ProgramError | None]:
     """How the run ended, its value, its error. The order of the questions is the order of trust."""
-    if milestones[:1] == b"S":
-        return End.SYNTAX_ERROR, None, _error(milestones[1:], lines, in_bytes=False) or ProgramError("SyntaxError")
-    if milestones[:1] not in (b"C", b"R"):
-        return End.INFRASTRUCTURE, None, None
+    reached = report.milestones[:1]
+    if reached == b"S":
+        error = _error(report.milestones[1:], lines, in_bytes=False)
+        return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
+    if report.out_of_memory and report.partner_peak_bytes > limits.memory_bytes // 2:
+        return End.INFRASTRUCTURE, None, None  # the test module used the memory up
     # Above the timeouts: filling memory takes CPU time, and which limit comes first should not depend on the level.
-    if out_of_memory or peak_bytes >= limits.memory_bytes:
+    if report.out_of_memory or report.peak_bytes >= limits.memory_bytes:
         return End.MEMORY, None, None
-    if cause == supervision.CPU_TIMEOUT:
+    if reached not in (b"C", b"R"):
+        return End.INFRASTRUCTURE, None, None
+    if report.cause == supervision.CPU_TIMEOUT:
         return End.CPU_TIMEOUT, None, None
-    if cause == supervision.WALL_TIMEOUT:
+    if report.cause == supervision.WALL_TIMEOUT:
         return End.WALL_TIMEOUT, None, None
-    if too_much_output:
+    if report.too_much_output:
         return End.OUTPUT, None, None
     if isinstance(job, CheckJob):
-        found, record = record[:1], record[1:]
-        if found in _CHECK_ENDS:
-            return _CHECK_ENDS[found], None, None
-        if found == checker.RAISED:
-            return _exception(record, lines)
-        if found != checker.GONE:
+        if report.finding in _CHECK_ENDS:
+            return _CHECK_ENDS[report.finding], None, None
+        if report.finding == checker.RAISED:
+            return _exception(report.value, lines)
+        if report.finding != checker.GONE:
             return End.INFRASTRUCTURE, None, None
-    if os.WIFSIGNALED(status):
+    if os.WIFSIGNALED(report.status):
         return End.SIGNAL, None, None
-    exit_status = os.WEXITSTATUS(status)
-    if exit_status == program.EXIT_RECORDED and record[:1] == b"E":
-        return _exception(record, lines)
+    exit_status = os.WEXITSTATUS(report.status)
+    if exit_status == program.EXIT_RECORDED and report.value[:1] == b"E":
+        return _exception(report.value, lines)
     if exit_status != 0:
         return End.EXIT_STATUS, None, None
     if isinstance(job, StdinJob):
         return End.OK, None, None
-    return (End.NO_VALUE, None, None) if isinstance(job, CheckJob) else _value(record)
+    return (End.NO_VALUE, None, None) if isinstance(job, CheckJob) else _value(report.value)
 
 
 def _exception(record: bytes, lines: list[str]) -> tuple[End, Any, ProgramError | None]:

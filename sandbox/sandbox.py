@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from problems.prompts import source_before
@@ -24,6 +24,12 @@ from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
+_MAX_CLOSED_RESULTS = 4096
+_MAX_FAULT = 500
+_BOM = "\ufeff"
+_NO_REPORT = "a jail came to its end without a report on the program"
+GRADER_ERROR = "GraderError"
+"""The type of a verdict's error where the fault is the grader's; the message says which."""
 _WORST_FIRST = (
     (Outcome.SYNTAX_ERROR,),
     (Outcome.INFRASTRUCTURE_ERROR,),
@@ -54,6 +60,7 @@ class Sandbox:
         self.num_restarts = 0
         self.last_fault = ""
         self._closed_results: dict[ExpressionJob, RunResult] = {}
+        self._clean_jail: Jail | None = None
         self._jail: Jail | None = self._start()
 
     def __enter__(self) -> Sandbox:
@@ -63,10 +70,11 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End the jail. Safe to call twice."""
-        if self._jail is not None:
-            self._jail.close()
-            self._jail = None
+        """End the jails. Safe to call twice."""
+        for jail in (self._jail, self._clean_jail):
+            if jail is not None:
+                jail.close()
+        self._jail = self._clean_jail = None
 
     def grade(
         self, problem: Problem, program: str, completion_id: str, comparison: Comparison = Comparison.STRICT
@@ -74,24 +82,36 @@ class Sandbox:
         """Run every test of `problem` on `program`.
 
         The program runs behind the problem's `code_prefix`; positions of errors are in the program as submitted.
+        Whatever goes wrong while a verdict is made is that verdict's `infrastructure_error`, with the cause.
         """
-        prefix = source_before(problem, program)
-        plans = [asserts.plan(test) for test in problem.tests]
-        results = self.run(prefix + program, [plan.job for plan in plans])
-        outcomes = tuple(
-            asserts.outcome_of(plan, result, self._closed_result(plan.closed), comparison)
-            for plan, result in zip(plans, results, strict=True)
-        )
+        tally = _Tally()
+        try:
+            source = normalised(program)
+            prefix = source_before(problem, source)
+            plans = [asserts.plan(test) for test in problem.tests]
+            closed = [self._closed_result(plan.closed) for plan in plans]
+
+            def take(index: int, result: RunResult) -> None:
+                tally.take(plans[index], result, closed[index], comparison, is_first=index == 0)
+
+            self._run(prefix + source, [plan.job for plan in plans], None, take)
+            tally.place_error(prefix, program)
+        except Exception as error:
+            _LOG.exception("problem %s, completion %s has no verdict", problem.task_id, completion_id)
+            tally.fail(len(problem.tests), _described(error))
+        outcome = worst(tally.outcomes)
+        if outcome is Outcome.INFRASTRUCTURE_ERROR:
+            tally.error = ProgramError(GRADER_ERROR, tally.fault or self.last_fault)
         return Verdict(
             task_id=problem.task_id,
             completion_id=completion_id,
-            outcome=worst(outcomes),
-            tests=outcomes,
-            error=_without_prefix(first_error(results), prefix),
+            outcome=outcome,
+            tests=tuple(tally.outcomes),
+            error=tally.error,
             isolation=self.isolation,
-            seconds=sum(result.wall_seconds for result in results),
-            cpu_seconds=sum(result.cpu_seconds for result in results),
-            peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+            seconds=tally.seconds,
+            cpu_seconds=tally.cpu_seconds,
+            peak_memory_bytes=tally.peak_memory_bytes,
         )
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
@@ -99,25 +119,34 @@ class Sandbox:
 
         `seed` is that of the program's random numbers; None: one that the program itself decides.
         """
-        encoded = source.encode("utf-8", "surrogatepass")
-        seed = zlib.crc32(encoded) if seed is None else seed
-        results = [RunResult(End.INFRASTRUCTURE)] * len(jobs)
-        for _ in range(_ATTEMPTS):
+        results: dict[int, RunResult] = {}
+        self._run(normalised(source), jobs, seed, results.__setitem__)
+        return list(results.values())
+
+    def _run(
+        self, source: str, jobs: Sequence[Job], seed: int | None, take: Callable[[int, RunResult], None]
+    ) -> None:
+        """Call `take` with the number of each job and what it came to, in order; where a jail fails, from 0 again."""
+        seed = zlib.crc32(source.encode("utf-8", "surrogatepass")) if seed is None else seed
+        for attempt in range(_ATTEMPTS):
+            is_complete = True
             try:
-                if self._jail is None:
-                    self._jail = self._start()
-                results = self._jail.run(encoded, jobs, seed)
+                jail = self._jail = self._jail or self._start()
+                for index, result in enumerate(jail.run(source, jobs, seed)):
+                    take(index, result)
+                    if result.end is End.INFRASTRUCTURE:
+                        is_complete, self.last_fault = False, _NO_REPORT
             except JailFault as fault:
                 _LOG.warning("a jail failed: %s", fault)
-                self.last_fault = str(fault)
-                self._drop_jail()
-                continue
-            if not self._jail.is_clean:
-                self._drop_jail()
-            if all(result.end is not End.INFRASTRUCTURE for result in results):
-                break
-            self.last_fault = "a jail came to its end without a report on the program"
-        return results
+                is_complete, self.last_fault = False, str(fault)
+                if attempt == _ATTEMPTS - 1:
+                    for index in range(len(jobs)):
+                        take(index, RunResult(End.INFRASTRUCTURE))
+            finally:
+                if self._jail is not None and not self._jail.is_clean:
+                    self._drop_jail()
+            if is_complete:
+                return
 
     def _start(self) -> Jail:
         jail = Jail(JailPlan(self.isolation, self._limits))
@@ -129,19 +158,86 @@ class Sandbox:
         return jail
 
     def _drop_jail(self) -> None:
-        self.close()
+        assert self._jail is not None
+        self._jail.close()
+        self._jail = None
         self.num_restarts += 1
 
     def _closed_result(self, job: ExpressionJob | None) -> RunResult | None:
-        """The value of trusted source that needs no program; evaluated once."""
+        """The value of trusted source that needs no program; evaluated once, in a jail that no program ever enters."""
         if job is None:
             return None
         if job not in self._closed_results:
-            (result,) = self.run("", [job])
+            if self._clean_jail is None:
+                self._clean_jail = self._start()
+            try:
+                (result,) = self._clean_jail.run("", [job])
+            finally:
+                if not self._clean_jail.is_clean:
+                    self._clean_jail.close()
+                    self._clean_jail = None
             if result.end is not End.OK:
                 return result
+            while len(self._closed_results) >= _MAX_CLOSED_RESULTS:
+                del self._closed_results[next(iter(self._closed_results))]
             self._closed_results[job] = result
         return self._closed_results[job]
+
+
+class _Tally:
+    """What a verdict says, test by test. Outputs and values are let go as soon as they are judged."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.error: ProgramError | None = None
+        self.fault = ""
+        self.seconds = self.cpu_seconds = 0.0
+        self.peak_memory_bytes = 0
+
+    def take(
+        self, plan: asserts.Plan, result: RunResult, closed: RunResult | None, comparison: Comparison, *, is_first: bool
+    ) -> None:
+        """Judge the next test; `is_first` begins anew."""
+        if is_first:
+            self._reset()
+        try:
+            outcome = asserts.outcome_of(plan, result, closed, comparison)
+        except Exception as error:
+            _LOG.exception("test %d cannot be judged", len(self.outcomes))
+            outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, _described(error)
+        if closed is not None and closed.end is not End.OK:
+            reason = f": {closed.error.type}: {closed.error.message}" if closed.error else ""
+            self.fault = f"the expected value of test {len(self.outcomes)} cannot be computed ({closed.end}{reason})"
+        self.outcomes.append(outcome)
+        self.error = self.error or error_of(result)
+        self.seconds += result.wall_seconds
+        self.cpu_seconds += result.cpu_seconds
+        self.peak_memory_bytes = max(self.peak_memory_bytes, result.peak_memory_bytes)
+
+    def fail(self, num_tests: int, fault: str) -> None:
+        """No test has an outcome, through a fault of the grader."""
+        self._reset()
+        self.outcomes, self.fault = [Outcome.INFRASTRUCTURE_ERROR] * num_tests, fault
+
+    def place_error(self, prefix: str, program: str) -> None:
+        """Say where the error is in the program as submitted."""
+        error = _without_prefix(self.error, prefix)
+        # A byte order mark is no character of the source.
+        if error is not None and error.line == 1 and error.column is not None and program.startswith(_BOM):
+            error = replace(error, column=error.column + 1)
+        self.error = error
+
+
+def normalised(program: str) -> str:
+    """The program as it is compiled: without a byte order mark, and with the line ends that Python itself sees."""
+    return program.removeprefix(_BOM).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_MAX_FAULT]
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
@@ -153,16 +249,22 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
     raise ValueError("a program without tests has no outcome")
 
 
-def first_error(results: Sequence[RunResult]) -> ProgramError | None:
-    """The first error in test order; a signal or an exit status is named like an error's type."""
-    for result in results:
-        if result.error is not None:
-            return result.error
-        if result.end is End.SIGNAL and result.signal is not None:
-            return ProgramError(signal.Signals(result.signal).name)
-        if result.end is End.EXIT_STATUS:
-            return ProgramError("SystemExit", f"exit status {result.exit_status}")
+def error_of(result: RunResult) -> ProgramError | None:
+    """The error of a run; a signal or an exit status is named like an error's type."""
+    if result.error is not None:
+        return result.error
+    if result.end is End.SIGNAL and result.signal is not None:
+        return ProgramError(_signal_name(result.signal))
+    if result.end is End.EXIT_STATUS:
+        return ProgramError("SystemExit", f"exit status {result.exit_status}")
     return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names but the first and the last
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _without_prefix(error: ProgramError | None, prefix: str) -> ProgramError | None:

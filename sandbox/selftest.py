@@ -19,7 +19,7 @@ LEVELS = tuple(Isolation)
 _CPU_S, _WALL_S, _PATIENCE_S = 0.05, 0.05, 30.0
 _ENVIRONMENT = (
     "import os; print(sorted(set(os.environ) - "
-    "{'HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'PWD', 'PYTHONHASHSEED', 'TZ', 'LC_CTYPE'}))"
+    "{'HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'PWD', 'PYTHONHASHSEED', 'PYTHONTZPATH', 'TZ', 'LC_CTYPE'}))"
 )
 _OOM_HEADROOM_BYTES = 16 * MIB
 CONFINED = frozenset(LEVELS) - {Isolation.RLIMITS}
@@ -104,7 +104,7 @@ def _check_one(jail: Jail, canary: Canary) -> None:
     sleeps = canary.ends == (End.WALL_TIMEOUT,)
     loops = End.CPU_TIMEOUT in canary.ends
     (result,) = jail.run(
-        canary.source.encode(),
+        canary.source,
         [StdinJob(b"5\n")],
         cpu_s=_CPU_S if loops else None,
         wall_s=_WALL_S if sleeps else _PATIENCE_S,
@@ -116,7 +116,7 @@ def _check_memory(jail: Jail) -> None:
     """Whether the kernel kills what goes beyond the control group's memory, and says so."""
     assert jail.cgroup is not None
     with jail.cgroup.lowered(_OOM_HEADROOM_BYTES):
-        (result,) = jail.run(b"b = bytearray(64 << 20)", [StdinJob(b"")])
+        (result,) = jail.run("b = bytearray(64 << 20)", [StdinJob(b"")])
     _expect("memory", result, lambda: result.end is End.MEMORY and result.signal is not None)
 
 

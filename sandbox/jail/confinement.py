@@ -29,7 +29,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getpid": (39, 172), "sendfile": (40, 71), "shutdown": (48, 210), "exit": (60, 93), "wait4": (61, 260),
     "uname": (63, 160), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45), "ftruncate": (77, 46),
     "getdents": (78, None), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "rename": (82, None),
-    "mkdir": (83, None), "rmdir": (84, None), "creat": (85, None), "unlink": (87, None), "readlink": (89, None),
+    "mkdir": (83, None), "rmdir": (84, None), "creat": (85, None), "link": (86, None), "unlink": (87, None), "readlink": (89, None),
     "umask": (95, 166), "gettimeofday": (96, 169), "getrlimit": (97, 163), "getrusage": (98, 165), "times": (100, 153),
     "getuid": (102, 174), "getgid": (104, 176), "geteuid": (107, 175), "getegid": (108, 177), "getppid": (110, 173),
     "getpgrp": (111, None), "getgroups": (115, 158), "getpgid": (121, 155), "getsid": (124, 156),
@@ -39,7 +39,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getdents64": (217, 61), "set_tid_address": (218, 96), "restart_syscall": (219, 128), "fadvise64": (221, 223),
     "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "exit_group": (231, 94),
     "epoll_wait": (232, None), "epoll_ctl": (233, 21), "waitid": (247, 95), "openat": (257, 56), "mkdirat": (258, 34),
-    "newfstatat": (262, 79), "unlinkat": (263, 35), "renameat": (264, 38), "readlinkat": (267, 78),
+    "newfstatat": (262, 79), "unlinkat": (263, 35), "renameat": (264, 38), "linkat": (265, 37), "readlinkat": (267, 78),
     "faccessat": (269, 48), "pselect6": (270, 72), "ppoll": (271, 73), "set_robust_list": (273, 99),
     "utimensat": (280, 88), "epoll_pwait": (281, 22), "fallocate": (285, 47), "eventfd2": (290, 19),
     "epoll_create1": (291, 20), "dup3": (292, 24), "pipe2": (293, 59), "preadv": (295, 69), "pwritev": (296, 70),
@@ -67,6 +67,7 @@ _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ 
 _FCNTLS = (0, 1, 2, 3, 4, 1030)  # duplicate, flags of descriptor and file; no locks, leases, seals or owners
 _PRCTLS = (15, 16)  # the thread's name
 _AF_UNIX = 1
+_RLIMIT_STACK = 3
 _PID_PLACE = 0x7D1DACE5
 
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
@@ -133,6 +134,17 @@ class FilterBuilder:
         self._emit(_RETURN, _EPERM)
         return self
 
+    def own_stack_limit(self) -> FilterBuilder:
+        """Allow `prlimit64` that sets the calling process's limit of the stack, which may be lowered and raised again."""
+        self._emit(_EQUAL, _CHECKED["prlimit64"][self._column], 0, 5)
+        self._emit(_LOAD, _OFFSET_ARGUMENTS)
+        self._emit(_EQUAL, 0, 0, 3)
+        self._emit(_LOAD, _OFFSET_ARGUMENTS + 8)
+        self._emit(_EQUAL, _RLIMIT_STACK, 0, 1)
+        self._emit(_RETURN, _ALLOW)
+        self._emit(_LOAD, _OFFSET_NUMBER)
+        return self
+
     def clone_flags(self, *, needed: int, refused: int) -> FilterBuilder:
         """Allow `clone` with one of the flags `needed` (0: none is) and none of `refused`."""
         self._emit(_EQUAL, _CHECKED["clone"][self._column], 0, 5 if needed else 4)
@@ -171,7 +183,7 @@ class ProgramFilter:
     def __init__(self) -> None:
         builder = FilterBuilder().always(_SERVICE_ONLY, _EPERM)
         builder.clone_flags(needed=_CLONE_THREAD, refused=_CLONE_NEW)
-        builder.argument_in("prctl", 0, _PRCTLS).argument_null("prlimit64", 2)
+        builder.argument_in("prctl", 0, _PRCTLS).own_stack_limit().argument_null("prlimit64", 2)
         builder.argument_in("kill", 0, (_PID_PLACE,)).argument_in("tgkill", 0, (_PID_PLACE,))
         code = builder.build(_ALLOW)
         place = struct.pack("=I", _PID_PLACE)

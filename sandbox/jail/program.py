@@ -14,6 +14,7 @@ import builtins
 import ctypes
 import gc
 import itertools
+import linecache
 import os
 import random
 import resource
@@ -24,11 +25,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sandbox import codec
-from sandbox.jail import confinement
+from sandbox.jail import confinement, streams
+from sandbox.jail.request import CALL, CHECK, STDIN
 
 SOLUTION = "<solution>"
 EXIT_SYNTAX, EXIT_RECORDED, EXIT_FLUSH_FAILED = 87, 86, 120
-STDIN, CALL, EXPRESSION, CHECK = range(4)
 RECORD, MILESTONES, _FROM_PARTNER, _TO_PARTNER = range(3, 7)
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE = 500
@@ -54,33 +55,21 @@ class ProcessLimits:
         resource.setrlimit(resource.RLIMIT_AS, self.address)
 
 
-def prepare_streams() -> None:
-    """Standard streams on descriptors 0 to 2 as a program expects them, made once and inherited by every fork."""
-    for name, number, mode, errors in (
-        ("stdin", 0, "r", "strict"),
-        ("stdout", 1, "w", "strict"),
-        ("stderr", 2, "w", "backslashreplace"),
-    ):
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115 - stays open
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-
-
 def install_builtins() -> None:
     """What `site` would have added: programs end themselves with `exit()` and `quit()`."""
     for name in ("exit", "quit"):
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
 
 
-def compile_program(source: bytes) -> types.CodeType:
-    """The program's code. Raises what `compile` raises, which is more than `SyntaxError`."""
+def compile_program(source: str) -> types.CodeType:
+    """The program's code, whatever encoding its text claims. Raises what `compile` raises, not only `SyntaxError`."""
     return compile(source, SOLUTION, "exec", dont_inherit=True)
 
 
 def run_job(
     kind: int,
     payload: bytes,
-    source: bytes,
+    source: str,
     code: types.CodeType | None,
     program_filter: confinement.ProgramFilter,
     limits: ProcessLimits,
@@ -99,7 +88,9 @@ def run_job(
             _pwrite(MILESTONES, b"S" + syntax_record(error), 0)
             _exit(EXIT_SYNTAX)
     task = _task(kind, payload)
-    del payload, source
+    # For `inspect.getsource`, and for the lines of a traceback that is printed.
+    linecache.cache[SOLUTION] = (lambda: source,)  # type: ignore[assignment]
+    del payload
     _pwrite(MILESTONES, b"R", 0)
     _close(MILESTONES)
     task(code)
@@ -238,21 +229,15 @@ def _finish(namespace: dict[str, Any], status: int) -> None:
             threading._shutdown()
         atexit._run_exitfuncs()
         # A stream of the program's own needs the program's names to flush, so it goes before they do.
-        _flush(sys.stdout, sys.stderr)
+        streams.flush(sys.__dict__.get("stdout"), sys.__dict__.get("stderr"))
         has_classes = any(isinstance(value, type) for value in namespace.values())
         namespace.clear()
         if has_classes:  # nothing else has destructors that garbage could still be waiting for
             gc.collect()
-        _flush(sys.__stdout__, sys.__stderr__)
+        streams.flush(sys.__dict__.get("__stdout__"), sys.__dict__.get("__stderr__"))
     except BaseException:  # noqa: BLE001 - as CPython: a failure at the end costs the exit status
         _exit(EXIT_FLUSH_FAILED)
     _exit(status)
-
-
-def _flush(*streams: Any) -> None:
-    for stream in streams:
-        if stream is not None and not stream.closed:
-            stream.flush()
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -312,7 +297,7 @@ def warm_up() -> None:
     """Pay now what the first compilation and the first system calls by `ctypes` cost, so that no fork does."""
     exec(
         compile_program(
-            b"def f(x):\n    return [y for y in x if y]\nf('a')\ntry:\n    1/0\nexcept Exception as e: pass"
+            "def f(x):\n    return [y for y in x if y]\nf('a')\ntry:\n    1/0\nexcept Exception as e: pass"
         ),
         {},
     )

@@ -20,19 +20,26 @@ _LAST_FACTOR = 10.0
 _EXIT_S = 0.1
 _SIGKILL = 9
 
-# cause, whether the kernel ran out of memory, wait status, CPU and wall time (microseconds), peak resident bytes, size
-# of standard error, then the lengths of what follows: milestones, standard output, record.
-REPORT = struct.Struct("<BBIQQQQIII")
+# cause, whether the kernel killed a process of the jail for memory, wait status, CPU and wall time (microseconds), peak
+# resident bytes of the program's process and of its partner, size of standard error.
+REPORT = struct.Struct("<BBIQQQQQ")
 
 
 class Ending(NamedTuple):
-    """How a child ended: who ended it, its wait status, and what it used."""
+    """How a child ended: who ended it, its wait status, and what it used; `partner_peak_bytes` is a check's tester's."""
 
     cause: int
     status: int
     cpu_s: float
     wall_s: float
     peak_bytes: int
+    partner_peak_bytes: int = 0
+
+    def report(self, *, out_of_memory: bool, stderr_bytes: int) -> bytes:
+        """The ending as the trusted side reads it."""
+        times = int(self.cpu_s * 1e6), int(self.wall_s * 1e6)
+        peaks = self.peak_bytes, self.partner_peak_bytes
+        return REPORT.pack(self.cause, out_of_memory, self.status, *times, *peaks, stderr_bytes)
 
 
 def supervise(pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None) -> Ending:
@@ -116,7 +123,9 @@ def end_partner(pid: int, watched: Ending, cpu_s: float, *, is_done: bool) -> En
     cpu = usage.ru_utime + usage.ru_stime
     cause = CPU_TIMEOUT if watched.cause == SELF_ENDED and cpu >= cpu_s else watched.cause
     used = cpu + watched.cpu_s
-    return Ending(cause, status if has_ended else 0, used, watched.wall_s, usage.ru_maxrss * 1024)
+    return Ending(
+        cause, status if has_ended else 0, used, watched.wall_s, usage.ru_maxrss * 1024, watched.peak_bytes
+    )
 
 
 class OomCounter:
@@ -141,18 +150,3 @@ class OomCounter:
         return rose
 
 
-def wipe(folder: str) -> bool:
-    """Empty a scratch folder; False where something in it resists (then only a new jail gives a fresh one)."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if not wipe(entry.path):
-                        return False
-                    os.rmdir(entry.path)
-                else:
-                    os.unlink(entry.path)
-    except (OSError, RecursionError) as error:
-        sys.stderr.write(f"scratch folder: {error}\n")
-        return False
-    return True

@@ -1,0 +1,57 @@
+"""The scratch folder between two jobs: emptied, and its times made ours again."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sandbox.jail import confinement, supervision
+
+_CPU_S, _WALL_S = 5.0, 20.0
+
+
+class Scratch:
+    """The folder `path` ("" where the jail has none). Names and contents that programs leave there are never read by
+    the process that owns this object: what wipes is a process of its own, and one that nobody forks from.
+    """
+
+    def __init__(self, path: str, control: int) -> None:
+        self._path = path
+        self._control = control
+        # Of a memory file system, the size of a folder counts its entries.
+        self._empty_size = os.stat(path).st_size if path else 0
+
+    def clear(self) -> bool:
+        """Empty the folder; False where something in it resists: then only a new jail gives a fresh one."""
+        if not self._path:
+            return True
+        if os.stat(self._path).st_size != self._empty_size:
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    confinement.die_with_parent(parent)
+                    os._exit(0 if _wipe(self._path) else 1)
+                finally:
+                    os._exit(1)
+            ending = supervision.supervise(pid, _CPU_S, _WALL_S, self._control)
+            if ending.cause != supervision.SELF_ENDED or ending.status != 0:
+                return False
+        os.utime(self._path, ns=(0, 0))
+        return True
+
+
+def _wipe(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if not _wipe(entry.path):
+                        return False
+                    os.rmdir(entry.path)
+                else:
+                    os.unlink(entry.path)
+    except (OSError, RecursionError) as error:
+        sys.stderr.write(f"scratch folder: {error}\n")
+        return False
+    return True
