@@ -27,6 +27,7 @@ _MODULES = (
     "sandbox.jail.checker",
     "sandbox.jail.supervision",
     "sandbox.jail.scratch",
+    "sandbox.jail.reporter",
     "sandbox.jail.runner",
     "sandbox.jail.loader",
     "sandbox.jail.zygote",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tzdata
 
-
 ZONES = "/usr/share/zoneinfo"
 """Where a jail has its time zones."""
 

@@ -21,8 +21,8 @@ class Limits:
 
     cpu_s: float = 4.0
     wall_s: float = 10.0
-    program_cpu_s: float = 60.0
-    program_wall_s: float = 120.0
+    program_cpu_s: float = 120.0
+    program_wall_s: float = 240.0
     program_output_bytes: int = 64 * MIB
     memory_bytes: int = 512 * MIB
     output_bytes: int = 8 * MIB

@@ -23,7 +23,7 @@ from typing import Any
 
 from sandbox import boot, cgroups, codec, reports
 from sandbox.interpreter import ZONES, find_runtime
-from sandbox.jail import request, supervision, zygote
+from sandbox.jail import reporter, request, supervision, zygote
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.limits import MIB, Limits
 from sandbox.verdict import Isolation
@@ -37,7 +37,8 @@ _GRACE_S = 5.0
 _END_DEADLINE_S = 1.0
 # Each file costs kernel memory beyond its contents, about a kilobyte.
 _SCRATCH_FILES = 4096
-_PACKET_BYTES = 256
+_PACKET_BYTES = 1 + reporter.MAX_REPORTS * supervision.REPORT.size
+_MAX_FILES = 3 * reporter.MAX_REPORTS
 _MAX_LOG_BYTES = 4096
 # Users that no distribution hands out (systemd's table of UIDs lists the range as unused).
 _FIRST_UID, _LAST_UID = 60578, 61183
@@ -121,6 +122,7 @@ class Jail:
         if hello[:1] != b"Z":
             raise JailFault(f"the jail does not start: unexpected greeting {hello[:20]!r}")
         self.landlock_abi = hello[1]
+        self._kills_known = 0
 
     def _config(self, control: int, oom_counter: int | None) -> tuple[Any, ...]:
         limits, level, runtime = self._plan.limits, self._plan.level, find_runtime()
@@ -164,17 +166,19 @@ class Jail:
 
     def _receive(self, deadline: float) -> tuple[bytes, list[int]]:
         """The next packet with its descriptors. Raises `JailFault` where the jail is gone or silent."""
-        poller = select.poll()
-        poller.register(self._control, select.POLLIN)
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise JailFault("the jail did not answer before its deadline")
+        self._control.settimeout(max(0.001, deadline - time.monotonic()))
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, reports.MAX_FILES)
+            packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, _MAX_FILES)
+        except TimeoutError as error:
+            raise JailFault("the jail did not answer before its deadline") from error
         except ConnectionResetError:
             packet, descriptors = b"", []
         if not packet:
             raise JailFault(f"the jail ended: {self._log_text() or 'no message'}")
         return packet, descriptors
+
+    def _num_kills(self) -> int:
+        return self.cgroup.num_kills() if self.cgroup else 0
 
     def _log_text(self) -> str:
         return os.pread(self._log, _MAX_LOG_BYTES, 0).decode("utf-8", "replace").strip()
@@ -196,25 +200,25 @@ class Jail:
         budget_s = limits.program_wall_s + wall_s + 0.01 * len(jobs)
         deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
         reader = reports.Reader(jobs, source, limits)
-        kills = self.cgroup.num_kills() if self.cgroup else 0
         try:
             while True:
                 packet, descriptors = self._receive(deadline)
                 if packet[:1] != b"R":
                     break
-                result = reader.read(packet[1:], descriptors)
+                yield from reader.read(packet[1:], descriptors)
                 if len(jobs) > 1:
                     self._control.send(b"A")
-                yield result
             cause, status, out_of_memory, is_clean = zygote.END.unpack(packet[1:])
         except (struct.error, reports.MalformedReportError) as error:
             raise JailFault(f"the jail sent a malformed reply: {error}") from error
         except (JailFault, OSError) as error:
             # Nothing but programs can use up the memory of a jail, even where it is the jail's own process that dies.
-            if self.cgroup is None or self.cgroup.num_kills() == kills:
+            if self._num_kills() == self._kills_known:
                 raise JailFault(str(error)) from error
             yield from reader.rest(End.MEMORY)
             return
+        if out_of_memory or reader.saw_kill:
+            self._kills_known = self._num_kills()
         self.is_clean = bool(is_clean)
         yield from reader.unreported(cause, status, out_of_memory=bool(out_of_memory))
 

@@ -1,18 +1,17 @@
 """From what a jail reports to `RunResult`s. Trusted side: checks every field, believes only the kernel's.
 
-What a program wrote comes as descriptors of anonymous files, and is read here and nowhere before. Its process is dead by
-then, so nothing in them changes any more.
+What a program wrote comes as descriptors of anonymous files, and is read here and nowhere before. Its process is dead
+by then, so nothing in them changes any more.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sandbox import codec
 from sandbox.jail import checker, loader, program, supervision
@@ -24,7 +23,6 @@ _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)
 _MAX_MESSAGE = 500
 _MAX_MILESTONES = 1 << 14
-MAX_FILES = 4
 _CHECK_ENDS = {checker.PASSED: End.OK, checker.WRONG: End.ASSERTION, checker.UNSENDABLE: End.NO_VALUE}
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -33,22 +31,24 @@ class MalformedReportError(ValueError):
     """The bytes are not a report."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """A report's fields. `finding` is the checker's own record, b"" where it left none; None: there is no checker."""
+class _Report(NamedTuple):
+    """A report's fields, and the contents of its files as far as the job is judged by them."""
 
     cause: int
-    out_of_memory: bool
+    out_of_memory: int
     status: int
-    cpu_s: float
-    wall_s: float
+    cpu_us: int
+    wall_us: int
     peak_bytes: int
     partner_peak_bytes: int
-    too_much_output: bool
-    output: bytes
-    value: bytes
-    milestones: bytes
-    finding: bytes | None
+    output_bytes: int
+    stderr_bytes: int
+    value_bytes: int
+    reached: bytes
+    finding: bytes
+    output: bytes = b""
+    value: bytes = b""
+    milestones: bytes = b""
 
 
 class Reader:
@@ -60,53 +60,41 @@ class Reader:
         self._limits = limits
         self._last: RunResult | None = None
         self._num_read = 0
+        self.saw_kill = False
 
-    def read(self, data: bytes, descriptors: list[int]) -> RunResult:
-        """The result of the next job; closes `descriptors`. Raises `MalformedReportError`."""
+    def read(self, data: bytes, descriptors: list[int]) -> Iterator[RunResult]:
+        """The results of the jobs that a packet speaks of, one at a time; closes `descriptors`.
+
+        Raises `MalformedReportError` for what no sound jail sends.
+        """
+        files = deque(descriptors)
         try:
-            if self._num_read == len(self._jobs):
-                raise MalformedReportError("there is a report after the last job's")
-            job = self._jobs[self._num_read]
-            report = self._parse(data, descriptors, job)
+            if not data or len(data) % supervision.REPORT.size:
+                raise MalformedReportError(f"reports of {len(data)} bytes")
+            for fields in supervision.REPORT.iter_unpack(data):
+                if self._num_read == len(self._jobs):
+                    raise MalformedReportError("there is a report after the last job's")
+                job = self._jobs[self._num_read]
+                report = self._with_contents(_Report(*fields), files, job)
+                self._last = _result(report, job, self._lines, self._limits)
+                self._num_read += 1
+                self.saw_kill |= bool(report.out_of_memory)
+                yield self._last
+            if files:
+                raise MalformedReportError("there are files that no report speaks of")
         finally:
-            for descriptor in descriptors:
+            for descriptor in files:
                 os.close(descriptor)
-        end, value, error = _judge(report, job, self._lines, self._limits)
-        self._num_read += 1
-        self._last = RunResult(
-            end,
-            stdout=report.output,
-            value=value,
-            error=error,
-            exit_status=os.WEXITSTATUS(report.status) if os.WIFEXITED(report.status) else None,
-            signal=os.WTERMSIG(report.status) if os.WIFSIGNALED(report.status) else None,
-            cpu_seconds=report.cpu_s,
-            wall_seconds=report.wall_s,
-            peak_memory_bytes=report.peak_bytes,
-        )
-        return self._last
 
-    def _parse(self, data: bytes, descriptors: list[int], job: Job) -> _Report:
-        is_check = isinstance(job, CheckJob)
-        if len(data) != supervision.REPORT.size or len(descriptors) != MAX_FILES - (not is_check):
-            raise MalformedReportError(f"a report of {len(data)} bytes with {len(descriptors)} files")
-        cause, oom, status, cpu_us, wall_us, peak, partner_peak, stderr_bytes = supervision.REPORT.unpack(data)
-        output, value, milestones, *finding = descriptors
-        limit = self._limits.output_bytes
-        return _Report(
-            cause,
-            bool(oom),
-            status,
-            cpu_us / 1e6,
-            wall_us / 1e6,
-            peak,
-            partner_peak,
-            too_much_output=max(_size(output), stderr_bytes) >= limit,
-            output=_content(output, limit) if isinstance(job, StdinJob) else b"",
-            value=_content(value, codec.MAX_BYTES + 1),
-            milestones=_content(milestones, _MAX_MILESTONES),
-            finding=_content(finding[0], 1) if finding else None,
-        )
+    def _with_contents(self, report: _Report, files: deque[int], job: Job) -> _Report:
+        output = value = milestones = b""
+        if report.output_bytes:
+            output = _content(files, self._limits.output_bytes if isinstance(job, StdinJob) else 0)
+        if report.value_bytes:
+            value = _content(files, codec.MAX_BYTES + 1)
+        if report.reached == b"S":
+            milestones = _content(files, _MAX_MILESTONES)
+        return report._replace(output=output, value=value, milestones=milestones)
 
     def unreported(self, cause: int, status: int, *, out_of_memory: bool) -> Iterator[RunResult]:
         """The results of jobs without a report, from how the loader ended."""
@@ -135,22 +123,38 @@ class Reader:
         yield from [RunResult(end), *[RunResult(End.SKIPPED)] * (count - 1)][:count]
 
 
-def _size(descriptor: int) -> int:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise MalformedReportError("a report with something else than a file")
-    return status.st_size
+def _result(report: _Report, job: Job, lines: list[str], limits: Limits) -> RunResult:
+    end, value, error = _judge(report, job, lines, limits)
+    return RunResult(
+        end,
+        stdout=report.output,
+        value=value,
+        error=error,
+        exit_status=os.WEXITSTATUS(report.status) if os.WIFEXITED(report.status) else None,
+        signal=os.WTERMSIG(report.status) if os.WIFSIGNALED(report.status) else None,
+        cpu_seconds=report.cpu_us / 1e6,
+        wall_seconds=report.wall_us / 1e6,
+        peak_memory_bytes=report.peak_bytes,
+    )
 
 
-def _content(descriptor: int, max_bytes: int) -> bytes:
-    size = _size(descriptor)
-    return os.pread(descriptor, min(size, max_bytes), 0) if size else b""
+def _content(files: deque[int], max_bytes: int) -> bytes:
+    """The contents of the next file, which is closed."""
+    if not files:
+        raise MalformedReportError("a report without its files")
+    descriptor = files.popleft()
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise MalformedReportError("a report with something else than a file")
+        return os.pread(descriptor, min(status.st_size, max_bytes), 0)
+    finally:
+        os.close(descriptor)
 
 
 def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple[End, Any, ProgramError | None]:
     """How the run ended, its value, its error. The order of the questions is the order of trust."""
-    reached = report.milestones[:1]
-    if reached == b"S":
+    if report.reached == b"S":
         error = _error(report.milestones[1:], lines, in_bytes=False)
         return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
     if report.out_of_memory and report.partner_peak_bytes > limits.memory_bytes // 2:
@@ -158,13 +162,13 @@ def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple
     # Above the timeouts: filling memory takes CPU time, and which limit comes first should not depend on the level.
     if report.out_of_memory or report.peak_bytes >= limits.memory_bytes:
         return End.MEMORY, None, None
-    if reached not in (b"C", b"R"):
+    if report.reached not in (b"C", b"R"):
         return End.INFRASTRUCTURE, None, None
     if report.cause == supervision.CPU_TIMEOUT:
         return End.CPU_TIMEOUT, None, None
     if report.cause == supervision.WALL_TIMEOUT:
         return End.WALL_TIMEOUT, None, None
-    if report.too_much_output:
+    if max(report.output_bytes, report.stderr_bytes) >= limits.output_bytes:
         return End.OUTPUT, None, None
     if isinstance(job, CheckJob):
         if report.finding in _CHECK_ENDS:

@@ -96,7 +96,7 @@ class Sandbox:
 
             self._run(prefix + source, [plan.job for plan in plans], None, take)
             tally.place_error(prefix, program)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the border of one verdict: a fault in it must not end the others
             _LOG.exception("problem %s, completion %s has no verdict", problem.task_id, completion_id)
             tally.fail(len(problem.tests), _described(error))
         outcome = worst(tally.outcomes)
@@ -123,9 +123,7 @@ class Sandbox:
         self._run(normalised(source), jobs, seed, results.__setitem__)
         return list(results.values())
 
-    def _run(
-        self, source: str, jobs: Sequence[Job], seed: int | None, take: Callable[[int, RunResult], None]
-    ) -> None:
+    def _run(self, source: str, jobs: Sequence[Job], seed: int | None, take: Callable[[int, RunResult], None]) -> None:
         """Call `take` with the number of each job and what it came to, in order; where a jail fails, from 0 again."""
         seed = zlib.crc32(source.encode("utf-8", "surrogatepass")) if seed is None else seed
         for attempt in range(_ATTEMPTS):
@@ -205,7 +203,7 @@ class _Tally:
             self._reset()
         try:
             outcome = asserts.outcome_of(plan, result, closed, comparison)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the border of one test's verdict
             _LOG.exception("test %d cannot be judged", len(self.outcomes))
             outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, _described(error)
         if closed is not None and closed.end is not End.OK:

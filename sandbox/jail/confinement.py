@@ -29,8 +29,9 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getpid": (39, 172), "sendfile": (40, 71), "shutdown": (48, 210), "exit": (60, 93), "wait4": (61, 260),
     "uname": (63, 160), "fsync": (74, 82), "fdatasync": (75, 83), "truncate": (76, 45), "ftruncate": (77, 46),
     "getdents": (78, None), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "rename": (82, None),
-    "mkdir": (83, None), "rmdir": (84, None), "creat": (85, None), "link": (86, None), "unlink": (87, None), "readlink": (89, None),
-    "umask": (95, 166), "gettimeofday": (96, 169), "getrlimit": (97, 163), "getrusage": (98, 165), "times": (100, 153),
+    "mkdir": (83, None), "rmdir": (84, None), "creat": (85, None), "link": (86, None),
+    "unlink": (87, None), "readlink": (89, None), "umask": (95, 166),
+    "gettimeofday": (96, 169), "getrlimit": (97, 163), "getrusage": (98, 165), "times": (100, 153),
     "getuid": (102, 174), "getgid": (104, 176), "geteuid": (107, 175), "getegid": (108, 177), "getppid": (110, 173),
     "getpgrp": (111, None), "getgroups": (115, 158), "getpgid": (121, 155), "getsid": (124, 156),
     "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132),
@@ -135,7 +136,7 @@ class FilterBuilder:
         return self
 
     def own_stack_limit(self) -> FilterBuilder:
-        """Allow `prlimit64` that sets the calling process's limit of the stack, which may be lowered and raised again."""
+        """Allow `prlimit64` that sets the calling process's own limit of the stack."""
         self._emit(_EQUAL, _CHECKED["prlimit64"][self._column], 0, 5)
         self._emit(_LOAD, _OFFSET_ARGUMENTS)
         self._emit(_EQUAL, 0, 0, 3)

@@ -13,15 +13,13 @@ from types import CodeType
 from typing import NamedTuple
 
 from sandbox.jail import program, supervision
+from sandbox.jail.reporter import Reporter
 from sandbox.jail.request import CHECK, STDIN, Request
 from sandbox.jail.runner import Runner, Task
 from sandbox.jail.scratch import Scratch
 
 # How a loader ends: with all that was to be done, or with the program's total output used up.
 DONE, TOO_MUCH_OUTPUT = 0, 3
-# Reports on their way are bounded: the kernel limits the descriptors in them, and their pages count as the jail's.
-_MAX_UNREAD_REPORTS = 4
-_MAX_UNREAD_BYTES = 1 << 20
 
 
 class Budget(NamedTuple):
@@ -35,6 +33,7 @@ class Budget(NamedTuple):
 def load(
     asked: Request,
     runner: Runner,
+    reporter: Reporter,
     scratch: Scratch,
     limits: program.ProcessLimits,
     budget: Budget,
@@ -46,26 +45,23 @@ def load(
     Jobs end early after a timeout, or when the budget is used up.
     """
     resource.setrlimit(resource.RLIMIT_AS, limits.address)
-    code = _compile(asked, runner)
+    code = _compile(asked.source(), reporter)
     if code is None:
         return DONE
     started, cpu_left, bytes_left = time.monotonic(), budget.cpu_s, budget.output_bytes
-    unread: list[int] = []
     for index in range(asked.num_jobs):
         if cpu_left <= 0 or time.monotonic() - started >= budget.wall_s:
             break
         if bytes_left <= 0:
             return TOO_MUCH_OUTPUT
-        while len(unread) >= _MAX_UNREAD_REPORTS or sum(unread) > _MAX_UNREAD_BYTES:
-            runner.control.recv(1)
-            del unread[0]
+        if reporter.is_full:
+            reporter.flush_and_wait()
         stdin = os.memfd_create("stream")
         if asked.kind(index) == STDIN:
             asked.copy_stdin(index, stdin)
         task = Task(asked, index, code)
         is_check = asked.kind(index) == CHECK
         outcome = runner.run(stdin, partial(_same, task), is_check=is_check, cpu_s=min(cpu_s, cpu_left), wall_s=wall_s)
-        unread.append(outcome.num_bytes)
         cpu_left -= outcome.cpu_s
         bytes_left -= outcome.num_bytes
         if outcome.cause != supervision.SELF_ENDED or not scratch.clear():
@@ -77,13 +73,15 @@ def _same(task: Task) -> Task:
     return task
 
 
-def _compile(asked: Request, runner: Runner) -> CodeType | None:
+def _compile(source: str, reporter: Reporter) -> CodeType | None:
     """The program's code; None where it does not compile, which is reported."""
     try:
-        return program.compile_program(asked.source())
+        code = program.compile_program(source)
+        program.remember_source(source)
+        return code
     except BaseException as error:  # noqa: BLE001 - whatever the compiler raises is about the program's text
-        files = [os.memfd_create("stream") for _ in range(3)]
-        program.write_all(files[2], b"S" + program.syntax_record(error))
+        *nothing, milestones = [os.memfd_create("stream") for _ in range(3)]
+        program.write_all(milestones, b"S" + program.syntax_record(error))
         ending = supervision.Ending(supervision.SELF_ENDED, program.EXIT_SYNTAX << 8, 0.0, 0.0, 0)
-        runner.report(ending, tuple(files))
+        reporter.add(ending, supervision.Sizes(0, 0, 0), b"S", b"", (*nothing, milestones))
         return None

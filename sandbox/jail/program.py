@@ -26,7 +26,7 @@ from typing import Any
 
 from sandbox import codec
 from sandbox.jail import confinement, streams
-from sandbox.jail.request import CALL, CHECK, STDIN
+from sandbox.jail.request import CALL, CHECK, STDIN, Request, contents
 
 SOLUTION = "<solution>"
 EXIT_SYNTAX, EXIT_RECORDED, EXIT_FLUSH_FAILED = 87, 86, 120
@@ -55,10 +55,19 @@ class ProcessLimits:
         resource.setrlimit(resource.RLIMIT_AS, self.address)
 
 
-def install_builtins() -> None:
-    """What `site` would have added: programs end themselves with `exit()` and `quit()`."""
-    for name in ("exit", "quit"):
+def adapt_library() -> None:
+    """What programs expect of Python beyond what a bare interpreter in a jail does."""
+    for name in ("exit", "quit"):  # what `site` would have added
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    # The system call is refused, but `dbm` makes it for its own files, which the program may read and write anyway.
+    refused = os.chmod
+    os.chmod = lambda path, mode, **options: None if os.path.isfile(path) else refused(path, mode, **options)
+
+
+def remember_source(source: str) -> None:
+    """Let `inspect` and tracebacks show the program's lines."""
+    lines = [f"{line}\n" for line in source.split("\n")]
+    linecache.cache[SOLUTION] = (len(source), None, lines, SOLUTION)
 
 
 def compile_program(source: str) -> types.CodeType:
@@ -84,12 +93,11 @@ def run_job(
         _pwrite(MILESTONES, b"C", 0)
         try:
             code = compile_program(source)
+            remember_source(source)
         except BaseException as error:  # noqa: BLE001 - whatever the compiler raises is about the program's text
             _pwrite(MILESTONES, b"S" + syntax_record(error), 0)
             _exit(EXIT_SYNTAX)
     task = _task(kind, payload)
-    # For `inspect.getsource`, and for the lines of a traceback that is printed.
-    linecache.cache[SOLUTION] = (lambda: source,)  # type: ignore[assignment]
     del payload
     _pwrite(MILESTONES, b"R", 0)
     _close(MILESTONES)
@@ -293,13 +301,25 @@ def raise_no_limits_on_integers() -> None:
     sys.set_int_max_str_digits(0)
 
 
+_WARM_UPS = 30
+
+
 def warm_up() -> None:
-    """Pay now what the first compilation and the first system calls by `ctypes` cost, so that no fork does."""
+    """Do now what every program's process would do first, so that no fork pays for it.
+
+    CPython writes to a function's code until it has run a few times, and every page written to after a fork is copied.
+    """
     exec(
         compile_program(
             "def f(x):\n    return [y for y in x if y]\nf('a')\ntry:\n    1/0\nexcept Exception as e: pass"
         ),
         {},
     )
-    codec.decode(codec.encode([("a", 1)]))
+    with open(os.memfd_create("request"), "r+b", buffering=0) as file:
+        file.write(b"".join(contents("pass", [(STDIN, b"")], 0)))
+        for _ in range(_WARM_UPS):
+            asked = Request(file.fileno())
+            compile_program(asked.source())
+            asked.kind(0), asked.payload(0)
+            codec.decode(codec.encode([("a", 1)]))
     ctypes.get_errno()

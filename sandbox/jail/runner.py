@@ -6,26 +6,22 @@ hands their descriptors to the trusted side.
 
 from __future__ import annotations
 
-import _socket
-import errno
 import os
-import struct
-import time
 from collections.abc import Callable
 from types import CodeType
 from typing import NamedTuple
 
 from sandbox.jail import checker, confinement, program, request, supervision
+from sandbox.jail.reporter import Reporter
 
 MAX_DESCRIPTORS = 64
-_RETRY_S = 0.001
 
 
 class Task(NamedTuple):
     """A job as its own process knows it: `code` is the compiled program, None where it is still to be compiled."""
 
     request: request.Request
-    index: int
+    number: int
     code: CodeType | None
 
 
@@ -38,51 +34,59 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """Runs jobs one after another, within `limits`, and reports on the socket `control`."""
+    """Runs jobs one after another, within `limits`."""
 
-    def __init__(self, control: _socket.socket, oom_counter: int | None, limits: program.ProcessLimits) -> None:
-        self.control = control
-        self._oom = supervision.OomCounter(oom_counter)
+    def __init__(self, reporter: Reporter, limits: program.ProcessLimits) -> None:
+        self._reporter = reporter
+        self._control = reporter.control.fileno()
         self._limits = limits
         self._filter = confinement.ProgramFilter()
-
-    def killed_for_memory(self) -> bool:
-        """Whether the kernel killed a process of the jail for memory since this was last asked."""
-        return self._oom.rose()
 
     def run(self, stdin: int, enter: Callable[[], Task], *, is_check: bool, cpu_s: float, wall_s: float) -> Outcome:
         """Run a job and report. `enter` is called in each new process and says what it is to do."""
         files = [stdin, *(os.memfd_create("stream") for _ in range(4))]
         _, output, errors, value, milestones = files
+        finding = b""
         if is_check:
-            ending, found = self._run_check(files, enter, cpu_s, wall_s)
-            files.append(found)
+            ending, finding = self._run_check(files, enter, cpu_s, wall_s)
         else:
             pid = self._start(enter, self._become_program, cpu_s, files)
-            ending = supervision.supervise(pid, cpu_s, wall_s, self.control.fileno())
-        sizes = [os.fstat(descriptor).st_size for descriptor in (output, errors, value)]
-        self.report(ending, (output, value, milestones, *files[5:]), sizes[1])
-        for descriptor in files:
-            os.close(descriptor)
+            ending = supervision.supervise(pid, cpu_s, wall_s, self._control)
+        sizes = supervision.Sizes(*(os.fstat(descriptor).st_size for descriptor in (output, errors, value)))
+        # One byte, and one of ours; what may follow it speaks of the program.
+        reached = os.pread(milestones, 1, 0)
+        self._reporter.add(ending, sizes, reached, finding, (output, value, milestones))
+        os.close(stdin)
+        os.close(errors)
         return Outcome(ending.cause, ending.cpu_s, sum(sizes))
 
     def _run_check(
         self, files: list[int], enter: Callable[[], Task], cpu_s: float, wall_s: float
-    ) -> tuple[supervision.Ending, int]:
-        """Run the program in one process and the test module in another, pipes between them; its record's file."""
+    ) -> tuple[supervision.Ending, bytes]:
+        """Run the program in one process and the test module in another, pipes between them; and what that one found.
+
+        Its finding is one byte of ours (see `checker`), none where it died before it had one.
+        """
         *own, found = [os.memfd_create("stream") for _ in range(4)]
         calls, answers = os.pipe(), os.pipe()
-        # The program's process is started first: nothing of the test module is in memory yet.
-        tested = self._start(enter, self._become_program, cpu_s, [*files, calls[0], answers[1]])
+        # The program's process comes last: it might leave no room for another. It inherits nothing of the test module,
+        # which the checker reads in its own process.
         testing = self._start(enter, self._become_checker, cpu_s, [*own, found, files[4], answers[0], calls[1]])
+        tested = self._start(enter, self._become_program, cpu_s, [*files, calls[0], answers[1]])
         for descriptor in (*own, *calls, *answers):
             os.close(descriptor)
-        watched = supervision.supervise(testing, cpu_s, wall_s, self.control.fileno(), tested)
-        is_done = os.pread(found, 1, 0) not in (checker.GONE, b"")
-        return supervision.end_partner(tested, watched, cpu_s, is_done=is_done), found
+        watched = supervision.supervise(testing, cpu_s, wall_s, self._control, tested)
+        finding = os.pread(found, 1, 0)
+        os.close(found)
+        is_done = finding not in (checker.GONE, b"")
+        return supervision.end_partner(tested, watched, cpu_s, is_done=is_done), finding
 
     def _start(
-        self, enter: Callable[[], Task], become: Callable[[Task, float, list[int]], None], cpu_s: float, files: list[int]
+        self,
+        enter: Callable[[], Task],
+        become: Callable[[Task, float, list[int]], None],
+        cpu_s: float,
+        files: list[int],
     ) -> int:
         parent = os.getpid()
         pid = os.fork()
@@ -95,30 +99,16 @@ class Runner:
         return pid
 
     def _become_program(self, task: Task, cpu_s: float, files: list[int]) -> None:
-        asked, index, code = task
-        kind, payload, source = asked.kind(index), asked.payload(index), asked.source()
+        asked, number, code = task
+        kind, payload, source = asked.kind(number), asked.payload(number), "" if code else asked.source()
         _keep_only(files)
-        program.run_job(kind, payload, source, code, self._filter, self._limits, cpu_s, asked.seed + index)
+        program.run_job(kind, payload, source, code, self._filter, self._limits, cpu_s, asked.seed + number)
 
     def _become_checker(self, task: Task, cpu_s: float, files: list[int]) -> None:
-        entry_point, module = task.request.check(task.index)
+        entry_point, module = task.request.check(task.number)
         _keep_only(files)
         os.close(program.MILESTONES)
         checker.run_check(entry_point, module, self._filter, self._limits, cpu_s)
-
-    def report(self, ending: supervision.Ending, files: tuple[int, ...], stderr_bytes: int = 0) -> None:
-        """Send a report with the descriptors of `files`."""
-        data = b"R" + ending.report(out_of_memory=self._oom.rose(), stderr_bytes=stderr_bytes)
-        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(files)}i", *files))]
-        while True:
-            try:
-                self.control.sendmsg([data], ancillary)
-                return
-            except OSError as error:
-                # Other jails of the same user may have as many descriptors on their way as the kernel allows.
-                if error.errno != errno.ETOOMANYREFS:
-                    raise
-                time.sleep(_RETRY_S)
 
 
 def _keep_only(descriptors: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
@@ -42,16 +43,26 @@ class Scratch:
 
 
 def _wipe(folder: str) -> bool:
+    """Empty a folder, however deep it is: what is in a folder of it comes up before that one goes."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if not _wipe(entry.path):
-                        return False
-                    os.rmdir(entry.path)
-                else:
-                    os.unlink(entry.path)
-    except (OSError, RecursionError) as error:
+        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        while names := os.listdir(top):
+            for name in names:
+                try:
+                    os.unlink(name, dir_fd=top)
+                except IsADirectoryError:
+                    _raise_contents(top, name)
+                    os.rmdir(name, dir_fd=top)
+    except OSError as error:
         sys.stderr.write(f"scratch folder: {error}\n")
         return False
     return True
+
+
+def _raise_contents(top: int, name: str) -> None:
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=top)
+    taken = set(os.listdir(top))
+    free = (str(number) for number in itertools.count() if str(number) not in taken)
+    for child, target in zip(os.listdir(inner), free):  # noqa: B905 - there is always one more free name
+        os.rename(child, target, src_dir_fd=inner, dst_dir_fd=top)
+    os.close(inner)

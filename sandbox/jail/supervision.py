@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import struct
-import sys
 import time
 from typing import NamedTuple
 
@@ -21,12 +20,21 @@ _EXIT_S = 0.1
 _SIGKILL = 9
 
 # cause, whether the kernel killed a process of the jail for memory, wait status, CPU and wall time (microseconds), peak
-# resident bytes of the program's process and of its partner, size of standard error.
-REPORT = struct.Struct("<BBIQQQQQ")
+# resident bytes of the program's process and of its partner, `Sizes`, then how far the program came and what a check
+# found, each as one byte, 0 for none.
+REPORT = struct.Struct("<BBIQQQQQQQcc")
+
+
+class Sizes(NamedTuple):
+    """How many bytes a program wrote."""
+
+    output: int
+    errors: int
+    value: int
 
 
 class Ending(NamedTuple):
-    """How a child ended: who ended it, its wait status, and what it used; `partner_peak_bytes` is a check's tester's."""
+    """How a child ended: who ended it, its wait status, and what it used; `partner_peak_bytes` is that of a checker."""
 
     cause: int
     status: int
@@ -35,11 +43,12 @@ class Ending(NamedTuple):
     peak_bytes: int
     partner_peak_bytes: int = 0
 
-    def report(self, *, out_of_memory: bool, stderr_bytes: int) -> bytes:
+    def report(self, out_of_memory: bool, sizes: Sizes, reached: bytes, finding: bytes) -> bytes:
         """The ending as the trusted side reads it."""
         times = int(self.cpu_s * 1e6), int(self.wall_s * 1e6)
         peaks = self.peak_bytes, self.partner_peak_bytes
-        return REPORT.pack(self.cause, out_of_memory, self.status, *times, *peaks, stderr_bytes)
+        marks = reached or b"\0", finding or b"\0"
+        return REPORT.pack(self.cause, out_of_memory, self.status, *times, *peaks, *sizes, *marks)
 
 
 def supervise(pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None) -> Ending:
@@ -123,9 +132,7 @@ def end_partner(pid: int, watched: Ending, cpu_s: float, *, is_done: bool) -> En
     cpu = usage.ru_utime + usage.ru_stime
     cause = CPU_TIMEOUT if watched.cause == SELF_ENDED and cpu >= cpu_s else watched.cause
     used = cpu + watched.cpu_s
-    return Ending(
-        cause, status if has_ended else 0, used, watched.wall_s, usage.ru_maxrss * 1024, watched.peak_bytes
-    )
+    return Ending(cause, status if has_ended else 0, used, watched.wall_s, usage.ru_maxrss * 1024, watched.peak_bytes)
 
 
 class OomCounter:
@@ -148,5 +155,3 @@ class OomCounter:
         count = self._read()
         rose, self._seen = count > self._seen, count
         return rose
-
-

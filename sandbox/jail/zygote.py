@@ -6,9 +6,10 @@ loader, which reads and compiles it once, and forks and watches a process for ea
 executes a line of a program.
 
 Requests and replies are packets on one socket. A request: `REQUEST` with two descriptors, of the program's file (see
-`request`) and of its standard input, which counts where there is one job. Replies: an `R` packet for each job in their
-order, `supervision.REPORT` with the descriptors of what it wrote (output, value, milestones, and for a check its
-finding), then an `E` packet. The reader answers each report of a loader with one byte, so that it is not overrun.
+`request`) and of its standard input, which counts where there is one job. Replies: `R` packets that hold a
+`supervision.REPORT` for each job in order, with the descriptors of what its program wrote (output and value where there
+are any, and what the compiler objected to), then an `E` packet. The reader answers each `R` packet of a loader with one
+byte when it has read what is in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import struct
 from typing import NamedTuple
 
 from sandbox.jail import confinement, loader, mounts, program, streams, supervision
+from sandbox.jail.reporter import Reporter
 from sandbox.jail.request import Request
 from sandbox.jail.runner import MAX_DESCRIPTORS, Runner, Task
 from sandbox.jail.scratch import Scratch
@@ -72,7 +74,7 @@ class Zygote:
         streams.prepare()
         for name in _PRELOADED:
             __import__(name)
-        program.install_builtins()
+        program.adapt_library()
         program.raise_no_limits_on_integers()
         if config.scratch:
             mounts.prepare(config.scratch, config.scratch_bytes, config.scratch_files)
@@ -85,7 +87,8 @@ class Zygote:
         os.chdir(config.scratch or "/")
         self._scratch = Scratch(config.scratch, self._control.fileno())
         self._limits = program.ProcessLimits(config.address_bytes, config.output_bytes)
-        self._runner = Runner(self._control, counter, self._limits)
+        self._reporter = Reporter(self._control, counter)
+        self._runner = Runner(self._reporter, self._limits)
         self._scratch.clear()
         program.warm_up()
         gc.collect()
@@ -119,12 +122,11 @@ class Zygote:
             os.close(stdin)
             cause, status = self._run_loader(descriptor, num_jobs, cpu_s, wall_s)
         else:
-            self._runner.run(
-                stdin, lambda: Task(Request(descriptor), 0, None), is_check=is_check, cpu_s=cpu_s, wall_s=wall_s
-            )
+            self._runner.run(stdin, lambda: _only_task(descriptor), is_check=is_check, cpu_s=cpu_s, wall_s=wall_s)
+            self._reporter.flush()
         os.close(descriptor)
         is_clean = self._scratch.clear()
-        self._control.send(b"E" + END.pack(cause, status, self._runner.killed_for_memory(), is_clean))
+        self._control.send(b"E" + END.pack(cause, status, self._reporter.killed_for_memory(), is_clean))
 
     def _run_loader(self, descriptor: int, num_jobs: int, cpu_s: float, wall_s: float) -> tuple[int, int]:
         config, parent = self._config, os.getpid()
@@ -136,15 +138,19 @@ class Zygote:
                 # What the compiler warns of goes to a file that ends with the loader.
                 os.dup2(os.memfd_create("stream"), 2)
                 budget = loader.Budget(config.program_cpu_s, config.program_wall_s, config.program_output_bytes)
-                status = loader.load(
-                    Request(descriptor), self._runner, self._scratch, self._limits, budget, cpu_s, wall_s
-                )
+                asked, scratch = Request(descriptor), self._scratch
+                status = loader.load(asked, self._runner, self._reporter, scratch, self._limits, budget, cpu_s, wall_s)
+                self._reporter.flush()
             finally:
                 os._exit(status)
         # Its own CPU time is the compilation, and about half a millisecond a job for watching.
         hard_wall_s = supervision.HARD_WALL_FACTOR * (config.program_wall_s + wall_s)
         ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, self._control.fileno())
         return ending.cause, ending.status
+
+
+def _only_task(descriptor: int) -> Task:
+    return Task(Request(descriptor), 0, None)
 
 
 def _move_high(descriptor: int) -> int:
