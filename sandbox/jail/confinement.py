@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from typing import Any
 
@@ -88,7 +87,7 @@ class FilterBuilder:
     """A classic BPF program over `struct seccomp_data`, which falls through from rule to rule."""
 
     def __init__(self) -> None:
-        machine = platform.machine()
+        machine = os.uname().machine
         if machine not in _ARCHITECTURES:
             raise ConfinementError(f"no seccomp filter for the architecture {machine}; known: x86_64, aarch64")
         self._column, arch = _ARCHITECTURES[machine]
