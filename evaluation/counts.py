@@ -51,12 +51,11 @@ class Counts:
         try:
             strict, *others = (evaluate_tally(tally, ks, rules.value) for rules, tally in self._tallies.items())
         except ValueError as error:
-            ungraded = (
-                f" ({self.num_ungraded} programs met faults of the grader; the same command grades them again)"
-                if self.num_ungraded
-                else ""
-            )
-            raise EvaluationError(f"{error}{ungraded}") from error
+            if not self.num_ungraded:
+                raise EvaluationError(str(error)) from error
+            raise EvaluationError(
+                f"{error} ({self.num_ungraded} programs met faults of the grader; the same command grades them again)"
+            ) from error
         return strict.to_json() | {other.comparison: other.to_json() for other in others}
 
     def against(self, theirs: Counts, ks: tuple[int, ...]) -> dict[str, Any]:
