@@ -22,6 +22,10 @@ _SHOWN = 5
 _WHOLE_FILE_BYTES = 1 << 22
 _PART_BYTES = 1 << 20
 
+_NOT_GRADED_BY = frozenset(
+    {"task_id", "benchmark", "statement", "starter_code", "references", "difficulty", "num_visible_tests"}
+)
+
 Fingerprints = Mapping[str, Mapping[str, str]]
 """From task id to part (`statement`, `tests`, `prompt`) to its fingerprint, in the order of the problems."""
 
@@ -31,7 +35,7 @@ def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
     return {
         problem.task_id: {
             "statement": _digest([problem.statement, problem.starter_code]),
-            "tests": _digest([problem.tests, problem.entry_point, problem.code_prefix]),
+            "tests": _digest([getattr(problem, one.name) for one in fields(problem) if one.name not in _NOT_GRADED_BY]),
             "prompt": _digest([render_prompt(problem), chat_message(problem)]),
         }
         for problem in problems
