@@ -147,7 +147,7 @@ def _check_problems(store: SampleStore, problems: tuple[Problem, ...]) -> None:
     if next(store.rows(), None) is not None:
         if kept is None:
             logger.warning(
-                "%s does not say on which version of the problems it was made: an older evaluate.py made it; its verdicts "
+                "%s does not say on which version of the problems it was made (an older evaluate.py did); its verdicts "
                 "are taken as they are (another --output grades all anew)",
                 store.folder,
             )
