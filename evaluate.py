@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.run import EvaluationRun, ProgramSource, SamplesFile, run_evaluation
+from evaluation.run import EvaluationRun, ProgramSource, run_evaluation
+from evaluation.samples_file import SamplesFile
 from evaluation.sources import add_sampling_options, model_source, positive
 from evaluation.store import EvaluationError
 from problems import ProblemsError
@@ -31,7 +32,7 @@ EXIT_UNUSABLE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print the table, and return the exit status: 2 for an evaluation that cannot be run as asked."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = _parser().parse_args(arguments)
     try:
         run = EvaluationRun(
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evaluate.py", description="pass@k of a model or of a file of programs.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="model folder, hub id, or http(s)://HOST/v1 of an OpenAI-compatible server")
+    source.add_argument("--model", help="model folder, hub id, or http(s)://HOST/v1[#MODEL]: a server")
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     parser.add_argument("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example humaneval:FILE[0:10]")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")

@@ -174,6 +174,7 @@ _REWARD_PRESETS: dict[str, dict[str, str | float | bool]] = {
         "baseline": "greedy_best",
         "alpha_cap": math.inf,
         "adaptive_scope": "failed",
+        "unlocated_category": "ignore",
         "failing_never_positive": False,
         "negative_scale": 1.0,
     },
@@ -182,6 +183,7 @@ _REWARD_PRESETS: dict[str, dict[str, str | float | bool]] = {
         "alpha_cap": 1.0,
         "adaptive_scope": "replace_coarse",
         "timeout_category": "ignore",
+        "unlocated_category": "ignore",
         "failing_never_positive": False,
         "negative_scale": 1.0,
     },
@@ -218,6 +220,10 @@ class RewardSettings(Section):
     )
     timeout_category: Literal["global", "ignore"] = Field(
         "global", description="Fine penalty of a timeout: the whole program, or none."
+    )
+    unlocated_category: Literal["global", "ignore"] = Field(
+        "global",
+        description="Fine penalty of an error on no line of code: the whole program, or none.",
     )
     failing_never_positive: bool = Field(
         True, description="Whether the advantage of a program that does not pass is cut off at 0."

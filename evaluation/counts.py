@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,42 @@ class Counts:
     """How many programs of each problem passed, by each of the rules."""
 
     def __init__(self, problems: tuple[Problem, ...], comparison: Comparison) -> None:
+        self._num_programs = Counter({problem.task_id: 0 for problem in problems})
         self._tallies = {Comparison.STRICT: Tally(problems)}
         if comparison is Comparison.APPS:
             self._tallies[Comparison.APPS] = Tally(problems)
 
     def add(self, task_id: str, outcome: Outcome, passed_apps: bool | None) -> None:
-        """Count one program."""
-        for rules, tally in self._tallies.items():
-            tally.add(task_id, Outcome.PASSED if passed_apps and rules is Comparison.APPS else outcome)
+        """Count one program. By the APPS rules one without `passed_apps` was not graded, whatever `outcome` says."""
+        self._num_programs[task_id] += 1
+        self._tallies[Comparison.STRICT].add(task_id, outcome)
+        if Comparison.APPS in self._tallies:
+            by_apps = {None: Outcome.INFRASTRUCTURE_ERROR, True: Outcome.PASSED, False: outcome}[passed_apps]
+            self._tallies[Comparison.APPS].add(task_id, by_apps)
+
+    @property
+    def num_ungraded(self) -> int:
+        """Programs that the grader itself failed on, by whichever rules."""
+        return max(tally.outcomes[Outcome.INFRASTRUCTURE_ERROR] for tally in self._tallies.values())
+
+    def coverage(self) -> dict[str, Any]:
+        """How evenly programs are spread over problems, graded or not."""
+        numbers = [number for number in self._num_programs.values() if number]
+        return {
+            "problems_without_samples": len(self._num_programs) - len(numbers),
+            "samples_per_problem": {"min": min(numbers, default=0), "max": max(numbers, default=0)},
+        }
 
     def results(self, ks: tuple[int, ...]) -> dict[str, Any]:
         """The content of `results.json`. Raises EvaluationError where no problem has as many programs as some k."""
         try:
             strict, *others = (evaluate_tally(tally, ks, rules.value) for rules, tally in self._tallies.items())
         except ValueError as error:
-            raise EvaluationError(str(error)) from error
+            if not self.num_ungraded:
+                raise EvaluationError(str(error)) from error
+            raise EvaluationError(
+                f"{error} ({self.num_ungraded} programs met faults of the grader; the same command grades them again)"
+            ) from error
         return strict.to_json() | {other.comparison: other.to_json() for other in others}
 
     def against(self, theirs: Counts, ks: tuple[int, ...]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.fingerprints import some
 from evaluation.run import Programs
 from evaluation.store import EvaluationError
 from problems import Problem
@@ -29,7 +30,7 @@ _CONCURRENT_REQUESTS = 16
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """`num_samples` programs of each problem from the first model that `address` (`http://HOST/v1`) serves.
+    """`num_samples` programs of each problem from `model` at `address` (`http://HOST/v1`); None: the only one there.
 
     With `chat`, by chat completions, else by completions of the plain prompt. The environment variable `OPENAI_API_KEY`
     is sent where it is set.
@@ -42,6 +43,7 @@ class ServedModel:
     max_tokens: int
     seed: int
     chat: bool
+    model: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,10 +102,17 @@ class ServedModel:
         return texts
 
     def _model_name(self) -> str:
-        models = self._ask("models", None, timeout_s=_CONNECT_TIMEOUT_S, attempts=1).get("data") or []
-        if not models:
+        """Raises EvaluationError where the server does not have the model, or has several and none is named."""
+        data = self._ask("models", None, timeout_s=_CONNECT_TIMEOUT_S, attempts=1).get("data") or []
+        ids = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model]
+        if not ids:
             raise EvaluationError(f"{self.address}: serves no model")
-        return str(models[0]["id"])
+        if self.model in ids:
+            return self.model
+        if self.model is None and len(ids) == 1:
+            return ids[0]
+        found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
+        raise EvaluationError(f"{self.address}: {found}; name one of them: --model {self.address}#{ids[0]}")
 
     def _ask(
         self, path: str, body: dict[str, Any] | None, *, timeout_s: float = _TIMEOUT_S, attempts: int = _ATTEMPTS

@@ -15,6 +15,7 @@ from actors.engines import build_engine
 from actors.messages import RolloutRequest
 from actors.model_folder import UnusableModelError, check_model_folder, end_token_ids
 from actors.prompting import Prompter
+from evaluation.fingerprints import folder_fingerprint
 from evaluation.run import Programs
 from evaluation.store import EvaluationError
 from learner.model_source import TINY, model_folder
@@ -69,6 +70,9 @@ class SampledModel:
             "max_length": self._settings.max_length,
             "chat_template": self.chat_template,
             "seed": self.seed,
+            "dtype": self.dtype,
+            "engine": self.engine,
+            "model_files": folder_fingerprint(self._folder),
         }
 
     @cached_property

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from evaluation.counts import APPS_KEY, Counts, read_counts
+from evaluation.fingerprints import (
+    changed_tests,
+    differences,
+    fingerprints,
+    read_fingerprints,
+    some,
+    write_fingerprints,
+)
+from evaluation.samples_file import SamplesFile
 from evaluation.store import EvaluationError, SampleStore
 from problems import Problem, describe_rejected, load
 from problems.lookup import ProblemIndex
 from sandbox.compare import Comparison
-from sandbox.grading import Graders, ProgramRow, check_programs, read_programs, verdict_row
+from sandbox.grading import Graders, ProgramRow, verdict_row
 from sandbox.limits import Limits
-from sandbox.verdict import Isolation, Outcome, Verdict
+from sandbox.verdict import Isolation, Outcome
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 1000
@@ -40,29 +47,6 @@ class ProgramSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SamplesFile:
-    """Programs made elsewhere, in a JSON lines file."""
-
-    path: Path
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            raise EvaluationError(f"--samples {self.path}: no such file")
-        with self.path.open("rb") as file:
-            return {"samples": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-    def resume_point(self, num_stored: int) -> int:
-        return num_stored
-
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
-        """Raises ProblemsError for a row that cannot be used, before the first program is handed out."""
-        index = ProblemIndex(problems)
-        check_programs(self.path, index)
-        return islice(read_programs(self.path, index), num_done, None)
-
-
-@dataclass(frozen=True, slots=True)
 class EvaluationRun:
     """What to evaluate, on what, and where to write it."""
 
@@ -76,12 +60,6 @@ class EvaluationRun:
     require: Isolation = Isolation.NAMESPACES
 
 
-@dataclass(frozen=True, slots=True)
-class _Graded:
-    verdict: Verdict
-    passed_apps: bool | None
-
-
 def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
     """Grade what is not graded yet, write `results.json`, and return its content.
 
@@ -93,48 +71,130 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
     loaded = load(run.spec)
     if loaded.rejected:
         logger.warning("%d rows cannot be used:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
-    theirs = read_counts(run.against, loaded.problems, run.comparison) if run.against else None
+    theirs = _read_against(run.against, loaded.problems, run.comparison) if run.against else None
     identity = {"problems": run.spec, "comparison": run.comparison.value} | run.source.identity
-    counts = Counts(loaded.problems, run.comparison)
     with SampleStore(run.output, identity) as store:
-        num_stored = sum(1 for _ in store.rows())
-        num_done = run.source.resume_point(num_stored)
-        if num_done < num_stored:
-            store.keep_first(num_done)
-        index = ProblemIndex(loaded.problems)
-        for row in store.rows():
-            counts.add(index.find(row["task_id"]).task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
-        if num_done:
-            logger.info("%s holds %d graded programs; going on behind them", run.output, num_done)
-        programs = run.source.programs(loaded.problems, num_done)
-        with Graders(run.num_workers, Limits(), run.require) as graders:
-            for number, (problem, graded) in enumerate(_grade(programs, graders, store, run.comparison), num_done + 1):
-                counts.add(problem.task_id, graded.verdict.outcome, graded.passed_apps)
-                if number % _LOG_EVERY == 0:
-                    logger.info("%d programs graded", number)
-        results = counts.results(run.ks)
+        _check_problems(store, loaded.problems)
+        source, num_left_out = run.source, 0
+        if isinstance(source, SamplesFile):
+            source = replace(source, rejected=loaded.rejected)
+            num_left_out = _survey(source, loaded.problems, max(run.ks))
+        counts = _grade_into(store, source, loaded.problems, run)
+        results = counts.results(run.ks) | counts.coverage()
+        results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}
         if theirs is not None:
             results["against"] = {"folder": str(run.against)} | counts.against(theirs, run.ks)
         store.finish(results)
     return results
 
 
-def _grade(
-    programs: Programs, graders: Graders, store: SampleStore, comparison: Comparison
-) -> Iterator[tuple[Problem, _Graded]]:
-    """Grade programs and store each with its verdict, in order."""
+def _survey(source: SamplesFile, problems: tuple[Problem, ...], k: int) -> int:
+    """Read the whole file before any of it is graded; how many of its programs are left out."""
+    survey = source.survey(problems)
+    for remark in survey.describe(problems):
+        logger.warning("%s: %s", source.path, remark)
+    if survey.most < k:
+        raise EvaluationError(
+            f"pass@{k} needs {k} graded programs of a problem; {source.path} has at most {survey.most}; "
+            "give a smaller --k"
+        )
+    return survey.num_of_rejected
 
-    def grade(item: tuple[ProgramRow, Problem]) -> _Graded:
+
+def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Comparison) -> Counts:
+    kept = read_fingerprints(folder)
+    changed = changed_tests(kept, fingerprints(problems)) if kept else []
+    if changed:
+        raise EvaluationError(
+            f"--against {folder}: {len(changed)} problems had other tests there ({some(changed)}); "
+            "evaluate those programs again on the problems of today"
+        )
+    return read_counts(folder, problems, comparison)
+
+
+def _grade_into(store: SampleStore, source: ProgramSource, problems: tuple[Problem, ...], run: EvaluationRun) -> Counts:
+    """Grade what `store` lacks, and what the grader failed on before; the counts of all."""
+    counts = Counts(problems, run.comparison)
+    num_stored = sum(1 for _ in store.rows())
+    num_done = source.resume_point(num_stored)
+    if num_done < num_stored:
+        store.keep_first(num_done)
+    if num_done:
+        logger.info("%s holds %d graded programs; going on behind them", store.folder, num_done)
+    index = ProblemIndex(problems)
+    programs = source.programs(problems, num_done)
+    with Graders(run.num_workers, Limits(), run.require) as graders:
+        _grade_again(graders, store, index, run.comparison)
+        for row in store.rows():
+            counts.add(index.find(row["task_id"]).task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
+        for number, (problem, row) in enumerate(_graded(programs, graders, run.comparison), num_done + 1):
+            store.append(row)
+            counts.add(problem.task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
+            if number % _LOG_EVERY == 0:
+                logger.info("%d programs graded", number)
+    if counts.num_ungraded:
+        logger.warning(
+            "%d programs could not be graded and are in no pass@k (%s); the same command grades them again",
+            counts.num_ungraded,
+            _first_cause(store),
+        )
+    return counts
+
+
+def _check_problems(store: SampleStore, problems: tuple[Problem, ...]) -> None:
+    """Raises EvaluationError where the stored programs belong to other problems than these."""
+    kept, now = read_fingerprints(store.folder), fingerprints(problems)
+    if next(store.rows(), None) is not None:
+        if kept is None:
+            logger.warning(
+                "%s does not say on which version of the problems it was made (an older evaluate.py did); its verdicts "
+                "are taken as they are (another --output grades all anew)",
+                store.folder,
+            )
+        elif found := differences(kept, now):
+            raise EvaluationError(
+                f"{store.folder}: its programs belong to other problems: {found}; bring those problems back, or "
+                "choose another --output"
+            )
+    write_fingerprints(store.folder, now)
+
+
+def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison) -> None:
+    """Give the grader another chance with the stored programs that it failed on."""
+    places, items = [], []
+    for place, row in enumerate(store.rows()):
+        if _is_ungraded(row):
+            program = ProgramRow.model_validate(row)
+            places.append(place)
+            items.append((program, index.find(program.task_id)))
+    if items:
+        logger.info("%d programs met a fault of the grader before; grading them again", len(items))
+        store.replace(dict(zip(places, (row for _, row in _graded(items, graders, comparison)), strict=True)))
+
+
+def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Iterator[tuple[Problem, dict[str, Any]]]:
+    """The problem and the row to store of each program, in order."""
+
+    def grade(item: tuple[ProgramRow, Problem]) -> dict[str, Any]:
         program, problem = item
         completion_id = str(program.completion_id)
         verdict = graders.grade(problem, program.code, completion_id)
+        row = verdict_row(program, verdict) | {"code": program.code}
         if comparison is not Comparison.APPS:
-            return _Graded(verdict, None)
-        if verdict.outcome is not Outcome.FAILED:  # a looser comparison changes only what was compared
-            return _Graded(verdict, verdict.passed)
-        return _Graded(verdict, graders.grade(problem, program.code, completion_id, Comparison.APPS).passed)
+            return row
+        if verdict.outcome is Outcome.FAILED:  # a looser comparison changes only what was compared
+            verdict = graders.grade(problem, program.code, completion_id, Comparison.APPS)
+        return row | {APPS_KEY: None if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else verdict.passed}
 
-    for (program, problem), graded in graders.map(grade, programs):
-        row = verdict_row(program, graded.verdict) | {"code": program.code}
-        store.append(row if graded.passed_apps is None else row | {APPS_KEY: graded.passed_apps})
-        yield problem, graded
+    for (_, problem), row in graders.map(grade, programs):
+        yield problem, row
+
+
+def _is_ungraded(row: dict[str, Any]) -> bool:
+    return row["outcome"] == Outcome.INFRASTRUCTURE_ERROR or row.get(APPS_KEY, False) is None
+
+
+def _first_cause(store: SampleStore) -> str:
+    row = next(filter(_is_ungraded, store.rows()))
+    cause = row.get("error_message") or row.get("error_type") or "no cause given"
+    return f"the first: task {row['task_id']}, completion {row['completion_id']}: {cause}"

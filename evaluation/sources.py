@@ -6,6 +6,7 @@ import argparse
 
 from evaluation.endpoint import ServedModel
 from evaluation.run import ProgramSource
+from evaluation.store import EvaluationError
 
 
 def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:
@@ -17,8 +18,8 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     group.add_argument("--top-p", type=float, default=0.95, help="nucleus (default: 0.95)")
     group.add_argument("--max-tokens", type=positive, default=512, help="of one completion (default: 512)")
     group.add_argument("--max-length", type=positive, help="of prompt and completion (default: the model's own)")
-    group.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    group.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
+    group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: bfloat16)")
+    group.add_argument("--engine", choices=["vllm", "transformers"], help="inference backend (default: vllm)")
     group.add_argument("--chat-template", action="store_true", help="send prompts through the chat template")
     group.add_argument("--seed", type=int, default=0)
 
@@ -37,8 +38,14 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         EvaluationError: options that do not go together.
     """
     if options.model.startswith(("http://", "https://")):
+        for option in ("dtype", "engine", "max_length"):
+            if getattr(options, option) is not None:
+                name = option.replace("_", "-")
+                raise EvaluationError(f"--{name}: {options.model} decides that itself; leave the option out")
+        address, _, model = options.model.partition("#")
         return ServedModel(
-            address=options.model,
+            address=address,
+            model=model or None,
             num_samples=options.num_samples,
             temperature=options.temperature,
             top_p=options.top_p,
@@ -57,7 +64,7 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         max_tokens=options.max_tokens,
         seed=options.seed,
         max_length=options.max_length,
-        dtype=options.dtype,
-        engine=options.engine,
+        dtype=options.dtype or "bfloat16",
+        engine=options.engine or "vllm",
         chat_template=options.chat_template,
     )

@@ -24,8 +24,9 @@ class SampleStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._samples = folder / "samples.jsonl"
-        _check_identity(folder / "evaluation.json", identity)
         _cut_incomplete_line(self._samples)
+        is_empty = not self._samples.exists() or not self._samples.stat().st_size
+        _check_identity(folder / "evaluation.json", identity, is_empty)
         self._file = self._samples.open("a", encoding="utf-8")
 
     def __enter__(self) -> SampleStore:
@@ -50,6 +51,17 @@ class SampleStore:
         self._file.flush()
         size = sum(len(line) for _, line in zip(range(num_rows), self._samples.open("rb"), strict=False))
         os.truncate(self._samples, size)
+
+    def replace(self, rows: dict[int, dict[str, Any]]) -> None:
+        """Put other rows in the places (from 0) of some of those stored."""
+        self._file.flush()
+        partial = self._samples.with_name(self._samples.name + ".partial")
+        with self._samples.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
+            for place, line in enumerate(old):
+                new.write(json.dumps(rows[place]) + "\n" if place in rows else line)
+        partial.replace(self._samples)
+        self._file.close()
+        self._file = self._samples.open("a", encoding="utf-8")
 
     def finish(self, results: dict[str, Any]) -> Path:
         """Write `results.json` and return its path."""
@@ -83,15 +95,22 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
                 raise EvaluationError(f"{path}:{number}: not JSON: {error.msg}") from error
 
 
-def _check_identity(path: Path, identity: dict[str, Any]) -> None:
-    if not path.exists():
+def _check_identity(path: Path, identity: dict[str, Any], is_empty: bool) -> None:
+    if is_empty or not path.exists():
         write_json(path, identity)
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON: {error}; choose another --output") from error
     differing = sorted(key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key))
     if differing:
-        shown = "; ".join(f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} now" for key in differing)
+        shown = "; ".join(f"{key}: {_shown(stored, key)} there, {_shown(identity, key)} now" for key in differing)
         raise EvaluationError(f"{path.parent} holds another evaluation ({shown}); choose another --output")
+
+
+def _shown(identity: dict[str, Any], key: str) -> str:
+    return repr(identity[key]) if key in identity else "not recorded"
 
 
 def _cut_incomplete_line(path: Path) -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from problems.token_spans import char_spans
+from rewards.lines import line_starts
 from rewards.scoring import score_group
 from rewards.types import Category, Granularity, Sample, Scored
 from sandbox.verdict import Verdict
@@ -123,8 +124,11 @@ def _numbered_lines(sample: Sample, scored: Scored) -> list[Text]:
         elif total[token]:
             code.stylize(_NEGATIVE if total[token] < 0 else _POSITIVE, start, end)
     error = sample.verdict.error
-    lines = code.split("\n")
+    lines = code.divide(line_starts(sample.text)[1:])
     faulty = error.line if error else None
+    for line in lines:
+        if line.plain.endswith("\n"):
+            line.right_crop(1)
     return [
         Text.assemble((f"{'>' if number == faulty else ' '}{number:4d} | ", "dim"), line)
         for number, line in enumerate(lines, start=1)

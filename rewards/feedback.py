@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.syntax_facts import unclosed_triple_quote_line, unmatched_dedent_line
+from rewards.syntax_facts import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
 from rewards.types import Category, Sample
 from sandbox.verdict import Outcome, Verdict
 
@@ -54,40 +54,47 @@ def adaptive_rewards(verdicts: Sequence[Verdict], scope: AdaptiveScope) -> NDArr
     return np.where(inside, -0.3 + 1.3 * ratios, 0.0)
 
 
-def error_category(sample: Sample, *, located: bool, timeout: Category) -> Category | None:
+def error_category(sample: Sample, *, located: bool, timeout: Category, unlocated: Category) -> Category | None:
     """Where the fine penalty of the program's first error (in test order) falls; None for no error but wrong answers.
 
     Decided by what the grader saw, the class of the error and the source, never by a message, which differs between
-    versions of Python. `located` says whether the error's line has tokens, `timeout` is the category of a timeout.
+    versions of Python. `located` says whether the error's line has tokens, `timeout` is the category of a timeout,
+    `unlocated` that of an error without a line. A program reports its own runtime errors: where `unlocated` is GLOBAL,
+    a line without code counts as none, so that neither hiding a line nor naming a comment makes the penalty smaller.
     """
     verdict = sample.verdict
     if verdict.outcome is Outcome.SYNTAX_ERROR:
-        return _syntax_category(sample, located)
+        return _syntax_category(sample, located, unlocated)
     first = next((test for test in verdict.tests if test not in _NOT_AN_ERROR), verdict.outcome)
-    kind = None if verdict.error is None else verdict.error.type
-    line = Category.LINE if located else None
+    kind, number = (None, None) if verdict.error is None else (verdict.error.type, verdict.error.line)
+    if unlocated is Category.GLOBAL:
+        located = located and number in code_lines(sample.program)
     match first:
         case Outcome.TIMEOUT:
             return timeout
         case Outcome.OUTPUT_LIMIT:
             return Category.GLOBAL
         case Outcome.MEMORY_LIMIT:
-            return (line if kind == "MemoryError" else None) or Category.GLOBAL
+            return Category.LINE if located and kind == "MemoryError" else Category.GLOBAL
+        case Outcome.RUNTIME_ERROR if kind == "RecursionError":
+            return Category.GLOBAL
         case Outcome.RUNTIME_ERROR:
-            return Category.GLOBAL if kind == "RecursionError" else line or Category.IGNORE
+            return Category.LINE if located else unlocated
     return None
 
 
-def _syntax_category(sample: Sample, located: bool) -> Category:
+def _syntax_category(sample: Sample, located: bool, unlocated: Category) -> Category:
     """A program cut off at the length limit is no one line's fault; some errors' lines are not where the mistake is."""
     if sample.truncated:
         return Category.GLOBAL
     error = sample.verdict.error
-    if error is None or not located:
-        return Category.IGNORE
+    if error is None:
+        return unlocated
     elsewhere = (
         error.type == "TabError"
         or (error.type == "IndentationError" and unmatched_dedent_line(sample.program) == error.line)
         or (error.type == "SyntaxError" and unclosed_triple_quote_line(sample.program) == error.line)
     )
-    return Category.IGNORE if elsewhere else Category.LINE
+    if elsewhere and error.line is not None:
+        return Category.IGNORE
+    return Category.LINE if located else unlocated

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 
 
+def line_starts(program: str) -> list[int]:
+    """Where each line begins (offsets in `program`), without an empty one behind the last line end."""
+    return [match.start() for match in _LINE.finditer(program) if match[0]]
+
+
 def line_characters(program: str) -> NDArray[np.int64]:
     """First and last non-blank character of each line (offsets in `program`, both included), int64 [L, 2].
 

@@ -116,7 +116,12 @@ def _score(
     start, num_tokens = (0, 0) if whole is None else (whole[0], whole[1] - whole[0] + 1)
     error = sample.verdict.error
     line = _tokens_of_lines(sample, [error.line])[0] if error is not None and error.line is not None else None
-    category = error_category(sample, located=line is not None, timeout=Category(settings.timeout_category))
+    category = error_category(
+        sample,
+        located=line is not None,
+        timeout=Category(settings.timeout_category),
+        unlocated=Category(settings.unlocated_category),
+    )
     span = whole if category is Category.GLOBAL else line if category is Category.LINE else None
     if span is not None:
         alpha = min(num_tokens / (span[1] - span[0] + 1), settings.alpha_cap)

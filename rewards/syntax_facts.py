@@ -1,4 +1,4 @@
-"""Facts about source that does not compile, read off the source itself.
+"""Facts about a program, read off its source; it need not compile.
 
 Messages of syntax errors change from one version of Python to the next; these facts do not.
 """
@@ -21,6 +21,8 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+# What makes a string one that holds code, at its end: f-strings (and t-strings) raise on the lines of their fields.
+_FORMATTED = re.compile(r"(?:[ft]r?|r[ft])\Z", re.IGNORECASE)
 _TAB = 8  # columns, as CPython's tokenizer counts them
 
 
@@ -55,6 +57,26 @@ def unmatched_dedent_line(program: str) -> int | None:
             if column > levels[-1]:
                 levels.append(column)
     return None
+
+
+def code_lines(program: str) -> frozenset[int]:
+    """The lines (from 1) on which an error can be raised: those with more than blanks, comments and text of a string.
+
+    Of a string over several lines that counts as its first line, but an f-string has code on all of them.
+    """
+    source = _with_newlines(program)
+    code, end = [], 0
+    for match in _LEXEME.finditer(source):
+        code.append(source[end : match.start()])
+        end = match.end()
+        if match[0].startswith("#"):
+            continue
+        if match["triple"] and not _FORMATTED.search(source, max(0, match.start() - 2), match.start()):
+            code.append(match["triple"] + "\n" * match[0].count("\n"))
+        else:
+            code.append(match[0])
+    code.append(source[end:])
+    return frozenset(number for number, line in enumerate("".join(code).split("\n"), start=1) if line.strip())
 
 
 def _column(blanks: str) -> int:

@@ -11,16 +11,21 @@ from typing import Any
 
 
 @contextmanager
-def serve(answer: Callable[[str], list[str] | None]) -> Iterator[str]:
-    """The address of a server whose model `some-model` gives the texts of `answer(prompt)`; None: too many requests."""
+def serve(
+    answer: Callable[[str], list[str] | None], models: tuple[str, ...] = ("some-model",), asked: str = "some-model"
+) -> Iterator[str]:
+    """The address of a server of `models` that gives the texts of `answer(prompt)`; None: too many requests.
+
+    Only the model `asked` may be asked for programs.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(200, {"data": [{"id": "some-model"}]})
+            self._send(200, {"data": [{"id": model} for model in models]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert body["model"] == "some-model"
+            assert body["model"] == asked
             texts = answer(body.get("prompt") or body["messages"][0]["content"])
             if texts is None:
                 self._send(429, {"error": "too many requests"})

@@ -99,6 +99,19 @@ def test_text_marks_the_line_and_totals_the_terms() -> None:
     assert rows["total"] == ["total", "25%", "of", "tests", "passed", "-13.1250"]
 
 
+def test_text_counts_lines_as_the_compiler_does() -> None:
+    """A return alone ends a line, and is shown; what else some editors break lines at does not."""
+    code = "a = 1\rb = '\x0c\u2028'\r\n\r\rc = a[0]\n"
+    error = ProgramError("TypeError", line=5)
+    verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
+    shown = explain(code, split(code, wrapped("byte_level_bpe")), verdict, explaining("rltf"))
+    text = rendered(shown, color=False)
+    assert (
+        "    1 | a = 1\u240d\n    2 | b = '\u240c\u2028'\u240d\n    3 | \u240d\n    4 | \u240d\n>   5 | c = a[0]\n"
+        in text
+    )
+
+
 def test_text_colours_the_penalised_tokens_only() -> None:
     lines = rendered(explained(FAILING), color=True).splitlines()
     (first,) = [line for line in lines if "1 | " in line]

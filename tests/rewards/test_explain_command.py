@@ -38,7 +38,20 @@ PROGRAMS = {
     ),
     "killed": (
         "import os\ndef first(values):\n    os.kill(os.getpid(), 11)\n",
-        ("runtime_error", "SIGSEGV", None, "ignore", -0.6, 0.0, -0.3),
+        ("runtime_error", "SIGSEGV", None, "global", -0.6, -0.3, -0.3),
+    ),
+    "exit status": (
+        "import os\ndef first(values):\n    os._exit(1)\n",
+        ("runtime_error", "SystemExit", None, "global", -0.6, -0.3, -0.3),
+    ),
+    "no lines": (
+        "def first(values):\n    return 1 / 0\nfirst.__code__ = first.__code__.replace(co_linetable=b'')\n",
+        ("runtime_error", "ZeroDivisionError", None, "global", -0.6, -0.3, -0.3),
+    ),
+    "line of a comment": (
+        "def f(): pass\nn = f.__code__.co_filename\n# comment\n"
+        "exec(compile('\\n\\ndef first(values): 1 / 0', n, 'exec'))\n",
+        ("runtime_error", "ZeroDivisionError", 3, "global", -0.6, -0.3, -0.3),
     ),
     "colon": ("def first(values)\n    return 1\n", ("syntax_error", "SyntaxError", 1, "line", -1.0, -0.3, 0.0)),
     "quotes": ("x = '''\n", ("syntax_error", "SyntaxError", 1, "ignore", -1.0, 0.0, 0.0)),

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from actors.types import Completion, FinishReason, VersionSpan
 from rewards import Category, Granularity, Sample, Scored, score_group
 from rewards.lines import line_characters, token_range
+from rewards.syntax_facts import code_lines
 from sandbox.verdict import Outcome, ProgramError
 from tests.rewards.samples import character_sample, make_verdict, plain, tokenized_sample
 from tests.small_tokenizers import FAMILIES
@@ -74,7 +75,7 @@ def faulty_programs(draw: st.DrawFn) -> tuple[str, str]:
         indent = draw(st.sampled_from(["    ", "\t", " "]))
         lines = f"def run():\n{indent}x = 1\n{indent}{fault}  # here\nrun()"
     program = "\n".join([*before, lines, *after, *draw(st.lists(st.sampled_from(decoys), max_size=2))])
-    newline = draw(st.sampled_from(["\n", "\r\n"]))
+    newline = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     return program.replace("\n", newline), fault
 
 
@@ -96,7 +97,7 @@ def test_the_penalty_is_on_the_line_that_failed_and_no_other(
     verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
     sample = tokenized_sample(tokenizer, program, verdict, before=around[0], after=around[1])
     scored = score(sample)
-    newline = "\r\n" if "\r\n" in program else "\n"
+    newline = next((end for end in ("\r\n", "\r") if end in program), "\n")
     lines = program.split(newline)
     line = lines[error.line - 1]
     assert fault in line
@@ -107,6 +108,7 @@ def test_the_penalty_is_on_the_line_that_failed_and_no_other(
     holds = (sample.char_spans[:, 0] < end) & (sample.char_spans[:, 1] > first)
     np.testing.assert_array_equal(touched, holds)
     assert scored.category is Category.LINE
+    assert error.line in code_lines(program)
     assert scored.fine_span is not None
     alpha = scored.num_tokens / int(touched.sum())
     np.testing.assert_allclose(scored.token_weights[Granularity.FINE][touched], -0.3 * alpha, rtol=1e-6)
@@ -185,6 +187,7 @@ def test_a_character_shared_by_tokens_takes_them_all() -> None:
         ("a\r\nb\r\n", [(0, 0), (3, 3), BLANK]),
         ("a\rb", [(0, 0), (2, 2)]),
         ("a\x0cb\u2028c\nd", [(0, 4), (6, 6)]),
+        ("a\x0b\x1c\x1d\x1e\x85\u2029b\r\r\nc", [(0, 7), BLANK, (11, 11)]),
         ("a\n \t\n\nb", [(0, 0), BLANK, BLANK, (6, 6)]),
         ("", [BLANK]),
     ],

@@ -16,6 +16,7 @@ def test_presets_by_name() -> None:
     assert (paper.baseline, paper.alpha_cap, paper.adaptive_scope) == ("greedy_best", math.inf, "failed")
     assert (code.baseline, code.alpha_cap, code.adaptive_scope) == ("greedy_latest", 1.0, "replace_coarse")
     assert (paper.timeout_category, code.timeout_category) == ("global", "ignore")
+    assert [p.unlocated_category for p in (paper, code, ours)] == ["ignore", "ignore", "global"]
     for preset in (paper, code):
         assert (preset.negative_scale, preset.failing_never_positive) == (1.0, False)
     for preset in (paper, code, ours):

@@ -131,17 +131,20 @@ def test_order_of_samples_does_not_matter(
             np.testing.assert_allclose(a.token_weights, b.token_weights, atol=1e-6)
 
 
+def claiming(sample: Sample, error: ProgramError | None) -> Sample:
+    """The program with another claim about its error. A syntax error is the grader's finding, not a claim."""
+    if sample.verdict.outcome is Outcome.SYNTAX_ERROR:
+        return sample
+    return dataclasses.replace(sample, verdict=dataclasses.replace(sample.verdict, error=error))
+
+
 @given(groups, reward_settings, greedy_verdicts, errors)
 def test_no_claim_about_an_error_raises_a_reward(
     group: tuple[Sample, ...], chosen: RewardSettings, greedy: Verdict | None, claim: ProgramError | None
 ) -> None:
     """Whatever class and line the programs claim: no term's reward rises over claiming nothing, no other row moves."""
-
-    def claiming(error: ProgramError | None) -> list[Sample]:
-        return [dataclasses.replace(s, verdict=dataclasses.replace(s.verdict, error=error)) for s in group]
-
-    with_claim = score_group(claiming(claim), chosen, greedy=greedy).samples
-    without = score_group(claiming(None), chosen, greedy=greedy).samples
+    with_claim = score_group([claiming(sample, claim) for sample in group], chosen, greedy=greedy).samples
+    without = score_group([claiming(sample, None) for sample in group], chosen, greedy=greedy).samples
     for a, b in zip(with_claim, without, strict=True):
         if a is None or b is None:
             assert a is b
@@ -151,6 +154,61 @@ def test_no_claim_about_an_error_raises_a_reward(
         np.testing.assert_array_equal(a.token_weights[WHOLE], b.token_weights[WHOLE])
         if b.category is not Category.GLOBAL:  # from the whole program to a line, a penalty moves and does not shrink
             assert (a.token_weights <= b.token_weights).all()
+
+
+# Ways to have no line: no record, a line that cannot be, one of blanks or a comment, whatever the error is called.
+hidden = st.none() | st.builds(
+    ProgramError,
+    type=st.sampled_from(["TypeError", "SIGKILL", "SystemExit", "MemoryError", "RecursionError", "TabError", "\udc80"]),
+    line=st.none() | st.sampled_from([-1, 0, 2, 4, 6, 99, 2**70]),
+)
+shown = st.builds(
+    ProgramError,
+    type=st.sampled_from(["TypeError", "MemoryError", "RecursionError", "Mine"]),
+    line=st.sampled_from([1, 3, 5]),
+)
+HIDING_PLACES = "a = [1]\r\r\nb = a[9]\r    # a comment, which has tokens \x0c\nc = 1 # code\x0c\u2028\n'''text\n#'''"
+
+
+@given(
+    st.sampled_from(PRIORITY[2:]),
+    st.lists(st.sampled_from(PRIORITY[2:]), max_size=3),
+    hidden,
+    shown,
+    reward_settings.filter(lambda chosen: chosen.preset == "rltf"),
+    st.sampled_from(["byte_level_bpe", "sentencepiece_bpe"]),
+)
+def test_hiding_the_line_of_an_error_never_pays_in_rltf(
+    outcome: Outcome,
+    others: list[Outcome],
+    hiding: ProgramError | None,
+    showing: ProgramError,
+    chosen: RewardSettings,
+    family: str,
+) -> None:
+    """The penalty of a program is at least as harsh in sum where it says no line as where it says any line of code."""
+
+    def penalty(error: ProgramError | None) -> tuple[float, float]:
+        verdict = make_verdict(outcome, (outcome, *others), error=error)
+        sample = tokenized_sample(TOKENIZERS[family], HIDING_PLACES, verdict, before="```\n", after="\n```")
+        (scored,) = score_group([sample], chosen).samples
+        assert scored is not None
+        return float(scored.token_weights[Granularity.FINE].sum(dtype=np.float64)), scored.fine
+
+    (hidden_sum, hidden_fine), (shown_sum, shown_fine) = penalty(hiding), penalty(showing)
+    assert hidden_fine <= shown_fine
+    assert hidden_sum <= shown_sum + 1e-6
+    if outcome not in (Outcome.PASSED, Outcome.FAILED):
+        assert hidden_fine == -0.3
+
+
+@given(samples(), reward_settings.filter(lambda chosen: chosen.preset == "rltf"))
+def test_every_runtime_error_is_penalised_in_rltf(sample: Sample, chosen: RewardSettings) -> None:
+    (scored,) = score_group([sample], chosen).samples
+    ran_into = (Outcome.RUNTIME_ERROR, Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
+    if scored is not None and scored.num_tokens and scored.outcome in ran_into:
+        assert scored.category in (Category.GLOBAL, Category.LINE)
+        assert scored.fine == -0.3
 
 
 @given(groups, reward_settings, greedy_verdicts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dis
 import warnings
+from types import CodeType
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rewards.syntax_facts import unclosed_triple_quote_line, unmatched_dedent_line
+from rewards.syntax_facts import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,26 @@ def test_line_of_an_unclosed_triple_quoted_string(program: str, line: int | None
 )
 def test_line_of_a_dedent_to_no_outer_level(program: str, line: int | None) -> None:
     assert unmatched_dedent_line(program) == line
+
+
+@pytest.mark.parametrize(
+    ("program", "lines"),
+    [
+        ("x\n# c\n\n  # d\ny # e", {1, 5}),
+        ("x\r# c\r\n\ry", {1, 4}),
+        ("x\x0cy\u2028z\n \x0c\t\nz", {1, 3}),
+        ("'''doc\ntext\n# text'''\nx", {1, 4}),
+        ("x = '''a\nb''' + (\n1\n)", {1, 2, 3, 4}),
+        ("x = f'''a\n{y}\nb'''\n", {1, 2, 3}),
+        ("x = rF'''a\n{y}\nb'''\n", {1, 2, 3}),
+        ("x = rb'''a\n{y}\n'''\n", {1}),
+        ("x = '# no comment'\n", {1}),
+        ("x = 1 + \\\n  2\n", {1, 2}),
+        ("", set()),
+    ],
+)
+def test_lines_with_code(program: str, lines: set[int]) -> None:
+    assert code_lines(program) == lines
 
 
 LINES = st.lists(
@@ -102,3 +124,43 @@ def test_facts_agree_with_the_compiler(lines: list[tuple[str, str]], newline: st
         assert unmatched_dedent_line(program) == error.lineno
     elif type(error) is IndentationError:
         assert unmatched_dedent_line(program) != error.lineno
+
+
+STATEMENTS = st.lists(
+    st.sampled_from(
+        [
+            "x = [y,\n  # comment\n  z]",
+            "# comment",
+            "",
+            "\x0c  ",
+            "'''text\n# text\n'''",
+            "x = '''text\n''' % y",
+            "x = f'''{y}\n{z\n}'''",
+            "f(a)(\n\n# comment\nb\n).c[\nd]",
+            "def f(a=x,\n  *b):\n  '''doc\nmore'''\n  # comment\n  return a + \\\n  b",
+            "class A(\nB\n):\n\t'''doc''' # comment\n\tx = y",
+            "for x in y: # comment\n  assert x, '#'\nelse:\n  del x",
+            "with a as b, \\\n  c:\n  raise d",
+            "@decorator\n# comment\n@other(1)\nasync def g():\n  await x\n\n  async for y in z: yield y",
+        ]
+    ),
+    max_size=6,
+)
+CANNOT_RAISE = {"RESUME", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "NOP", "POP_TOP", "COPY_FREE_VARS", "MAKE_CELL"}
+
+
+def lines_that_raise(code: CodeType) -> set[int]:
+    """The lines of all instructions that might raise, in all functions and classes."""
+    found = {
+        at.positions.lineno
+        for at in dis.get_instructions(code)
+        if at.opname not in CANNOT_RAISE and at.positions is not None and at.positions.lineno
+    }
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return found.union(*map(lines_that_raise, inner))
+
+
+@given(STATEMENTS, st.sampled_from(["\n", "\r\n", "\r"]))
+def test_every_line_that_the_compiler_gives_to_an_instruction_has_code(statements: list[str], newline: str) -> None:
+    program = "\n".join(statements).replace("\n", newline)
+    assert lines_that_raise(compile(program, "<program>", "exec")) <= code_lines(program)
