@@ -111,7 +111,8 @@ _ANSWERS = {
     "a thousand answers": "reply(b'T', number(24), items(b't', number(5))) * 1000",
     "ten megabytes": "b'\\0' * 10_000_000",
     "a list that is too long for its bytes": "value(b'l' + struct.pack('<I', 1 << 30))",
-    "a set of equal hashes": "value(items(b's', *[b'i' + struct.pack('<I', 16) + (n * (2**61 - 1)).to_bytes(16, 'little')"
+    "a set of equal hashes": "value(items(b's', *[b'i' + struct.pack('<I', 16)"
+    " + (n * (2**61 - 1)).to_bytes(16, 'little')"
     " for n in range(10000)]))",
     "a signalling NaN": "reply(b'T', b'D' + struct.pack('<I', 4) + b'sNaN', items(b't', number(5)))",
 }
@@ -134,12 +135,23 @@ _HEAVY = problem(_check("assert sorted(candidate(5)) == [25]"))
 _HEAVY_SUM = problem(_check("assert len(str(candidate(5))) == 2 and list(candidate(5)) == [25]"))
 HEAVY_VALUES = (
     single("a range to sort", _HEAVY, f"{_FORGE}\nfiles(b'P')\ndef f(n): return range(10**8)", STARVED, small=True),
-    single("a huge range to sort", _HEAVY, f"{_FORGE}\nfiles(b'P')\ndef f(n): return range(10**12)", STARVED, small=True),
-    single("a range to list", _HEAVY_SUM, f"{_FORGE}\nfiles(b'P')\ndef f(n): return range(10, 10**8)", STARVED, small=True),
+    single(
+        "a huge range to sort", _HEAVY, f"{_FORGE}\nfiles(b'P')\ndef f(n): return range(10**12)", STARVED, small=True
+    ),
+    single(
+        "a range to list", _HEAVY_SUM, f"{_FORGE}\nfiles(b'P')\ndef f(n): return range(10, 10**8)", STARVED, small=True
+    ),
     single(
         "a range to list, after memory was filled",
         _HEAVY,
         f"{_FORGE}\nfiles(b'P')\nx = bytearray(b'x') * (60 << 20)\ndef f(n): return range(10**7)",
+        STARVED,
+        small=True,
+    ),
+    single(
+        "a range to list, after memory was filled with folders",
+        _HEAVY,
+        f"{_FORGE}\nfiles(b'P')\nfor n in range(50000): os.mkdir('/tmp/%d' % n)\ndef f(n): return range(10**7)",
         STARVED,
         small=True,
     ),
@@ -155,15 +167,18 @@ HEAVY_VALUES = (
 _FILLS = {
     "folders": "import os\ni = 0\nwhile True:\n    os.mkdir('/tmp/%d' % i)\n    i += 1",
     "folders with long names": "import os\ni = 0\nwhile True:\n    os.mkdir('/tmp/' + str(i) * 30)\n    i += 1",
-    "empty files": "import os\ni = 0\nwhile True:\n    os.close(os.open('/tmp/%d' % i, os.O_CREAT | os.O_WRONLY))\n    i += 1",
+    "empty files": "import os\ni = 0\nwhile True:\n    os.close(os.open('/tmp/%d' % i, os.O_CREAT | os.O_WRONLY))\n"
+    "    i += 1",
     "deep folders": "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
     "pipes": "import os\nkept = [os.pipe() for _ in range(25)]\nfor _, w in kept:\n    os.set_blocking(w, False)\n"
     "    try:\n        while True: os.write(w, b'x' * 4096)\n    except OSError: pass\nwhile True: pass",
     "page tables": "import mmap\nkept = mmap.mmap(-1, 1 << 30)\nfor at in range(0, 1 << 30, 1 << 21): kept[at]\n"
     "kept = [kept]\nwhile True:\n    kept.append(mmap.mmap(-1, 1 << 21))",
-    "mappings": "import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 4096, prot=mmap.PROT_READ if len(kept) % 2"
+    "mappings": "import mmap\nkept = []\nwhile True:\n"
+    "    kept.append(mmap.mmap(-1, 4096, prot=mmap.PROT_READ if len(kept) % 2"
     " else mmap.PROT_WRITE))",
-    "threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,), daemon=True).start()",
+    "threads": "import threading, time\n"
+    "while True: threading.Thread(target=time.sleep, args=(99,), daemon=True).start()",
     "a large file": "f = open('/tmp/a', 'wb', 0)\nwhile True: f.write(b'x' * 65536)",
     "its output": "import os\nwhile True: os.write(1, b'x' * 65536)",
     "its record": "import os\nwhile True: os.write(3, b'P' * 65536)",

@@ -20,8 +20,8 @@ from tests.sandbox.attacks.shape import (
     SQUARE,
     SQUARES,
     TIMEOUT,
-    single,
     problem,
+    single,
 )
 
 # SIGCHLD, SIGCONT, SIGURG, SIGWINCH do nothing, and Python ignores SIGPIPE and SIGXFSZ; the signals of terminals stop a
@@ -41,8 +41,8 @@ SIGNALS = tuple(
     single(
         f"signal {number}, {kind}",
         on,
-        "import os\ndef f(n):\n    os.kill(os.getpid(), %d)\n    return n * n\n"
-        "if __name__ == '__main__': print(f(int(input())))" % number,
+        f"import os\ndef f(n):\n    os.kill(os.getpid(), {number})\n    return n * n\n"
+        "if __name__ == '__main__': print(f(int(input())))",
         _after_signal(number),
     )
     for number in range(1, 65)
@@ -63,7 +63,7 @@ _NUMBERS = {
     "10 ** 400": "10 ** 400",
     "-10 ** 400": "-10 ** 400",
     "10 ** 5000": "10 ** 5000",
-    "10 ** 1000000 by shifting": "1 << 3321928",
+    "an int of almost two million digits": "1 << 6_000_000",
     "a list of huge numbers": "[10 ** 400, -10 ** 400]",
     "infinity": "float('inf')",
     "NaN": "float('nan')",
@@ -138,24 +138,49 @@ ASSERTED = tuple(
 # What a test gives or expects may itself be beyond the codec: the verdict may be a fault, but there is one.
 TESTS_BEYOND = (
     *(
-        single(f"argument and answer {depth} deep", problem(CallTest("f", (_nested(depth),), _nested(depth))), source, right)
+        single(
+            f"argument and answer {depth} deep",
+            problem(CallTest("f", (_nested(depth),), _nested(depth))),
+            source,
+            right,
+        )
         for depth in (99, 101, 150, 400)
         for source, right in (("def f(x): return x", (PASSED, *ANY_OR_FAULT)), ("def f(x): return 0", ANY_OR_FAULT[1:]))
     ),
-    single("a long argument", problem(CallTest("f", ("x" * (3 << 20),), 3 << 20)), "def f(x): return len(x)", ANY_OR_FAULT),
-    single("a long answer", problem(CallTest("f", (3 << 20,), "x" * (3 << 20))), "def f(n): return 'x' * n", ANY_OR_FAULT),
+    single(
+        "a long argument", problem(CallTest("f", ("x" * (3 << 20),), 3 << 20)), "def f(x): return len(x)", ANY_OR_FAULT
+    ),
+    single(
+        "a long answer", problem(CallTest("f", (3 << 20,), "x" * (3 << 20))), "def f(n): return 'x' * n", ANY_OR_FAULT
+    ),
     single(
         "an argument that the codec does not know",
         problem(CallTest("f", (object(),), 1)),
         "def f(x): return 1",
         ANY_OR_FAULT,
     ),
-    single("an assert that cannot be taken apart", problem(AssertTest("assert f(1) == g(2)")), "def f(n): return n", ANY_OR_FAULT),
-    single("a closed answer that fails", problem(AssertTest("assert f(1) == int('x')")), "def f(n): return n", ANY_OR_FAULT),
-    single("a closed answer that never ends", problem(AssertTest("assert f(1) == sum(range(10**12))")), "def f(n): return n", ANY_OR_FAULT),
-    single("a check that is no Python", problem(CheckTest("def check(c) return", "f")), "def f(n): return n", ANY_OR_FAULT),
+    single(
+        "an assert that cannot be taken apart",
+        problem(AssertTest("assert f(1) == g(2)")),
+        "def f(n): return n",
+        ANY_OR_FAULT,
+    ),
+    single(
+        "a closed answer that fails", problem(AssertTest("assert f(1) == int('x')")), "def f(n): return n", ANY_OR_FAULT
+    ),
+    single(
+        "a closed answer that never ends",
+        problem(AssertTest("assert f(1) == sum(range(10**12))")),
+        "def f(n): return n",
+        ANY_OR_FAULT,
+    ),
+    single(
+        "a check that is no Python", problem(CheckTest("def check(c) return", "f")), "def f(n): return n", ANY_OR_FAULT
+    ),
     single("a check without a check", problem(CheckTest("x = 1", "f")), "def f(n): return n", (ANY_OR_FAULT[1:])),
-    single("a check that exits", problem(CheckTest("raise SystemExit(0)", "f")), "def f(n): return n", (ANY_OR_FAULT[1:])),
+    single(
+        "a check that exits", problem(CheckTest("raise SystemExit(0)", "f")), "def f(n): return n", (ANY_OR_FAULT[1:])
+    ),
     single(
         "an unequal list of one", problem(CallTest("f", (5,), [], unwrap=True)), "def f(n): return 0", ANY_OR_FAULT[1:]
     ),
@@ -170,8 +195,8 @@ _OUTPUTS = {
     "a lone surrogate": "import sys\nsys.stdout.buffer.write(b'\\xed\\xa0\\x80')",
     "bytes that are no text": "import sys\nsys.stdout.buffer.write(bytes(range(256)))",
     "zero bytes": "print('\\0' * 1000)",
-    "full-width digits": "print('２５')",
-    "Arabic digits": "print('٢٥')",
+    "full-width digits": "print('\\uff12\\uff15')",
+    "Arabic digits": "print('\\u0662\\u0665')",
     "underscores": "print('2_5')",
     "a hexadecimal float": "print('0x1.9p4')",
     "many empty lines": "print('\\n' * 10**6)",
@@ -179,12 +204,18 @@ _OUTPUTS = {
     "many separators": "print('\\x1c\\x85\\u2028' * 10**5)",
 }
 OUTPUTS = tuple(
-    single(f"{name} where {wanted!r} is expected ({comparison.value})", problem(StdinTest("5\n", wanted)), source, right, comparison)
+    single(
+        f"{name} where {wanted!r} is expected ({comparison.value})",
+        problem(StdinTest("5\n", wanted)),
+        source,
+        right,
+        comparison,
+    )
     for name, source in _OUTPUTS.items()
     for wanted in ("25\n", "0.5\n", "1 2\n3.5 4\n", "text\n")
     for comparison in _BOTH
     # The published rules are looser: they take any number that Python's `float` reads.
-    for right in [ANY if comparison is Comparison.APPS and "digits" in name or "_" in source else NEVER_PASSED]
+    for right in [ANY if comparison is Comparison.APPS and ("digits" in name or "_" in source) else NEVER_PASSED]
 )
 
 _ERRORS = {
@@ -196,7 +227,8 @@ _ERRORS = {
     "a name of a million letters": "raise type('x' * 10**6, (Exception,), {})('m')",
     "a dunder name": "raise type('__class__', (Exception,), {})('m')",
     "the name of a signal": "raise type('SIGKILL', (Exception,), {})('m')",
-    "a metaclass that lies": "class M(type):\n  __name__ = property(lambda s: 1 / 0)\nclass E(Exception, metaclass=M): pass\nraise E",
+    "a metaclass that lies": "class M(type):\n  __name__ = property(lambda s: 1 / 0)\n"
+    "class E(Exception, metaclass=M): pass\nraise E",
     "a message that raises": "class E(Exception):\n  def __str__(self): raise E\nraise E",
     "a message that is no text": "class E(Exception):\n  def __str__(self): return 5\nraise E",
     "a message of a text that lies": "class S(str):\n  __getitem__ = lambda *a: 1 / 0\n"
@@ -211,15 +243,18 @@ _ERRORS = {
     "raise x.with_traceback(types.TracebackType(None, x.__traceback__.tb_frame, 10**9, -5))",
     "a syntax error with odd places": "raise SyntaxError('m', ('f', 'x', [], 1))",
     "a syntax error of huge places": "raise SyntaxError('m', ('f', 10**30, 10**30, 't'))",
-    "a syntax error whose parts raise": "class E(SyntaxError):\n  lineno = property(lambda s: 1 / 0)\n  msg = lineno\nraise E",
+    "a syntax error whose parts raise": "class E(SyntaxError):\n  lineno = property(lambda s: 1 / 0)\n"
+    "  msg = lineno\nraise E",
     "an exception group": "raise BaseExceptionGroup('g', [KeyboardInterrupt(), SystemExit(0)])",
-    "a deep chain of causes": "e = ValueError()\nfor _ in range(10**5):\n  n = ValueError()\n  n.__cause__ = e\n  e = n\nraise e",
+    "a deep chain of causes": "e = ValueError()\nfor _ in range(10**5):\n  n = ValueError()\n  n.__cause__ = e\n"
+    "  e = n\nraise e",
     "a generator's exit": "raise GeneratorExit",
     "an interrupt": "raise KeyboardInterrupt",
     "a huge exit status": "raise SystemExit(10**100 + 1)",
     "a negative exit status": "raise SystemExit(-1)",
     "an exit with words": "raise SystemExit('\\ud800' * 10**6)",
-    "an exit with an int that fights back": "class I(int):\n  __and__ = __rand__ = lambda s, o: 1 / 0\nraise SystemExit(I(3))",
+    "an exit with an int that fights back": "class I(int):\n  __and__ = __rand__ = lambda s, o: 1 / 0\n"
+    "raise SystemExit(I(3))",
     "an exit whose code raises": "class E(SystemExit):\n  code = property(lambda s: 1 / 0)\nraise E",
     "the name of a memory error": "class MemoryError(Exception): pass\nraise MemoryError('x')",
 }
@@ -264,11 +299,17 @@ _ODD = {
     "an f-string 150 deep": "x = " + "f'{" * 150 + "1" + "}'" * 150,
     "an await outside": "await x",
     "a return outside": "return 25",
-    "100,000 functions": "def f(n): return 0\n" * 20000,
+    "20,000 functions": "def f(n): return 0\n" * 20000,
 }
 SOURCES = tuple(
     single(f"{name}, {kind}", on, source)
     for name, source in _ODD.items()
-    for kind, on in (("stdin", SQUARE), ("several", SQUARES), ("behind a prefix", _PREFIXED), ("call", CALL), ("check", CHECK))
+    for kind, on in (
+        ("stdin", SQUARE),
+        ("several", SQUARES),
+        ("behind a prefix", _PREFIXED),
+        ("call", CALL),
+        ("check", CHECK),
+    )
 )
 ALL = SIGNALS + VALUES + ASSERTED + TESTS_BEYOND + OUTPUTS + ERRORS + SOURCES

@@ -1,6 +1,6 @@
 """A1: a program reads what other programs and tests left in memory.
 
-`earlier` are honest programs with a marker wherever a grader puts text; every thief looks for the markers in its own way.
+`earlier` are honest programs with a marker wherever a grader puts text; every thief looks for the markers in its way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def earlier(mark: Callable[[str], str] = marker) -> tuple[Step, ...]:
             Step(problem(StdinTest(text("stdin") + "\n", text("stdout"))), _ECHO, (FAILED,)),
             Step(problem(CallTest("f", (text("argument"),), text("expected value"))), _ECHO, (FAILED,)),
             Step(problem(*[StdinTest(text(f"stdin {n}"), text(f"stdin {n}")) for n in range(3)]), _ECHO, (PASSED,)),
-            Step(problem(*[CallTest("f", (text(f"value {n}"),), text(f"value {n}")) for n in range(3)]), _ECHO, (PASSED,)),
+            Step(
+                problem(*[CallTest("f", (text(f"value {n}"),), text(f"value {n}")) for n in range(3)]), _ECHO, (PASSED,)
+            ),
             Step(problem(AssertTest(f"assert f('{text('literal')}') == '{text('literal')}'")), _ECHO, (PASSED,)),
             Step(
                 problem(AssertTest(f"assert f('{text('assert argument')}') == set(['{text('closed')}'])")),
@@ -43,7 +45,9 @@ def earlier(mark: Callable[[str], str] = marker) -> tuple[Step, ...]:
                 (FAILED,),
             ),
             Step(
-                problem(AssertTest(f"assert f('ab') != ('{text('closed tuple')}' + 'x',)"), AssertTest("assert f('a')")),
+                problem(
+                    AssertTest(f"assert f('ab') != ('{text('closed tuple')}' + 'x',)"), AssertTest("assert f('a')")
+                ),
                 _WITHOUT_LITERALS,
                 (PASSED,),
             ),
@@ -236,8 +240,9 @@ def search():
     "caches of the library": """
 import ast, atexit, codecs, linecache, re, sys, tokenize, traceback, warnings
 def search():
-    seen, todo = set(), [linecache.cache, vars(re), vars(warnings), vars(sys), vars(tokenize), vars(traceback), vars(ast),
-                         vars(codecs), sys.path_importer_cache, *[vars(m) for m in list(sys.modules.values())]]
+    seen, todo = set(), [linecache.cache, vars(re), vars(warnings), vars(sys), vars(tokenize),
+                         vars(traceback), vars(ast), vars(codecs), sys.path_importer_cache]
+    todo += [vars(module) for module in list(sys.modules.values())]
     todo.append(getattr(sys.modules.get('__main__'), '__warningregistry__', None))
     while todo:
         thing = todo.pop()
@@ -276,7 +281,8 @@ def search():
 import ctypes
 def search():
     kept = [bytearray(n) for n in (1, 9, 17, 33, 65, 129, 257, 400) for _ in range(2000)]
-    pools = {id(thing) & ~0x3FFF for thing in kept} | {ctypes.addressof(ctypes.c_char.from_buffer(x)) & ~0x3FFF for x in kept}
+    pools = {id(thing) & ~0x3FFF for thing in kept}
+    pools |= {ctypes.addressof(ctypes.c_char.from_buffer(thing)) & ~0x3FFF for thing in kept}
     for pool in pools:
         look(ctypes.string_at(pool, 0x4000))
 """,

@@ -16,7 +16,7 @@ SYNTAX, INFRASTRUCTURE = Outcome.SYNTAX_ERROR, Outcome.INFRASTRUCTURE_ERROR
 # A program's own doing, whatever it tries: scored, and never a pass.
 NEVER_PASSED = (FAILED, ERROR, TIMEOUT, MEMORY, OUTPUT, SYNTAX)
 # The program used up what the grader needs as well: no pass; better `memory_limit` than a fault of the grader.
-STARVED = (MEMORY, INFRASTRUCTURE, FAILED, ERROR, TIMEOUT)
+STARVED = (MEMORY, INFRASTRUCTURE, FAILED, ERROR, TIMEOUT, OUTPUT)
 # Awkward rather than hostile: any outcome, as long as there is one.
 ANY = (PASSED, *NEVER_PASSED)
 # The test's own values are beyond what a grader need take: it may refuse, but by a verdict.
@@ -65,4 +65,6 @@ SQUARE = problem(StdinTest("5\n", "25\n"))
 SQUARES = problem(*(StdinTest(f"{n}\n", f"{n * n}\n") for n in (5, 6, 7)))
 CALL = problem(CallTest("f", (5,), 25))
 ASSERT = problem(AssertTest("assert f(5) == 25"))
-CHECK = problem(CheckTest("def check(candidate):\n    for n in (5, 6, 7):\n        assert candidate(n) == n * n\n", "f"))
+CHECK = problem(
+    CheckTest("def check(candidate):\n    for n in (5, 6, 7):\n        assert candidate(n) == n * n\n", "f")
+)
