@@ -109,13 +109,13 @@ PAIRS = {
 
 # Sources on which a compiler warns, each another one, so that nothing can be cached.
 WARNINGS = tuple(
-    f"x = '\\q{n}\\w'\ny = 1 is {n}\nassert (x, 'm{n}')\nprint([1] ['a{n}'] if 0 else 25)\n" + f"z = '\\d{n}'\n" * 50
-    for n in range(200)
+    "\n".join(f"x{line} = {line} is {number} or '\\q{number}'" for line in range(400)) + "\nprint(int(input()) ** 2)"
+    for number in range(200)
 )
 FLOODS = tuple(f"print('{n:09d}' * 800_000)" for n in range(20))
 SPOILED = (
-    "import os\nos.makedirs('/tmp/' + '/'.join('d' * 20))\nprint(25)",
-    "for n in range(2000): open('/tmp/%d' % n, 'w').close()\nprint(25)",
-    "x = bytearray(b'x') * 10**8\nprint(25)",
-    "import threading\nfor _ in range(20): threading.Thread(target=print).start()\nprint(25)",
+    "import os\nos.makedirs('/tmp/' + '/'.join('d' * 20))\nprint(int(input()) ** 2)",
+    "for n in range(2000): open('/tmp/%d' % n, 'w').close()\nprint(int(input()) ** 2)",
+    "x = bytearray(b'x') * 10**8\nprint(int(input()) ** 2)",
+    "import threading\nfor _ in range(20): threading.Thread(target=print).start()\nprint(int(input()) ** 2)",
 )
