@@ -171,7 +171,7 @@ _FILLS = {
     "    i += 1",
     "deep folders": "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
     "pipes": "import os\nkept = [os.pipe() for _ in range(25)]\nfor _, w in kept:\n    os.set_blocking(w, False)\n"
-    "    try:\n        while True: os.write(w, b'x' * 4096)\n    except OSError: pass\nwhile True: pass",
+    "    try:\n        while True: os.write(w, b'x' * 4096)\n    except OSError: pass",
     "page tables": "import mmap\nkept = mmap.mmap(-1, 1 << 30)\nfor at in range(0, 1 << 30, 1 << 21): kept[at]\n"
     "kept = [kept]\nwhile True:\n    kept.append(mmap.mmap(-1, 1 << 21))",
     "mappings": "import mmap\nkept = []\nwhile True:\n"
