@@ -1,0 +1,119 @@
+"""Programs that look for markers: what a marker is, and a search of all memory that a program can read.
+
+A marker is a prefix and sixteen hexadecimal digits that say where it was put. A thief holds the prefix in disguise and
+not in front of such digits, so it never finds itself. Every thief defines `f`, which raises an error that names what it
+found, or returns `nothing`; run as a main program, it prints what `f` returns. So a thief that *passes* found nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from problems.types import CallTest, CheckTest, StdinTest
+from tests.sandbox.attacks.shape import problem
+
+PREFIX = b"qV7xKwZ3m"
+_MASK = 9
+
+_HEAD = f"""
+import re
+PATTERN = re.compile(bytes(byte ^ {_MASK} for byte in {[byte ^ _MASK for byte in PREFIX]}) + b'[0-9a-f]' * 16)
+found = set()
+def look(data):
+    found.update(hit[{len(PREFIX)}:].decode() for hit in PATTERN.findall(data))
+"""
+_TAIL = """
+def f(_):
+    search()
+    if found:
+        raise RuntimeError('found ' + ' '.join(sorted(found)))
+    return 'nothing'
+if __name__ == '__main__':
+    print(f(input()))
+"""
+
+
+def marker(place: str) -> str:
+    """The marker of a place."""
+    return PREFIX.decode() + digits(place)
+
+
+def digits(place: str) -> str:
+    """What tells this marker from others."""
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def thief(search: str) -> str:
+    """A program around `search`, source of a function `search()` which gives bytes to `look`."""
+    return _HEAD + search + _TAIL
+
+
+# The problems on which thieves are graded: one test (run by the zygote itself), several (run by a loader), and calls.
+FINDS_NOTHING = {
+    "stdin": problem(StdinTest("5\n", "nothing\n")),
+    "several stdin tests": problem(*[StdinTest(f"{n}\n", "nothing\n") for n in range(3)]),
+    "call": problem(CallTest("f", (5,), "nothing")),
+    "several calls": problem(*[CallTest("f", (n,), "nothing") for n in range(3)]),
+    "check": problem(CheckTest("def check(candidate):\n    assert candidate(5) == 'nothing'\n", "f")),
+}
+
+# Where anything is mapped is found by bisection: `mmap` with MAP_FIXED_NOREPLACE says EEXIST of a range that holds a
+# mapping, and maps it, or says ENOMEM, otherwise. What is mapped is read by `write`, which says EFAULT instead of
+# crashing.
+WHOLE_MEMORY = r"""
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+PAGE, BLOCK = 4096, 1 << 16
+
+def is_free(start, size):
+    got = libc.mmap(start, size, 0, 0x104022, -1, 0)
+    if got == start:
+        libc.munmap(start, size)
+        return True
+    return ctypes.get_errno() != errno.EEXIST
+
+def blocks(start, size):
+    # No mapping may reach the very end of the address space, so of a range up to there the answer says nothing.
+    if start + size < 1 << 47 and is_free(start, size):
+        return
+    if size == BLOCK:
+        yield start
+        return
+    yield from blocks(start, size // 2)
+    yield from blocks(start + size // 2, size // 2)
+
+def walk():
+    reading, writing = os.pipe()
+    tail, last = b'', 0
+    for shift in range(46, 15, -1):
+        for block in blocks(1 << shift, 1 << shift):
+            if block != last + BLOCK:
+                tail = b''
+            size = sum(max(0, libc.write(writing, block + at, PAGE)) for at in range(0, BLOCK, PAGE))
+            data = tail + (os.read(reading, size) if size else b'')
+            look(data)
+            tail, last = data[-64:], block
+    os.close(reading)
+    os.close(writing)
+
+def from_proc():
+    try:
+        with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
+            for line in maps:
+                start, end = (int(part, 16) for part in line.split()[0].split('-'))
+                try:
+                    memory.seek(start)
+                    look(memory.read(end - start))
+                except (OSError, ValueError, OverflowError):
+                    pass
+    except OSError:
+        pass
+
+def search():
+    from_proc()
+    walk()
+"""
