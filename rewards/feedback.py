@@ -95,6 +95,4 @@ def _syntax_category(sample: Sample, located: bool, unlocated: Category) -> Cate
         or (error.type == "IndentationError" and unmatched_dedent_line(sample.program) == error.line)
         or (error.type == "SyntaxError" and unclosed_triple_quote_line(sample.program) == error.line)
     )
-    if elsewhere and error.line is not None:
-        return Category.IGNORE
-    return Category.LINE if located else unlocated
+    return Category.LINE if located and not elsewhere else unlocated

@@ -53,15 +53,19 @@ PROGRAMS = {
         "exec(compile('\\n\\ndef first(values): 1 / 0', n, 'exec'))\n",
         ("runtime_error", "ZeroDivisionError", 3, "global", -0.6, -0.3, -0.3),
     ),
+    "line ends": (
+        "def first(values):\r    # one\r\n\r    return 1 / 0 # two\r",
+        ("runtime_error", "ZeroDivisionError", 4, "line", -0.6, -0.3, -0.3),
+    ),
     "colon": ("def first(values)\n    return 1\n", ("syntax_error", "SyntaxError", 1, "line", -1.0, -0.3, 0.0)),
-    "quotes": ("x = '''\n", ("syntax_error", "SyntaxError", 1, "ignore", -1.0, 0.0, 0.0)),
+    "quotes": ("x = '''\n", ("syntax_error", "SyntaxError", 1, "global", -1.0, -0.3, 0.0)),
     "dedent": (
         "def first(values):\n    x = 1\n  return x\n",
-        ("syntax_error", "IndentationError", 3, "ignore", -1.0, 0.0, 0.0),
+        ("syntax_error", "IndentationError", 3, "global", -1.0, -0.3, 0.0),
     ),
     "tabs": (
         "def first(values):\n\tx = 1\n        return x\n",
-        ("syntax_error", "TabError", 3, "ignore", -1.0, 0.0, 0.0),
+        ("syntax_error", "TabError", 3, "global", -1.0, -0.3, 0.0),
     ),
 }
 

@@ -72,10 +72,11 @@ CASES = {
     "out of memory, another error": (M, (P, M, K, K), error("KeyError"), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "syntax error": (S, (S, S, S, S), error("SyntaxError"), -1.0, 0.0, Category.LINE, AT_2, 1.875),
     "block expected": (S, (K, K, K, K), error("IndentationError"), -1.0, 0.0, Category.LINE, AT_2, 1.875),
-    "tabs and blanks mixed": (S, (S, S, S, S), error("TabError"), -1.0, 0.0, Category.IGNORE, None, 0.0),
+    "tabs and blanks mixed": (S, (S, S, S, S), error("TabError"), -1.0, 0.0, Category.GLOBAL, ALL, 1.0),
     "syntax error without a line": (S, (S, S, S, S), error("SyntaxError", None), -1.0, 0.0, Category.GLOBAL, ALL, 1.0),
 }
 UNLOCATED = (
+    "tabs and blanks mixed",
     "no line in the program",
     "a line beyond the end",
     "killed by a signal",
@@ -162,8 +163,8 @@ def test_a_syntax_error_at_the_length_limit_is_the_whole_programs(preset: str) -
 @pytest.mark.parametrize(
     ("program", "kind", "line", "category"),
     [
-        ("x = '''never closed\nthe end\n", "SyntaxError", 1, Category.IGNORE),
-        ("if x:\n    y\n  z\n", "IndentationError", 3, Category.IGNORE),
+        ("x = '''never closed\nthe end\n", "SyntaxError", 1, None),  # where the string opens, not where it should end
+        ("if x:\n    y\n  z\n", "IndentationError", 3, None),
         ("if x:\ny\n", "IndentationError", 2, Category.LINE),
         ("x = 1\n  y = 2\n", "IndentationError", 2, Category.LINE),
         ("x = 'never closed\n", "SyntaxError", 1, Category.LINE),

@@ -41,10 +41,10 @@ print(json.dumps(found))
 """
 
 BROKEN = (
-    ("x = '''never closed\nthe end\n", Category.IGNORE),
-    ('y = 1\nx = f"""never {y} closed\nthe end\n', Category.IGNORE),
-    ("if x:\n    y\n  z\n", Category.IGNORE),
-    ("if 1:\n\tx = 1\n        y = 2\n", Category.IGNORE),  # tabs and blanks: a TabError
+    ("x = '''never closed\nthe end\n", Category.GLOBAL),
+    ('y = 1\nx = f"""never {y} closed\nthe end\n', Category.GLOBAL),
+    ("if x:\n    y\n  z\n", Category.GLOBAL),
+    ("if 1:\n\tx = 1\n        y = 2\n", Category.GLOBAL),  # tabs and blanks: a TabError
     ("if x:\ny\n", Category.LINE),
     ("x = 1\n  y = 2\n", Category.LINE),
     ("x = 'never closed\n", Category.LINE),
