@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from problems.prompts import source_before
+from problems.python_source import as_run, shift_of
 from problems.types import Problem
 from sandbox import asserts, selftest
 from sandbox.compare import Comparison
@@ -73,11 +73,12 @@ class Sandbox:
     ) -> Verdict:
         """Run every test of `problem` on `program`.
 
-        The program runs behind the problem's `code_prefix`; positions of errors are in the program as submitted.
+        The program runs behind the problem's `code_prefix`, its layout repaired (`as_run`) if it is no Python without;
+        positions of errors are in the program as submitted.
         """
-        prefix = source_before(problem, program)
+        prefix, source = as_run(problem, program)
         plans = [asserts.plan(test) for test in problem.tests]
-        results = self.run(prefix + program, [plan.job for plan in plans])
+        results = self.run(prefix + source, [plan.job for plan in plans])
         outcomes = tuple(
             asserts.outcome_of(plan, result, self._closed_result(plan.closed), comparison)
             for plan, result in zip(plans, results, strict=True)
@@ -87,7 +88,7 @@ class Sandbox:
             completion_id=completion_id,
             outcome=worst(outcomes),
             tests=outcomes,
-            error=_without_prefix(first_error(results), prefix),
+            error=_in_submission(_without_prefix(first_error(results), prefix), program, source),
             isolation=self.isolation,
             seconds=sum(result.wall_seconds for result in results),
             cpu_seconds=sum(result.cpu_seconds for result in results),
@@ -176,6 +177,13 @@ def _without_prefix(error: ProgramError | None, prefix: str) -> ProgramError | N
         column = error.column - len(last)
         return replace(error, line=line, column=column if column >= 0 else None)
     return replace(error, line=line)
+
+
+def _in_submission(error: ProgramError | None, program: str, source: str) -> ProgramError | None:
+    """The position that an error in `source`, the program as it was run, has in the program as submitted."""
+    if error is None or error.line is None or error.column is None:
+        return error
+    return replace(error, column=max(0, error.column + shift_of(program, source, error.line)))
 
 
 def _refusal(finding: selftest.Finding, require: Isolation) -> str:
