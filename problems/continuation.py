@@ -31,20 +31,23 @@ def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | No
         if not places:
             return None
         place = places[-1]
+    kept = [node for node in tree.body if (node.end_lineno or node.lineno) <= lines_before]
     needed: set[str] = set()
-    for node in statements[: place + 1]:
-        needed |= _loaded(node)
-    needed.discard(name)
-    last = place
-    rest = [(_touched(node), i) for i, node in enumerate(statements) if i > place]
-    while True:
-        found = max((i for touched, i in rest if i > last and touched & needed), default=None)
-        if found is None:
-            return statements[last].end_lineno
-        for node in statements[last + 1 : found + 1]:
-            needed |= _loaded(node)
+    bound: set[str] = set()
+    last = -1
+    found: int | None = place
+    while found is not None:
+        kept += statements[last + 1 : found + 1]
+        for node in kept:
+            needed |= _globals_read(node)
+            bound |= _touched(node)
+        kept = []
         needed.discard(name)
         last = found
+        # An import again of what is there already may be of a module that is not: it is left out.
+        wanted = ((i, needed - bound if _is_import(node) else needed) for i, node in enumerate(statements))
+        found = max((i for i, names in wanted if i > last and names & _touched(statements[i])), default=None)
+    return statements[last].end_lineno
 
 
 def _binds(node: ast.stmt, name: str) -> bool:
@@ -55,12 +58,33 @@ def _binds(node: ast.stmt, name: str) -> bool:
     )
 
 
-def _loaded(node: ast.stmt) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+def _globals_read(node: ast.stmt) -> set[str]:
+    """The names that a statement reads, without those that are only its functions' own."""
+    read: set[str] = set()
+    own: set[str] = set()
+    declared: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            (read if isinstance(part.ctx, ast.Load) else own).add(part.id)
+        elif isinstance(part, ast.arg):
+            own.add(part.arg)
+        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+            own.update(_imported(part))
+        elif isinstance(part, ast.Global):
+            declared.update(part.names)
+    return read - (own - declared) if isinstance(node, _SCOPES) else read
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
 def _touched(node: ast.stmt) -> set[str]:
-    """The names that a top-level statement binds, or the objects of which it changes. Tests and prints touch nothing."""
+    """The names that a top-level statement binds or whose objects it changes. Tests and prints touch nothing."""
     names: set[str] = set()
     if isinstance(node, ast.Assert) or _is_main_guard(node):
         return names
@@ -68,7 +92,7 @@ def _touched(node: ast.stmt) -> set[str]:
         if isinstance(part, _SCOPES):
             names.add(part.name)
         elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            names.update((alias.asname or alias.name).partition(".")[0] for alias in part.names)
+            names |= _imported(part)
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             if isinstance(part.value.func, ast.Attribute):
                 names |= _root(part.value.func)

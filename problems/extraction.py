@@ -21,8 +21,8 @@ _MAX_CUTS = 12
 _MAX_STARTS = 6
 _TOP_LEVEL = re.compile(r"^(?=[^\s)\]}])(?!(?:else|elif|except|finally)\b)", re.MULTILINE)
 _FIRST_LINE = re.compile(
-    r"^(?:(?:async )?def \w|class \w+[ ]?[:(]|import \w|from [\w.]+ import\b|@\w)|^\w[\w, ]* = |^(?:for|while|with|if|try)\b.*:[ \t\r]*$"
-    r"|^print\(",
+    r"^(?:(?:async )?def \w|class \w+[ ]?[:(]|import \w|from [\w.]+ import\b|@\w)"
+    r"|^\w[\w, ]* = |^(?:for|while|with|if|try)\b.*:[ \t\r]*$|^print\(",
     re.MULTILINE,
 )
 _BOXED = re.compile(r"\\boxed\{")
@@ -96,7 +96,7 @@ class _Search:
         return furthest
 
     def _candidates(self, part: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int]]:
-        """Spans of a part of the answer that may be the program, with their ranks; the first of a rank is to be taken."""
+        """Spans of a part of the answer that may be the program, and their ranks; the first of a rank counts."""
         blocks = list(blocks_of(self._text, *part, self.read))
         head = (part[0], blocks[0].fence_start if blocks else part[1])
         goes_on = self._goes_on(head)

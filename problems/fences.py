@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ _THINKING = "think|thinking|thought|reasoning"
 _MARK = re.compile(
     rf"(?P<open><(?:{_THINKING})>)|(?P<close></(?:{_THINKING})>)"
     # Tokens that models write as text: <|endoftext|>, DeepSeek's wide bars, SentencePiece's, StarCoder's, CodeLlama's.
-    r"|<[|｜][\w\u2581 .:/-]{1,40}[|｜]>"
+    r"|<[|\uff5c][\w\u2581 .:/-]{1,40}[|\uff5c]>"
     r"|</?s>|<(?:eos|bos|pad|unk|EOT|EOS|end_of_turn|start_of_turn|end_of_text|file_sep|repo_name|reponame|filename"
-    r"|gh_stars|jupyter_\w{1,20}|empty_output|commit_(?:before|msg|after)|issue_\w{1,10})>|<fim[_-](?:prefix|middle|suffix|pad)>"
+    r"|gh_stars|jupyter_\w{1,20}|empty_output|commit_(?:before|msg|after)|issue_\w{1,10})>"
+    r"|<fim[_-](?:prefix|middle|suffix|pad)>"
     r"|^[ \t]*\[/?(?:DONE|BEGIN|END|EOS|EOT|INST|PYTHON|TESTS?|ANSWER|SOLUTION|CODE)\](?=[ \t\r]*$)",
     re.MULTILINE,
 )
@@ -39,7 +41,7 @@ _MAX_LOOKS_AHEAD = 30  # blocks of one answer that may be searched to their end 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A code block: the span of its inside; where its first fence stands; `python` or no tag, another, a closing fence."""
+    """A code block: the span of its inside, the place of its first fence; tagged as Python or not at all; any tag."""
 
     start: int
     end: int
@@ -199,10 +201,8 @@ def _closing_start(closing: re.Match[str]) -> int:
 def _is_in_string(text: str, start: int, at: int, fence: re.Match[str]) -> bool:
     """Whether a fence stands in a string of the Python that begins at `at`, or ends a comment."""
     place = start + fence.start("fence")
-    last = None
-    for last in _LEXEME.finditer(text, start + at, place):
-        pass
-    return last is not None and last.end() == place and _holds(last, fence)
+    last = deque(_LEXEME.finditer(text, start + at, place), maxlen=1)
+    return bool(last) and last[0].end() == place and _holds(last[0], fence)
 
 
 def _holds(lexeme: re.Match[str], fence: re.Match[str]) -> bool:
