@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from problems.continuation import last_needed_line, new_statements
-from problems.fences import Block, blocks_of, spoken
+from problems.fences import Block, blocks_of, spoken, text_before_fences
 from problems.prompts import QUESTION
 from problems.python_source import LINE_END, layouts, outer_statements, parse, required_name
 from problems.types import Problem, StdinTest
@@ -25,6 +25,7 @@ _FIRST_LINE = re.compile(
     r"|^\w[\w, ]* = |^(?:for|while|with|if|try)\b.*:[ \t\r]*$|^print\(",
     re.MULTILINE,
 )
+_PROSE = re.compile(r"[*#>\d.\s-]*[A-Z][\w'`]*(?: [\w'`,.-]+){2}")
 _BOXED = re.compile(r"\\boxed\{")
 _READING = frozenset({"input", "open", "stdin", "fileinput", "read"})
 _WRITING = frozenset({"print", "stdout", "write", "writelines"})
@@ -99,6 +100,11 @@ class _Search:
         """Spans of a part of the answer that may be the program, and their ranks; the first of a rank counts."""
         blocks = list(blocks_of(self._text, *part, self.read))
         head = (part[0], blocks[0].fence_start if blocks else part[1])
+        longer = text_before_fences(self._text, *part)
+        if longer > head[1] and self._bare((part[0], longer), num_starts=_MAX_STARTS)[1] == _PROGRAM:
+            # The first fences are those of a docstring.
+            head = (part[0], longer)
+            blocks = list(blocks_of(self._text, longer, part[1], self.read))
         goes_on = self._goes_on(head)
         if blocks and (goes_on or (self._is_script and not blocks[0].has_tag)):
             # A base model goes on from its prompt, ends the prompt's code block, and writes whatever comes next.
@@ -106,7 +112,12 @@ class _Search:
             if rank == _PROGRAM:
                 yield span, rank
         for block in reversed(blocks):
-            yield (block.start, block.end), self._rank_of_block(block)
+            span, rank = (block.start, block.end), self._rank_of_block(block)
+            if rank == _BROKEN and block.end == part[1]:
+                cut = self._cut(span)
+                if _PROSE.match(self._text, cut[1]) and self._rank(cut) == _PROGRAM:
+                    span, rank = cut, _PROGRAM
+            yield span, rank
         for found in _BOXED.finditer(self._text, *part):
             span = (found.end(), _matching_brace(self._text, found.end(), part[1]))
             yield span, self._rank(span)
@@ -182,6 +193,8 @@ class _Search:
                 return self._without_rest(cut), rank
             if rank > best_rank:
                 best, best_rank = cut, rank
+            if cut == (start, span[1]) and rank:
+                break
         return (best, best_rank) if best_rank >= _PARTIAL else (span, best_rank)
 
     def _cut(self, span: tuple[int, int]) -> tuple[int, int]:

@@ -36,6 +36,7 @@ _LEXEME = re.compile(
     r'|"(?:\\.|[^"\\\n])*+"' + r"|'(?:\\.|[^'\\\n])*+'",
     re.DOTALL,
 )
+_MAX_MARKS = 100  # of one answer, behind which no mark is taken for a part of a program
 _MAX_LOOKS_AHEAD = 30  # blocks of one answer that may be searched to their end for strings that hold fences
 
 
@@ -57,14 +58,24 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     begin = position = 0
-    blocks = blocks_of(text, 0, len(text), read)
-    block = next(blocks, None)
-    while mark := _MARK.search(text, position):
+    marked = 0
+    first_fence = -1
+    blocks: Iterator[Block] | None = None
+    block: Block | None = None
+    for mark in _MARK.finditer(text):
+        if mark.start() < position:
+            continue
         position = mark.end()
-        while block is not None and block.end <= mark.start():
-            block = next(blocks, None)
         if _is_quoted(text, mark):
             continue
+        if first_fence < begin:
+            found = _FENCE.search(text, begin)
+            first_fence = found.start("fence") if found else len(text)
+        if blocks is None and marked < _MAX_MARKS and first_fence < mark.start():
+            blocks = blocks_of(text, begin, len(text), read)
+            block = next(blocks, None)
+        while blocks is not None and block is not None and block.end <= mark.start():
+            block = next(blocks, None)
         if block is not None and block.start <= mark.start() and isinstance(read(block.start, block.end), ast.Module):
             position = block.end
             continue
@@ -79,8 +90,8 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
         elif text[begin : mark.start()].strip():
             return [*spans, (begin, mark.start())]
         begin = position
-        blocks = blocks_of(text, begin, len(text), read)
-        block = next(blocks, None)
+        blocks, block = None, None
+        marked += 1
     return [*spans, (begin, len(text))]
 
 
@@ -142,6 +153,19 @@ def blocks_of(text: str, start: int, end: int, read: Reader) -> Iterator[Block]:
             waiting.pop(0)
         if rest and waiting and waiting[0] is first:
             waiting.pop(0)
+
+
+def text_before_fences(text: str, start: int, end: int) -> int:
+    """The end of the text before the first fence that stands in no string, if the text is Python."""
+    lexemes = _LEXEME.finditer(text, start, end)
+    lexeme = next(lexemes, None)
+    for fence in _FENCE.finditer(text, start, end):
+        place = fence.start("fence")
+        while lexeme is not None and lexeme.end() <= place:
+            lexeme = next(lexemes, None)
+        if lexeme is None or lexeme.start() > place or not lexeme["triple"]:
+            return place if fence["lead"].strip() else fence.start()
+    return end
 
 
 def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:

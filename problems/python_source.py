@@ -24,7 +24,6 @@ _QUOTED_OR_BLANK = re.compile(
     re.DOTALL,
 )
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_DEFINITION = re.compile(r"\s*(?:async|class|def|from|import|@)")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -70,8 +69,13 @@ def required_name(problem: Problem) -> str | None:
 
 
 def defines(tree: ast.Module, name: str) -> bool:
-    """Whether a module has a function or class `name` at its top level."""
-    return any(isinstance(node, _SCOPES) and node.name == name for node in outer_statements(tree.body))
+    """Whether a module has a function, class or variable `name` at its top level."""
+    return any(
+        node.name == name
+        if isinstance(node, _SCOPES)
+        else isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        for node in outer_statements(tree.body)
+    )
 
 
 def as_run(problem: Problem, program: str) -> tuple[str, str]:
@@ -99,7 +103,7 @@ def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
     found = _FIRST_INDENT.match(program)
     own = found[1] if found else ""
     name = required_name(problem)
-    if problem.code_prefix and prefix and own and name and _DEFINITION.match(program):
+    if problem.code_prefix and prefix and own and name and name in program:
         # As deep as the body, the whole function again would be a function within the function.
         whole = _reindented(program, own, "")
         tree = parse(whole) if whole is not None else 1
@@ -116,10 +120,10 @@ def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
     targets = [_body_indent(prefix)] if problem.code_prefix and prefix else []
     for target in dict.fromkeys([*targets, ""]):
         if target != own:
-            yield prefix, program[: found.start(1)] + target + program[found.end(1) :]
             shifted = _reindented(program, own, target)
             if shifted is not None:
                 yield prefix, shifted
+            yield prefix, program[: found.start(1)] + target + program[found.end(1) :]
 
 
 def shift_of(program: str, run: str, line: int) -> int:

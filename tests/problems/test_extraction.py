@@ -297,15 +297,10 @@ def test_without_a_program_something_is_graded() -> None:
     assert f"```python\n{session}```\n"[start:end] == session
 
 
-PIECES = st.sampled_from(
-    [
-        *"``` ```` ~~~ ` ~ ```python <think> </think> <|im_end|> </s> [DONE] ( ) [ { } : = ' \" # @ \\ \\boxed{".split(
-            " "
-        ),
-        *"def double(x): return input() print( class >>> 1 x \"\"\" ''' \0 \xa0 \ud800 \u00e9 **".split(" "),
-        *("\n", "\n\n", "\r\n", "\r", "\f", "\t", " ", "    ", "\n```\n", "\n```py\n", "\n```bash\n"),
-    ]
-)
+MARKUP = "``` ```` ~~~ ` ~ ```python <think> </think> <|im_end|> </s> [DONE] ( ) [ { } : = ' # @ \\ \\boxed{ \""
+WORDS = "def double(x): return input() print( class >>> 1 x \"\"\" ''' \0 \xa0 \ud800 \u00e9 **"
+BLANKS = ["\n", "\n\n", "\r\n", "\r", "\f", "\t", " ", "    ", "\n```\n", "\n```py\n", "\n```bash\n"]
+PIECES = st.sampled_from([*MARKUP.split(" "), *WORDS.split(" "), *BLANKS])
 
 
 @given(st.lists(PIECES, max_size=60).map("".join) | st.text(), st.sampled_from(PROBLEMS))
@@ -360,7 +355,7 @@ def test_long_texts_are_parsed_a_bounded_number_of_times(unit: str) -> None:
             start, end = extract_program(problem, text)
             as_run(problem, text[start:end])
         assert 0 <= start <= end <= len(text)
-        assert calls.call_count <= 150
+        assert calls.call_count <= 300
 
 
 def test_positions_in_a_repaired_program_are_those_of_the_submitted_one() -> None:
