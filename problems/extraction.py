@@ -59,11 +59,13 @@ class _Search:
         self._has_input = any(isinstance(test, StdinTest) and test.stdin.strip() for test in problem.tests)
         self._parses_left = _MAX_PARSES
         self._read: dict[tuple[int, int], ast.Module | int] = {}
+        self._ranks: dict[tuple[int, int], int] = {}
         self._lines_before: dict[tuple[int, int], int] = {}
 
     def span(self) -> tuple[int, int]:
         whole = (0, len(self._text))
-        if self._rank(whole) >= _PARTIAL and "\n[" not in self._text:
+        is_free_of_fences = text_before_fences(self._text, *whole) == len(self._text)
+        if is_free_of_fences and "\n[" not in self._text and self._rank(whole) >= _PARTIAL:
             return self._without_rest(whole)
         said = [part for part in spoken(self._text, self.read) if self._text[part[0] : part[1]].strip()]
         best, best_rank = (said[-1] if said else (len(self._text), len(self._text))), _NOTHING
@@ -145,6 +147,11 @@ class _Search:
 
     def _rank(self, span: tuple[int, int]) -> int:
         """How much of a program a span is, by its tree; `_NOTHING` for what does not parse."""
+        if span not in self._ranks:
+            self._ranks[span] = self._rank_of(span)
+        return self._ranks[span]
+
+    def _rank_of(self, span: tuple[int, int]) -> int:
         tree = self.read(*span)
         if not isinstance(tree, ast.Module):
             return _NOTHING
