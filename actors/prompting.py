@@ -12,7 +12,7 @@ from actors.messages import RolloutRequest
 from actors.model_folder import UnusableModelError, check_model_folder, load_tokenizer
 from actors.types import Completion, FinishReason, Rollout
 from problems.encoding import encode_prompt
-from problems.prompts import extract_program
+from problems.extraction import extract_program
 from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
 

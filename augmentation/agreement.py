@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from augmentation.inputs import Candidate, input_of, vary_inputs
-from problems.prompts import source_before
+from problems.python_source import as_run
 from problems.rows import read_row, row_of
 from problems.types import CheckTest, Problem, Test
 from sandbox import asserts
@@ -172,7 +172,7 @@ def _run(
 
     After a few of those the rest counts as skipped: the reference is too slow for such inputs.
     """
-    source = source_before(problem, reference.program) + reference.program
+    source = "".join(as_run(problem, reference.program))
     results: list[RunResult] = []
     for _ in range(_MAX_STOPS):
         rest = [candidate.input.job for candidate in candidates[len(results) :]]

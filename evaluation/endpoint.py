@@ -18,7 +18,8 @@ from evaluation.fingerprints import some
 from evaluation.run import Programs
 from evaluation.store import EvaluationError
 from problems import Problem
-from problems.prompts import chat_message, extract_program, render_prompt
+from problems.extraction import extract_program
+from problems.prompts import chat_message, render_prompt
 from sandbox.grading import ProgramRow
 
 _TIMEOUT_S = 300.0

@@ -1,11 +1,10 @@
-"""What a model is shown of a problem, which part of its answer is the program, and what of it is run.
+"""What a model is shown of a problem, and what its program is put behind when it is run.
 
 Supervised training, reinforcement learning and evaluation all come here, so that they see the same characters.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,9 +15,6 @@ QUESTION = "question"
 """The `benchmark` of what is no programming problem: its statement is asked as it stands."""
 _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Python code block and nothing else.\n\n"
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
-# What base models write after the function they were asked to continue (the stop sequences of Chen et al. 2021).
-_AFTER_FUNCTION = re.compile(r"\n(?=(?:def|class|if|print)\b|[#@]|```)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _APPS_MODULES = ("collections", "fractions", "itertools", "math", "random", "sys", "time")
 _APPS_IMPORTS = {name: f"import {name}" for name in _APPS_MODULES} | {
@@ -92,27 +88,6 @@ _FORMATS: dict[str, Callable[[Problem], str]] = {
 }
 
 
-def extract_program(problem: Problem, text: str) -> tuple[int, int]:
-    """The span of characters [start, end) of a completion that is its program.
-
-    The inside of the last code fence that closes, or of one that the length limit left open; without a fence (base
-    models) the whole text, but where the completion continues a function, only up to the end of that function. Text
-    with fences that is Python as it stands (in a docstring) is taken whole, and so is the answer to a `QUESTION`.
-    """
-    if problem.benchmark == QUESTION:
-        return 0, len(text)
-    fences = list(_FENCE.finditer(text))
-    if fences and not _is_python(problem.code_prefix + text) and not _is_python(text):
-        closed = len(fences) // 2 * 2
-        opening = fences[closed - 2] if closed else fences[0]
-        start = min(opening.end() + 1, len(text))
-        return start, max(start, fences[closed - 1].start()) if closed else len(text)
-    if problem.code_prefix and text.lstrip("\n")[:1].isspace():
-        after = _AFTER_FUNCTION.search(text, len(text) - len(text.lstrip()))
-        return 0, after.start() + 1 if after else len(text)
-    return 0, len(text)
-
-
 def source_before(problem: Problem, program: str) -> str:
     """The source that a submitted program is put behind when it is run; empty where a program stands alone.
 
@@ -127,11 +102,3 @@ def source_before(problem: Problem, program: str) -> str:
         words = set(_WORD.findall(program))
         return "".join(f"{line}\n" for name, line in _APPS_IMPORTS.items() if name in words)
     return problem.code_prefix
-
-
-def _is_python(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser says of text that is no program
-        return False
-    return True

@@ -23,7 +23,7 @@ class Limits:
     wall_s: float = 10.0
     program_cpu_s: float = 120.0
     program_wall_s: float = 240.0
-    program_output_bytes: int = 64 * MIB
+    program_output_bytes: int = 256 * MIB
     memory_bytes: int = 512 * MIB
     output_bytes: int = 8 * MIB
     scratch_bytes: int = 16 * MIB

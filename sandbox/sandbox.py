@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from problems.prompts import source_before
+from problems.python_source import as_run, shift_of
 from problems.types import Problem
 from sandbox import asserts, selftest
 from sandbox.compare import Comparison
@@ -81,13 +81,14 @@ class Sandbox:
     ) -> Verdict:
         """Run every test of `problem` on `program`.
 
-        The program runs behind the problem's `code_prefix`; positions of errors are in the program as submitted.
+        The program runs behind the problem's `code_prefix`, its layout repaired (`as_run`) if it is no Python without;
+        positions of errors are in the program as submitted.
         Whatever goes wrong while a verdict is made is that verdict's `infrastructure_error`, with the cause.
         """
         tally = _Tally()
         try:
-            source = normalised(program)
-            prefix = source_before(problem, source)
+            text = normalised(program)
+            prefix, source = as_run(problem, text)
             plans = [asserts.plan(test) for test in problem.tests]
             closed = [self._closed_result(plan.closed) for plan in plans]
 
@@ -95,7 +96,8 @@ class Sandbox:
                 tally.take(plans[index], result, closed[index], comparison, is_first=index == 0)
 
             self._run(prefix + source, [plan.job for plan in plans], None, take)
-            tally.place_error(prefix, program)
+            error = _in_submission(_without_prefix(tally.error, prefix), text, source)
+            tally.error = _behind_mark(error, program)
         except Exception as error:  # noqa: BLE001 - the border of one verdict: a fault in it must not end the others
             _LOG.exception("problem %s, completion %s has no verdict", problem.task_id, completion_id)
             tally.fail(len(problem.tests), _described(error))
@@ -220,14 +222,6 @@ class _Tally:
         self._reset()
         self.outcomes, self.fault = [Outcome.INFRASTRUCTURE_ERROR] * num_tests, fault
 
-    def place_error(self, prefix: str, program: str) -> None:
-        """Say where the error is in the program as submitted."""
-        error = _without_prefix(self.error, prefix)
-        # A byte order mark is no character of the source.
-        if error is not None and error.line == 1 and error.column is not None and program.startswith(_BOM):
-            error = replace(error, column=error.column + 1)
-        self.error = error
-
 
 def normalised(program: str) -> str:
     """The program as it is compiled: without a byte order mark, and with the line ends that Python itself sees."""
@@ -276,6 +270,20 @@ def _without_prefix(error: ProgramError | None, prefix: str) -> ProgramError | N
         column = error.column - len(last)
         return replace(error, line=line, column=column if column >= 0 else None)
     return replace(error, line=line)
+
+
+def _in_submission(error: ProgramError | None, program: str, source: str) -> ProgramError | None:
+    """The position that an error in `source`, the program as it was run, has in the program as submitted."""
+    if error is None or error.line is None or error.column is None:
+        return error
+    return replace(error, column=max(0, error.column + shift_of(program, source, error.line)))
+
+
+def _behind_mark(error: ProgramError | None, program: str) -> ProgramError | None:
+    """A byte order mark counts as a character of the program as submitted, although it is none of its source."""
+    if error is None or error.line != 1 or error.column is None or not program.startswith(_BOM):
+        return error
+    return replace(error, column=error.column + 1)
 
 
 def _refusal(finding: selftest.Finding, require: Isolation) -> str:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.prompts import extract_program, render_prompt, source_before
+from problems.extraction import extract_program
+from problems.prompts import render_prompt, source_before
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
 STDIN = Problem("1", "apps", "Add.", (StdinTest("1 2", "3"),))
@@ -83,7 +84,8 @@ def test_the_program_in_an_answer(text: str, program: str) -> None:
         ("    return x + 1\n\n\ndef g():\n    pass\n", "    return x + 1\n\n\n"),
         ("    y = '''\nz'''\n    return 1\n# end", "    y = '''\nz'''\n    return 1\n"),
         ("    return x + 1\nprint(f(1))", "    return x + 1\n"),
-        ("    return x + 1\nprinter = 1\n", "    return x + 1\nprinter = 1\n"),
+        ("    return x + step\nprinter = 1\nstep = 1\n", "    return x + step\nprinter = 1\nstep = 1\n"),
+        ("    return x + 1\nprinter = 1\n", "    return x + 1\n"),
         ("\n    return x + 1\nclass A:", "\n    return x + 1\n"),
         (
             "def f(x):\n    return g(x)\n\ndef g(x):\n    return x",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from problems import ProblemsError, load
-from problems.prompts import extract_program
+from problems.extraction import extract_program
 from problems.types import Problem
 from sandbox.grading import ProgramRow
 from sandbox.limits import Limits
@@ -21,7 +21,7 @@ FOLDER = Path(os.environ.get("BENCHMARK_DATA", "missing")) / "field_cases"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
 
 # Cases that come out otherwise than their file says, each argued in docs/grader-agreement.md.
-ARGUED: dict[str, set[str]] = {}
+ARGUED: dict[str, set[str]] = {"s19-base-completions": {"unfinished"}}
 
 pytestmark = pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folder with field_cases")
 

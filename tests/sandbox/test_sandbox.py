@@ -99,6 +99,18 @@ def test_columns_count_characters(sandbox: Sandbox) -> None:
         assert program[: verdict.error.column].startswith("é = '日本'; ")
 
 
+def test_errors_in_an_indented_program_are_placed_as_it_was_submitted(sandbox: Sandbox) -> None:
+    program = "   def f(n):\n       return n / 0\n"
+    verdict = sandbox.grade(problem(CallTest("f", (2,), 4)), program, "c")
+    assert verdict.error is not None
+    assert verdict.error.type == "ZeroDivisionError"
+    assert (verdict.error.line, verdict.error.column) == (2, program.split("\n")[1].index("n / 0"))
+    prefix = 'def f(n):\n    """Square."""\n'
+    verdict = sandbox.grade(problem(CallTest("f", (2,), 4), prefix=prefix), "return n / 0\n", "c")
+    assert verdict.error is not None
+    assert (verdict.error.line, verdict.error.column) == (1, 7)
+
+
 def test_errors_behind_a_prefix_are_placed_in_the_program(sandbox: Sandbox) -> None:
     prefix = 'def f(n):\n    """Square."""\n'
     verdict = sandbox.grade(problem(CallTest("f", (2,), 4), prefix=prefix), "    return n * n\n", "c")

@@ -1,0 +1,128 @@
+"""What of the source that a model went on writing behind its function that function needs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from problems.python_source import outer_statements
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def new_statements(tree: ast.Module, lines_before: int) -> Iterator[ast.stmt]:
+    """The top-level statements of a module that reach behind its first `lines_before` lines."""
+    return (node for node in tree.body if (node.end_lineno or node.lineno) > lines_before)
+
+
+def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | None:
+    """The last line of the module that the function or class `name` needs; None where the module has no such thing.
+
+    A function begun on the first `lines_before` lines is the one that was asked for; otherwise the last of its name
+    is. Behind it stays what binds or changes a name that it uses, or that what stays uses, and all between these.
+    """
+    statements = list(new_statements(tree, lines_before))
+    if not statements:
+        return None
+    if statements[0].lineno <= lines_before:
+        place = 0
+    else:
+        places = [i for i, node in enumerate(statements) if _binds(node, name)]
+        if not places:
+            return None
+        place = places[-1]
+    kept = [node for node in tree.body if (node.end_lineno or node.lineno) <= lines_before]
+    needed: set[str] = set()
+    bound: set[str] = set()
+    last = -1
+    found: int | None = place
+    while found is not None:
+        kept += statements[last + 1 : found + 1]
+        for node in kept:
+            needed |= _globals_read(node)
+            bound |= _touched(node)
+        kept = []
+        needed.discard(name)
+        last = found
+        # An import again of what is there already may be of a module that is not: it is left out.
+        wanted = ((i, needed - bound if _is_import(node) else needed) for i, node in enumerate(statements))
+        found = max((i for i, names in wanted if i > last and names & _touched(statements[i])), default=None)
+    return statements[last].end_lineno
+
+
+def _binds(node: ast.stmt, name: str) -> bool:
+    if name in _touched(node):
+        return True
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(inner, _SCOPES) and inner.name == name for inner in node.body
+    )
+
+
+def _globals_read(node: ast.stmt) -> set[str]:
+    """The names that a statement reads, without those that are only its functions' own."""
+    read: set[str] = set()
+    own: set[str] = set()
+    declared: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            (read if isinstance(part.ctx, ast.Load) else own).add(part.id)
+        elif isinstance(part, ast.arg):
+            own.add(part.arg)
+        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+            own.update(_imported(part))
+        elif isinstance(part, ast.Global):
+            declared.update(part.names)
+    return read - (own - declared) if isinstance(node, _SCOPES) else read
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def _touched(node: ast.stmt) -> set[str]:
+    """The names that a top-level statement binds or whose objects it changes. Tests and prints touch nothing."""
+    names: set[str] = set()
+    if isinstance(node, ast.Assert) or _is_main_guard(node):
+        return names
+    for part in outer_statements([node]):
+        if isinstance(part, _SCOPES):
+            names.add(part.name)
+        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+            names |= _imported(part)
+        elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
+            if isinstance(part.value.func, ast.Attribute):
+                names |= _root(part.value.func)
+        elif isinstance(part, ast.stmt):
+            for target in _targets(part):
+                names |= {name for inner in ast.walk(target) for name in _root(inner) if not _is_read(inner)}
+    return names
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, (ast.Assign, ast.Delete)):
+        return list(node.targets)
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)):
+        return [node.target]
+    if isinstance(node, (ast.With, ast.AsyncWith)):
+        return [item.optional_vars for item in node.items if item.optional_vars]
+    return []
+
+
+def _is_read(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Load)
+
+
+def _root(node: ast.AST) -> set[str]:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def _is_main_guard(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and any(
+        isinstance(part, ast.Name) and part.id == "__name__" for part in ast.walk(node.test)
+    )

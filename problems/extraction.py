@@ -1,0 +1,274 @@
+"""Which part of a model's answer is its program. Training and evaluation both ask here, with the answer as sampled.
+
+A program is one span of characters, since rewards on lines and spans are laid on the tokens of these characters.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import re
+from collections.abc import Iterator
+
+from problems.continuation import last_needed_line, new_statements
+from problems.fences import Block, blocks_of, spoken, text_before_fences
+from problems.prompts import QUESTION
+from problems.python_source import LINE_END, layouts, outer_statements, parse, required_name
+from problems.types import Problem, StdinTest
+
+_MAX_PARSES = 120  # of one answer; what would need more is no answer
+_MAX_CUTS = 12
+_MAX_STARTS = 6
+_TOP_LEVEL = re.compile(r"^(?=[^\s)\]}])(?!(?:else|elif|except|finally)\b)", re.MULTILINE)
+_FIRST_LINE = re.compile(
+    r"^(?:(?:async )?def \w|class \w+[ ]?[:(]|import \w|from [\w.]+ import\b|@\w)"
+    r"|^\w[\w, ]* = |^(?:for|while|with|if|try)\b.*:[ \t\r]*$|^print\(",
+    re.MULTILINE,
+)
+_PROSE = re.compile(r"[*#>\d.\s-]*[A-Z][\w'`]*(?: [\w'`,.-]+){2}")
+_BOXED = re.compile(r"\\boxed\{")
+_READING = frozenset({"input", "open", "stdin", "fileinput", "read"})
+_WRITING = frozenset({"print", "stdout", "write", "writelines"})
+
+# How much of a program something is; of equals, the last in the answer is taken.
+_NOTHING, _EMPTY, _TEXT, _STATEMENTS, _DEFINITIONS, _BROKEN, _PARTIAL, _PROGRAM = range(8)
+
+
+def extract_program(problem: Problem, text: str) -> tuple[int, int]:
+    """The span of characters [start, end) of a completion that is its program.
+
+    Of the code blocks that are Python, the last that defines what the tests use, or, where the tests give input, reads
+    and prints. Without such a block the text itself, from its first line of Python up to what is none or what the
+    program does not need. What a model thinks (`<think>`) and what stands behind an end token is passed over: an
+    answer that never stopped thinking has an empty program at its end. Where nothing is a program, the last block that
+    comes close, or all that was said, is what is graded. The answer to a `QUESTION` is taken whole.
+    """
+    if problem.benchmark == QUESTION:
+        return 0, len(text)
+    return _Search(problem, text).span()
+
+
+class _Search:
+    """One search. Every span is parsed once at most, in every way that `layouts` knows."""
+
+    def __init__(self, problem: Problem, text: str) -> None:
+        self._problem = problem
+        self._text = text
+        self._name = required_name(problem)
+        self._is_script = isinstance(problem.tests[0], StdinTest)
+        self._has_input = any(isinstance(test, StdinTest) and test.stdin.strip() for test in problem.tests)
+        self._parses_left = _MAX_PARSES
+        self._read: dict[tuple[int, int], ast.Module | int] = {}
+        self._ranks: dict[tuple[int, int], int] = {}
+        self._lines_before: dict[tuple[int, int], int] = {}
+
+    def span(self) -> tuple[int, int]:
+        whole = (0, len(self._text))
+        is_free_of_fences = text_before_fences(self._text, *whole) == len(self._text)
+        if is_free_of_fences and "\n[" not in self._text and self._rank(whole) >= _PARTIAL:
+            return self._without_rest(whole)
+        said = [part for part in spoken(self._text, self.read) if self._text[part[0] : part[1]].strip()]
+        best, best_rank = (said[-1] if said else (len(self._text), len(self._text))), _NOTHING
+        for part in reversed(said):
+            for span, rank in self._candidates(part):
+                if rank > best_rank:
+                    best, best_rank = span, rank
+                if rank == _PROGRAM:
+                    return best
+        return best
+
+    def read(self, start: int, end: int) -> ast.Module | int:
+        """The tree of a span as it would be graded, or the line of the span where it stops being Python."""
+        known = self._read.get((start, end))
+        if known is None:
+            known = self._read[start, end] = self._parse(start, end)
+        return known
+
+    def _parse(self, start: int, end: int) -> ast.Module | int:
+        furthest = 1
+        for prefix, program in layouts(self._problem, self._text[start:end]):
+            if self._parses_left <= 0:
+                break
+            self._parses_left -= 1
+            lines_before = prefix.count("\n")
+            found = parse(prefix + program)
+            if isinstance(found, ast.Module):
+                self._lines_before[start, end] = lines_before
+                return found
+            furthest = max(furthest, found - lines_before)
+        return furthest
+
+    def _candidates(self, part: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int]]:
+        """Spans of a part of the answer that may be the program, and their ranks; the first of a rank counts."""
+        blocks = list(blocks_of(self._text, *part, self.read))
+        head = (part[0], blocks[0].fence_start if blocks else part[1])
+        longer = text_before_fences(self._text, *part)
+        if longer > head[1] and self._bare((part[0], longer), num_starts=_MAX_STARTS)[1] == _PROGRAM:
+            # The first fences are those of a docstring.
+            head = (part[0], longer)
+            blocks = list(blocks_of(self._text, longer, part[1], self.read))
+        goes_on = self._goes_on(head)
+        if blocks and (goes_on or (self._is_script and not blocks[0].has_tag)):
+            # A base model goes on from its prompt, ends the prompt's code block, and writes whatever comes next.
+            span, rank = self._bare(head, num_starts=0)
+            if rank == _PROGRAM:
+                yield span, rank
+        for block in reversed(blocks):
+            span, rank = (block.start, block.end), self._rank_of_block(block)
+            if rank == _BROKEN and block.end == part[1]:
+                cut = self._cut(span)
+                if _PROSE.match(self._text, cut[1]) and self._rank(cut) == _PROGRAM:
+                    span, rank = cut, _PROGRAM
+            yield span, rank
+        for found in _BOXED.finditer(self._text, *part):
+            span = (found.end(), _matching_brace(self._text, found.end(), part[1]))
+            yield span, self._rank(span)
+            break
+        span, rank = self._bare(head, num_starts=_MAX_STARTS)
+        yield span, rank if rank >= _PARTIAL else _BROKEN if goes_on else _TEXT if not blocks else _NOTHING
+
+    def _goes_on(self, span: tuple[int, int]) -> bool:
+        first = self._text[span[0] : span[1]].lstrip("\r\n")
+        return bool(self._problem.code_prefix) and first[:1].isspace()
+
+    def _rank_of_block(self, block: Block) -> int:
+        inside = self._text[block.start : block.end]
+        if not block.is_python:
+            return _NOTHING
+        if not inside.strip() or inside.lstrip().startswith(">>>"):
+            return _EMPTY
+        rank = self._rank((block.start, block.end))
+        if rank != _NOTHING:
+            return rank
+        words = {self._name} if self._name else {"input", "stdin"} if self._is_script else {"def", "class"}
+        if any(re.search(rf"\b{re.escape(word)}\b", inside) for word in words):
+            return _BROKEN
+        return _STATEMENTS if block.has_tag else _TEXT
+
+    def _rank(self, span: tuple[int, int]) -> int:
+        """How much of a program a span is, by its tree; `_NOTHING` for what does not parse."""
+        if span not in self._ranks:
+            self._ranks[span] = self._rank_of(span)
+        return self._ranks[span]
+
+    def _rank_of(self, span: tuple[int, int]) -> int:
+        tree = self.read(*span)
+        if not isinstance(tree, ast.Module):
+            return _NOTHING
+        statements = list(new_statements(tree, self._lines_before[span]))
+        if self._is_script:
+            return self._rank_of_script(statements)
+        nodes = list(outer_statements(statements))
+        if self._name:
+            found = max((_definition_rank(node, self._name, deep=True) for node in nodes), default=_NOTHING)
+            if found:
+                return found
+        if any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) for node in nodes):
+            return _DEFINITIONS if self._name else _PROGRAM
+        return _STATEMENTS if any(not isinstance(node, ast.Expr) for node in nodes) else _TEXT
+
+    def _rank_of_script(self, statements: list[ast.stmt]) -> int:
+        words: set[str] = set()
+        for statement in statements:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name):
+                    words.add(node.id)
+                elif isinstance(node, ast.Attribute):
+                    words.add(node.attr)
+                elif isinstance(node, ast.alias):
+                    words.update(node.name.split("."))
+        if words & _WRITING and (words & _READING or not self._has_input):
+            return _PROGRAM
+        does = any(
+            not isinstance(node, ast.Expr) or isinstance(node.value, (ast.Call, ast.Await)) for node in statements
+        )
+        return _PARTIAL if does else _TEXT
+
+    def _bare(self, span: tuple[int, int], num_starts: int) -> tuple[tuple[int, int], int]:
+        """The program in text without fences, and its rank; the text itself where there is none."""
+        starts = [span[0]]
+        for found in _FIRST_LINE.finditer(self._text, *span):
+            if len(starts) > num_starts:
+                break
+            if found.start() > span[0]:
+                starts.append(found.start())
+        best, best_rank = span, _NOTHING
+        for start in starts:
+            cut = self._cut((start, span[1]))
+            rank = self._rank(cut)
+            if rank == _PROGRAM:
+                return self._without_rest(cut), rank
+            if rank > best_rank:
+                best, best_rank = cut, rank
+            if cut == (start, span[1]) and rank:
+                break
+        return (best, best_rank) if best_rank >= _PARTIAL else (span, best_rank)
+
+    def _cut(self, span: tuple[int, int]) -> tuple[int, int]:
+        """A span without the lines from the first on, at the top level, that is not Python."""
+        start, end = span
+        tops = [found.start() for found in _TOP_LEVEL.finditer(self._text, start, end)]
+        line_starts = [start, *(found.end() for found in LINE_END.finditer(self._text, start, end))]
+        for _ in range(_MAX_CUTS):
+            found = self.read(start, end)
+            if isinstance(found, ast.Module):
+                return start, end
+            at = line_starts[min(found, len(line_starts)) - 1]
+            place = bisect.bisect_right(tops, min(at, end - 1)) - 1
+            if place < 0 or not self._text[start : tops[place]].strip():
+                break
+            end = tops[place]
+        return span
+
+    def _without_rest(self, span: tuple[int, int]) -> tuple[int, int]:
+        """A span that defines a function, without what follows and is not needed: prints, asserts, other functions.
+
+        A script, which is run as a whole, stays as it is.
+        """
+        tree = self.read(*span)
+        if self._is_script or not self._name or not isinstance(tree, ast.Module):
+            return span
+        before = self._lines_before[span]
+        last = last_needed_line(tree, self._name, before)
+        if last is None:
+            return span
+        start, end = span
+        line_starts = [start, *(found.end() for found in LINE_END.finditer(self._text, start, end)), end]
+        place = min(last - before, len(line_starts) - 1)
+        while place < len(line_starts) - 1 and not self._text[line_starts[place] : line_starts[place + 1]].strip():
+            place += 1
+        return start, line_starts[place]
+
+
+def _definition_rank(node: ast.AST, name: str, *, deep: bool) -> int:
+    """Whether a statement binds `name`: `_PROGRAM`, or `_PARTIAL` as an import or with nothing in it; else 0."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        if node.name == name:
+            return _PARTIAL if all(_is_filler(statement) for statement in node.body) else _PROGRAM
+        if deep and isinstance(node, ast.ClassDef):
+            return max((_definition_rank(inner, name, deep=False) for inner in node.body), default=_NOTHING)
+    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return _PROGRAM
+    elif isinstance(node, (ast.Import, ast.ImportFrom)) and any(
+        (alias.asname or alias.name) == name for alias in node.names
+    ):
+        return _PARTIAL
+    return _NOTHING
+
+
+def _is_filler(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
+
+
+def _matching_brace(text: str, start: int, end: int) -> int:
+    """The place of the brace that closes the one before `start`; `end` without one."""
+    depth = 1
+    for found in re.finditer(r"[{}]", text[start:end]):
+        depth += 1 if found[0] == "{" else -1
+        if depth == 0:
+            return start + found.start()
+    return end

@@ -1,0 +1,253 @@
+"""Where an answer speaks, where it thinks, and the code blocks in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+Reader = Callable[[int, int], ast.Module | int]
+"""The tree of a span of the answer, or the line of its first error."""
+
+_THINKING = "think|thinking|thought|reasoning"
+_MARK = re.compile(
+    rf"(?P<open><(?:{_THINKING})>)|(?P<close></(?:{_THINKING})>)"
+    # Tokens that models write as text: <|endoftext|>, DeepSeek's wide bars, SentencePiece's, StarCoder's, CodeLlama's.
+    r"|<[|\uff5c][\w\u2581 .:/-]{1,40}[|\uff5c]>"
+    r"|</?s>|<(?:eos|bos|pad|unk|EOT|EOS|end_of_turn|start_of_turn|end_of_text|file_sep|repo_name|reponame|filename"
+    r"|gh_stars|jupyter_\w{1,20}|empty_output|commit_(?:before|msg|after)|issue_\w{1,10})>"
+    r"|<fim[_-](?:prefix|middle|suffix|pad)>"
+    r"|^[ \t]*\[/?(?:DONE|BEGIN|END|EOS|EOT|INST|PYTHON|TESTS?|ANSWER|SOLUTION|CODE)\](?=[ \t\r]*$)",
+    re.MULTILINE,
+)
+_STRING = re.compile(r"`[^`]*`|(?<![A-Za-z0-9])[rbfuRBFU]{0,2}(?:\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')")
+_WINDOW = 200  # characters of a line in which the string around a mark is looked for
+_FENCE = re.compile(r"^(?P<lead>[^`\n]*?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
+_TAG = re.compile(r"[{.\s]*([^\s{}:,(=]*)[}\s]*")
+_PYTHON_TAG = re.compile(r"(?:i|c)?py(?:thon|py)?[\d.]*|code|\S*\.py")
+_CODE = re.compile(
+    r"(?:(?:async|class|def|for|from|if|import|try|while|with)\b|@|[A-Za-z_][\w.]*[ ]?[=(\[,+:-])(?![\"'{]\S*$)"
+)
+_LEXEME = re.compile(
+    r"#[^\n]*"
+    r'|(?P<triple>"""(?:[^"\\]|\\.|"(?!""))*+(?:"""|\Z)' + r"|'''(?:[^'\\]|\\.|'(?!''))*+(?:'''|\Z))"
+    r'|"(?:\\.|[^"\\\n])*+"' + r"|'(?:\\.|[^'\\\n])*+'",
+    re.DOTALL,
+)
+_MAX_MARKS = 100  # of one answer, behind which no mark is taken for a part of a program
+_MAX_LOOKS_AHEAD = 30  # blocks of one answer that may be searched to their end for strings that hold fences
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A code block: the span of its inside, the place of its first fence; tagged as Python or not at all; any tag."""
+
+    start: int
+    end: int
+    fence_start: int
+    is_python: bool
+    has_tag: bool
+
+
+def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
+    """The spans of an answer that are neither thoughts nor behind its end.
+
+    A mark within a string, or within a block that is Python, is the program's own.
+    """
+    spans: list[tuple[int, int]] = []
+    begin = position = 0
+    marked = 0
+    first_fence = -1
+    blocks: Iterator[Block] | None = None
+    block: Block | None = None
+    for mark in _MARK.finditer(text):
+        if mark.start() < position:
+            continue
+        position = mark.end()
+        if _is_quoted(text, mark):
+            continue
+        if first_fence < begin:
+            found = _FENCE.search(text, begin)
+            first_fence = found.start("fence") if found else len(text)
+        if blocks is None and marked < _MAX_MARKS and first_fence < mark.start():
+            blocks = blocks_of(text, begin, len(text), read)
+            block = next(blocks, None)
+        while blocks is not None and block is not None and block.end <= mark.start():
+            block = next(blocks, None)
+        if block is not None and block.start <= mark.start() and isinstance(read(block.start, block.end), ast.Module):
+            position = block.end
+            continue
+        if mark["open"]:
+            spans.append((begin, mark.start()))
+            end = _thought_end(text, mark.end())
+            if end is None:
+                return spans
+            position = end
+        elif mark["close"]:
+            spans.clear()
+        elif text[begin : mark.start()].strip():
+            return [*spans, (begin, mark.start())]
+        begin = position
+        blocks, block = None, None
+        marked += 1
+    return [*spans, (begin, len(text))]
+
+
+def _thought_end(text: str, position: int) -> int | None:
+    for mark in _MARK.finditer(text, position):
+        if mark["close"] and not _is_quoted(text, mark):
+            return mark.end()
+    return None
+
+
+def _is_quoted(text: str, mark: re.Match[str]) -> bool:
+    before = text[max(0, mark.start() - _WINDOW) : mark.start()].rpartition("\n")[2]
+    after = text[mark.end() : mark.end() + _WINDOW].partition("\n")[0]
+    line = before + mark[0] + after
+    at = len(before)
+    return any(found.start() < at and at + len(mark[0]) < found.end() for found in _STRING.finditer(line))
+
+
+def blocks_of(text: str, start: int, end: int, read: Reader) -> Iterator[Block]:
+    """The code blocks of text[start:end] in order. A block without a closing fence ends with the text."""
+    fences = _FENCE.finditer(text[start:end])
+    looks_ahead = _MAX_LOOKS_AHEAD
+    waiting: list[re.Match[str]] = []
+
+    def upcoming() -> Iterator[re.Match[str]]:
+        yield from waiting
+        for fence in fences:
+            waiting.append(fence)
+            yield fence
+
+    while True:
+        opening = waiting.pop(0) if waiting else next(fences, None)
+        if opening is None:
+            return
+        inside = _inside(opening)
+        if inside is None:
+            continue
+        at, is_python, has_tag, is_closed = inside
+        fence_start = start + (opening.start("fence") if opening["lead"].strip() else opening.start())
+        if is_closed:
+            yield Block(
+                start + at, start + opening.end("info") - len(opening["fence"]), fence_start, is_python, has_tag
+            )
+            continue
+        at = min(at, end - start)
+        first, rest = _first_closing(opening, upcoming(), may_nest=has_tag and not is_python)
+        if is_python and first is not None and looks_ahead > 0 and _is_in_string(text, start, at, first):
+            looks_ahead -= 1
+            later = _first_outside_strings(text, start, end, at, opening, upcoming())
+            stop = end - start if later is None else _closing_start(later)
+            if isinstance(read(start + at, start + max(at, stop)), ast.Module):
+                first, rest = later, later is not None and _closes(opening, later)
+        if first is None:
+            yield Block(start + at, end, fence_start, is_python, has_tag)
+            return
+        stop = max(at, _closing_start(first))
+        yield Block(start + at, start + stop, fence_start, is_python, has_tag)
+        while waiting and waiting[0].start() < first.start():
+            waiting.pop(0)
+        if rest and waiting and waiting[0] is first:
+            waiting.pop(0)
+
+
+def text_before_fences(text: str, start: int, end: int) -> int:
+    """The end of the text before the first fence that stands in no string, if the text is Python."""
+    lexemes = _LEXEME.finditer(text, start, end)
+    lexeme = next(lexemes, None)
+    for fence in _FENCE.finditer(text, start, end):
+        place = fence.start("fence")
+        while lexeme is not None and lexeme.end() <= place:
+            lexeme = next(lexemes, None)
+        if lexeme is None or lexeme.start() > place or not lexeme["triple"]:
+            return place if fence["lead"].strip() else fence.start()
+    return end
+
+
+def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
+    """Where the inside of a block begins; is it tagged as Python or not at all; has it a tag; does it end on its line.
+
+    None for what opens no block: inline code, or a fence behind text that is not announced.
+    """
+    fence, info = opening["fence"], opening["info"].rstrip()
+    lead = opening["lead"].strip()
+    is_closed = info.endswith(fence)
+    if is_closed:
+        info = info[: -len(fence)]
+    if (fence[0] == "`" and "`" in info) or (fence[0] == "~" and lead):
+        return None
+    found = _TAG.match(info)
+    tag = found[1].lower() if found else ""
+    is_tagged_python = bool(_PYTHON_TAG.fullmatch(tag))
+    at = opening.end() + 1
+    if found and is_tagged_python and (is_closed or _CODE.match(info, found.end())):
+        at = opening.start("info") + found.end()
+    elif (stripped := info.strip()) and not is_tagged_python and stripped != tag and _CODE.match(stripped):
+        tag = ""
+        at = opening.start("info")
+    elif is_closed:
+        return None
+    if lead and not (is_tagged_python or (not tag and lead.endswith((":", ".", ")")))):
+        return None
+    return at, is_tagged_python or not tag, bool(tag), is_closed
+
+
+def _first_closing(
+    opening: re.Match[str], fences: Iterator[re.Match[str]], *, may_nest: bool
+) -> tuple[re.Match[str] | None, bool]:
+    """The first fence that ends the block, and whether it belongs to it (rather than opens the next one)."""
+    for fence in fences:
+        if _closes(opening, fence):
+            return fence, True
+        if _opens_another(opening, fence, may_nest=may_nest):
+            return fence, False
+    return None, True
+
+
+def _closes(opening: re.Match[str], fence: re.Match[str]) -> bool:
+    return fence["fence"].startswith(opening["fence"]) and not fence["info"].strip()
+
+
+def _opens_another(opening: re.Match[str], fence: re.Match[str], *, may_nest: bool) -> bool:
+    if fence["lead"].strip() or "`" in fence["info"]:
+        return False
+    return bool(fence["info"].strip()) or (may_nest and len(fence["fence"]) < len(opening["fence"]))
+
+
+def _closing_start(closing: re.Match[str]) -> int:
+    return closing.start("fence") if closing["lead"].strip() else closing.start()
+
+
+def _is_in_string(text: str, start: int, at: int, fence: re.Match[str]) -> bool:
+    """Whether a fence stands in a string of the Python that begins at `at`, or ends a comment."""
+    place = start + fence.start("fence")
+    last = deque(_LEXEME.finditer(text, start + at, place), maxlen=1)
+    return bool(last) and last[0].end() == place and _holds(last[0], fence)
+
+
+def _holds(lexeme: re.Match[str], fence: re.Match[str]) -> bool:
+    if lexeme["triple"]:
+        quotes = lexeme["triple"][:3]
+        return len(lexeme["triple"]) < 6 or not lexeme["triple"].endswith(quotes)
+    return bool(fence["lead"].strip()) and lexeme[0].startswith("#")
+
+
+def _first_outside_strings(
+    text: str, start: int, end: int, at: int, opening: re.Match[str], fences: Iterator[re.Match[str]]
+) -> re.Match[str] | None:
+    """The first fence after a block of Python that stands in none of its strings; None where the text ends before."""
+    lexemes = _LEXEME.finditer(text, start + at, end)
+    lexeme = next(lexemes, None)
+    for fence in fences:
+        place = start + fence.start("fence")
+        while lexeme is not None and lexeme.end() <= place:
+            lexeme = next(lexemes, None)
+        if lexeme is not None and lexeme.start() < place and (lexeme["triple"] or fence["lead"].strip()):
+            continue
+        if _closes(opening, fence) or _opens_another(opening, fence, may_nest=False):
+            return fence
+    return None

@@ -1,0 +1,163 @@
+"""Python source as it is graded: what a program is put behind, small repairs of its layout, and its syntax tree.
+
+Only the parser is used here: nothing of a program is compiled or run.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+
+from problems.prompts import source_before
+from problems.types import CallTest, CheckTest, Problem
+
+LINE_END = re.compile(r"\r\n|\r|\n")
+"""A line end as the parser counts them."""
+_INDENT = re.compile(r"[ \t]*")
+_FIRST_INDENT = re.compile(r"(?:[ \t]*\r?\n)*([ \t]*)(?=[^\s])")
+# Strings and comments keep their characters; any other blank than a space, as in pages and documents, becomes one.
+_QUOTED_OR_BLANK = re.compile(
+    r'("""(?:[^"\\]|\\.|"(?!""))*+"""' + r"|'''(?:[^'\\]|\\.|'(?!''))*+'''"
+    r'|"(?:[^"\\\n]|\\.)*+"' + r"|'(?:[^'\\\n]|\\.)*+'|#[^\n]*)|[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]",
+    re.DOTALL,
+)
+_ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
+_BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def parse(source: str) -> ast.Module | int:
+    """The tree of `source`, or the line (from 1) of its first error. A `return` outside a function is an error."""
+    try:
+        with warnings.catch_warnings():  # of escapes such as "\d"
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except SyntaxError as error:
+        return max(1, error.lineno or 1)
+    except ValueError:  # null bytes, lone surrogates
+        return 1 + len(LINE_END.findall(source.partition("\0")[0])) if "\0" in source else 1
+    except (RecursionError, MemoryError):  # what the parser says of brackets nested too deep
+        return 1
+    for node in outer_statements(tree.body):
+        if isinstance(node, ast.Return):
+            return node.lineno
+    return tree
+
+
+def outer_statements(body: Sequence[ast.stmt]) -> Iterator[ast.AST]:
+    """The statements of `body` and of the blocks in it, but not those of functions and classes."""
+    pending: list[ast.AST] = list(reversed(body))
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            for field in _BLOCK_FIELDS:
+                pending.extend(reversed(getattr(node, field, None) or []))
+
+
+def required_name(problem: Problem) -> str | None:
+    """The name that a program must define; None where programs read and print, or where the tests name none."""
+    if problem.entry_point:
+        return problem.entry_point
+    test = problem.tests[0]
+    if isinstance(test, CallTest):
+        return test.function
+    return test.entry_point if isinstance(test, CheckTest) else None
+
+
+def defines(tree: ast.Module, name: str) -> bool:
+    """Whether a module has a function, class or variable `name` at its top level."""
+    return any(
+        node.name == name
+        if isinstance(node, _SCOPES)
+        else isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        for node in outer_statements(tree.body)
+    )
+
+
+def as_run(problem: Problem, program: str) -> tuple[str, str]:
+    """What a submitted program is put behind, and the program with its layout repaired if that makes it Python.
+
+    The repairs keep every line on its line, and change nothing but the blanks of it: see `layouts`. A program that is
+    Python as it stands, or that no repair helps, is left alone.
+    """
+    variants = layouts(problem, program)
+    first = next(variants)
+    rest = list(variants)
+    if not rest or isinstance(parse("".join(first)), ast.Module):
+        return first
+    return next((variant for variant in rest if isinstance(parse("".join(variant)), ast.Module)), first)
+
+
+def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
+    """The ways to read a program: what it is put behind, and its text; the first that parses is what is run.
+
+    As it stands; with plain spaces for blanks that Python does not know; without the indentation of the first line or
+    of all lines (a code block in a list); where it continues a function, with the indentation of that function's body
+    (which a tokenizer may have lost from the first line, and a chat model from all).
+    """
+    prefix = source_before(problem, program)
+    found = _FIRST_INDENT.match(program)
+    own = found[1] if found else ""
+    name = required_name(problem)
+    if problem.code_prefix and prefix and own and name and name in program:
+        # As deep as the body, the whole function again would be a function within the function.
+        whole = _reindented(program, own, "")
+        tree = parse(whole) if whole is not None else 1
+        if whole is not None and isinstance(tree, ast.Module) and defines(tree, name):
+            yield prefix, whole
+    yield prefix, program
+    if _ODD_BLANK.search(program):
+        program = _QUOTED_OR_BLANK.sub(lambda match: match[1] or " ", program)
+        found = _FIRST_INDENT.match(program)
+        own = found[1] if found else ""
+        yield prefix, program
+    if found is None:
+        return
+    targets = [_body_indent(prefix)] if problem.code_prefix and prefix else []
+    for target in dict.fromkeys([*targets, ""]):
+        if target != own:
+            shifted = _reindented(program, own, target)
+            if shifted is not None:
+                yield prefix, shifted
+            yield prefix, program[: found.start(1)] + target + program[found.end(1) :]
+
+
+def shift_of(program: str, run: str, line: int) -> int:
+    """How many characters later things stand on a line (from 1) of a program than on that of its repaired form."""
+    if program == run:
+        return 0
+    mine, its = LINE_END.split(program), LINE_END.split(run)
+    return len(mine[line - 1]) - len(its[line - 1]) if line <= min(len(mine), len(its)) else 0
+
+
+def _reindented(program: str, own: str, target: str) -> str | None:
+    """The program with `target` for the indentation `own` that all its lines begin with; None where they do not.
+
+    Lines of strings move with the rest, as those of a code block in a list do; they are never moved to the right.
+    """
+    if len(target) > len(own) and _TRIPLE_QUOTE.search(program):
+        return None
+    lines = program.splitlines(keepends=True) if "\f" not in program else program.split("\n")
+    if any(line.strip() and not line.startswith(own) for line in lines):
+        return None
+    moved = [target + line[len(own) :] if line.strip() else line for line in lines]
+    return ("\n" if "\f" in program else "").join(moved)
+
+
+def _body_indent(prefix: str) -> str:
+    """The indentation of the statements that continue the function at the end of `prefix`."""
+    tree = parse(prefix)
+    if isinstance(tree, ast.Module) and tree.body:
+        node: ast.stmt = tree.body[-1]
+        while isinstance(node, _SCOPES):
+            first, node = node.body[0], node.body[-1]
+            if not isinstance(node, _SCOPES):
+                line = LINE_END.split(prefix)[first.lineno - 1]
+                return (_INDENT.match(line) or [""])[0]
+        return ""
+    last = prefix.rstrip().rpartition("\n")[2]
+    return (_INDENT.match(last) or [""])[0] + "    " * last.endswith(":")
