@@ -144,8 +144,8 @@ def input_of(test: Test, function: str | None) -> Input | None:
             return StdinInput(stdin)
         case CallTest(name, called_with, _, unwrap):
             return CallInput(name, called_with, unwrap)
-        case AssertTest(assertion, setup) if function is not None:
-            shape = split_assertion(assertion, setup)
+        case AssertTest(assertion, setup, classes) if function is not None:
+            shape = split_assertion(assertion, setup, classes)
             if isinstance(shape, Relation | Truth | Closeness):
                 arguments = call_arguments(shape.source, function)
                 return None if arguments is None else AssertInput(shape, setup, function, arguments)
