@@ -14,6 +14,7 @@ from evaluation.counts import APPS_KEY, Counts, read_counts
 from evaluation.store import EvaluationError, SampleStore
 from problems import Problem, describe_rejected, load
 from problems.lookup import ProblemIndex
+from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, check_programs, read_programs, verdict_row
 from sandbox.limits import Limits
@@ -90,7 +91,8 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
         EvaluationError: an evaluation that cannot be run or continued as asked.
         IsolationError: the machine gives less isolation than asked for.
     """
-    loaded = load(run.spec)
+    limits = Limits()
+    loaded = load(run.spec, reason_to_refuse(limits))
     if loaded.rejected:
         logger.warning("%d rows cannot be used:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
     theirs = read_counts(run.against, loaded.problems, run.comparison) if run.against else None
@@ -107,7 +109,7 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
         if num_done:
             logger.info("%s holds %d graded programs; going on behind them", run.output, num_done)
         programs = run.source.programs(loaded.problems, num_done)
-        with Graders(run.num_workers, Limits(), run.require) as graders:
+        with Graders(run.num_workers, limits, run.require) as graders:
             for number, (problem, graded) in enumerate(_grade(programs, graders, store, run.comparison), num_done + 1):
                 counts.add(problem.task_id, graded.verdict.outcome, graded.passed_apps)
                 if number % _LOG_EVERY == 0:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from problems.site_imports import site_imports
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
 QUESTION = "question"
@@ -19,20 +20,7 @@ _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code b
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
 # What base models write after the function they were asked to continue (the stop sequences of Chen et al. 2021).
 _AFTER_FUNCTION = re.compile(r"\n(?=(?:def|class|if|print)\b|[#@]|```)")
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_APPS_MODULES = ("collections", "fractions", "itertools", "math", "random", "sys", "time")
-_APPS_IMPORTS = {name: f"import {name}" for name in _APPS_MODULES} | {
-    name: f"from {module} import {name}"
-    for module, names in {
-        "collections": "ChainMap Counter OrderedDict defaultdict deque",
-        "functools": "lru_cache",
-        "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-        "itertools": "accumulate combinations permutations product",
-        "math": "ceil cos exp fabs floor gcd log log2 sin sqrt tan",
-        "typing": "Dict List Optional Set Tuple",
-    }.items()
-    for name in names.split()
-}
+_SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
 _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 
 
@@ -117,16 +105,29 @@ def source_before(problem: Problem, program: str) -> str:
     """The source that a submitted program is put behind when it is run; empty where a program stands alone.
 
     A program may continue the problem's `code_prefix`, or define the whole function again behind it, using its imports
-    and helper functions. APPS's call-based problems come from sites that import what their statements use (`List`), so
-    the names of the APPS harness that the program mentions are imported for it. A program with `__future__` imports,
-    which have to come first, stands alone in any case.
+    and helper functions. Call-based problems come from sites that import what their programs use (`List`), so the names
+    that the program uses and does not define are imported for it; so they are for a class `Solution` under asserts. A
+    program with `__future__` imports, which have to come first, stands alone in any case.
     """
-    if _FUTURE_IMPORT.search(program):
+    if _has_future_import(problem.code_prefix, program):
         return ""
-    if problem.benchmark == "apps" and isinstance(problem.tests[0], CallTest):
-        words = set(_WORD.findall(program))
-        return "".join(f"{line}\n" for name, line in _APPS_IMPORTS.items() if name in words)
-    return problem.code_prefix
+    if problem.code_prefix:
+        return problem.code_prefix
+    if isinstance(problem.tests[0], CallTest) or (
+        isinstance(problem.tests[0], AssertTest) and _SOLUTION.search(program)
+    ):
+        return site_imports(program)
+    return ""
+
+
+def _has_future_import(prefix: str, program: str) -> bool:
+    if "__future__" not in program:
+        return False
+    for source in (program, prefix + program):
+        if _is_python(source):
+            body = ast.parse(source).body
+            return any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in body)
+    return bool(_FUTURE_IMPORT.search(program))
 
 
 def _is_python(source: str) -> bool:

@@ -161,8 +161,9 @@ def _closeness_judge(closeness: Closeness) -> Callable[[RunResult, Any, Comparis
         if not isinstance(value, int | float | Fraction | complex):
             return False
         try:
+            size: Any = abs(value)
             difference: Any = abs(value - closeness.target)
-            share = closeness.relative * max(float(abs(value)), abs(closeness.target))
+            share = closeness.relative * max(size, abs(closeness.target))
             allowed = max(closeness.absolute, share)
             if not math.isfinite(difference) or not math.isfinite(allowed):
                 return bool(value == closeness.target)
