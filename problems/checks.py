@@ -118,8 +118,11 @@ def _is_compared_with_none(node: ast.Compare) -> bool:
 
 
 def marked_source(source: str, entry_point: str) -> str:
-    """A test module with its calls of the program marked (see `mark_in_place`)."""
-    module = ast.parse(source)
+    """A test module with its calls of the program marked (see `mark_in_place`); as it is where it is not Python."""
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return source
     check = check_function(module)
     names = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
     before = ast.dump(module)

@@ -154,7 +154,7 @@ class _Splitter:
         assertion = f"assert {ast.unparse(condition)}"
         self._refuse_unknown(names, setup, assertion)
         if needs_module:
-            written_out = ast.Assert(condition, None)
+            written_out = ast.Assert(self._replaced(statement.test, self.values))
             self.tests.append(self.surroundings.check_test([*imports, written_out], self.entry_point))
             return True
         scope = Scope.of(condition, setup, None)
@@ -182,6 +182,9 @@ class _Splitter:
 
     def _written_out(self, expression: ast.expr) -> ast.expr:
         replacements = {self.candidate: ast.Name(self.entry_point, ast.Load())} | self.values
+        return self._replaced(expression, replacements)
+
+    def _replaced(self, expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
         replaced: ast.expr = _Replace(replacements).visit(copy.deepcopy(expression))
         return ast.fix_missing_locations(replaced)
 

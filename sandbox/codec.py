@@ -34,6 +34,7 @@ _MAX_EQUAL_HASHES = 64
 _MAX_NUMBER_CHARACTERS = 4000
 _MIN_PACKED = 8
 _LENGTH = struct.Struct("<I")
+_HEAD_BYTES = 1 + _LENGTH.size
 _DOUBLE = struct.Struct("<d")
 
 
@@ -97,7 +98,7 @@ def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> b
                 tag, content = b"p", packed
             if strict and tag in (b"O", b"X"):
                 raise UnknownTypeError(type(item))
-            _check_size(len(out) + len(content), max_bytes, weight)
+            _check_size(len(out) + _HEAD_BYTES + len(content), max_bytes, weight)
             out += tag if tag in _CONSTANTS else tag + _LENGTH.pack(len(content)) + content
         else:
             stack.pop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NoReturn
@@ -167,6 +168,8 @@ def run_check(
     functions = [_Function(link, place, name) for place, name in enumerate(names)]
     namespace = program.new_namespace("check")
     namespace.update(zip(names, functions, strict=True))
+    # `f(5).__eq__(25)` of a value that cannot tell is no yes.
+    warnings.filterwarnings("error", "NotImplemented should not be used", DeprecationWarning)
     try:
         code = compile(source, "<check>", "exec", dont_inherit=True)
         exec(code, namespace)
