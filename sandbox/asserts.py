@@ -19,7 +19,7 @@ from typing import Any
 from problems.assertions import Closeness, Relation, Truth, is_literal, split_assertion
 from problems.checks import Check, marked_source
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
-from sandbox.codec import is_plain
+from sandbox.codec import CodecError, encode
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.verdict import Outcome
@@ -89,10 +89,18 @@ def outcome_of(
     if result.end is not End.OK:
         return _OUTCOMES[result.end]
     # What the codec does not bring out of a trusted expression, no program can be compared with.
-    if plan.closed is not None and (closed is None or closed.end is not End.OK or not is_plain(closed.value)):
+    if plan.closed is not None and (closed is None or closed.end is not End.OK or not _is_plain(closed.value)):
         return Outcome.INFRASTRUCTURE_ERROR
     accepted = plan.accepts(result, closed.value if closed else None, comparison)
     return Outcome.PASSED if accepted else Outcome.FAILED
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encode(value, strict=True)
+    except CodecError:
+        return False
+    return True
 
 
 def _stdin_judge(expected: str) -> Callable[[RunResult, Any, Comparison], bool]:

@@ -75,8 +75,9 @@ class OpaqueCallable(Opaque):
 def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> bytes:
     """The bytes of `value`.
 
-    Raises `CodecError` where the value is nested deeper than `MAX_DEPTH` or takes more than `max_bytes`, and, if
-    `strict`, `UnknownTypeError` where it holds anything that would come back as an `Opaque`.
+    `strict` is for values of the trusted side's: iterators among them are used up and come back as such, and what would
+    come back as an `Opaque` is refused by `UnknownTypeError`. Raises `CodecError` where the value is nested deeper than
+    `MAX_DEPTH` or takes more than `max_bytes`.
     """
     out = bytearray()
     stack: list[Iterator[Any]] = [iter((value,))]
@@ -86,7 +87,8 @@ def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> b
             weight += 1
             if len(stack) > MAX_DEPTH + 1:
                 raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-            tag, content = _encoder(type(item))(item)
+            is_iterator = strict and type(item) in _ITERATORS
+            tag, content = (_encode_iterator if is_iterator else _encoder(type(item)))(item)
             if isinstance(content, list):
                 packed = _pack(tag, content)
                 if packed is None:
@@ -170,14 +172,14 @@ def _encode_deque(value: deque[Any]) -> tuple[bytes, list[Any]]:
     return b"q", [value.maxlen, *deque.__iter__(value)]
 
 
+def _encode_iterator(value: Iterator[Any]) -> tuple[bytes, Any]:
+    return b"I", list(itertools.islice(value, _MAX_WEIGHT))
+
+
 def _encode_default_dict(value: defaultdict[Any, Any]) -> tuple[bytes, list[Any]]:
     factory = value.default_factory
     known = factory if id(factory) in _TYPE_NAMES else None
     return b"e", [known, *_pairs(dict.items(value))]
-
-
-def _encode_zone(value: datetime.timezone) -> tuple[bytes, bytes]:
-    return b"Z", _timedelta_text(value.utcoffset(None))
 
 
 def _timedelta_text(value: datetime.timedelta) -> bytes:
@@ -217,37 +219,17 @@ _ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
     datetime.date: lambda value: (b"A", datetime.date.isoformat(value).encode()),
     datetime.time: lambda value: (b"H", datetime.time.isoformat(value).encode()),
     datetime.timedelta: lambda value: (b"L", _timedelta_text(value)),
-    datetime.timezone: _encode_zone,
+    datetime.timezone: lambda value: (b"Z", _timedelta_text(value.utcoffset(None))),
     type: _encode_type,
     type(...): lambda _: (b".", b""),
 }
 # What a test function may hand to a program: iterators that hold nothing but values.
-_ITERATORS: tuple[type, ...] = (
-    *map(type, (iter([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set()), reversed([]), (_ for _ in ()))),
-    *(map, filter, zip, enumerate),
+_ITERATORS: frozenset[type] = frozenset(
+    (
+        *map(type, (iter([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set()), reversed([]))),
+        *(map, filter, zip, enumerate, type(_ for _ in ())),
+    )
 )
-
-
-def encode_arguments(positional: tuple[Any, ...], named: dict[str, Any]) -> bytes:
-    """What a test function calls a program with, strictly; iterators among the arguments are used up and sent."""
-    arguments = [_drained(value) for value in positional], {name: _drained(value) for name, value in named.items()}
-    return encode(arguments, strict=True)
-
-
-def _drained(value: Any) -> Any:
-    return _Drained(value) if type(value) in _ITERATORS else value
-
-
-class _Drained:
-    """An iterator that is to be sent as one."""
-
-    __slots__ = ("iterator",)
-
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self.iterator = iterator
-
-
-_ENCODERS[_Drained] = lambda value: (b"I", list(itertools.islice(value.iterator, _MAX_WEIGHT)))
 
 
 def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Any:
@@ -353,24 +335,14 @@ def _number_text(content: bytes) -> str:
     return content.decode("ascii")
 
 
-def _decode_range(content: bytes) -> range:
-    start, stop, step = _number_text(content).split(",")
-    return range(int(start), int(stop), int(step))
+def _three(content: bytes) -> tuple[int, int, int]:
+    first, second, third = map(int, _number_text(content).split(","))
+    return first, second, third
 
 
 def _decode_fraction(content: bytes) -> Fraction:
     numerator, denominator = _number_text(content).split("/")
     return Fraction(int(numerator), int(denominator))
-
-
-def _decode_complex(content: bytes) -> complex:
-    real, imaginary = struct.unpack("<dd", content)
-    return complex(real, imaginary)
-
-
-def _decode_timedelta(content: bytes) -> datetime.timedelta:
-    days, seconds, microseconds = _number_text(content).split(",")
-    return datetime.timedelta(int(days), int(seconds), int(microseconds))
 
 
 def _decode_path(content: bytes) -> Any:
@@ -401,16 +373,16 @@ _SCALARS: dict[bytes, Callable[[bytes], Any]] = {
     b"u": lambda content: content.decode("utf-8", "surrogatepass"),
     b"b": bytes,
     b"y": bytearray,
-    b"c": _decode_complex,
-    b"r": _decode_range,
+    b"c": lambda content: complex(*struct.unpack("<dd", content)),
+    b"r": lambda content: range(*_three(content)),
     b"p": _unpacked,
     b"D": lambda content: Decimal(_number_text(content)),
     b"Q": _decode_fraction,
     b"M": lambda content: datetime.datetime.fromisoformat(_number_text(content)),
     b"A": lambda content: datetime.date.fromisoformat(_number_text(content)),
     b"H": lambda content: datetime.time.fromisoformat(_number_text(content)),
-    b"L": _decode_timedelta,
-    b"Z": lambda content: datetime.timezone(_decode_timedelta(content)),
+    b"L": lambda content: datetime.timedelta(*_three(content)),
+    b"Z": lambda content: datetime.timezone(datetime.timedelta(*_three(content))),
     b"/": _decode_path,
     b"C": lambda content: _TYPES[content.decode("ascii")],
     b"O": lambda content: Opaque(content.decode("utf-8", "replace")),
@@ -426,12 +398,3 @@ _TYPES: dict[str, Any] = {
     )
 }
 _TYPE_NAMES = {id(kind): name for name, kind in _TYPES.items()}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a decoded value holds no `Opaque`."""
-    try:
-        encode(value, sys.maxsize, strict=True)
-    except CodecError:
-        return False
-    return True

@@ -37,7 +37,7 @@ class _Link:
     def call(self, place: int, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[bytes, Any]:
         """The kind of a call's reply, and its content."""
         try:
-            arguments = codec.encode_arguments(positional, named)
+            arguments = codec.encode((positional, named), strict=True)
         except codec.UnknownTypeError as error:
             is_programs = error.kind in (codec.Opaque, codec.OpaqueCallable, _Function)
             _leave(UNSENDABLE if is_programs and self.has_answered else FAULT)
@@ -101,7 +101,7 @@ class _Function:
 
 
 def _mirror_all(positional: tuple[Any, ...], named: dict[str, Any], left: Any, left_named: Any) -> None:
-    if isinstance(left, list) and isinstance(left_named, dict):
+    if isinstance(left, tuple) and isinstance(left_named, dict):
         for own, changed in zip(positional, left, strict=False):
             _mirror(own, changed)
         for name, own in named.items():

@@ -186,7 +186,11 @@ def _serve_calls(code: types.CodeType, entry_point: str) -> None:
         exec(definitions, namespace)
         served = [_served(namespace, name) for name in names.split(",")]
         while (request := read_message()) is not None:
-            write_message(_answer(served, request))
+            answer = _answer(served, request)
+            try:
+                write_message(answer)
+            except OSError:  # the checker has hung up in the middle
+                break
     except SystemExit as error:
         _exit(_exit_status(error))
     except BaseException as error:  # noqa: BLE001 - the border of the program
@@ -205,10 +209,9 @@ VALUE, FUNCTION, ITERATOR, ITEMS, ERROR = b"V", b"F", b"I", b"N", b"E"
 
 def _served(namespace: dict[str, Any], name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = find_function(namespace, name)
-    if function is namespace.get(name):
-        return function
+    is_method = namespace.get(name) is not function
     # As LeetCode does: each call on a `Solution` of its own.
-    return lambda *positional, **named: find_function(namespace, name)(*positional, **named)
+    return (lambda *some, **named: find_function(namespace, name)(*some, **named)) if is_method else function
 
 
 def _answer(served: list[Any], request: bytes) -> bytes:

@@ -46,7 +46,8 @@ def test_tests_that_no_program_could_pass(test: Test, reason: str) -> None:
 
 @pytest.mark.parametrize("field", ["task_id", "statement", "starter_code", "code_prefix"])
 def test_texts_that_are_none(field: str) -> None:
-    assert "lone surrogate" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, **{field: "a\ud800"})))
+    changed: Any = {field: "a\ud800"}
+    assert "lone surrogate" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, **changed)))
     assert "references[0]" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, references=("\ud800",))))
 
 

@@ -157,9 +157,15 @@ def test_known_classes_come_back_and_others_do_not() -> None:
         encode([len], strict=True)
 
 
+def test_iterators_of_the_trusted_side_are_sent_as_such() -> None:
+    decoded = decode(encode([iter([1, 2]), (x for x in "ab"), zip([1], [2], strict=True)], strict=True))
+    assert [next(one) for one in decoded] == [1, "a", (1, 2)]
+    assert type(decode(encode(iter([1])))) is Opaque
+
+
 def test_an_object_that_lies_about_its_class_is_opaque() -> None:
     class Liar:
-        __class__ = property(lambda self: dict)  # type: ignore[assignment]
+        __class__ = property(lambda self: dict)
 
     assert type(decode(encode(Liar()))) is Opaque
 
