@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from problems.checks import Check, check_of
 from problems.errors import UnusableRowError
-from problems.scope import Scope, called_names
+from problems.scope import Scope, called_names, is_literal, write_out_literals
 
 _OPERATORS = {
     ast.Eq: "==",
@@ -125,11 +125,18 @@ def split_assertion(assertion: str, setup: str = "", classes: Iterable[str] | No
     Raises:
         UnusableRowError: no assertion, or one whose truth only an object of the program's could tell.
     """
+    return split_with_setup(assertion, setup, classes)[0]
+
+
+def split_with_setup(assertion: str, setup: str, classes: Iterable[str] | None) -> tuple[Shape, str]:
+    """`split_assertion`, and what of the set-up the program's process has to run."""
     condition = parse_assertion(assertion)
-    scope = Scope.of(condition, setup, classes)
+    Scope.of(condition, setup, classes)  # refuses a set-up that cannot be used
     try:
+        condition, setup = write_out_literals(condition, setup)
+        scope = Scope.of(condition, setup, classes)
         shape = _relation(condition, scope) or _truth(condition, scope) or _closeness(condition, scope)
-        return shape or check_of(condition, setup, scope)
+        return shape or check_of(condition, setup, scope), setup
     except (UnusableRowError, RecursionError) as error:
         raise UnusableRowError(f"{error}: {_shortened(assertion)}") from error
 
@@ -201,15 +208,6 @@ def _number(expression: ast.expr) -> float | None:
         return None
     value = ast.literal_eval(expression)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def is_literal(expression: ast.expr) -> bool:
-    """Whether the expression is a literal, nested ones and `set()` included."""
-    try:
-        ast.literal_eval(expression)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return True
 
 
 def _shortened(source: str) -> str:

@@ -51,6 +51,7 @@ def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
     _check_attributes(remaining, scope.bound | taking.served.keys())
     if not taking.served:
         raise UnusableRowError("test calls nothing of the program")
+    _refuse_shared(taking.served.values(), scope.variables)
     statement = ast.Assert(remaining)
     mark_in_place(statement, taking.served)
     source = ast.unparse(ast.fix_missing_locations(statement))
@@ -86,6 +87,14 @@ class _TakePrograms(ast.NodeTransformer):
         parameters = sorted((used_names(node) & self._scope.bound) - bound_names(node))
         self.served[name] = f"lambda {', '.join(parameters)}: {ast.unparse(node)}"
         return ast.Call(ast.Name(name, ast.Load()), [ast.Name(one, ast.Load()) for one in parameters], [])
+
+
+def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
+    """Refuse a value of the set-up that the program is handed and the test looks at as well: it may be another then."""
+    uses = [used_names(ast.parse(text)) for text in served if text]
+    for name in sorted(variables):
+        if sum(name in names for names in uses) > 1:
+            raise UnusableRowError(f"test looks at `{name}` of the set-up, which the program can change")
 
 
 def _check_attributes(condition: ast.AST, names: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from problems.assertions import classes_in, split_assertion
 from problems.checks import check_function, refuse_broken_module
 from problems.errors import UnusableRowError
 from problems.evalplus import refuse_evalplus
-from problems.scope import Scope, bound_names, used_names
+from problems.scope import Scope, WriteOut, bound_names, used_names
 from problems.types import AssertTest, CheckTest, Problem, Test
 
 
@@ -144,6 +144,8 @@ class _Splitter:
         return False
 
     def _take_assert(self, statement: ast.Assert) -> bool:
+        if bound_names(statement.test) & self.values.keys():
+            return False  # one name for a local value and a comprehension's variable
         condition = self._written_out(statement.test)
         names = used_names(condition) - bound_names(condition)
         needs_module = bool(names & self.surroundings.defined)
@@ -185,13 +187,5 @@ class _Splitter:
         return self._replaced(expression, replacements)
 
     def _replaced(self, expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
-        replaced: ast.expr = _Replace(replacements).visit(copy.deepcopy(expression))
+        replaced: ast.expr = WriteOut(replacements).visit(copy.deepcopy(expression))
         return ast.fix_missing_locations(replaced)
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, replacements: dict[str, ast.expr]) -> None:
-        self._replacements = replacements
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self._replacements.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node

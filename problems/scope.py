@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Scope:
     `imports` are the set-up's import statements by the name they bind, `objects` the names of the program's classes and
     of values that the set-up made: what is asked of those is asked of the program's own object. None of the program's
     classes being known, a name in capitals stands for one. `own` are common names (`sum`) that the program defines,
-    `bound` those that the assertion itself gives a value.
+    `bound` those that the assertion itself gives a value, `variables` the `objects` that are no class.
     """
 
     imports: dict[str, str]
@@ -44,6 +45,7 @@ class Scope:
     classes: frozenset[str] | None = None
     own: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
+    variables: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, condition: ast.expr, setup: str, classes: Iterable[str] | None) -> Scope:
@@ -64,13 +66,15 @@ class Scope:
             for alias in node.names
         }
         made: set[str] = set()
+        defined: set[str] = set()
         for node in module.body:
             if isinstance(node, ast.ClassDef):
-                made.add(node.name)
+                defined.add(node.name)
             elif not isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef):
                 made |= bound_names(node)
         known = None if classes is None else frozenset(classes)
-        scope = cls(imports, frozenset(made), known, bound=frozenset(bound_names(condition)))
+        bound = frozenset(bound_names(condition))
+        scope = cls(imports, frozenset(made | defined), known, bound=bound, variables=frozenset(made))
         return scope if scope.program_names(condition) else replace(scope, own=_shadowed(condition))
 
     def program_names(self, expression: ast.AST) -> set[str]:
@@ -156,6 +160,47 @@ class Scope:
             and isinstance(expression.func, ast.Name)
             and self.is_object(expression.func.id)
         )
+
+
+def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
+    """A condition with the literals that its set-up only names (`expected = [1, 2]`), and the set-up without them.
+
+    Left in the set-up, an answer would be in the program's namespace, and an argument the program's to change.
+    """
+    body = ast.parse(setup).body
+    literals: dict[str, ast.expr] = {}
+    for node in body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if is_literal(value):
+                others = [other for other in body if other is not node]
+                if not any(name in bound_names(other) | used_names(other) for other in others):
+                    literals[name] = value
+    free = used_names(condition) - bound_names(condition)
+    literals = {name: value for name, value in literals.items() if name in free}
+    if not literals:
+        return condition, setup
+    kept = [node for node in body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in literals)]
+    written: ast.expr = WriteOut(literals).visit(copy.deepcopy(condition))
+    return ast.fix_missing_locations(written), "\n".join(map(ast.unparse, kept))
+
+
+class WriteOut(ast.NodeTransformer):
+    """Puts expressions in the place of names."""
+
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self._values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return copy.deepcopy(self._values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
+
+
+def is_literal(expression: ast.expr) -> bool:
+    """Whether the expression is a literal, nested ones and `set()` included."""
+    try:
+        ast.literal_eval(expression)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _shadowed(condition: ast.expr) -> frozenset[str]:

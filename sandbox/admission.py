@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 
-from problems.assertions import Relation, is_literal, split_assertion
+from problems.assertions import Relation, split_assertion
 from problems.errors import UnusableRowError
+from problems.scope import is_literal
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 from sandbox import codec
 from sandbox.limits import Limits

@@ -16,8 +16,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from problems.assertions import Closeness, Relation, Truth, is_literal, split_assertion
+from problems.assertions import Closeness, Relation, Truth, split_with_setup
 from problems.checks import Check, marked_source
+from problems.scope import is_literal
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
 from sandbox.codec import CodecError, encode
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
@@ -131,7 +132,8 @@ _marked = lru_cache(maxsize=10_000)(marked_source)
 
 @lru_cache(maxsize=100_000)
 def _plan_assertion(assertion: str, setup: str, classes: tuple[str, ...] | None) -> Plan:
-    match split_assertion(assertion, setup, classes):
+    shape, setup = split_with_setup(assertion, setup, classes)
+    match shape:
         case Relation(source, name, expected, imports):
             parsed = ast.parse(expected, mode="eval").body
             if is_literal(parsed):

@@ -289,6 +289,14 @@ def test_humaneval_names_of_the_module_travel_along(tmp_path: Path, before: str,
         namespace["check"](lambda x: None)
 
 
+def test_humaneval_variables_of_comprehensions_are_not_written_out(tmp_path: Path) -> None:
+    test = "def check(candidate):\n    x = 5\n    assert candidate(3) == sum([x for x in (1, 2)])\n"
+    (kept,) = humaneval_tests(tmp_path, test)
+    namespace: dict[str, Any] = {}
+    exec(kept.source, namespace)
+    namespace["check"](lambda x: x)
+
+
 def test_humaneval_asserts_of_helpers_that_call_the_function_are_kept(tmp_path: Path) -> None:
     test = "def good():\n    return f(1) == 1\ndef check(candidate):\n    assert good()\n"
     (kept,) = humaneval_tests(tmp_path, test)

@@ -162,6 +162,26 @@ def test_the_end_of_an_iteration_is_no_success(sandbox: Sandbox, error: str) -> 
     assert outcome(sandbox, CheckTest(check, "f"), program) is Outcome.RUNTIME_ERROR
 
 
+@pytest.mark.parametrize(
+    ("setup", "condition", "program"),
+    [
+        ("expected = 25", "f(5) == expected", "def f(x): return globals().get('expected', 0)"),
+        ("xs = [3, 1]", "f(xs) == sorted(xs)", "def f(xs):\n    xs.clear()\n    return []"),
+        ("xs = [3, 1]\nanswer = {'a': [1, 3]}", "f(xs) == answer['a']", "def f(xs): return answer['a']"),
+    ],
+)
+def test_literals_of_the_setup_stay_outside(sandbox: Sandbox, setup: str, condition: str, program: str) -> None:
+    assert outcome(sandbox, condition, program, setup) in (Outcome.FAILED, Outcome.RUNTIME_ERROR)
+    honest = "def f(x): return 25 if x == 5 else sorted(x)\n"
+    assert outcome(sandbox, condition, honest, setup) is Outcome.PASSED
+
+
+def test_values_of_the_setup_that_the_program_could_change_are_refused(sandbox: Sandbox) -> None:
+    for condition in ("f(xs) == sorted(xs)", "f(xs) == xs", "f(xs) is None and xs == [1]"):
+        with pytest.raises(UnusableRowError, match=r"`xs`"):
+            outcome(sandbox, condition, "def f(x): ...", "xs = list(range(3))")
+
+
 def test_arguments_are_the_tests_own(sandbox: Sandbox) -> None:
     program = "def f(xs, *_):\n    ys = list(xs)\n    xs.clear()\n    return []\n"
     check = "def check(candidate):\n    xs = [3, 1]\n    assert candidate(xs) == sorted(xs)\n"
