@@ -236,6 +236,8 @@ def test_names_that_the_program_redefines_are_its_own(sandbox: Sandbox, conditio
         ("type(f()) is dict and f() == {}", "def f(): return {}", ""),
         ("type(f()) == Counter", "from collections import Counter\ndef f(): return Counter()", ""),
         ("f() is int or f() == int", "def f(): return int", ""),
+        ("sorted([1, 3], key=check) == [3, 1]", "def check(x): return -x", ""),
+        ("candidate(1) + 1 == 2", "def candidate(x): return x", ""),
         ("f(1) == g(1)", "def f(x): return x\ndef g(x): return x", ""),
         ("abs(area(Point(1, 2)) - 2) < 10 ** -6", "class Point:\n    def __init__(s, x, y): s.x, s.y = x, y\n"
          "def area(p): return p.x * p.y", ""),
