@@ -45,6 +45,7 @@ from ring.reports import GradedRollout, GradedSample
 from ring.sampling import GradingCounts
 from ring.start import check_model, newest_checkpoint, start_ring, step_of
 from ring.submission import remote_address, submit
+from sandbox.limits import Limits
 from sandbox.sandbox import IsolationError
 from settings import Settings
 from settings_sources import CliOptions, SettingsError, load_settings
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made
             check_model(Path(name).expanduser(), settings)
-        problems = load_problem_sets(settings.problems)
+        problems = load_problem_sets(settings.problems, Limits.of(settings.sandbox))
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"
             problems = without_failing_references(problems, settings.sandbox, cache)

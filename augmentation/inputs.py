@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class CallInput:
     def test(self, result: RunResult) -> Test | None:
         """The test whose answer `result` holds; None for an answer that JSON cannot hold, or for None."""
         value = result.value
-        if value is None or not _is_json(value) or not _is_short(value):
+        if value is None or not _fits(value, _is_json):
             return None
         plain = json.loads(json.dumps(value))
         return CallTest(self.function, self.arguments, [plain] if self.unwrap else plain, self.unwrap)
@@ -102,8 +102,9 @@ class AssertInput:
     def test(self, result: RunResult) -> Test | None:
         """The test whose answer `result` holds; None for an answer that no literal says exactly, or for None."""
         value, source = result.value, self.source
-        if value is None or not _is_literal_value(value) or not _is_short(value):
+        if value is None or not _fits(value, _is_literal_value):
             return None
+        value = _with_plain_dicts(value)
         match self.shape:
             case Truth():
                 return AssertTest(f"assert {'' if value else 'not '}{source}", self.setup)
@@ -144,8 +145,8 @@ def input_of(test: Test, function: str | None) -> Input | None:
             return StdinInput(stdin)
         case CallTest(name, called_with, _, unwrap):
             return CallInput(name, called_with, unwrap)
-        case AssertTest(assertion, setup) if function is not None:
-            shape = split_assertion(assertion, setup)
+        case AssertTest(assertion, setup, classes) if function is not None:
+            shape = split_assertion(assertion, setup, classes)
             if isinstance(shape, Relation | Truth | Closeness):
                 arguments = call_arguments(shape.source, function)
                 return None if arguments is None else AssertInput(shape, setup, function, arguments)
@@ -195,6 +196,21 @@ def _with_arguments(source: str, function: str, arguments: tuple[Any, ...]) -> s
     (call,) = _calls(tree, function)
     call.args = [ast.parse(repr(argument), mode="eval").body for argument in arguments]
     return ast.unparse(tree)
+
+
+def _fits(value: Any, is_writable: Callable[[Any], bool]) -> bool:
+    """Whether an answer can be written in a row."""
+    try:
+        return is_writable(value) and _is_short(value)
+    except RecursionError:  # nested deeper than a row should be
+        return False
+
+
+def _with_plain_dicts(value: Any) -> Any:
+    """The value with a `Counter` and the like as the dict that equals it."""
+    if isinstance(value, dict):
+        return {key: _with_plain_dicts(item) for key, item in value.items()}
+    return type(value)(map(_with_plain_dicts, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_short(value: Any) -> bool:

@@ -14,6 +14,8 @@ from augmentation.run import Summary, augment_file
 from evaluation.sources import add_sampling_options, model_source, positive
 from evaluation.store import EvaluationError
 from problems import ProblemsError, describe_rejected, load
+from sandbox.admission import reason_to_refuse
+from sandbox.limits import Limits
 from sandbox.sandbox import IsolationError
 from sandbox.verdict import Isolation
 
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _augment(options: argparse.Namespace) -> Summary:
-    loaded = load(options.problems)
+    loaded = load(options.problems, reason_to_refuse(Limits()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     if options.max_references < options.min_references:

@@ -2,38 +2,29 @@
 
 Four shapes come out of `split_assertion`:
 
-| shape | example | what the program's process sees |
+| shape | example | what the program's process evaluates |
 |---|---|---|
-| `Relation` | `f(2) == [4]`, `set(f(2)) == set((4,))`, `f(2) is True` | the left source |
+| `Relation` | `f(2) == [4]`, `f(2) is True`, `Point(1, 2).x == 1` | the left source |
 | `Truth` | `f(2)`, `not f(2)` | the source without `not` |
 | `Closeness` | `abs(f(2) - 0.5) < 1e-6`, `math.isclose(f(2), 0.5, rel_tol=0.1)` | `f(2)` |
-| `Check` | `f(1) + f(2) == 3`, `all(f(x) > 0 for x in (1, 2))` | calls of `f`, one by one |
+| `Check` | `set(f(2)) == {4}`, `f(5).startswith("x")`, `all(f(x) > 0 for x in (1, 2))` | calls of `f`, one by one |
 
-A source that computes with an answer (`f(2) - 4 == 0`) is a `Check` and not a `Relation`, since an object with an
-operator of its own would meet it unseen.
+The program's process evaluates a call of one of its functions, and what is asked of its classes' objects. Whatever else
+is done to a value (an operator, a method, `len`) is done to the plain value that the codec brought out: an object of
+the program's with methods of its own would meet any answer unseen.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
-import sys
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
+from problems.checks import Check, check_of
 from problems.errors import UnusableRowError
+from problems.scope import Scope, called_names, is_literal, write_out_literals
 
-# Names that tests use without importing them, since the reference program happens to.
-_FAMILIAR_IMPORTS = {
-    name: f"from {module} import {name}"
-    for module, names in {
-        "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
-        "decimal": ("Decimal",),
-        "fractions": ("Fraction",),
-        "math": ("inf", "isclose", "nan", "pi", "sqrt"),
-    }.items()
-    for name in names
-}
 _OPERATORS = {
     ast.Eq: "==",
     ast.NotEq: "!=",
@@ -77,14 +68,6 @@ class Closeness:
     strict: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A module with `check(candidate)`, which calls `entry_point`, the only name of the program in it."""
-
-    source: str
-    entry_point: str
-
-
 Shape = Relation | Truth | Closeness | Check
 
 
@@ -108,86 +91,57 @@ def parse_assertion(source: str) -> ast.expr:
 
 def function_under_test(conditions: Iterable[ast.expr], defined: Container[str] = ()) -> str | None:
     """The function that assertions call; rather one of `defined`, since some are named like a builtin (`sum`)."""
-    called = [name for condition in conditions for name in _called_names(condition)]
+    called = [name for condition in conditions for name in called_names(condition)]
     return next(
         (name for name in called if name in defined),
         next((name for name in called if not hasattr(builtins, name)), None),
     )
 
 
-def _called_names(condition: ast.expr) -> list[str]:
-    """The plain names that are called, outermost first (`int(f(1)) == 2`: `int`, `f`)."""
-    return [
-        node.func.id for node in ast.walk(condition) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    ]
+def classes_in(assertion: str, programs: Iterable[str]) -> tuple[str, ...] | None:
+    """The names in an assertion that stand for classes of the program, as its reference `programs` define them.
+
+    None where they need not be said: there is no reference, or names in capitals are the classes.
+    """
+    names = {node.id for node in ast.walk(parse_assertion(assertion)) if isinstance(node, ast.Name)}
+    defined = [node for program in programs for node in _definitions(program)]
+    classes = names & {node.name for node in defined if isinstance(node, ast.ClassDef)}
+    functions = names & {node.name for node in defined if not isinstance(node, ast.ClassDef)}
+    as_written = all(name[:1].isupper() for name in classes) and not any(name[:1].isupper() for name in functions)
+    return None if as_written else tuple(sorted(classes))
 
 
-def split_assertion(assertion: str, setup: str = "") -> Shape:
-    """The shape of an assertion, where `setup` is run in the program's namespace before it.
+def _definitions(program: str) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    try:
+        body = ast.parse(program).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # its tests will say so
+        return []
+    return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def split_assertion(assertion: str, setup: str = "", classes: Iterable[str] | None = None) -> Shape:
+    """The shape of an assertion, where `setup` is run in the program's namespace before it (see `AssertTest`).
 
     Raises:
-        UnusableRowError: no assertion, or one that needs several names of the program at once, so that its answer could
-            not be kept out of the program's process.
+        UnusableRowError: no assertion, or one whose truth only an object of the program's could tell.
     """
+    return split_with_setup(assertion, setup, classes)[0]
+
+
+def split_with_setup(assertion: str, setup: str, classes: Iterable[str] | None) -> tuple[Shape, str]:
+    """`split_assertion`, and what of the set-up the program's process has to run."""
     condition = parse_assertion(assertion)
-    scope = _Scope(_imports_of(setup))
-    shape = _relation(condition, scope) or _truth(condition, scope) or _closeness(condition, scope)
-    return shape or _check(assertion, condition, setup, scope)
-
-
-class _Scope:
-    """Tells the program's names from those that mean the same everywhere."""
-
-    def __init__(self, imports: dict[str, str]) -> None:
-        self._imports = _FAMILIAR_IMPORTS | imports
-
-    def program_names(self, expression: ast.AST) -> set[str]:
-        nodes = [node for node in ast.walk(expression) if isinstance(node, ast.Name)]
-        bound = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-        bound |= {node.arg for node in ast.walk(expression) if isinstance(node, ast.arg)}
-        return {node.id for node in nodes if node.id not in bound and not self._is_common(node.id)}
-
-    def _is_common(self, name: str) -> bool:
-        return hasattr(builtins, name) or name in self._imports or name in sys.stdlib_module_names
-
-    def imports_for(self, expression: ast.AST) -> str:
-        names = sorted({node.id for node in ast.walk(expression) if isinstance(node, ast.Name)})
-        lines = [
-            self._imports.get(name) or (f"import {name}" if name in sys.stdlib_module_names else "") for name in names
-        ]
-        return "\n".join(line for line in lines if line)
-
-    def is_direct(self, expression: ast.expr) -> bool:
-        """Whether the value comes from the program by calls, items and attributes alone, with no arithmetic around."""
-        if isinstance(expression, ast.Attribute | ast.Subscript):
-            return self.is_direct(expression.value)
-        if isinstance(expression, ast.Name):
-            return True
-        if not isinstance(expression, ast.Call):
-            return False
-        if isinstance(expression.func, ast.Name) and self.program_names(expression.func):
-            return True
-        arguments = [*expression.args, *(keyword.value for keyword in expression.keywords)]
-        return self.is_direct(expression.func) and all(
-            self.is_direct(argument) for argument in arguments if self.program_names(argument)
-        )
-
-
-def _imports_of(setup: str) -> dict[str, str]:
-    """The names that a setup's import statements bind, each with its statement."""
+    Scope.of(condition, setup, classes)  # refuses a set-up that cannot be used
     try:
-        body = ast.parse(setup).body
-    except SyntaxError as error:
-        raise UnusableRowError(f"set-up code is not Python: {error}") from error
-    return {
-        (alias.asname or alias.name).split(".")[0]: ast.unparse(node)
-        for node in body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
+        condition, setup = write_out_literals(condition, setup)
+        scope = Scope.of(condition, setup, classes)
+        shape = _relation(condition, scope) or _truth(condition, scope) or _closeness(condition, scope)
+        return shape or check_of(condition, setup, scope), setup
+    except (UnusableRowError, RecursionError) as error:
+        raise UnusableRowError(f"{error}: {_shortened(assertion)}") from error
 
 
-def _relation(condition: ast.expr, scope: _Scope) -> Relation | None:
+def _relation(condition: ast.expr, scope: Scope) -> Relation | None:
     if not isinstance(condition, ast.Compare) or len(condition.ops) != 1:
         return None
     operator = _OPERATORS.get(type(condition.ops[0]))
@@ -196,24 +150,21 @@ def _relation(condition: ast.expr, scope: _Scope) -> Relation | None:
         left, right, operator = right, left, _MIRRORED[operator]
     if operator is None or scope.program_names(right) or not scope.is_direct(left):
         return None
+    if scope.is_known_instance(left):
+        return None
     if operator in ("is", "is not") and not (isinstance(right, ast.Constant) and right.value in (None, True, False)):
         return None
     return Relation(ast.unparse(left), operator, ast.unparse(right), scope.imports_for(right))
 
 
-def _truth(condition: ast.expr, scope: _Scope) -> Truth | None:
+def _truth(condition: ast.expr, scope: Scope) -> Truth | None:
     wanted = True
     while isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
         condition, wanted = condition.operand, not wanted
-    # `all(...)` or `isclose(...)` around the program's values holds the answer, so only a direct value is taken.
-    if isinstance(condition, ast.Call) and isinstance(condition.func, ast.Name | ast.Attribute):
-        own = scope.program_names(condition.func) or not scope.program_names(condition)
-        if own and scope.is_direct(condition):
-            return Truth(ast.unparse(condition), wanted)
-    return None
+    return Truth(ast.unparse(condition), wanted) if scope.is_direct(condition) else None
 
 
-def _closeness(condition: ast.expr, scope: _Scope) -> Closeness | None:
+def _closeness(condition: ast.expr, scope: Scope) -> Closeness | None:
     if isinstance(condition, ast.Call) and ast.unparse(condition.func) in ("math.isclose", "isclose"):
         return _isclose(condition, scope)
     if not isinstance(condition, ast.Compare) or len(condition.ops) != 1 or not isinstance(condition.left, ast.Call):
@@ -229,7 +180,7 @@ def _closeness(condition: ast.expr, scope: _Scope) -> Closeness | None:
     return pair and Closeness(*pair, absolute=tolerance, relative=0.0, strict=isinstance(operator, ast.Lt))
 
 
-def _isclose(call: ast.Call, scope: _Scope) -> Closeness | None:
+def _isclose(call: ast.Call, scope: Scope) -> Closeness | None:
     options = {keyword.arg: _number(keyword.value) for keyword in call.keywords}
     pair = _source_and_target(call.args[0], call.args[1], scope) if len(call.args) == 2 else None
     relative, absolute = options.pop("rel_tol", 1e-9), options.pop("abs_tol", 0.0)
@@ -238,7 +189,7 @@ def _isclose(call: ast.Call, scope: _Scope) -> Closeness | None:
     return Closeness(*pair, absolute=absolute, relative=relative, strict=False)
 
 
-def _source_and_target(left: ast.expr, right: ast.expr, scope: _Scope) -> tuple[str, float] | None:
+def _source_and_target(left: ast.expr, right: ast.expr, scope: Scope) -> tuple[str, float] | None:
     for value, target in ((left, _number(right)), (right, _number(left))):
         if target is not None and scope.is_direct(value):
             return ast.unparse(value), target
@@ -249,33 +200,14 @@ def _number(expression: ast.expr) -> float | None:
     """The value of a number, or of one number divided by another (`2.0 / 3.0`)."""
     if isinstance(expression, ast.BinOp) and isinstance(expression.op, ast.Div):
         dividend, divisor = _number(expression.left), _number(expression.right)
-        return dividend / divisor if dividend is not None and divisor else None
+        try:
+            return dividend / divisor if dividend is not None and divisor else None
+        except OverflowError:
+            return None
     if not is_literal(expression):
         return None
     value = ast.literal_eval(expression)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _check(assertion: str, condition: ast.expr, setup: str, scope: _Scope) -> Check:
-    names = scope.program_names(condition)
-    others = [node for node in ast.parse(setup).body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    if len(names) != 1 or others:
-        used = ", ".join(sorted(names)) or "none"
-        raise UnusableRowError(
-            f"test needs more of the program than calls of one function (names: {used}), so its answer cannot be kept "
-            f"from the program: {_shortened(assertion)}"
-        )
-    statement = ast.unparse(ast.Assert(condition))
-    return Check(f"{scope.imports_for(condition)}\ndef check(candidate):\n    {statement}\n", names.pop())
-
-
-def is_literal(expression: ast.expr) -> bool:
-    """Whether the expression is a literal, nested ones and `set()` included."""
-    try:
-        ast.literal_eval(expression)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return True
 
 
 def _shortened(source: str) -> str:

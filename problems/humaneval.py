@@ -1,19 +1,25 @@
 """HumanEval (Chen et al. 2021): a prompt to continue, and a function `check(candidate)` of asserts.
 
-`check` is split into one test for each assert, so that each has its own verdict. What does not split (a loop over
-random inputs) stays a `CheckTest` that carries the functions of the prompt which it uses, so that a program cannot
-redefine them. Asserts of a constant, of which the data have 48, test nothing and are left out.
+`check` is split into one test for each assert, so that each has its own verdict. An assert that uses names of the test
+module (constants, helpers) is a `CheckTest` that carries them. What does not split (a loop over random inputs) is one
+`CheckTest`, which carries the functions of the prompt as well, so that a program cannot redefine them. Asserts of a
+constant, of which the data have 48, test nothing and are left out.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from problems.assertions import split_assertion
+from problems.assertions import classes_in, split_assertion
+from problems.checks import check_function, refuse_broken_module
 from problems.errors import UnusableRowError
+from problems.evalplus import refuse_evalplus
+from problems.scope import Scope, WriteOut, bound_names, used_names
 from problems.types import AssertTest, CheckTest, Problem, Test
 
 
@@ -29,6 +35,7 @@ def to_problem(row: Any) -> Problem:
     Raises:
         UnusableRowError: a missing field, or a `test` without a function `check(candidate)`.
     """
+    refuse_evalplus(row, "HumanEval+", "humaneval")
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("task_id: missing")
@@ -51,40 +58,64 @@ def to_problem(row: Any) -> Problem:
 def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     """The tests that `check(candidate)` makes of the function `entry_point`.
 
-    Leading asserts become `AssertTest`s, with local values written out where the data assign them first. From the first
-    other statement on, the rest is one `CheckTest`.
+    Leading asserts become tests of their own, with local values written out where the data assign them first. From the
+    first other statement on, the rest is one `CheckTest`.
 
     Raises:
-        UnusableRowError: no such function, or nothing in it that tests anything.
+        UnusableRowError: no such function, nothing in it that tests anything, or a module that no program could pass.
     """
-    try:
-        module = ast.parse(test)
-        prompt_module = ast.parse(prompt)
-    except SyntaxError as error:
-        raise UnusableRowError(f"prompt or test is not Python: {error}") from error
-    check = next((node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "check"), None)
-    if check is None or len(check.args.args) != 1:
+    module, prompt_module = _parsed(test), _parsed(prompt)
+    check = check_function(module)
+    if check is None:
         raise UnusableRowError("test: expected a function check(candidate)")
-    splitter = _Splitter(check.args.args[0].arg, entry_point)
-    rest: list[ast.stmt] = []
+    helpers = [node for node in prompt_module.body if not _defines(node, entry_point)]
+    refuse_broken_module(ast.Module([*helpers, *module.body], []), entry_point)
+    # What calls `check` is a harness's line.
+    others = [node for node in module.body if node is not check and not _calls_check(node)]
+    splitter = _Splitter(check.args.args[0].arg, entry_point, _Surroundings(check, helpers, others))
     for index, statement in enumerate(check.body):
         if not splitter.take(statement):
             rest = [*splitter.preamble, *check.body[index:]]
+            splitter.tests.append(splitter.surroundings.check_test(rest, entry_point))
             break
-    tests: list[Test] = list(splitter.tests)
-    if rest:
-        helpers = [node for node in prompt_module.body if not _defines(node, entry_point)]
-        others = [node for node in module.body if node is not check]
-        remainder = ast.FunctionDef("check", check.args, rest, [], None, lineno=1, col_offset=0)
-        source = ast.unparse(ast.fix_missing_locations(ast.Module([*helpers, *others, remainder], [])))
-        tests.append(CheckTest(source, entry_point))
-    if not tests:
+    if not splitter.tests:
         raise UnusableRowError("test: check(candidate) tests nothing")
-    return tuple(tests)
+    return tuple(splitter.tests)
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnusableRowError(f"prompt or test is not Python: {error}") from error
 
 
 def _defines(node: ast.stmt, name: str) -> bool:
     return isinstance(node, ast.FunctionDef) and node.name == name
+
+
+def _calls_check(node: ast.stmt) -> bool:
+    is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    return not is_definition and "check" in used_names(node)
+
+
+class _Surroundings:
+    """What stands around the statements of `check`: the prompt's helpers, and the rest of the test module."""
+
+    def __init__(self, check: ast.FunctionDef, helpers: list[ast.stmt], others: list[ast.stmt]) -> None:
+        self._check = check
+        self._helpers = helpers
+        self._others = others
+        imports = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
+        self.imports = "\n".join(map(ast.unparse, imports))
+        self.defined = {name for node in others if node not in imports for name in bound_names(node)}
+        self.of_prompt = {name for node in helpers for name in bound_names(node)}
+
+    def check_test(self, body: Sequence[ast.stmt], entry_point: str) -> CheckTest:
+        """A test of these statements."""
+        function = ast.FunctionDef("check", self._check.args, list(body), [], None, lineno=1, col_offset=0)
+        module = ast.Module([*self._helpers, *self._others, function], [])
+        return CheckTest(ast.unparse(ast.fix_missing_locations(module)), entry_point)
 
 
 @dataclass
@@ -93,46 +124,68 @@ class _Splitter:
 
     candidate: str
     entry_point: str
-    tests: list[AssertTest] = field(default_factory=list)
+    surroundings: _Surroundings
+    tests: list[Test] = field(default_factory=list)
     preamble: list[ast.stmt] = field(default_factory=list)
     values: dict[str, ast.expr] = field(default_factory=dict)
 
     def take(self, statement: ast.stmt) -> bool:
         if isinstance(statement, ast.Assert):
-            self._take_assert(statement)
-        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant | ast.Name):
-            pass  # a bare name or string does nothing
-        elif isinstance(statement, ast.Assign) and self._is_value(statement):
+            return self._take_assert(statement)
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant | ast.Name):
+            return True  # a bare name or string does nothing
+        if isinstance(statement, ast.Assign) and self._is_value(statement):
             self.preamble.append(statement)
             self.values[ast.unparse(statement.targets[0])] = self._written_out(statement.value)
-        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            return True
+        if isinstance(statement, ast.Import | ast.ImportFrom):
             self.preamble.append(statement)
-        else:
-            return False
+            return True
+        return False
+
+    def _take_assert(self, statement: ast.Assert) -> bool:
+        if bound_names(statement.test) & self.values.keys():
+            return False  # one name for a local value and a comprehension's variable
+        condition = self._written_out(statement.test)
+        names = used_names(condition) - bound_names(condition)
+        needs_module = bool(names & self.surroundings.defined)
+        if self.entry_point not in names:
+            return not needs_module  # a helper may call the function; all else is a constant
+        imports = [node for node in self.preamble if isinstance(node, ast.Import | ast.ImportFrom)]
+        setup = "\n".join([self.surroundings.imports, *map(ast.unparse, imports)]).strip()
+        assertion = f"assert {ast.unparse(condition)}"
+        self._refuse_unknown(names, setup, assertion)
+        if needs_module:
+            written_out = ast.Assert(self._replaced(statement.test, self.values))
+            self.tests.append(self.surroundings.check_test([*imports, written_out], self.entry_point))
+            return True
+        scope = Scope.of(condition, setup, None)
+        used = scope.imports_for(ast.Tuple([ast.Name(n, ast.Load()) for n in names - self.surroundings.of_prompt]))
+        classes = classes_in(assertion, [f"def {self.entry_point}(): pass"])
+        split_assertion(assertion, used, classes)
+        self.tests.append(AssertTest(assertion, used, classes))
         return True
 
-    def _take_assert(self, statement: ast.Assert) -> None:
-        condition = self._written_out(statement.test)
-        if any(isinstance(node, ast.Name) and node.id == self.entry_point for node in ast.walk(condition)):
-            assertion = f"assert {ast.unparse(condition)}"
-            split_assertion(assertion)
-            self.tests.append(AssertTest(assertion))
+    def _refuse_unknown(self, names: set[str], setup: str, assertion: str) -> None:
+        scope = Scope.of(ast.Constant(None), setup, None)
+        found = {self.entry_point} | self.surroundings.of_prompt | self.surroundings.defined
+        unknown = {name for name in names - found if scope.program_names(ast.Name(name, ast.Load()))}
+        unknown -= vars(builtins).keys()
+        if unknown:
+            raise UnusableRowError(f"test uses a name that nothing defines: {', '.join(sorted(unknown))}: {assertion}")
 
     def _is_value(self, statement: ast.Assign) -> bool:
         """Whether the value can be written out wherever it is used: pure, and not from the program."""
         names = {node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)}
         attributes = any(isinstance(node, ast.Attribute) for node in ast.walk(statement.value))
-        return isinstance(statement.targets[0], ast.Name) and self.candidate not in names and not attributes
+        foreign = names & {self.candidate, self.entry_point, *self.surroundings.defined}
+        is_name = len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
+        return is_name and not foreign and not attributes
 
     def _written_out(self, expression: ast.expr) -> ast.expr:
         replacements = {self.candidate: ast.Name(self.entry_point, ast.Load())} | self.values
-        replaced: ast.expr = _Replace(replacements).visit(copy.deepcopy(expression))
+        return self._replaced(expression, replacements)
+
+    def _replaced(self, expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
+        replaced: ast.expr = WriteOut(replacements).visit(copy.deepcopy(expression))
         return ast.fix_missing_locations(replaced)
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, replacements: dict[str, ast.expr]) -> None:
-        self._replacements = replacements
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self._replacements.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from problems.assertions import function_under_test, parse_assertion, split_assertion
+from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
 from problems.errors import UnusableRowError
+from problems.evalplus import refuse_evalplus
 from problems.types import AssertTest, Problem
 
 # The paper's split, by task id, both ends included.
@@ -33,6 +34,7 @@ def to_problem(row: Any) -> Problem:
     Raises:
         UnusableRowError: a missing field, or a test that is no assert statement.
     """
+    refuse_evalplus(row, "MBPP+", "mbpp")
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("task_id: expected MBPP's number")
@@ -48,13 +50,16 @@ def to_problem(row: Any) -> Problem:
     assertions = [*shown, *_strings(row, "hidden_test_list")]
     if not shown:
         raise UnusableRowError("test_list: no tests")
-    for assertion in assertions:
-        split_assertion(assertion, setup)
+    if row.get("test"):
+        raise UnusableRowError("test: MBPP rows have their tests in test_list; others cannot be run")
+    tests = tuple(AssertTest(one, setup, classes_in(one, (code,))) for one in assertions)
+    for test in tests:
+        split_assertion(test.assertion, test.setup, test.classes)
     return Problem(
         task_id=task_id,
         benchmark="mbpp",
         statement=statement,
-        tests=tuple(AssertTest(assertion, setup) for assertion in assertions),
+        tests=tests,
         references=(code,),
         entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], _defined(code)),
         num_visible_tests=len(shown),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from problems.assertions import function_under_test, parse_assertion, split_assertion
+from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
 from problems.errors import UnusableRowError
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 
@@ -23,7 +24,7 @@ class StdinTestRow(_Row):
     stdin: str
     expected: str
 
-    def to_test(self) -> Test:
+    def to_test(self, references: Sequence[str]) -> Test:
         return StdinTest(self.stdin, self.expected)
 
 
@@ -34,7 +35,7 @@ class CallTestRow(_Row):
     arguments: list[Any]
     expected: Any
 
-    def to_test(self) -> Test:
+    def to_test(self, references: Sequence[str]) -> Test:
         return CallTest(self.call, tuple(self.arguments), self.expected)
 
 
@@ -44,9 +45,10 @@ class AssertTestRow(_Row):
     assertion: str = Field(alias="assert")
     setup: str = ""
 
-    def to_test(self) -> Test:
-        split_assertion(self.assertion, self.setup)
-        return AssertTest(self.assertion, self.setup)
+    def to_test(self, references: Sequence[str]) -> Test:
+        classes = classes_in(self.assertion, references)
+        split_assertion(self.assertion, self.setup, classes)
+        return AssertTest(self.assertion, self.setup, classes)
 
 
 def _kind(test: Any) -> str:
@@ -99,7 +101,7 @@ def to_problem(data: Any) -> Problem:
             str(part) for part in first["loc"] if part not in ("stdin", "call") or part == first["loc"][-1]
         )
         raise UnusableRowError(f"{place or 'row'}: {first['msg']}") from error
-    tests = tuple(test.to_test() for test in row.tests)
+    tests = tuple(test.to_test(row.references) for test in row.tests)
     if row.num_visible_tests > len(tests):
         raise UnusableRowError(f"num_visible_tests: {row.num_visible_tests}, but there are {len(tests)} tests")
     return Problem(

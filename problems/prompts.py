@@ -1,35 +1,19 @@
-"""What a model is shown of a problem, and what its program is put behind when it is run.
+"""What a model is shown of a problem.
 
 Supervised training, reinforcement learning and evaluation all come here, so that they see the same characters.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from problems.types import AssertTest, CallTest, Problem, StdinTest
+from problems.types import AssertTest, Problem, StdinTest
 
 QUESTION = "question"
 """The `benchmark` of what is no programming problem: its statement is asked as it stands."""
 _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Python code block and nothing else.\n\n"
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_APPS_MODULES = ("collections", "fractions", "itertools", "math", "random", "sys", "time")
-_APPS_IMPORTS = {name: f"import {name}" for name in _APPS_MODULES} | {
-    name: f"from {module} import {name}"
-    for module, names in {
-        "collections": "ChainMap Counter OrderedDict defaultdict deque",
-        "functools": "lru_cache",
-        "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-        "itertools": "accumulate combinations permutations product",
-        "math": "ceil cos exp fabs floor gcd log log2 sin sqrt tan",
-        "typing": "Dict List Optional Set Tuple",
-    }.items()
-    for name in names.split()
-}
-_FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 
 
 class ChatTokenizer(Protocol):
@@ -86,19 +70,3 @@ _FORMATS: dict[str, Callable[[Problem], str]] = {
     "starter": lambda problem: f"{problem.statement}\n",
     QUESTION: lambda problem: problem.statement,
 }
-
-
-def source_before(problem: Problem, program: str) -> str:
-    """The source that a submitted program is put behind when it is run; empty where a program stands alone.
-
-    A program may continue the problem's `code_prefix`, or define the whole function again behind it, using its imports
-    and helper functions. APPS's call-based problems come from sites that import what their statements use (`List`), so
-    the names of the APPS harness that the program mentions are imported for it. A program with `__future__` imports,
-    which have to come first, stands alone in any case.
-    """
-    if _FUTURE_IMPORT.search(program):
-        return ""
-    if problem.benchmark == "apps" and isinstance(problem.tests[0], CallTest):
-        words = set(_WORD.findall(program))
-        return "".join(f"{line}\n" for name, line in _APPS_IMPORTS.items() if name in words)
-    return problem.code_prefix

@@ -10,8 +10,8 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 
-from problems.prompts import source_before
-from problems.types import CallTest, CheckTest, Problem
+from problems.site_imports import site_imports
+from problems.types import AssertTest, CallTest, CheckTest, Problem
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 """A line end as the parser counts them."""
@@ -26,6 +26,8 @@ _QUOTED_OR_BLANK = re.compile(
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
+_SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
+_FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -76,6 +78,35 @@ def defines(tree: ast.Module, name: str) -> bool:
         else isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
         for node in outer_statements(tree.body)
     )
+
+
+def source_before(problem: Problem, program: str) -> str:
+    """The source that a submitted program is put behind when it is run; empty where a program stands alone.
+
+    A program may continue the problem's `code_prefix`, or define the whole function again behind it, using its imports
+    and helper functions. Call-based problems come from sites that import what their programs use (`List`), so the names
+    that the program uses and does not define are imported for it; so they are for a class `Solution` under asserts. A
+    program with `__future__` imports, which have to come first, stands alone in any case.
+    """
+    if _has_future_import(problem.code_prefix, program):
+        return ""
+    if problem.code_prefix:
+        return problem.code_prefix
+    if isinstance(problem.tests[0], CallTest) or (
+        isinstance(problem.tests[0], AssertTest) and _SOLUTION.search(program)
+    ):
+        return site_imports(program)
+    return ""
+
+
+def _has_future_import(prefix: str, program: str) -> bool:
+    if "__future__" not in program:
+        return False
+    for source in (program, prefix + program):
+        tree = parse(source)
+        if isinstance(tree, ast.Module):
+            return any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    return bool(_FUTURE_IMPORT.search(program))
 
 
 def as_run(problem: Problem, program: str) -> tuple[str, str]:

@@ -83,22 +83,24 @@ def _humaneval_row(problem: Problem) -> dict[str, Any]:
 
 
 def _check_module(problem: Problem) -> str:
-    """One `check(candidate)` of all tests: the asserts first, then what did not split into asserts."""
+    """One `check(candidate)` of all tests: the asserts first, then what did not split."""
     module = ast.parse("def check(candidate): pass")
     body: list[ast.stmt] = []
     before: list[ast.stmt] = []
     candidate = "candidate"
     prompt = {ast.unparse(node) for node in ast.parse(problem.code_prefix).body}
-    for test in problem.tests:
+    # What did not split goes last: it takes every statement behind it along.
+    for test in sorted(problem.tests, key=_is_rest):
         if isinstance(test, AssertTest):
+            before += ast.parse(test.setup).body
             body += ast.parse(test.assertion).body
-    for test in problem.tests:
-        if isinstance(test, CheckTest):
+        elif isinstance(test, CheckTest):
             *helpers, check = ast.parse(test.source).body
             assert isinstance(check, ast.FunctionDef)
             candidate = check.args.args[0].arg
             before += [node for node in helpers if ast.unparse(node) not in prompt]
             body += check.body
+    before = list({ast.unparse(node): node for node in before}.values())
     function = module.body[0]
     assert isinstance(function, ast.FunctionDef)
     function.args.args[0].arg = candidate
@@ -108,6 +110,15 @@ def _check_module(problem: Problem) -> str:
     for name in names:
         name.id = candidate
     return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _is_rest(test: Test) -> bool:
+    """Whether it is a test function that did not split, rather than one assert with what it uses."""
+    if not isinstance(test, CheckTest):
+        return False
+    check = ast.parse(test.source).body[-1]
+    assert isinstance(check, ast.FunctionDef)
+    return not all(isinstance(node, ast.Assert | ast.Import | ast.ImportFrom) for node in check.body)
 
 
 def _own_row(problem: Problem) -> dict[str, Any]:
@@ -128,7 +139,7 @@ def _own_test(test: Test) -> dict[str, Any]:
             return {"stdin": stdin, "expected": expected}
         case CallTest(function, arguments, expected, _):
             return {"call": function, "arguments": list(arguments), "expected": expected}
-        case AssertTest(assertion, setup):
+        case AssertTest(assertion, setup, _):
             return {"assert": assertion, "setup": setup}
         case CheckTest():
             raise ProblemsError("rows of one's own hold no test functions")

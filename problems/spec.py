@@ -61,6 +61,7 @@ _KINDS = {
     "mbpp": _Kind(mbpp.to_problem, mbpp.task_id_of),
 }
 KINDS = ("starter", *_KINDS)
+_EVALPLUS = {"mbppplus": "mbpp", "humanevalplus": "humaneval"}
 _KEYS = ("difficulty", "split", "references", "config")
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
 
@@ -72,6 +73,10 @@ def parse_spec(text: str) -> Spec:
         ProblemsError: unknown KIND or key (the nearest one is named), or no PATH.
     """
     kind, colon, rest = text.partition(":")
+    if kind in _EVALPLUS:
+        raise ProblemsError(
+            f"{text!r}: {kind} of EvalPlus is not supported yet; {_EVALPLUS[kind]}:PATH has the base tests"
+        )
     if kind not in KINDS or not colon:
         raise ProblemsError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
@@ -99,14 +104,19 @@ def _query(text: str, item: str) -> Selection:
     return Selection(key=key, value=value)
 
 
-def load(text: str) -> LoadedProblems:
+Refusal = Callable[[Problem], str | None]
+
+
+def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     """The problems that a SPEC names, in the order of their source, and the rows that cannot be used.
+
+    `refuse` says of a row's problem why it cannot be used, None where it can (`sandbox.admission`).
 
     Raises:
         ProblemsError: nothing usable, with the cause (unknown kind or path, no row usable, nothing selected).
     """
     spec = parse_spec(text)
-    problems, rejected = _load_starter(spec) if spec.kind == "starter" else _convert(spec, _KINDS[spec.kind])
+    problems, rejected = _load_starter(spec) if spec.kind == "starter" else _convert(spec, _KINDS[spec.kind], refuse)
     selected = problems
     for selection in spec.selections:
         selected = _select(spec, selected, selection)
@@ -122,7 +132,7 @@ def _load_starter(spec: Spec) -> tuple[tuple[Problem, ...], tuple[RejectedRow, .
         raise ProblemsError(str(error)) from error
 
 
-def _convert(spec: Spec, kind: _Kind) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
+def _convert(spec: Spec, kind: _Kind, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
     problems: dict[str, Problem] = {}
     rejected: list[RejectedRow] = []
     for row in _rows(spec, kind):
@@ -133,6 +143,9 @@ def _convert(spec: Spec, kind: _Kind) -> tuple[tuple[Problem, ...], tuple[Reject
             problem = kind.to_problem(row.data)
             if problem.task_id in problems:
                 raise UnusableRowError("task_id: there is a problem of this id already")
+            reason = refuse(problem) if refuse is not None else None
+            if reason is not None:
+                raise UnusableRowError(reason)
         except UnusableRowError as error:
             line = error.line if error.file else row.line
             rejected.append(RejectedRow(error.file or row.file, line, task_id, str(error)))

@@ -30,15 +30,19 @@ class CallTest:
 
 @dataclass(frozen=True, slots=True)
 class AssertTest:
-    """One `assert` statement over the program's names; `setup` runs in the program's namespace before it."""
+    """One `assert` statement over the program's names; `setup` runs in the program's namespace before it.
+
+    `classes` are the names in the assertion that stand for classes of the program; None: those in capitals.
+    """
 
     assertion: str
     setup: str = ""
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CheckTest:
-    """A test function `check(candidate)` (HumanEval) that could not be split into `AssertTest`s."""
+    """A module with a test function `check(candidate)` (HumanEval) that does not split into `AssertTest`s."""
 
     source: str
     entry_point: str

@@ -20,6 +20,7 @@ from ring.plan import Figures, Plan, Shape, balanced, predict, room_beside
 from ring.problem_sets import ProblemSets, load_problem_sets
 from ring.profile import Profile
 from ring.start import start_ring
+from sandbox.limits import Limits
 from settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def plan_ring(settings: Settings, console: Console) -> int:
                 shortened, problems = _shortened(settings, Path(folder)), None
                 if None in given.values():  # what cannot be used is said before anything starts
                     check_resources(settings)
-                    problems = load_problem_sets(shortened.problems)
+                    problems = load_problem_sets(shortened.problems, Limits.of(settings.sandbox))
                 progress.stage("Ray")
                 start_ray(settings)
                 resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

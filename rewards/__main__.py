@@ -17,6 +17,7 @@ from rich.console import Console
 from problems import Problem, ProblemsError, describe_rejected, load
 from problems.lookup import ProblemIndex
 from rewards.explain import Explained, explain, explained_row, explaining, render, split
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, ProgramRow, read_programs
 from sandbox.limits import Limits
 from sandbox.sandbox import IsolationError
@@ -77,7 +78,7 @@ def _positive(text: str) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     tokenizer = _load_tokenizer(options.tokenizer)
-    loaded = load(options.problems)
+    loaded = load(options.problems, reason_to_refuse(Limits()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     console = Console(highlight=False)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from problems import Problem, ProblemsError, describe_rejected, load
 from problems.leakage import find_leaks
+from problems.spec import Refusal
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders
 from sandbox.limits import Limits
 from sandbox.validation import validate_references
@@ -51,8 +53,10 @@ class ProblemSets:
         return ProblemSets(train, self.supervised, held_out, self.warnings)
 
 
-def load_problem_sets(settings: ProblemsSettings) -> ProblemSets:
+def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) -> ProblemSets:
     """Load what the SPECs name. Rows that cannot be used and leaks into the held-out problems become warnings.
+
+    Rows that could not be graded within `limits` (by default: the usual ones) cannot be used.
 
     Benchmarks number each split anew (APPS), so a held-out problem whose id a training problem has is `held-out/ID`.
 
@@ -60,12 +64,13 @@ def load_problem_sets(settings: ProblemsSettings) -> ProblemSets:
         ProblemsError: a SPEC with nothing usable, or a task id in two benchmarks.
     """
     warnings: list[str] = []
-    train = _load(settings.train, warnings)
-    supervised = _load(settings.supervised, warnings) if settings.supervised else train
+    refuse = reason_to_refuse(limits or Limits())
+    train = _load(settings.train, warnings, refuse)
+    supervised = _load(settings.supervised, warnings, refuse) if settings.supervised else train
     trained = {problem.task_id for problem in (*train, *supervised)}
     held_out = tuple(
         replace(problem, task_id=f"held-out/{problem.task_id}") if problem.task_id in trained else problem
-        for problem in _load(settings.evaluation, warnings)
+        for problem in _load(settings.evaluation, warnings, refuse)
     )
     leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
     if leaks:
@@ -105,10 +110,10 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     return ProblemSets(train, supervised, held_out, tuple(dict.fromkeys(warnings)))
 
 
-def _load(specs: Sequence[str], warnings: list[str]) -> tuple[Problem, ...]:
+def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal) -> tuple[Problem, ...]:
     problems: dict[str, Problem] = {}
     for spec in specs:
-        loaded = load(spec)
+        loaded = load(spec, refuse)
         if loaded.rejected:
             warnings.append(f"{spec}: {len(loaded.rejected)} rows left out\n{describe_rejected(loaded.rejected, 3)}")
         for problem in loaded.problems:

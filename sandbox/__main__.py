@@ -14,6 +14,7 @@ from problems import ProblemsError, describe_rejected, load
 from problems.lookup import ProblemIndex
 from problems.spec import nearest
 from sandbox import doctor
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, check_programs, grade_file
 from sandbox.limits import Limits
 from sandbox.sandbox import IsolationError
@@ -66,14 +67,15 @@ def _level(text: str) -> Isolation:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    loaded = load(options.problems)
+    limits = Limits()
+    loaded = load(options.problems, reason_to_refuse(limits))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     index = ProblemIndex(loaded.problems)
     check_programs(options.programs, index)
     outcomes: Counter[Outcome] = Counter()
     started = time.monotonic()
-    with Graders(options.workers, Limits(), options.require) as graders:
+    with Graders(options.workers, limits, options.require) as graders:
         outcomes.update(verdict.outcome for verdict in grade_file(options.programs, options.output, index, graders))
     seconds = time.monotonic() - started
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())

@@ -12,11 +12,15 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from problems.assertions import Check, Closeness, Relation, Truth, is_literal, split_assertion
+from problems.assertions import Closeness, Relation, Truth, split_with_setup
+from problems.checks import Check, marked_source
+from problems.scope import is_literal
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
+from sandbox.codec import CodecError, encode
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.verdict import Outcome
@@ -74,9 +78,9 @@ def plan(test: Test) -> Plan:
         case CallTest(function, arguments, expected, unwrap):
             return Plan(CallJob(function, arguments), _call_judge(expected, unwrap=unwrap))
         case CheckTest(source, entry_point):
-            return Plan(CheckJob(source, entry_point), _ended_well)
-        case AssertTest(assertion, setup):
-            return _plan_assertion(assertion, setup)
+            return Plan(CheckJob(_marked(source, entry_point), entry_point), _ended_well)
+        case AssertTest(assertion, setup, classes):
+            return _plan_assertion(assertion, setup, classes)
 
 
 def outcome_of(
@@ -85,10 +89,19 @@ def outcome_of(
     """The outcome of a test whose job came to `result`, and whose closed job, if it has one, came to `closed`."""
     if result.end is not End.OK:
         return _OUTCOMES[result.end]
-    if plan.closed is not None and (closed is None or closed.end is not End.OK):
+    # What the codec does not bring out of a trusted expression, no program can be compared with.
+    if plan.closed is not None and (closed is None or closed.end is not End.OK or not _is_plain(closed.value)):
         return Outcome.INFRASTRUCTURE_ERROR
     accepted = plan.accepts(result, closed.value if closed else None, comparison)
     return Outcome.PASSED if accepted else Outcome.FAILED
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encode(value, strict=True)
+    except CodecError:
+        return False
+    return True
 
 
 def _stdin_judge(expected: str) -> Callable[[RunResult, Any, Comparison], bool]:
@@ -114,9 +127,13 @@ def _ended_well(result: RunResult, _: Any, __: Comparison) -> bool:
     return result.end is End.OK
 
 
+_marked = lru_cache(maxsize=10_000)(marked_source)
+
+
 @lru_cache(maxsize=100_000)
-def _plan_assertion(assertion: str, setup: str) -> Plan:
-    match split_assertion(assertion, setup):
+def _plan_assertion(assertion: str, setup: str, classes: tuple[str, ...] | None) -> Plan:
+    shape, setup = split_with_setup(assertion, setup, classes)
+    match shape:
         case Relation(source, name, expected, imports):
             parsed = ast.parse(expected, mode="eval").body
             if is_literal(parsed):
@@ -142,7 +159,7 @@ def _relation_judge(name: str, wanted: Any = _FROM_CLOSED) -> Callable[[RunResul
     def accepts(result: RunResult, expected: Any, _: Comparison) -> bool:
         try:
             return bool(relation(result.value, expected if wanted is _FROM_CLOSED else wanted))
-        except (TypeError, ArithmeticError):  # values that cannot be ordered or hashed: the statement would have raised
+        except Exception:  # noqa: BLE001 - values that cannot be ordered or hashed: the statement would have raised
             return False
 
     return accepts
@@ -150,17 +167,18 @@ def _relation_judge(name: str, wanted: Any = _FROM_CLOSED) -> Callable[[RunResul
 
 def _closeness_judge(closeness: Closeness) -> Callable[[RunResult, Any, Comparison], bool]:
     def accepts(result: RunResult, _: Any, __: Comparison) -> bool:
-        value = result.value
-        if not isinstance(value, int | float):
+        value: Any = result.value
+        if not isinstance(value, int | float | Fraction | complex):
             return False
         try:
-            difference = abs(value - closeness.target)
-            share = closeness.relative * max(abs(value), abs(closeness.target))
-        except OverflowError:  # an integer beyond the range of floats
+            size: Any = abs(value)
+            difference: Any = abs(value - closeness.target)
+            share = closeness.relative * max(size, abs(closeness.target))
+            allowed = max(closeness.absolute, share)
+            if not math.isfinite(difference) or not math.isfinite(allowed):
+                return bool(value == closeness.target)
+        except (OverflowError, ValueError):  # a number beyond the range of floats
             return False
-        allowed = max(closeness.absolute, share)
-        if not math.isfinite(difference) or not math.isfinite(allowed):
-            return bool(value == closeness.target)
-        return difference < allowed if closeness.strict else difference <= allowed
+        return bool(difference < allowed if closeness.strict else difference <= allowed)
 
     return accepts

@@ -4,29 +4,50 @@ The jail carries this file's source along, so it imports only what is there (and
 code and can be forged; `decode` runs on the trusted side, believes nothing, builds only builtin values and a few
 standard ones, and neither imports, calls nor looks up anything that the bytes name.
 
-A value is one tag byte and its content. Lengths and counts are unsigned 32-bit little-endian.
+A type is kept wherever its `==` has a meaning of its own (`OrderedDict`, `Counter`, `deque`, views of a dict). A class
+of the program's counts as the nearest of these that it derives from, whatever its methods say; any other object is an
+`Opaque`, which equals nothing.
+
+A value is a tag byte, an unsigned 32-bit little-endian number, and as many bytes or items. Neither direction recurses.
 """
 
 from __future__ import annotations
 
+import builtins
 import datetime
+import itertools
 import struct
-from collections.abc import Callable
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-MAX_DEPTH = 100
-MAX_BYTES = 1 << 20
+MAX_DEPTH = 400
+MAX_BYTES = 16 << 20
+# Bounds the memory that bytes can grow to: an empty set is 5 bytes here, and 200 in memory.
+_MAX_WEIGHT = 4_000_000
+_CONTAINER_WEIGHT = 8
 # Objects of equal hash make building a set quadratic; honest values have a handful (-1 and -2, 1 and 1.0).
 _MAX_EQUAL_HASHES = 64
 _MAX_NUMBER_CHARACTERS = 4000
+_MIN_PACKED = 8
 _LENGTH = struct.Struct("<I")
+_HEAD_BYTES = 1 + _LENGTH.size
 _DOUBLE = struct.Struct("<d")
 
 
 class CodecError(ValueError):
     """The value cannot be encoded within the limits, or the bytes are not a value."""
+
+
+class UnknownTypeError(CodecError):
+    """The value holds one of a type that the codec does not know: `kind`."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(f"a value of type {type.__getattribute__(kind, '__qualname__')} is not plain data")
+        self.kind = kind
 
 
 class Opaque:
@@ -38,82 +59,177 @@ class Opaque:
         self.type_name = type_name
 
     def __repr__(self) -> str:
-        return f"Opaque({self.type_name!r})"
+        return f"{type(self).__name__}({self.type_name!r})"
 
 
-def encode(value: Any, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of `value`; subclasses of a known type count as that type, whatever their methods say.
+class OpaqueCallable(Opaque):
+    """Stands for a function or another object that can be called, but not here."""
 
-    Raises `CodecError` where the value is nested deeper than `MAX_DEPTH` or takes more than `max_bytes`.
+    __slots__ = ()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Say that it cannot be called."""
+        raise TypeError(f"{self.type_name} is not here to be called")
+
+
+def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> bytes:
+    """The bytes of `value`.
+
+    `strict` is for values of the trusted side's: iterators among them are used up and come back as such, and what would
+    come back as an `Opaque` is refused by `UnknownTypeError`. Raises `CodecError` where the value is nested deeper than
+    `MAX_DEPTH` or takes more than `max_bytes`.
     """
     out = bytearray()
-    _encode(value, out, 0, max_bytes)
+    stack: list[Iterator[Any]] = [iter((value,))]
+    weight = 0
+    while stack:
+        for item in stack[-1]:
+            weight += 1
+            if len(stack) > MAX_DEPTH + 1:
+                raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
+            is_iterator = strict and type(item) in _ITERATORS
+            tag, content = (_encode_iterator if is_iterator else _encoder(type(item)))(item)
+            if isinstance(content, list):
+                packed = _pack(tag, content)
+                if packed is None:
+                    out += tag + _LENGTH.pack(len(content))
+                    weight += _CONTAINER_WEIGHT
+                    _check_size(len(out) + len(content), max_bytes, weight)
+                    stack.append(iter(content))
+                    break
+                tag, content = b"p", packed
+            if strict and tag in (b"O", b"X"):
+                raise UnknownTypeError(type(item))
+            _check_size(len(out) + _HEAD_BYTES + len(content), max_bytes, weight)
+            out += tag if tag in _CONSTANTS else tag + _LENGTH.pack(len(content)) + content
+        else:
+            stack.pop()
     return bytes(out)
 
 
-def _encode(value: Any, out: bytearray, depth: int, max_bytes: int) -> None:
-    if depth > MAX_DEPTH:
-        raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-    if value is None:
-        out += b"N"
-    elif value is True:
-        out += b"T"
-    elif value is False:
-        out += b"F"
-    elif (items := _items(value)) is not None:
-        tag, flat = items
-        out += tag + _LENGTH.pack(len(flat))
-        for item in flat:
-            _encode(item, out, depth + 1, max_bytes)
-    else:
-        tag, content = _scalar(value)
-        out += tag + _LENGTH.pack(len(content)) + content
-    if len(out) > max_bytes:
+def _check_size(num_bytes: int, max_bytes: int, weight: int) -> None:
+    if num_bytes > max_bytes:
         raise CodecError(f"the value takes more than {max_bytes} bytes")
+    if weight > _MAX_WEIGHT:
+        raise CodecError("the value holds too many values")
 
 
-def _items(value: Any) -> tuple[bytes, list[Any]] | None:
-    """Tag and items of a container; a dict's are key, value, key, value..."""
-    # The base class's own iterators: a subclass cannot hide or invent items.
-    if isinstance(value, list):
-        return b"l", list(list.__iter__(value))
-    if isinstance(value, tuple):
-        return b"t", list(tuple.__iter__(value))
-    if isinstance(value, dict):
-        return b"d", [part for pair in dict.items(value) for part in pair]
-    if isinstance(value, set):
-        return b"s", list(set.__iter__(value))
-    if isinstance(value, frozenset):
-        return b"z", list(frozenset.__iter__(value))
-    return None
+def _pack(tag: bytes, items: list[Any]) -> bytes | None:
+    """Items that all are integers of 64 bits, or all floats, as one block; None for others."""
+    if len(items) < _MIN_PACKED:
+        return None
+    kind = type(items[0])
+    code = "q" if kind is int else "d" if kind is float else ""
+    # Exact types: a bool is no integer here, and a class of the program's has to be looked at one by one.
+    if not code or not all(type(item) is kind for item in items):
+        return None
+    try:
+        return tag + code.encode() + struct.pack(f"<{len(items)}{code}", *items)
+    except struct.error:  # beyond 64 bits
+        return None
 
 
-def _scalar(value: Any) -> tuple[bytes, bytes]:
-    if isinstance(value, int):
-        return b"i", int.to_bytes(value, int.bit_length(value) // 8 + 1, "little", signed=True)
-    if isinstance(value, float):
-        return b"f", _DOUBLE.pack(float.__float__(value))
-    if isinstance(value, str):
-        return b"u", str.encode(value, "utf-8", "surrogatepass")
-    if isinstance(value, bytes):
-        return b"b", bytes.__getitem__(value, slice(None))
-    if isinstance(value, bytearray):
-        return b"y", bytes(memoryview(value))
-    if isinstance(value, complex):
-        return b"c", _DOUBLE.pack(complex.__complex__(value).real) + _DOUBLE.pack(complex.__complex__(value).imag)
-    if isinstance(value, range):
-        return b"r", f"{value.start},{value.stop},{value.step}".encode()
-    if isinstance(value, Decimal):
-        return b"D", Decimal.__str__(value).encode()
-    if type(value) is Fraction:
-        return b"Q", f"{value.numerator}/{value.denominator}".encode()
-    if type(value) is datetime.datetime:
-        return b"M", value.isoformat().encode()
-    if type(value) is datetime.date:
-        return b"A", value.isoformat().encode()
-    if type(value) is datetime.timedelta:
-        return b"L", f"{value.days},{value.seconds},{value.microseconds}".encode()
-    return b"O", type(value).__qualname__.encode("utf-8", "replace")[:200]
+def _encoder(kind: type) -> Callable[[Any], tuple[bytes, Any]]:
+    """How a value of this type is written: as its tag, and its bytes or the list of its items."""
+    found = _ENCODERS.get(kind)
+    if found is not None:
+        return found
+    # The true ancestry, which `isinstance` would not ask for: an object can lie about its `__class__`.
+    for base in type.__dict__["__mro__"].__get__(kind):
+        if base in _ENCODERS:
+            return _ENCODERS[base]
+        if base is getattr(sys.modules.get("pathlib"), "PurePath", None):
+            as_text: Any = base.__str__
+            return lambda value: (b"/", as_text(value).encode("utf-8", "surrogatepass"))
+    return _encode_opaque
+
+
+def _encode_opaque(value: Any) -> tuple[bytes, bytes]:
+    name = type.__getattribute__(type(value), "__qualname__").encode("utf-8", "replace")[:200]
+    return (b"X" if callable(value) else b"O"), name
+
+
+def is_known(value: Any) -> bool:
+    """Whether `value` itself, whatever it holds, is of a type that comes back as it was."""
+    return _encoder(type(value)) is not _encode_opaque and (not isinstance(value, type) or id(value) in _TYPE_NAMES)
+
+
+def _encode_type(value: type) -> tuple[bytes, bytes]:
+    name = _TYPE_NAMES.get(id(value))
+    return (b"C", name.encode()) if name else (b"X", b"type")
+
+
+def _encode_number(value: int) -> tuple[bytes, bytes]:
+    return b"i", int.to_bytes(value, int.bit_length(value) // 8 + 1, "little", signed=True)
+
+
+def _encode_complex(value: complex) -> tuple[bytes, bytes]:
+    plain = complex.__complex__(value)
+    return b"c", _DOUBLE.pack(plain.real) + _DOUBLE.pack(plain.imag)
+
+
+def _encode_deque(value: deque[Any]) -> tuple[bytes, list[Any]]:
+    return b"q", [value.maxlen, *deque.__iter__(value)]
+
+
+def _encode_iterator(value: Iterator[Any]) -> tuple[bytes, Any]:
+    return b"I", list(itertools.islice(value, _MAX_WEIGHT))
+
+
+def _encode_default_dict(value: defaultdict[Any, Any]) -> tuple[bytes, list[Any]]:
+    factory = value.default_factory
+    known = factory if id(factory) in _TYPE_NAMES else None
+    return b"e", [known, *_pairs(dict.items(value))]
+
+
+def _timedelta_text(value: datetime.timedelta) -> bytes:
+    return f"{value.days},{value.seconds},{value.microseconds}".encode()
+
+
+def _pairs(items: Any) -> list[Any]:
+    return [part for pair in items for part in pair]
+
+
+# The base class's own methods everywhere: a subclass cannot hide or invent items.
+_ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
+    type(None): lambda _: (b"N", b""),
+    bool: lambda value: (b"T" if value else b"F", b""),
+    int: _encode_number,
+    float: lambda value: (b"f", _DOUBLE.pack(float.__float__(value))),
+    str: lambda value: (b"u", str.encode(value, "utf-8", "surrogatepass")),
+    bytes: lambda value: (b"b", bytes.__getitem__(value, slice(None))),
+    bytearray: lambda value: (b"y", bytes(memoryview(value))),
+    complex: _encode_complex,
+    range: lambda value: (b"r", f"{value.start},{value.stop},{value.step}".encode()),
+    list: lambda value: (b"l", list(list.__iter__(value))),
+    tuple: lambda value: (b"t", list(tuple.__iter__(value))),
+    dict: lambda value: (b"d", _pairs(dict.items(value))),
+    set: lambda value: (b"s", list(set.__iter__(value))),
+    frozenset: lambda value: (b"z", list(frozenset.__iter__(value))),
+    OrderedDict: lambda value: (b"o", _pairs(OrderedDict.items(value))),
+    Counter: lambda value: (b"n", _pairs(dict.items(value))),
+    defaultdict: _encode_default_dict,
+    deque: _encode_deque,
+    type({}.keys()): lambda value: (b"k", list(value)),
+    type({}.values()): lambda value: (b"v", list(value)),
+    type({}.items()): lambda value: (b"w", _pairs(value)),
+    Decimal: lambda value: (b"D", Decimal.__str__(value).encode()),
+    Fraction: lambda value: (b"Q", f"{value._numerator}/{value._denominator}".encode()),
+    datetime.datetime: lambda value: (b"M", datetime.datetime.isoformat(value).encode()),
+    datetime.date: lambda value: (b"A", datetime.date.isoformat(value).encode()),
+    datetime.time: lambda value: (b"H", datetime.time.isoformat(value).encode()),
+    datetime.timedelta: lambda value: (b"L", _timedelta_text(value)),
+    datetime.timezone: lambda value: (b"Z", _timedelta_text(value.utcoffset(None))),
+    type: _encode_type,
+    type(...): lambda _: (b".", b""),
+}
+# What a test function may hand to a program: iterators that hold nothing but values.
+_ITERATORS: frozenset[type] = frozenset(
+    (
+        *map(type, (iter([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set()), reversed([]))),
+        *(map, filter, zip, enumerate, type(_ for _ in ())),
+    )
+)
 
 
 def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Any:
@@ -123,74 +239,105 @@ def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Any:
     """
     if len(data) > max_bytes:
         raise CodecError(f"the value takes more than {max_bytes} bytes")
-    value, end = _decode(data, 0, 0)
-    if end != len(data):
-        raise CodecError("there are bytes after the value")
-    return value
-
-
-def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    if depth > MAX_DEPTH:
-        raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-    tag = data[at : at + 1]
-    if tag in _CONSTANTS:
-        return _CONSTANTS[tag], at + 1
-    if len(data) < at + 5:
-        raise CodecError("the value is cut short")
-    (length,) = _LENGTH.unpack_from(data, at + 1)
-    at += 5
-    if tag in (b"l", b"t", b"d", b"s", b"z"):
-        if length > len(data) - at:
-            raise CodecError("the value is cut short")
-        items = []
-        for _ in range(length):
-            item, at = _decode(data, at, depth + 1)
-            items.append(item)
-        return _container(tag, items), at
-    content = data[at : at + length]
-    if len(content) != length:
-        raise CodecError("the value is cut short")
     try:
-        return _SCALARS[tag](content), at + length
-    except (KeyError, ValueError, ArithmeticError, struct.error) as error:
-        raise CodecError(f"malformed value with tag {tag!r}") from error
+        return _decode(data)
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError, struct.error) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise CodecError(f"malformed value: {type(error).__name__}") from error
 
 
-def _container(tag: bytes, items: list[Any]) -> Any:
-    if tag == b"l":
-        return items
-    if tag == b"t":
-        return tuple(items)
-    keys = items[::2] if tag == b"d" else items
-    _check_hashable(keys)
-    if tag == b"d":
-        if len(items) % 2:
-            raise CodecError("a dict has a key without a value")
-        return dict(zip(keys, items[1::2], strict=True))
-    return set(keys) if tag == b"s" else frozenset(keys)
+def _decode(data: bytes) -> Any:
+    open_containers: list[tuple[bytes, int, list[Any]]] = []
+    at = weight = 0
+    while True:
+        weight += 1
+        if len(open_containers) > MAX_DEPTH:
+            raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
+        tag = data[at : at + 1]
+        at += 1
+        if tag in _CONSTANTS:
+            value = _CONSTANTS[tag]
+        else:
+            if len(data) < at + 4:
+                raise CodecError("the value is cut short")
+            (length,) = _LENGTH.unpack_from(data, at)
+            at += 4
+            if length > len(data) - at:
+                raise CodecError("the value is cut short")
+            if tag in _CONTAINERS:
+                weight += _CONTAINER_WEIGHT
+                _check_size(0, 0, weight)
+                if length:
+                    open_containers.append((tag, length, []))
+                    continue
+                value = _CONTAINERS[tag]([])
+            else:
+                value = _SCALARS[tag](data[at : at + length])
+                at += length
+        while open_containers:
+            tag, count, items = open_containers[-1]
+            items.append(value)
+            if len(items) < count:
+                break
+            open_containers.pop()
+            value = _CONTAINERS[tag](items)
+        else:
+            if at != len(data):
+                raise CodecError("there are bytes after the value")
+            return value
 
 
-def _check_hashable(keys: list[Any]) -> None:
-    counts: dict[int, int] = {}
-    for key in keys:
-        try:
-            value = hash(key)
-        except TypeError as error:
-            raise CodecError("an unhashable value is a key or in a set") from error
-        counts[value] = count = counts.get(value, 0) + 1
-        if count > _MAX_EQUAL_HASHES:
-            raise CodecError("too many values of equal hash")
+def _checked(keys: list[Any]) -> list[Any]:
+    """Keys that make a set in linear time. Raises `TypeError` where one cannot be hashed."""
+    hashes = list(map(hash, keys))
+    if len(set(hashes)) < len(hashes):
+        counts: dict[int, int] = {}
+        for value in hashes:
+            counts[value] = count = counts.get(value, 0) + 1
+            if count > _MAX_EQUAL_HASHES:
+                raise CodecError("too many values of equal hash")
+    return keys
+
+
+def _dict(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(_checked(items[::2]), items[1::2], strict=True))
+
+
+def _counter(items: list[Any]) -> Counter[Any]:
+    counter: Counter[Any] = Counter()
+    dict.update(counter, _dict(items))
+    return counter
+
+
+def _default_dict(items: list[Any]) -> defaultdict[Any, Any]:
+    factory, *rest = items
+    if factory is not None and id(factory) not in _TYPE_NAMES:
+        raise CodecError("the factory of a defaultdict is no known type")
+    return defaultdict(factory, _dict(rest))
+
+
+def _deque(items: list[Any]) -> deque[Any]:
+    length, *rest = items
+    return deque(rest, length)
+
+
+def _unpacked(content: bytes) -> Any:
+    tag, code, block = content[:1], content[1:2], content[2:]
+    if code not in (b"q", b"d"):
+        raise CodecError("malformed block of numbers")
+    return _CONTAINERS[tag](list(struct.unpack(f"<{len(block) // 8}{code.decode()}", block)))
 
 
 def _number_text(content: bytes) -> str:
     if len(content) > _MAX_NUMBER_CHARACTERS:
-        raise ValueError("the number is too long")
+        raise CodecError("the number is too long")
     return content.decode("ascii")
 
 
-def _decode_range(content: bytes) -> range:
-    start, stop, step = _number_text(content).split(",")
-    return range(int(start), int(stop), int(step))
+def _three(content: bytes) -> tuple[int, int, int]:
+    first, second, third = map(int, _number_text(content).split(","))
+    return first, second, third
 
 
 def _decode_fraction(content: bytes) -> Fraction:
@@ -198,29 +345,56 @@ def _decode_fraction(content: bytes) -> Fraction:
     return Fraction(int(numerator), int(denominator))
 
 
-def _decode_complex(content: bytes) -> complex:
-    real, imaginary = struct.unpack("<dd", content)
-    return complex(real, imaginary)
+def _decode_path(content: bytes) -> Any:
+    from pathlib import PurePosixPath  # most values hold none, and the jail should start quickly
+
+    return PurePosixPath(content.decode("utf-8", "surrogatepass"))
 
 
-def _decode_timedelta(content: bytes) -> datetime.timedelta:
-    days, seconds, microseconds = _number_text(content).split(",")
-    return datetime.timedelta(int(days), int(seconds), int(microseconds))
-
-
-_CONSTANTS: dict[bytes, Any] = {b"N": None, b"T": True, b"F": False}
+_CONSTANTS: dict[bytes, Any] = {b"N": None, b"T": True, b"F": False, b".": ...}
+_CONTAINERS: dict[bytes, Callable[[list[Any]], Any]] = {
+    b"l": lambda items: items,
+    b"t": tuple,
+    b"d": _dict,
+    b"s": lambda items: set(_checked(items)),
+    b"z": lambda items: frozenset(_checked(items)),
+    b"o": lambda items: OrderedDict(_dict(items)),
+    b"n": _counter,
+    b"e": _default_dict,
+    b"q": _deque,
+    b"k": lambda items: dict.fromkeys(_checked(items)).keys(),
+    b"v": lambda items: dict(enumerate(items)).values(),
+    b"w": lambda items: _dict(items).items(),
+    b"I": iter,
+}
 _SCALARS: dict[bytes, Callable[[bytes], Any]] = {
     b"i": lambda content: int.from_bytes(content, "little", signed=True),
     b"f": lambda content: _DOUBLE.unpack(content)[0],
     b"u": lambda content: content.decode("utf-8", "surrogatepass"),
     b"b": bytes,
     b"y": bytearray,
-    b"c": _decode_complex,
-    b"r": _decode_range,
+    b"c": lambda content: complex(*struct.unpack("<dd", content)),
+    b"r": lambda content: range(*_three(content)),
+    b"p": _unpacked,
     b"D": lambda content: Decimal(_number_text(content)),
     b"Q": _decode_fraction,
     b"M": lambda content: datetime.datetime.fromisoformat(_number_text(content)),
     b"A": lambda content: datetime.date.fromisoformat(_number_text(content)),
-    b"L": _decode_timedelta,
+    b"H": lambda content: datetime.time.fromisoformat(_number_text(content)),
+    b"L": lambda content: datetime.timedelta(*_three(content)),
+    b"Z": lambda content: datetime.timezone(datetime.timedelta(*_three(content))),
+    b"/": _decode_path,
+    b"C": lambda content: _TYPES[content.decode("ascii")],
     b"O": lambda content: Opaque(content.decode("utf-8", "replace")),
+    b"X": lambda content: OpaqueCallable(content.decode("utf-8", "replace")),
 }
+_TYPES: dict[str, Any] = {
+    name: value for name, value in vars(builtins).items() if type(value) is type and not name.startswith("_")
+} | {
+    kind.__qualname__: kind
+    for kind in (
+        *(Counter, OrderedDict, defaultdict, deque, Decimal, Fraction, type(None)),
+        *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
+    )
+}
+_TYPE_NAMES = {id(kind): name for name, kind in _TYPES.items()}

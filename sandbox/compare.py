@@ -20,8 +20,11 @@ _BLANKS = " \t\r\f\v"
 _LINE_END = "\n"
 _SPACE = _BLANKS + _LINE_END
 _TOKEN = re.compile(f"[^{_SPACE}]+|{_LINE_END}[{_SPACE}]*")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# With a point, or as printers write powers of ten (1e-05, 1E+20, 1e20): `00e7` and `5e3` are as likely hexadecimal.
+_EXPECTED_FLOAT = re.compile(
+    r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[1-9][eE](?:[+-][0-9]+|[0-9]{2,})"
+)
 # A longer number is text: no honest float needs as many digits, and converting it costs time on the trusted side.
 _MAX_FLOAT_CHARACTERS = 400
 
@@ -37,9 +40,10 @@ def stdin_matches(actual: str, expected: str) -> bool:
     """Whether a program's standard output is the expected one, by the strict rules.
 
     Equal after normalising line ends, blanks at line ends and empty lines at the end; or the same number of non-empty
-    lines, each with the same tokens in the same order, where a number may differ from an expected float (one with a
-    point or an exponent) by `FLOAT_TOLERANCE`, absolute below 1 and relative above. Never a set, a prefix, or a
-    tolerance on integers.
+    lines, each with the same tokens in the same order, where a number may differ from an expected float by
+    `FLOAT_TOLERANCE`, absolute below 1 and relative above. An expected token is a float if it is written with a point
+    (`0.5`, `2.5E3`) or as a printed power of ten (`1e-05`, `1e20`); any other is text, also `00e7` and `5e3`. Never a
+    set, a prefix, or a tolerance on integers.
     """
     if actual.strip(_SPACE) == expected.strip(_SPACE):
         return True
@@ -53,27 +57,38 @@ def values_match(actual: Any, expected: Any) -> bool:
     """Whether a call's value is the expected one, for expectations that came through JSON.
 
     A tuple equals a list of the same items (JSON has no tuples), at every depth; a number may differ from an expected
-    float by `FLOAT_TOLERANCE`, absolute below 1 and relative above; everything else is Python's `==`, so `True` equals
-    1 and NaN equals nothing. Both sides must be plain values, as the codec gives them: no program's `__eq__` runs here.
+    float by `FLOAT_TOLERANCE`, absolute below 1 and relative above; an expected NaN is met by NaN; everything else is
+    Python's `==`, so `True` equals 1. Both sides must be plain values, as the codec gives them: no program's `__eq__`
+    runs here. Values that refuse to be compared differ.
     """
-    if isinstance(expected, list | tuple):
-        return (
-            isinstance(actual, list | tuple)
-            and len(actual) == len(expected)
-            and all(values_match(a, e) for a, e in zip(actual, expected, strict=True))
-        )
-    if isinstance(expected, dict):
-        return (
-            isinstance(actual, dict)
-            and actual.keys() == expected.keys()
-            and all(values_match(actual[key], value) for key, value in expected.items())
-        )
-    if isinstance(expected, float) and isinstance(actual, int | float):
-        return _close(actual, expected)
+    pairs = [(actual, expected)]
+    while pairs:
+        one, other = pairs.pop()
+        if isinstance(other, list | tuple):
+            if not isinstance(one, list | tuple) or len(one) != len(other):
+                return False
+            pairs += zip(one, other, strict=True)
+        elif isinstance(other, dict):
+            if not isinstance(one, dict) or not equal(one.keys(), other.keys()):
+                return False
+            pairs += [(one[key], value) for key, value in other.items()]
+        elif not _scalars_match(one, other):
+            return False
+    return True
+
+
+def equal(actual: Any, expected: Any) -> bool:
+    """Python's `==` between plain values, False where it raises (a signalling NaN of `decimal`, a very deep value)."""
     try:
         return bool(actual == expected)
-    except ArithmeticError:  # a signalling NaN of `decimal` refuses to be compared
+    except Exception:  # noqa: BLE001 - no value may keep a verdict from being made
         return False
+
+
+def _scalars_match(actual: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(actual, int | float):
+        return _close(actual, expected)
+    return equal(actual, expected)
 
 
 def call_matches(actual: Any, expected: Any, *, unwrap: bool) -> bool:
@@ -100,10 +115,10 @@ def apps_call_matches(actual: Any, expected: Any) -> bool:
     if isinstance(actual, tuple):
         actual = list(actual)
     first = expected[0] if isinstance(expected, list) and expected else expected
-    if actual in (expected, first):
+    if equal(actual, expected) or equal(actual, first):
         return True
     nested = isinstance(actual, list) and bool(actual) and isinstance(actual[0], tuple)
-    return nested and all(isinstance(item, Iterable) for item in actual) and [list(item) for item in actual] == first
+    return nested and all(isinstance(item, Iterable) for item in actual) and equal(list(map(list, actual)), first)
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -115,9 +130,9 @@ def _tokens(text: str) -> Iterator[str]:
 def _token_matches(actual: str, expected: str) -> bool:
     if actual == expected:
         return True
-    if _INTEGER.fullmatch(expected) or max(len(actual), len(expected)) > _MAX_FLOAT_CHARACTERS:
+    if max(len(actual), len(expected)) > _MAX_FLOAT_CHARACTERS:
         return False
-    if not (_FLOAT.fullmatch(expected) and _FLOAT.fullmatch(actual)):
+    if not (_EXPECTED_FLOAT.fullmatch(expected) and _FLOAT.fullmatch(actual)):
         return False
     return math.isfinite(float(expected)) and _close(float(actual), float(expected))
 
@@ -127,6 +142,8 @@ def _close(actual: float, expected: float) -> bool:
         difference = abs(actual - expected)
     except OverflowError:  # an integer beyond the range of floats
         return False
+    if math.isnan(expected):
+        return actual != actual
     return difference <= FLOAT_TOLERANCE * max(1.0, abs(expected)) if math.isfinite(expected) else actual == expected
 
 

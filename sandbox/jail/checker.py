@@ -1,52 +1,111 @@
 """The second process of a check job: it runs the test function, and never a line of the program.
 
-The program's process holds the function under test. Calls go to it and values come back through pipes, by the codec; so
-the program can answer as it likes, but not touch the assertions, nor see what they compare with.
+The program's process holds the functions under test. Calls go to it and values come back through pipes, by the codec;
+so the program can answer as it likes, but not touch the assertions, nor see what they compare with. A function or an
+iterator that a call gives stays there too, and is asked from here.
 """
 
 from __future__ import annotations
 
 import builtins
 import os
-from typing import Any
+import sys
+import warnings
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, NoReturn
 
 from sandbox import codec
 from sandbox.jail import confinement, program
 
 # What the record says: `check` returned, raised of itself, or let through what the program raised; the program's
-# process is gone; or the arguments of a call could not be sent.
-PASSED, WRONG, RAISED, GONE, UNSENDABLE = b"P", b"A", b"R", b"D", b"X"
+# process is gone; the arguments of a call, which the program had a hand in, could not be sent; or the test itself is
+# broken, which says nothing about the program.
+PASSED, WRONG, RAISED, GONE, UNSENDABLE, FAULT = b"P", b"A", b"R", b"D", b"X", b"F"
+_MAX_ITEMS = 64
+# The iteration protocol would take these for an end, and `all(map(f, ...))` for a success.
+_ITERATION = (StopIteration, StopAsyncIteration)
 
 
-class _Gone(BaseException):
-    """The program's process hung up. No `Exception`: the test function must not catch it."""
-
-
-class _Remote:
-    """The function under test, as the test function sees it."""
+class _Link:
+    """The connection to the program's process. `raised` is what the program raised last."""
 
     def __init__(self) -> None:
-        self.raised: BaseException | None = None
+        self.raised: Exception | None = None
+        self.has_answered = False
 
-    def __call__(self, *arguments: Any) -> Any:
-        program.write_message(codec.encode(arguments))
-        reply = program.read_message()
-        if reply is None:
-            raise _Gone
+    def call(self, place: int, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[bytes, Any]:
+        """The kind of a call's reply, and its content."""
         try:
-            ended_well, first, second = codec.decode(reply)
-        except (codec.CodecError, TypeError, ValueError):
-            raise _Gone from None
-        if ended_well:
-            for own, changed in zip(arguments, second, strict=False):
-                _mirror(own, changed)
-            return first
-        kind = getattr(builtins, first, None) if isinstance(first, str) else None
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, UnicodeError):
-            self.raised = kind(second)
-        else:
-            self.raised = RuntimeError(f"{first}: {second}")
+            arguments = codec.encode((positional, named), strict=True)
+        except codec.UnknownTypeError as error:
+            is_programs = error.kind in (codec.Opaque, codec.OpaqueCallable, _Function)
+            _leave(UNSENDABLE if is_programs and self.has_answered else FAULT)
+        except codec.CodecError:
+            _leave(UNSENDABLE if self.has_answered else FAULT)
+        try:
+            program.write_message(program.REQUEST.pack(mode, place) + arguments)
+            reply = program.read_message()
+        except BrokenPipeError:
+            reply = None
+        if reply is None:
+            _leave(GONE)
+        self.has_answered = True
+        try:
+            kind, content = reply[:1], codec.decode(reply[1:])
+            if kind != program.ERROR:
+                value, rest = content
+                return kind, (value, rest)
+            self.raised = _exception(*content)
+        except Exception:  # noqa: BLE001 - bytes of the program's own making: it has left the protocol
+            _leave(GONE)
         raise self.raised
+
+    def iterate(self, place: int) -> Iterator[Any]:
+        """The values of an iterator in the program's process, a few at a time."""
+        count = 1
+        while True:
+            _, (items, is_done) = self.call(place, program.NEXT, (count,), {})
+            if not isinstance(items, list):
+                _leave(GONE)
+            yield from items
+            if is_done:
+                return
+            count = min(2 * count, _MAX_ITEMS)
+
+
+class _Function:
+    """A function of the program's, as the test function sees it."""
+
+    def __init__(self, link: _Link, place: int, name: str) -> None:
+        self._link = link
+        self._place = place
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        return self._ask(program.CALL_PLAIN, positional, named)
+
+    def in_place(self, *positional: Any, **named: Any) -> Any:
+        """A call after which mutable arguments hold what the function left in them (`problems.checks` says where)."""
+        return self._ask(program.CALL_IN_PLACE, positional, named)
+
+    def _ask(self, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        kind, (value, changed) = self._link.call(self._place, mode, positional, named)
+        if mode == program.CALL_IN_PLACE and isinstance(changed, tuple) and len(changed) == 2:
+            _mirror_all(positional, named, *changed)
+        if kind == program.FUNCTION and isinstance(value, int):
+            return _Function(self._link, value, "function")
+        if kind == program.ITERATOR and isinstance(value, int):
+            return self._link.iterate(value)
+        return value
+
+
+def _mirror_all(positional: tuple[Any, ...], named: dict[str, Any], left: Any, left_named: Any) -> None:
+    if isinstance(left, tuple) and isinstance(left_named, dict):
+        for own, changed in zip(positional, left, strict=False):
+            _mirror(own, changed)
+        for name, own in named.items():
+            _mirror(own, left_named.get(name))
 
 
 def _mirror(own: Any, changed: Any) -> None:
@@ -55,9 +114,43 @@ def _mirror(own: Any, changed: Any) -> None:
         return
     if isinstance(own, list | bytearray):
         own[:] = changed
-    elif isinstance(own, dict | set):
+    elif isinstance(own, dict):
+        own.clear()
+        dict.update(own, changed)
+    elif isinstance(own, set):
         own.clear()
         own.update(changed)
+
+
+def _exception(classes: Any, arguments: Any, text: Any) -> Exception:
+    """The nearest class of the exception that this process knows, with the same text."""
+    known = [kind for module, name in classes if (kind := _known_exception(module, name)) is not None]
+    if not known or issubclass(known[0], _ITERATION):
+        return RuntimeError(f"{classes[0][1]}: {text}")
+    if isinstance(arguments, tuple):
+        try:
+            made = known[0](*arguments)
+        except Exception:  # noqa: BLE001 - a constructor that wants other arguments than the exception kept
+            made = known[0].__new__(known[0])
+            made.args = arguments
+        if str(made) == text:
+            return made
+    made = known[0].__new__(known[0], text)
+    made.args = (text,)
+    return made
+
+
+def _known_exception(module: str, name: str) -> type[Exception] | None:
+    """An exception of a module that is loaded here: nothing is imported because a program names it."""
+    is_standard = module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names
+    kind = vars(sys.modules[module]).get(name) if is_standard and module in sys.modules else None
+    return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
+
+
+def _leave(record: bytes) -> NoReturn:
+    """End this process with its record; nothing in the test function can stop that."""
+    os.write(program.RECORD, record)
+    os._exit(0)
 
 
 def run_check(
@@ -67,22 +160,37 @@ def run_check(
     limits: program.ProcessLimits,
     cpu_s: float,
 ) -> None:
-    """Confine this process, run `check(entry_point)` of `source`, leave a record, exit."""
+    """Confine this process, run `check` of `source` with the first name of `entry_point`, leave a record, exit."""
     limits.apply(cpu_s)
     program_filter.install()
-    remote = _Remote()
+    link = _Link()
+    names = entry_point.partition("\n")[0].split(",")
+    functions = [_Function(link, place, name) for place, name in enumerate(names)]
     namespace = program.new_namespace("check")
-    namespace[entry_point] = remote
-    code = compile(source, "<check>", "exec", dont_inherit=True)
+    namespace.update(zip(names, functions, strict=True))
+    # `f(5).__eq__(25)` of a value that cannot tell is no yes.
+    warnings.filterwarnings("error", "NotImplemented should not be used", DeprecationWarning)
     try:
+        code = compile(source, "<check>", "exec", dont_inherit=True)
         exec(code, namespace)
-        namespace["check"](remote)
-        record = PASSED
-    except (_Gone, BrokenPipeError):
-        record = GONE
-    except codec.CodecError:
-        record = UNSENDABLE
+        namespace["check"](functions[0])
+        record = PASSED if link.has_answered else FAULT
+    except SystemExit as error:
+        record = WRONG if error.code else PASSED if link.has_answered else FAULT
     except Exception as error:  # noqa: BLE001 - a wrong value may make the test function fail in any way
-        record = RAISED if error is remote.raised else WRONG
-    os.write(program.RECORD, record)
-    os._exit(0)
+        record = RAISED if error is link.raised else WRONG
+        if not link.has_answered or _is_undefined(error):
+            record = FAULT
+    _leave(record)
+
+
+def _is_undefined(error: Exception) -> bool:
+    """Whether the test's own text reads a name that it never gives a value, whatever the program answered."""
+    if not isinstance(error, NameError) or isinstance(error, UnboundLocalError) or error.__traceback__ is None:
+        return False
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code: CodeType = traceback.tb_frame.f_code
+    own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars, *vars(builtins)}
+    return code.co_filename == "<check>" and error.name not in own

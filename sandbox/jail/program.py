@@ -176,28 +176,105 @@ def _evaluate(namespace: dict[str, Any], setup: types.CodeType | None, expressio
 
 
 def _serve_calls(code: types.CodeType, entry_point: str) -> None:
-    """Execute the program, then answer the checker's calls of `entry_point` until it hangs up (see `checker`)."""
+    """Execute the program, then answer the checker's calls until it hangs up (see `checker` and `jobs.CheckJob`)."""
+    names, _, source = entry_point.partition("\n")
+    definitions = compile(source, "<setup>", "exec", dont_inherit=True)
     namespace = new_namespace("solution")
     try:
         exec(code, namespace)
-        function = find_function(namespace, entry_point)
+        exec(definitions, namespace)
+        served = [_served(namespace, name) for name in names.split(",")]
         while (request := read_message()) is not None:
-            arguments = codec.decode(request)
+            answer = _answer(served, request)
             try:
-                value = function(*arguments)
-                answer = codec.encode((True, value, arguments))
-            except codec.CodecError:
-                answer = codec.encode((True, codec.Opaque("unknown"), arguments))
-            except Exception as error:  # noqa: BLE001 - the border of the program
-                os.ftruncate(RECORD, 0)
-                _pwrite(RECORD, b"E" + _record(error, *_position(error)), 0)
-                answer = codec.encode((False, type(error).__name__[:80], str(error)[:_MAX_MESSAGE]))
-            write_message(answer)
+                write_message(answer)
+            except OSError:  # the checker has hung up in the middle
+                break
     except SystemExit as error:
         _exit(_exit_status(error))
     except BaseException as error:  # noqa: BLE001 - the border of the program
         leave_with_error(error)
     _exit(0)
+
+
+# A request is one of these with the place in the table of what is served, then the arguments by the codec. `NEXT` asks
+# an iterator for its next values, `CALL_IN_PLACE` for the arguments as the call left them as well.
+CALL_PLAIN, CALL_IN_PLACE, NEXT = range(3)
+REQUEST = struct.Struct("<BI")
+# A reply begins with one of these: a value; a function or an iterator, which stays here and is given a place in the
+# table; an iterator's next values; or an exception.
+VALUE, FUNCTION, ITERATOR, ITEMS, ERROR = b"V", b"F", b"I", b"N", b"E"
+
+
+def _served(namespace: dict[str, Any], name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = find_function(namespace, name)
+    is_method = namespace.get(name) is not function
+    # As LeetCode does: each call on a `Solution` of its own.
+    return (lambda *some, **named: find_function(namespace, name)(*some, **named)) if is_method else function
+
+
+def _answer(served: list[Any], request: bytes) -> bytes:
+    mode, place = REQUEST.unpack_from(request)
+    positional, named = codec.decode(request[REQUEST.size :], len(request))
+    try:
+        if mode == NEXT:
+            return ITEMS + _next_items(served, place, positional[0])
+        value = served[place](*positional, **named)
+        changed = (positional, named) if mode == CALL_IN_PLACE else None
+        return _reply(value, changed, served)
+    except Exception as error:  # noqa: BLE001 - the border of the program
+        os.ftruncate(RECORD, 0)
+        _pwrite(RECORD, b"E" + _record(error, *_position(error)), 0)
+        return ERROR + _encode_raised(error)
+
+
+def _reply(value: Any, changed: Any, served: list[Any]) -> bytes:
+    kind = VALUE
+    if hasattr(type(value), "__next__"):
+        kind, value = ITERATOR, iter(value)
+    elif callable(value) and not codec.is_known(value):
+        kind = FUNCTION
+    if kind != VALUE:
+        served.append(value)
+        value = len(served) - 1
+    try:
+        return kind + codec.encode((value, changed))
+    except codec.CodecError:
+        return VALUE + codec.encode((codec.Opaque("unknown"), None))
+
+
+def _next_items(served: list[Any], place: int, count: int) -> bytes:
+    """Up to `count` values of an iterator, and whether there are no more."""
+    items: list[Any] = []
+    try:
+        items.extend(itertools.islice(served[place], count))
+    except Exception as error:
+        if not items:
+            raise
+        served[place] = _raising(error)
+        return _encoded_items(items, is_done=False)
+    return _encoded_items(items, is_done=len(items) < count)
+
+
+def _encoded_items(items: list[Any], *, is_done: bool) -> bytes:
+    try:
+        return codec.encode((items, is_done))
+    except codec.CodecError:
+        return codec.encode(([codec.Opaque("unknown")] * len(items), is_done))
+
+
+def _raising(error: Exception) -> Any:
+    raise error
+    yield
+
+
+def _encode_raised(error: Exception) -> bytes:
+    """The exception's classes, nearest first, each by module and name; its arguments where they are plain; its text."""
+    classes = [(str(kind.__module__), str(kind.__name__)) for kind in type(error).__mro__]
+    try:
+        return codec.encode((classes, error.args, str(error)), strict=True)
+    except Exception:  # noqa: BLE001 - the exception's own methods are the program's
+        return codec.encode((classes, None, ""))
 
 
 def read_message() -> bytes | None:
@@ -207,15 +284,15 @@ def read_message() -> bytes | None:
 
 
 def _read_exactly(size: int) -> bytes | None:
-    if size > codec.MAX_BYTES:
+    if size > codec.MAX_BYTES + REQUEST.size:
         return None
-    data = b""
+    data = bytearray()
     while len(data) < size:
-        part = _read(_FROM_PARTNER, size - len(data))
+        part = _read(_FROM_PARTNER, min(size - len(data), 1 << 20))
         if not part:
             return None
         data += part
-    return data
+    return bytes(data)
 
 
 def write_message(data: bytes) -> None:

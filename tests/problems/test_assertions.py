@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from problems.assertions import Check, Closeness, Relation, Truth, parse_assertion, split_assertion
+from problems.assertions import Closeness, Relation, Truth, classes_in, parse_assertion, split_assertion
+from problems.checks import Check
 from problems.errors import UnusableRowError
 
 
@@ -35,8 +36,13 @@ def test_names_bound_inside_are_not_the_programs() -> None:
         ("assert f(1 == 2", "not Python"),
         ("assert True", "calls nothing"),
         ("assert x == 2", "calls nothing"),
-        ("assert f(1) == Node(2)", "names: Node, f"),
-        ("assert f(1) == g(1)", "names: f, g"),
+        ("assert f(1) == Node(2)", r"`Node\(2\)`, an object of the program's own"),
+        ("assert Node(1) == Node(1)", "an object of the program's own"),
+        ("assert isinstance(f(1), Node)", "an object of the program's own"),
+        ("assert f(1).val == 2", "for `.val`, which no plain value has"),
+        ("assert f('a1').group() == '1'", "for `.group`"),
+        ("assert f(1).next.val == 2", "for `.(next|val)`"),
+        ("assert all(p.x for p in f(1))", "for `.x`"),
         ("assert f('\0')", "not Python"),
     ],
 )
@@ -45,11 +51,51 @@ def test_what_cannot_be_a_test(assertion: str, reason: str) -> None:
         split_assertion(assertion)
 
 
-def test_setup_that_an_answer_depends_on_is_refused() -> None:
-    with pytest.raises(UnusableRowError, match="more of the program"):
-        split_assertion("assert f(root) + 1 == 3", "root = Node(1)")
+def test_setup_code_that_cannot_run_is_refused() -> None:
     with pytest.raises(UnusableRowError, match="set-up code"):
         split_assertion("assert f(1) == 2", "root = ")
+    with pytest.raises(UnusableRowError, match="imports numpy, which is not in the standard library"):
+        split_assertion("assert f(1) == 2", "import numpy as np")
+
+
+def test_the_setup_goes_where_the_program_is() -> None:
+    shape = split_assertion("assert f(root) + 1 == 3", "root = Node(1)")
+    assert isinstance(shape, Check)
+    assert shape.entry_point == "_value0\nroot = Node(1)\n_value0 = lambda : f(root)\n"
+    assert "root" not in shape.source
+
+
+@pytest.mark.parametrize(
+    ("assertion", "classes", "kind"),
+    [
+        ("assert Point(1, 2).x == 1", None, Relation),
+        ("assert str(Point(1, 2)) == '1,2'", None, Relation),
+        ("assert len(Stack()) == 0", None, Relation),
+        ("assert isinstance(Point(1, 2), Point)", None, Truth),
+        ("assert Solution().add(1, 2) == 3", None, Relation),
+        ("assert Solution().add(1, 2)[0] == 3", None, Check),
+        ("assert Solution().find('a').startswith('b')", None, Check),
+        ("assert f(Point(1, 2)) == 3", None, Relation),
+        ("assert f(1)(2) == 3", None, Relation),
+        ("assert Extract('a').startswith('b')", (), Check),
+        ("assert stack(1).top() == 2", ("stack",), Relation),
+        ("assert stack(1).startswith('b')", (), Check),
+        ("assert sum([1, 2]) == 4", None, Relation),
+        ("assert math(1) == 2", None, Relation),
+    ],
+)
+def test_only_classes_are_asked_in_the_programs_process(
+    assertion: str, classes: tuple[str, ...] | None, kind: type
+) -> None:
+    assert type(split_assertion(assertion, "", classes)) is kind
+
+
+def test_classes_are_known_from_reference_programs() -> None:
+    assert classes_in("assert Extract(1) == 2", ["def Extract(x): ..."]) == ()
+    assert classes_in("assert stack(1) == 2", ["class stack: ..."]) == ("stack",)
+    assert classes_in("assert Stack(1) == 2", ["class Stack: ..."]) is None
+    assert classes_in("assert Extract(1) == 2", []) is None
+    assert classes_in("assert f(1) == 2", ["not python"]) is None
 
 
 def test_a_condition_comes_back_parsed() -> None:

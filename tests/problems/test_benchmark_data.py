@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from problems import AssertTest, load
+from problems import AssertTest, ProblemsError, load
 from problems.assertions import split_assertion
+from sandbox.admission import reason_to_refuse
+from sandbox.limits import Limits
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
@@ -39,17 +41,39 @@ def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, 
 @pytest.mark.parametrize(
     ("spec", "shapes"),
     [
-        ("mbpp:{}/mbpp/mbpp.jsonl", {"Relation": 2922}),
-        ("mbpp:{}/mbpp/sanitized-mbpp.json", {"Relation": 1263, "Closeness": 39, "Truth": 22}),
-        ("humaneval:{}/humaneval/HumanEval.jsonl.gz", {"Relation": 1090, "Truth": 30, "Closeness": 5, "Check": 3}),
+        ("mbpp:{}/mbpp/mbpp.jsonl", {"Relation": 2919, "Check": 3}),
+        ("mbpp:{}/mbpp/sanitized-mbpp.json", {"Relation": 1248, "Check": 15, "Closeness": 39, "Truth": 22}),
+        ("humaneval:{}/humaneval/HumanEval.jsonl.gz", {"Relation": 1083, "Truth": 30, "Closeness": 5, "Check": 10}),
     ],
 )
 def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
     tests = [test for problem in load(spec.format(DATA)).problems for test in problem.tests]
     found = Counter(
-        type(split_assertion(test.assertion, test.setup)).__name__ for test in tests if isinstance(test, AssertTest)
+        type(split_assertion(test.assertion, test.setup, test.classes)).__name__
+        for test in tests
+        if isinstance(test, AssertTest)
     )
     assert found == shapes
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("mbpp", "mbppplus/MbppPlus-OriginFmt-third.jsonl.gz"),
+        ("humaneval", "humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz"),
+    ],
+)
+def test_rows_of_evalplus_are_not_read_as_their_base_tests(kind: str, file: str) -> None:
+    with pytest.raises(ProblemsError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
+        load(f"{kind}:{DATA / file}")
+
+
+@pytest.mark.parametrize(
+    "spec", ["mbpp:{}/mbpp/mbpp.jsonl", "humaneval:{}/humaneval/HumanEval.jsonl.gz", "apps:{}/apps/train"]
+)
+def test_every_problem_can_be_graded(spec: str) -> None:
+    loaded = load(spec.format(DATA), reason_to_refuse(Limits()))
+    assert not loaded.rejected
 
 
 def test_every_mbpp_problem_names_its_function() -> None:

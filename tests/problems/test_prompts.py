@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems.extraction import extract_program
-from problems.prompts import render_prompt, source_before
+from problems.prompts import render_prompt
+from problems.python_source import source_before
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
 STDIN = Problem("1", "apps", "Add.", (StdinTest("1 2", "3"),))
@@ -118,16 +119,50 @@ def test_bodies_and_whole_programs_run_behind_the_prefix(program: str) -> None:
     assert namespace["f"](1) == 2
 
 
+def test_a_future_import_in_a_docstring_is_none() -> None:
+    body = '    """\nfrom __future__ import nothing\n    """\n    return x + 1\n'
+    assert source_before(CONTINUED, body) == PREFIX
+    whole = f'"""\nfrom __future__ import x\n"""\ndef f(x):\n{body}'
+    assert source_before(CONTINUED, whole) == PREFIX
+    assert source_before(CONTINUED, f'"""A module."""\n# first\nfrom __future__ import annotations\n{whole}') == ""
+
+
 def test_future_imports_stay_first() -> None:
     program = "from __future__ import annotations\ndef f(x):\n    return x + 1\n"
     assert source_before(CONTINUED, program) == ""
     assert source_before(STDIN, "print(3)") == ""
 
 
-def test_names_of_the_apps_harness_are_there_for_functions_and_not_for_programs() -> None:
-    program = "class Solution:\n    def f(self, xs: List[int]) -> int:\n        return math.floor(xs[0])\n"
+@pytest.mark.parametrize(
+    "body",
+    [
+        "xs: List[int]) -> Optional[int]:\n        return math.floor(xs[0])",
+        "xs):\n        return max(Counter(xs).values())",
+        "xs):\n        heapq.heapify(xs)\n        return 1 + bisect_left(xs, 0)",
+        "xs):\n        return min(inf, *xs, 1)",
+        "xs):\n        return reduce(lambda a, b: a, xs, len(re.findall('a', string.ascii_lowercase)))",
+        "xs):\n        return [*accumulate(xs)] and gcd(1, 2)",
+    ],
+)
+@pytest.mark.parametrize("benchmark", ["apps", "jsonl"])
+def test_names_that_sites_import_are_there_for_functions(benchmark: str, body: str) -> None:
+    problem = Problem("2", benchmark, "Add.", (CallTest("f", (1,), 2),))
+    program = f"class Solution:\n    def f(self, {body}\n"
     namespace: dict[str, Any] = {}
-    exec(source_before(CALL, program) + program, namespace)
+    exec(source_before(problem, program) + program, namespace)
     assert namespace["Solution"]().f([1.5]) == 1
+
+
+def test_only_names_that_are_missing_are_imported() -> None:
     assert source_before(CALL, "def f(x):\n    return x") == ""
+    assert source_before(CALL, "import math\ndef gcd(a): ...\ninf = 5\ndef f(x):\n    return math.pi + gcd(inf)") == ""
+    assert source_before(CALL, "def f(x):\n    return '(Counter'") == ""
+    assert source_before(CALL, "def f(x:\n    return Counter") == ""
     assert source_before(STDIN, "print(math.pi)") == ""
+
+
+def test_a_solution_under_asserts_has_the_names_of_sites_too() -> None:
+    asserts = Problem("3", "jsonl", "Add.", (AssertTest("assert Solution().f([1]) == 1"),))
+    assert source_before(asserts, "class Solution:\n    def f(self, x: List[int]): ...") == "from typing import List\n"
+    assert source_before(asserts, "def f(x: List[int]): ...") == ""
+    assert source_before(MBPP, "def f(x): return re.sub('a', '', x)") == ""

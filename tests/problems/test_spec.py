@@ -248,6 +248,97 @@ def test_humaneval_asserts_become_tests_of_their_own(tmp_path: Path) -> None:
         namespace["check"](lambda x: 0)
 
 
+def humaneval_tests(tmp_path: Path, test: str) -> list[Any]:
+    file = write_lines(tmp_path / "h.jsonl", [HUMANEVAL_ROW | {"test": test}])
+    return list(load(f"humaneval:{file}").problems[0].tests)
+
+
+def test_humaneval_imports_go_before_the_asserts_that_use_them(tmp_path: Path) -> None:
+    tests = humaneval_tests(
+        tmp_path,
+        "import math, json\ndef check(candidate):\n    assert candidate(math.floor(1.5)) == 1\n"
+        "    from fractions import Fraction\n    assert candidate(Fraction(1, 2)) == 0.5\n"
+        "    assert candidate(3) == 3\n",
+    )
+    assert [(test.assertion, test.setup) for test in tests] == [
+        ("assert f(math.floor(1.5)) == 1", "import math, json"),
+        ("assert f(Fraction(1, 2)) == 0.5", "from fractions import Fraction"),
+        ("assert f(3) == 3", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "condition"),
+    [
+        ("PAIR = [1, 2]", "candidate(PAIR) == [1, 2]"),
+        ("def make(*a):\n    return list(a)", "candidate(make(1, 2)) == [1, 2]"),
+        ("class T:\n    v = 3", "candidate(T.v) == 3"),
+        ("A = 1\nB = A + 1", "candidate(x=B) == 2"),
+        ("NAMES = []\nNAMES.append(4)", "candidate(NAMES) == [4]"),
+    ],
+)
+def test_humaneval_names_of_the_module_travel_along(tmp_path: Path, before: str, condition: str) -> None:
+    asserts = f"    assert candidate(0) == 0\n    assert {condition}\n    assert candidate(1) == 1\n"
+    test = f"{before}\ndef check(candidate):\n{asserts}\ncheck(f)\n"
+    plain, carried, last = humaneval_tests(tmp_path, test)
+    assert [plain.assertion, last.assertion] == ["assert f(0) == 0", "assert f(1) == 1"]
+    namespace: dict[str, Any] = {}
+    exec(carried.source, namespace)
+    namespace["check"](lambda x: x)
+    with pytest.raises(AssertionError):
+        namespace["check"](lambda x: None)
+
+
+def test_humaneval_variables_of_comprehensions_are_not_written_out(tmp_path: Path) -> None:
+    test = "def check(candidate):\n    x = 5\n    assert candidate(3) == sum([x for x in (1, 2)])\n"
+    (kept,) = humaneval_tests(tmp_path, test)
+    namespace: dict[str, Any] = {}
+    exec(kept.source, namespace)
+    namespace["check"](lambda x: x)
+
+
+def test_humaneval_asserts_of_helpers_that_call_the_function_are_kept(tmp_path: Path) -> None:
+    test = "def good():\n    return f(1) == 1\ndef check(candidate):\n    assert good()\n"
+    (kept,) = humaneval_tests(tmp_path, test)
+    assert "assert good()" in kept.source
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        ("import numpy as np\ndef check(candidate):\n    assert candidate(1) == 1\n", "imports numpy"),
+        ("def check(candidate):\n    import pandas\n    assert candidate(1) == 1\n", "imports pandas"),
+        ("def check(candidate):\n    assert candidate(N) == 1\n", "nothing defines: N"),
+        ("def check(candidate):\n    for i in range(N):\n        assert candidate(i) == i\n", "nothing defines: N"),
+        ("def check(candidate):\n    return\n    yield = 3\n", "not Python"),
+        ("def check(candidate):\n    nonlocal x\n    assert candidate(1) == x\n", "does not compile"),
+        ("def check(candidate):\n    inputs = [[1]]\n    results = [1]\n", "HumanEval[+] from EvalPlus"),
+    ],
+)
+def test_humaneval_modules_that_no_program_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:
+    with pytest.raises(ProblemsError, match=reason):
+        humaneval_tests(tmp_path, test)
+
+
+def test_rows_of_evalplus_are_refused_by_name(tmp_path: Path) -> None:
+    strong = "import numpy as np\ninputs = [[1]]\nresults = [1]\n"
+    rows = [MBPP_ROW, MBPP_ROW | {"task_id": 602, "test": strong}, MBPP_ROW | {"task_id": 603, "test": "assert f(9)"}]
+    rows.append({"task_id": "Mbpp/2", "prompt": "x", "base_input": [[1]], "plus_input": [[2]]})
+    loaded = load(f"mbpp:{write_lines(tmp_path / 'mbpp.jsonl', rows)}")
+    assert ids(loaded.problems) == ["601"]
+    assert ["EvalPlus" in row.reason for row in loaded.rejected] == [True, False, True]
+    assert "test_list" in loaded.rejected[1].reason
+    with pytest.raises(ProblemsError, match="EvalPlus is not supported yet; mbpp:PATH"):
+        load("mbppplus:x.jsonl")
+
+
+def test_a_problem_that_is_refused_is_a_rejected_row(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "mbpp.jsonl", mbpp_rows(3))
+    loaded = load(f"mbpp:{file}", lambda problem: "too odd" if problem.task_id == "602" else None)
+    assert ids(loaded.problems) == ["601", "603"]
+    assert str(loaded.rejected[0]) == f"{file}:2: problem 602: too odd"
+
+
 def test_humaneval_rows_that_test_nothing(tmp_path: Path) -> None:
     rows = [
         HUMANEVAL_ROW,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 import struct
-from collections import Counter, OrderedDict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.codec import MAX_BYTES, MAX_DEPTH, CodecError, Opaque, decode, encode
+from sandbox.codec import MAX_BYTES, MAX_DEPTH, CodecError, Opaque, OpaqueCallable, UnknownTypeError, decode, encode
 
 SCALARS = st.one_of(
     st.none(),
@@ -29,6 +30,10 @@ SCALARS = st.one_of(
     st.dates(),
     st.datetimes(),
     st.timedeltas(),
+    st.times(),
+    st.timezones()
+    .flatmap(lambda zone: st.datetimes(timezones=st.just(zone)))
+    .map(lambda one: one.astimezone(datetime.UTC)),
 )
 VALUES = st.recursive(
     SCALARS,
@@ -38,6 +43,8 @@ VALUES = st.recursive(
         st.dictionaries(SCALARS, inner),
         st.sets(SCALARS),
         st.frozensets(SCALARS),
+        st.lists(inner).map(deque),
+        st.dictionaries(SCALARS, inner).map(OrderedDict),
     ),
     max_leaves=20,
 )
@@ -82,6 +89,22 @@ def test_damaged_bytes_never_raise_anything_else(value: Any, data: st.DataObject
             continue
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([bytes([tag]) for tag in b"ltdszuibonqekvwIpDQMAHLZ/CfcrNTF.OX"]),
+            st.integers(0, 9).map(lambda length: struct.pack("<I", length)),
+            st.binary(max_size=9),
+        )
+    ).map(b"".join)
+)
+def test_bytes_of_the_right_letters_never_raise_anything_else(data: bytes) -> None:
+    try:
+        decode(data)
+    except CodecError:
+        return
+
+
 def test_subclasses_count_as_their_base() -> None:
     class Sly(int):
         def __eq__(self, other: object) -> bool:
@@ -95,9 +118,64 @@ def test_subclasses_count_as_their_base() -> None:
     pair = namedtuple("pair", "a b")
     assert decode(encode(Sly(7))) == 7
     assert type(decode(encode(Sly(7)))) is int
-    assert decode(encode(Counter("aab"))) == {"a": 2, "b": 1}
-    assert decode(encode(OrderedDict(a=1))) == {"a": 1}
     assert decode(encode(pair(1, 2))) == (1, 2)
+
+
+def test_types_whose_equality_has_a_meaning_of_its_own_are_kept() -> None:
+    class Tally(Counter[str]):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    assert decode(encode(OrderedDict(a=1, b=2))) != OrderedDict(b=2, a=1)
+    assert type(decode(encode(Tally("aab")))) is Counter
+    assert decode(encode(Tally("aab"))) == Counter("aab") != decode(encode(Counter("ab")))
+    assert decode(encode(deque([1, 2], 5))) == deque([1, 2]) != [1, 2]
+    assert decode(encode(defaultdict(list, {1: [2]})))[7] == []
+    assert decode(encode({1: 2, 3: 4}.keys())) == {1, 3}
+    assert decode(encode({1: 2}.items())) == {(1, 2)}
+    assert list(decode(encode({1: [2]}.values()))) == [[2]]
+    assert decode(encode(Path("a") / "b")) == PurePosixPath("a/b")
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    assert decode(encode(datetime.datetime(2024, 1, 1, 2, tzinfo=zone))) == datetime.datetime(
+        2024, 1, 1, tzinfo=datetime.UTC
+    )
+    assert decode(encode(datetime.time(1, 2, tzinfo=zone))) == datetime.time(1, 2, tzinfo=zone)
+    assert decode(encode(zone)) == zone
+
+
+def test_known_classes_come_back_and_others_do_not() -> None:
+    class Own(dict[str, int]):
+        pass
+
+    Own.__name__ = Own.__qualname__ = "dict"
+    kinds = [dict, Counter, ValueError, type(None), ...]
+    assert decode(encode(kinds)) == kinds
+    assert [type(value) for value in decode(encode([Own, len, lambda: 1]))] == [OpaqueCallable] * 3
+    with pytest.raises(UnknownTypeError, match="builtin_function"):
+        encode([len], strict=True)
+
+
+def test_iterators_of_the_trusted_side_are_sent_as_such() -> None:
+    decoded = decode(encode([iter([1, 2]), (x for x in "ab"), zip([1], [2], strict=True)], strict=True))
+    assert [next(one) for one in decoded] == [1, "a", (1, 2)]
+    assert type(decode(encode(iter([1])))) is Opaque
+
+
+def test_an_object_that_lies_about_its_class_is_opaque() -> None:
+    class Liar:
+        __class__ = property(lambda self: dict)
+
+    assert type(decode(encode(Liar()))) is Opaque
+
+
+@given(st.lists(st.integers(-(2**65), 2**65) | st.booleans() | st.floats(allow_nan=False), min_size=8))
+def test_blocks_of_numbers_keep_the_type_of_each(values: list[Any]) -> None:
+    for value in (values, tuple(values), set(values), dict.fromkeys(values, 1)):
+        decoded = decode(encode(value))
+        assert decoded == value
+        assert shape(decoded) == shape(value)
 
 
 def test_unknown_objects_are_opaque_and_equal_nothing() -> None:
@@ -144,6 +222,10 @@ def test_depth_and_size_are_capped() -> None:
         encode([nested])
     with pytest.raises(CodecError, match="more than"):
         encode("x" * MAX_BYTES)
+    with pytest.raises(CodecError, match="too many values"):
+        encode([set() for _ in range(10**6)])
+    with pytest.raises(CodecError, match="too many values"):
+        decode(b"l" + struct.pack("<I", 10**6) + (b"s" + struct.pack("<I", 0)) * 10**6)
     with pytest.raises(CodecError, match="more than"):
         decode(b"u" + struct.pack("<I", MAX_BYTES) + b"x" * MAX_BYTES)
     with pytest.raises(CodecError, match="deeper"):
@@ -162,6 +244,6 @@ def test_sets_built_to_collide_are_refused() -> None:
 
 
 def test_claimed_lengths_cost_nothing() -> None:
-    for tag in b"ltdszuib":
+    for tag in b"ltdszuibonqekvwIpDQMAHLZ/C":
         with pytest.raises(CodecError):
             decode(bytes([tag]) + struct.pack("<I", 2**32 - 1))

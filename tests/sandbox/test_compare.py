@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.compare import apps_call_matches, apps_stdin_matches, call_matches, stdin_matches, values_match
+from problems.types import AssertTest, CallTest, StdinTest
+from sandbox.asserts import outcome_of, plan
+from sandbox.codec import Opaque
+from sandbox.compare import (
+    Comparison,
+    apps_call_matches,
+    apps_stdin_matches,
+    call_matches,
+    stdin_matches,
+    values_match,
+)
+from sandbox.jobs import End, RunResult
 
 tokens = st.text(alphabet="abXY019.-+e", min_size=1, max_size=6)
 documents = st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=5)
@@ -28,6 +43,11 @@ documents = st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_s
         ("1e3", "1000.0"),
         ("-0.0", "0.0"),
         ("1000000.4", "1000000.5"),
+        ("0.00001", "1e-05"),
+        ("1E+20", "1e20"),
+        ("150000000000000000000", "1.5e+20"),
+        ("2500", "2.5E3"),
+        ("00e7", "00e7"),
         ("", "\n"),
     ],
 )
@@ -63,6 +83,10 @@ def test_strict_accepts_another_layout_and_float_noise(actual: str, expected: st
         ("1\u00a02", "1 2"),
         ("1\x1c2", "1 2"),
         ("9" * 100_000 + ".0", "9" * 100_000 + ".5"),
+        ("00e9", "00e7"),
+        ("5000", "5e3"),
+        ("1600000", "16e5"),
+        ("0", "0e1"),
     ],
 )
 def test_strict_refuses(actual: str, expected: str) -> None:
@@ -129,10 +153,69 @@ def test_values_are_compared_by_equality(one: object, other: object) -> None:
 
 @pytest.mark.parametrize(
     ("actual", "expected"),
-    [("1", 1), ([1, 2], [1, 2, 3]), ({1: 2}, {"1": 2}), ([1, 2], [2, 1]), (None, 0), (float("nan"), float("nan"))],
+    [
+        ("1", 1),
+        ([1, 2], [1, 2, 3]),
+        ({1: 2}, {"1": 2}),
+        ([1, 2], [2, 1]),
+        (None, 0),
+        (1.0, float("nan")),
+        (float("nan"), 1.0),
+    ],
 )
 def test_values_that_differ(actual: object, expected: object) -> None:
     assert not values_match(actual, expected)
+
+
+def test_an_expected_nan_is_met_by_nan_only() -> None:
+    nan = float("nan")
+    assert values_match(nan, nan)
+    assert values_match((1.0, [nan]), [1.0, [nan]])
+    for other in (0, 1.5, math.inf, 10**400, None, "nan", Decimal("sNaN")):
+        assert not values_match(other, nan)
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(min_value=10**400, max_value=10**401),
+    st.floats(),
+    st.decimals(),
+    st.sampled_from([Decimal("sNaN"), Decimal("NaN"), Decimal("1e999999"), Fraction(10**400, 3), complex("nan")]),
+)
+ANY_VALUES = st.recursive(
+    NUMBERS | st.none() | st.text(max_size=3) | st.just(set()) | st.just(Opaque("x")),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.text(max_size=2) | st.integers(0, 3), inner, max_size=3),
+        st.lists(inner, max_size=2).map(deque),
+    ),
+    max_leaves=8,
+)
+
+
+def nested(value: object, depth: int) -> object:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@given(ANY_VALUES, ANY_VALUES, st.sampled_from([0, 0, 390]), st.sampled_from(["==", "!=", "<", "in", ">="]))
+def test_no_pair_of_values_raises(one: Any, other: Any, depth: int, operator: str) -> None:
+    one, other = nested(one, depth), nested(other, depth)
+    for comparison in Comparison:
+        made = plan(CallTest("f", (), [other], unwrap=True))
+        outcome_of(made, RunResult(End.OK, value=one), comparison=comparison)
+        related = plan(AssertTest(f"assert f() {operator} Counter()"))
+        outcome_of(related, RunResult(End.OK, value=one), RunResult(End.OK, value=other), comparison)
+    close = plan(AssertTest("assert abs(f() - 0.5) < 1e-6"))
+    outcome_of(close, RunResult(End.OK, value=one))
+
+
+@given(st.text(), st.text())
+def test_no_pair_of_outputs_raises(one: str, other: str) -> None:
+    for comparison in Comparison:
+        outcome_of(plan(StdinTest("", other)), RunResult(End.OK, stdout=one.encode()), comparison=comparison)
 
 
 def test_an_integer_beyond_floats_is_no_float() -> None:

@@ -21,7 +21,17 @@ FOLDER = Path(os.environ.get("BENCHMARK_DATA", "missing")) / "field_cases"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
 
 # Cases that come out otherwise than their file says, each argued in docs/grader-agreement.md.
-ARGUED: dict[str, set[str]] = {"s19-base-completions": {"unfinished"}}
+ARGUED: dict[str, set[str]] = {
+    # Refused at load: a match of `re` is no plain value; numpy is not in the jail.
+    "s09-asserts": {"regex_match", "np", "np_arr"},
+    # Rows of EvalPlus, refused by name.
+    "s11-humaneval-rows": {"0-body", "wrong"},
+    "s13-mbppplus-row": {"right", "hardcoded"},
+    # The file of problems is empty.
+    "s15-apps-rows": {"p0", "p1", "p3a", "p3b", "p9", "p10", "p11", "p12", "bom_call", "np", "bisect"},
+    # Cut off in the middle of a wrong program.
+    "s19-base-completions": {"unfinished"},
+}
 
 pytestmark = pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folder with field_cases")
 

@@ -14,6 +14,7 @@ import pytest
 
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 from sandbox import selftest
+from sandbox.asserts import plan
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, StdinJob
 from sandbox.limits import Limits
 from sandbox.process import Jail
@@ -242,7 +243,8 @@ def test_check_sees_exceptions_and_changed_arguments(sandbox: Sandbox) -> None:
     )
     sorts = "def check(f):\n  x = [3, 1, 2]\n  f(x)\n  assert x == [1, 2, 3]\n"
     program = "def f(x):\n  if x == -1: raise ValueError('negative')\n  x.sort()\n"
-    results = sandbox.run(program, [CheckJob(raises, "f"), CheckJob(sorts, "f")])
+    # The plan marks which calls show what they did to their arguments.
+    results = sandbox.run(program, [plan(CheckTest(source, "f")).job for source in (raises, sorts)])
     assert [result.end for result in results] == [End.OK, End.OK]
 
 

@@ -1,0 +1,172 @@
+"""Assertions and test functions that run in a second process, which never executes a line of the program.
+
+`Check` names what of the program they call. In `entry_point` the first line lists the names, separated by commas; lines
+after it are source that defines those which the program does not, and are run in the program's namespace.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import datetime
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+
+from problems.errors import UnusableRowError
+from problems.scope import Scope, bound_names, check_imports, used_names
+
+IN_PLACE = "in_place"
+"""The method of a program's function that gives mutable arguments the content which the call left in them."""
+_CANDIDATE = "candidate"
+_PLAIN_TYPES: tuple[type, ...] = (
+    *(object, type, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range),
+    *(Decimal, Fraction, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone, PurePosixPath),
+    *(Counter, OrderedDict, defaultdict, deque, type({}.keys()), type(_ for _ in ())),
+)
+_PLAIN_ATTRIBUTES = frozenset(name for kind in _PLAIN_TYPES for name in dir(kind))
+_MODULE_NAMES = frozenset({"__name__", "__builtins__", "__file__", "__doc__"})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A module with `check(candidate)`, and the names of the program in it (see the top of this module)."""
+
+    source: str
+    entry_point: str
+
+
+def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
+    """The check of an assertion's condition.
+
+    Raises:
+        UnusableRowError: its truth lies with an object of the program's.
+    """
+    taking = _TakePrograms(scope)
+    remaining: ast.expr = taking.visit(condition)
+    _check_attributes(remaining, scope.bound | taking.served.keys())
+    if not taking.served:
+        raise UnusableRowError("test calls nothing of the program")
+    _refuse_shared(taking.served.values(), scope.variables)
+    statement = ast.Assert(remaining)
+    mark_in_place(statement, taking.served)
+    source = ast.unparse(ast.fix_missing_locations(statement))
+    imports = scope.imports_for(condition)
+    definitions = [f"{name} = {text}" for name, text in taking.served.items() if text]
+    behind = "\n".join(part for part in (setup.strip(), *definitions) if part)
+    entry_point = ",".join(taking.served) + (f"\n{behind}\n" if behind else "")
+    return Check(f"{imports}\ndef check({_CANDIDATE}):\n    {source}\n", entry_point)
+
+
+class _TakePrograms(ast.NodeTransformer):
+    """Puts a call of a served name in the place of what only the program's process can evaluate."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self.served: dict[str, str] = {}
+
+    def visit(self, node: ast.AST) -> Any:
+        scope = self._scope
+        if not isinstance(node, ast.expr) or not scope.program_names(node):
+            return node if isinstance(node, ast.expr) else super().visit(node)
+        if scope.is_direct(node):
+            if scope.is_instance(node):
+                raise UnusableRowError(f"test compares `{ast.unparse(node)}`, an object of the program's own")
+            return self._served_call(node)
+        if isinstance(node, ast.Name):
+            if node.id == "check":  # the test function's own name
+                return self._served_function(node.id)
+            self.served.setdefault(node.id, "")
+            return node
+        return super().visit(node)
+
+    def _served_function(self, function: str) -> ast.expr:
+        name = f"_value{len(self.served)}"
+        self.served[name] = f"lambda *some, **named: {function}(*some, **named)"
+        return ast.Name(name, ast.Load())
+
+    def _served_call(self, node: ast.expr) -> ast.expr:
+        name = f"_value{len(self.served)}"
+        parameters = sorted((used_names(node) & self._scope.bound) - bound_names(node))
+        self.served[name] = f"lambda {', '.join(parameters)}: {ast.unparse(node)}"
+        return ast.Call(ast.Name(name, ast.Load()), [ast.Name(one, ast.Load()) for one in parameters], [])
+
+
+def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
+    """Refuse a value of the set-up that the program is handed and the test looks at as well: it may be another then."""
+    uses = [used_names(ast.parse(text)) for text in served if text]
+    for name in sorted(variables):
+        if sum(name in names for names in uses) > 1:
+            raise UnusableRowError(f"test looks at `{name}` of the set-up, which the program can change")
+
+
+def _check_attributes(condition: ast.AST, names: Iterable[str]) -> None:
+    """Refuse attributes that no plain value has: such a value does not cross to the check."""
+    names = frozenset(names)
+    for node in ast.walk(condition):
+        if isinstance(node, ast.Attribute) and node.attr not in _PLAIN_ATTRIBUTES and used_names(node.value) & names:
+            raise UnusableRowError(f"test asks a value of the program's for `.{node.attr}`, which no plain value has")
+
+
+def mark_in_place(tree: ast.AST, functions: Iterable[str]) -> None:
+    """Mark the calls whose mutations of their arguments the test is to see.
+
+    Those are calls that stand for what they do and not for their value: as a statement of their own, or compared with
+    None. In any other call the test keeps its own values, so that a program cannot change what it is compared with.
+    """
+    functions = frozenset(functions)
+    for node in ast.walk(tree):
+        call = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(node, ast.Compare) and _is_compared_with_none(node):
+            call = node.left
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in functions:
+            call.func = ast.Attribute(call.func, IN_PLACE, ast.Load())
+
+
+def _is_compared_with_none(node: ast.Compare) -> bool:
+    right = node.comparators[0]
+    is_none = isinstance(right, ast.Constant) and right.value is None
+    return is_none and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.Eq)
+
+
+def marked_source(source: str, entry_point: str) -> str:
+    """A test module with its calls of the program marked (see `mark_in_place`); as it is where it is not Python."""
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return source
+    check = check_function(module)
+    names = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+    before = ast.dump(module)
+    mark_in_place(module, names)
+    return source if ast.dump(module) == before else ast.unparse(ast.fix_missing_locations(module))
+
+
+def check_function(module: ast.Module) -> ast.FunctionDef | None:
+    """The function `check(candidate)` of a test module."""
+    found = next((node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "check"), None)
+    return found if found is not None and len(found.args.args) == 1 else None
+
+
+def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
+    """Refuse a test module that could not run with any program.
+
+    Raises:
+        UnusableRowError: it does not compile, imports what is not in the standard library, or uses a name that nothing
+            in it defines.
+    """
+    check_imports(module, "test")
+    try:
+        compile(ast.unparse(module), "<test>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnusableRowError(f"test does not compile: {error}") from error
+    if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(module)):
+        return
+    known = bound_names(module) | vars(builtins).keys() | _MODULE_NAMES | {entry_point}
+    unknown = sorted(used_names(module) - known)
+    if unknown:
+        raise UnusableRowError(f"test uses a name that nothing defines: {', '.join(unknown)}")

@@ -1,0 +1,259 @@
+"""Which names of an assertion are the program's, and which parts of it only the program's process can evaluate."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import copy
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from problems.errors import UnusableRowError
+
+# Names that tests use without importing them, since the reference program happens to.
+_FAMILIAR_IMPORTS = {
+    name: f"from {module} import {name}"
+    for module, names in {
+        "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
+        "decimal": ("Decimal",),
+        "fractions": ("Fraction",),
+        "math": ("inf", "isclose", "nan", "pi", "sqrt"),
+    }.items()
+    for name in names
+}
+# What tests put around a value. Where all names of an assertion are builtins, the function under test is another one.
+_WRAPPERS = frozenset(
+    {"abs", "all", "any", "bool", "dict", "enumerate", "float", "frozenset", "int", "isclose", "isinstance", "iter"}
+    | {"len", "list", "map", "max", "min", "next", "range", "round", "set", "sorted", "str", "sum", "tuple", "type"}
+    | {"zip"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Tells the program's names from those that mean the same everywhere.
+
+    `imports` are the set-up's import statements by the name they bind, `objects` the names of the program's classes and
+    of values that the set-up made: what is asked of those is asked of the program's own object. None of the program's
+    classes being known, a name in capitals stands for one. `own` are common names (`sum`) that the program defines,
+    `bound` those that the assertion itself gives a value, `variables` the `objects` that are no class.
+    """
+
+    imports: dict[str, str]
+    objects: frozenset[str] = frozenset()
+    classes: frozenset[str] | None = None
+    own: frozenset[str] = frozenset()
+    bound: frozenset[str] = frozenset()
+    variables: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, condition: ast.expr, setup: str, classes: Iterable[str] | None) -> Scope:
+        """The scope of an assertion behind its set-up.
+
+        Raises:
+            UnusableRowError: the set-up is not Python, or imports what the jail does not have.
+        """
+        try:
+            module = ast.parse(setup)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise UnusableRowError(f"set-up code is not Python: {error}") from error
+        check_imports(module, "set-up code")
+        imports = _FAMILIAR_IMPORTS | {
+            (alias.asname or alias.name).split(".")[0]: ast.unparse(node)
+            for node in module.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        made: set[str] = set()
+        defined: set[str] = set()
+        for node in module.body:
+            if isinstance(node, ast.ClassDef):
+                defined.add(node.name)
+            elif not isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef):
+                made |= bound_names(node)
+        known = None if classes is None else frozenset(classes)
+        bound = frozenset(bound_names(condition))
+        scope = cls(imports, frozenset(made | defined), known, bound=bound, variables=frozenset(made))
+        return scope if scope.program_names(condition) else replace(scope, own=_shadowed(condition))
+
+    def program_names(self, expression: ast.AST) -> set[str]:
+        """The names that only the program, or the set-up in its namespace, gives a meaning."""
+        return {name for name in used_names(expression) if not self._is_common(name)}
+
+    def _is_common(self, name: str) -> bool:
+        if name in self.bound:
+            return True
+        if name in self.own or name in self.objects:
+            return False
+        return hasattr(builtins, name) or name in self.imports or name in sys.stdlib_module_names
+
+    def imports_for(self, expression: ast.AST) -> str:
+        """The import statements of the names in an expression."""
+        names = sorted(used_names(expression) - self.own)
+        lines = [
+            self.imports.get(name) or (f"import {name}" if name in sys.stdlib_module_names else "") for name in names
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def is_object(self, name: str) -> bool:
+        """Whether a name of the program stands for a class, or for an object that the set-up made."""
+        if name in self.objects or (self.classes is not None and name in self.classes):
+            return True
+        return self.classes is None and name[:1].isupper()
+
+    def is_direct(self, expression: ast.expr) -> bool:
+        """Whether the program's process must evaluate it: a call of its functions, or what is asked of its objects."""
+        if any(isinstance(node, ast.NamedExpr) for node in ast.walk(expression)):
+            return False
+        if isinstance(expression, ast.Call) and self.program_names(expression):
+            callee = expression.func
+            if isinstance(callee, ast.Name) and self.program_names(callee):
+                return True
+            if self.is_direct(callee) or self._is_dotted(callee) or self.is_solution_method(callee):
+                return True
+        return self._is_rooted(expression) or self._is_dotted(expression)
+
+    def is_solution_method(self, expression: ast.expr) -> bool:
+        """`Solution().method`: LeetCode's way to write a function, whose value is a function's."""
+        return (
+            isinstance(expression, ast.Attribute)
+            and isinstance(expression.value, ast.Call)
+            and isinstance(expression.value.func, ast.Name)
+            and expression.value.func.id == "Solution"
+        )
+
+    def _is_dotted(self, expression: ast.expr) -> bool:
+        """`name.attribute` of the program's: a function's cache, say."""
+        return (
+            isinstance(expression, ast.Attribute)
+            and isinstance(expression.value, ast.Name)
+            and bool(self.program_names(expression.value))
+        )
+
+    def _is_rooted(self, expression: ast.expr) -> bool:
+        """Whether it is asked of a class or an object: `Point(1, 2).x`, `Point.of(1).x`, `str(Point(1, 2))`."""
+        if isinstance(expression, ast.Name):
+            return self.is_object(expression.id) and bool(self.program_names(expression))
+        if isinstance(expression, ast.Attribute | ast.Subscript):
+            return self._is_rooted(expression.value) and not self._is_solution_value(expression.value)
+        if not isinstance(expression, ast.Call):
+            return False
+        if self._is_rooted(expression.func):
+            return True
+        arguments = [*expression.args, *(keyword.value for keyword in expression.keywords)]
+        of_program = [argument for argument in arguments if self.program_names(argument)]
+        is_asked = bool(of_program) and not self.program_names(expression.func)
+        return is_asked and all(self._is_rooted(one) and not self._is_solution_value(one) for one in of_program)
+
+    def _is_solution_value(self, expression: ast.expr) -> bool:
+        return isinstance(expression, ast.Call) and self.is_solution_method(expression.func)
+
+    def is_known_instance(self, expression: ast.expr) -> bool:
+        """`is_instance`, where that is more than a guess from the name's capital."""
+        return self.is_instance(expression) and bool(used_names(expression) & (self.objects | (self.classes or set())))
+
+    def is_instance(self, expression: ast.expr) -> bool:
+        """Whether the value is, as far as can be seen, an object of the program's: `Point(1, 2)`."""
+        return isinstance(expression, ast.Name) or (
+            isinstance(expression, ast.Call)
+            and isinstance(expression.func, ast.Name)
+            and self.is_object(expression.func.id)
+        )
+
+
+def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
+    """A condition with the literals that its set-up only names (`expected = [1, 2]`), and the set-up without them.
+
+    Left in the set-up, an answer would be in the program's namespace, and an argument the program's to change.
+    """
+    body = ast.parse(setup).body
+    literals: dict[str, ast.expr] = {}
+    for node in body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if is_literal(value):
+                others = [other for other in body if other is not node]
+                if not any(name in bound_names(other) | used_names(other) for other in others):
+                    literals[name] = value
+    free = used_names(condition) - bound_names(condition)
+    literals = {name: value for name, value in literals.items() if name in free}
+    if not literals:
+        return condition, setup
+    kept = [node for node in body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in literals)]
+    written: ast.expr = WriteOut(literals).visit(copy.deepcopy(condition))
+    return ast.fix_missing_locations(written), "\n".join(map(ast.unparse, kept))
+
+
+class WriteOut(ast.NodeTransformer):
+    """Puts expressions in the place of names."""
+
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self._values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return copy.deepcopy(self._values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
+
+
+def is_literal(expression: ast.expr) -> bool:
+    """Whether the expression is a literal, nested ones and `set()` included."""
+    try:
+        ast.literal_eval(expression)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _shadowed(condition: ast.expr) -> frozenset[str]:
+    """The common name under which the program must have defined its function, where an assertion has no other."""
+    called = called_names(condition)
+    likely = [name for name in called if name in sys.stdlib_module_names or name not in _WRAPPERS]
+    return frozenset((likely or called)[:1])
+
+
+def called_names(condition: ast.expr) -> list[str]:
+    """The plain names that are called, outermost first (`int(f(1)) == 2`: `int`, `f`)."""
+    return [
+        node.func.id for node in ast.walk(condition) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+
+
+def used_names(node: ast.AST) -> set[str]:
+    """The names that are read."""
+    return {
+        found.id for found in ast.walk(node) if isinstance(found, ast.Name) and not isinstance(found.ctx, ast.Store)
+    }
+
+
+def bound_names(node: ast.AST) -> set[str]:
+    """The names that are given a value anywhere inside, in whatever scope."""
+    names: set[str] = set()
+    for found in ast.walk(node):
+        match found:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names |= {(alias.asname or alias.name).split(".")[0] for alias in aliases}
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                names.add(name)
+            case ast.Global(names=declared) | ast.Nonlocal(names=declared):
+                names |= set(declared)
+    return names
+
+
+def check_imports(module: ast.AST, place: str) -> None:
+    """Refuse imports of what is not in the standard library, the only library in the jail.
+
+    Raises:
+        UnusableRowError: names the module.
+    """
+    for node in ast.walk(module):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module or "." * node.level]
+        for name in modules:
+            if name.split(".")[0] not in sys.stdlib_module_names:
+                raise UnusableRowError(
+                    f"{place} imports {name}, which is not in the standard library and so not in the jail"
+                )
