@@ -24,6 +24,8 @@ _MODULES = (
     "sandbox.jail.request",
     "sandbox.jail.streams",
     "sandbox.jail.program",
+    "sandbox.jail.calls",
+    "sandbox.jail.job",
     "sandbox.jail.checker",
     "sandbox.jail.supervision",
     "sandbox.jail.scratch",
@@ -63,7 +65,7 @@ def bundle() -> list[tuple[str, CodeType]]:
     bundle: list[tuple[str, CodeType]] = []
     for name in _MODULES:
         path = root.joinpath(*name.split(".")).with_suffix(".py")
-        bundle.append((name, compile(path.read_text(), f"{name}.py", "exec", dont_inherit=True)))
+        bundle.append((name, compile(path.read_text(), f"{name}.py", "exec", dont_inherit=True, optimize=2)))
     return bundle
 
 

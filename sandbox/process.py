@@ -194,9 +194,8 @@ class Jail:
         """
         limits = self._plan.limits
         cpu_s, wall_s = cpu_s or limits.cpu_s, wall_s or limits.wall_s
-        payloads = [_payload(job) for job in jobs]
         self.is_clean = False
-        self._send_request(source, payloads, seed, cpu_s, wall_s)
+        self._send_request(source, [_part(job) for job in jobs], seed, cpu_s, wall_s)
         budget_s = limits.program_wall_s + wall_s + 0.01 * len(jobs)
         deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
         reader = reports.Reader(jobs, source, limits)
@@ -222,15 +221,14 @@ class Jail:
         self.is_clean = bool(is_clean)
         yield from reader.unreported(cause, status, out_of_memory=bool(out_of_memory))
 
-    def _send_request(
-        self, source: str, payloads: list[tuple[int, bytes]], seed: int, cpu_s: float, wall_s: float
-    ) -> None:
-        is_check = payloads[0][0] == request.CHECK
-        files = [_file_with(*request.contents(source, payloads, seed))]
+    def _send_request(self, source: str, parts: list[request.Part], seed: int, cpu_s: float, wall_s: float) -> None:
+        text, first = source.encode("utf-8", "surrogatepass"), parts[0]
+        lengths = len(text), first.kind, len(first.payload), len(first.module)
+        files = [_file_with(*request.contents(text, parts, seed))]
         try:
-            is_alone = len(payloads) == 1 and payloads[0][0] == request.STDIN
-            files.append(_file_with(payloads[0][1] if is_alone else b""))
-            socket.send_fds(self._control, [zygote.REQUEST.pack(len(payloads), is_check, cpu_s, wall_s)], files)
+            is_alone = len(parts) == 1 and first.kind == request.STDIN
+            files.append(_file_with(first.payload if is_alone else b""))
+            socket.send_fds(self._control, [zygote.REQUEST.pack(len(parts), *lengths, cpu_s, wall_s)], files)
         except OSError as error:
             raise JailFault(f"the jail ended: {self._log_text() or error}") from error
         finally:
@@ -256,17 +254,18 @@ class Jail:
             os.close(self._init)
 
 
-def _payload(job: Job) -> tuple[int, bytes]:
-    """Kind and content of a job, as `jail.request` has them."""
+def _part(job: Job) -> request.Part:
+    """What a request says of a job, as `jail.request` has it."""
     match job:
         case StdinJob(stdin):
-            return request.STDIN, stdin
+            return request.Part(request.STDIN, stdin)
         case CallJob(function, arguments):
-            return request.CALL, codec.encode((function, arguments), sys.maxsize)
+            return request.Part(request.CALL, codec.encode((function, arguments), sys.maxsize))
         case ExpressionJob(expression, setup):
-            return request.EXPRESSION, codec.encode((setup, expression), sys.maxsize)
+            return request.Part(request.EXPRESSION, codec.encode((setup, expression), sys.maxsize))
         case CheckJob(source, entry_point):
-            return request.CHECK, request.check_payload(entry_point, source)
+            module = source.encode("utf-8", "surrogatepass")
+            return request.Part(request.CHECK, entry_point.encode("utf-8", "surrogatepass"), module)
 
 
 def _file_with(*parts: bytes) -> int:

@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any, NoReturn
 
 from sandbox import codec
-from sandbox.jail import confinement, program
+from sandbox.jail import calls, confinement, program
 
 # What the record says: `check` returned, raised of itself, or let through what the program raised; the program's
 # process is gone; the arguments of a call, which the program had a hand in, could not be sent; or the test itself is
@@ -44,8 +44,8 @@ class _Link:
         except codec.CodecError:
             _leave(UNSENDABLE if self.has_answered else FAULT)
         try:
-            program.write_message(program.REQUEST.pack(mode, place) + arguments)
-            reply = program.read_message()
+            calls.write_message(calls.REQUEST.pack(mode, place) + arguments)
+            reply = calls.read_message()
         except BrokenPipeError:
             reply = None
         if reply is None:
@@ -53,7 +53,7 @@ class _Link:
         self.has_answered = True
         try:
             kind, content = reply[:1], codec.decode(reply[1:])
-            if kind != program.ERROR:
+            if kind != calls.ERROR:
                 value, rest = content
                 return kind, (value, rest)
             self.raised = _exception(*content)
@@ -65,7 +65,7 @@ class _Link:
         """The values of an iterator in the program's process, a few at a time."""
         count = 1
         while True:
-            _, (items, is_done) = self.call(place, program.NEXT, (count,), {})
+            _, (items, is_done) = self.call(place, calls.NEXT, (count,), {})
             if not isinstance(items, list):
                 _leave(GONE)
             yield from items
@@ -83,19 +83,19 @@ class _Function:
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
-        return self._ask(program.CALL_PLAIN, positional, named)
+        return self._ask(calls.CALL_PLAIN, positional, named)
 
     def in_place(self, *positional: Any, **named: Any) -> Any:
         """A call after which mutable arguments hold what the function left in them (`problems.checks` says where)."""
-        return self._ask(program.CALL_IN_PLACE, positional, named)
+        return self._ask(calls.CALL_IN_PLACE, positional, named)
 
     def _ask(self, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
         kind, (value, changed) = self._link.call(self._place, mode, positional, named)
-        if mode == program.CALL_IN_PLACE and isinstance(changed, tuple) and len(changed) == 2:
+        if mode == calls.CALL_IN_PLACE and isinstance(changed, tuple) and len(changed) == 2:
             _mirror_all(positional, named, *changed)
-        if kind == program.FUNCTION and isinstance(value, int):
+        if kind == calls.FUNCTION and isinstance(value, int):
             return _Function(self._link, value, "function")
-        if kind == program.ITERATOR and isinstance(value, int):
+        if kind == calls.ITERATOR and isinstance(value, int):
             return self._link.iterate(value)
         return value
 

@@ -17,10 +17,16 @@ from sandbox.jail import supervision
 MAX_REPORTS = 8
 _MAX_BYTES = 1 << 20
 _RETRY_S = 0.001
+_SIGKILL = 9
+# What a report says of a check's finding where there is none.
+NOTHING_FOUND, NOT_A_CHECK = b"\0", b"-"
 
 
 class Reporter:
-    """Gathers reports and sends them on the socket `control`, with the files that they speak of."""
+    """Gathers reports and sends them on the socket `control`, with the files that they speak of.
+
+    `total_bytes` is what the programs of all reports wrote.
+    """
 
     def __init__(self, control: _socket.socket, oom_counter: int | None) -> None:
         self.control = control
@@ -28,29 +34,37 @@ class Reporter:
         self._reports = bytearray()
         self._num_reports = self._num_bytes = 0
         self._files: list[int] = []
+        self.total_bytes = 0
 
     def killed_for_memory(self) -> bool:
         """Whether the kernel killed a process of the jail for memory since this was last asked."""
         return self._oom.rose()
 
     def add(
-        self,
-        ending: supervision.Ending,
-        sizes: supervision.Sizes,
-        reached: bytes,
-        finding: bytes,
-        files: tuple[int, ...],
+        self, ending: supervision.Ending, output: int, errors: int, value: int, milestones: int, finding: bytes
     ) -> None:
-        """Take over a report and its `files`: output, value, milestones. Those that say nothing more are closed."""
-        says = (sizes.output, sizes.value, reached == b"S")
-        for descriptor, is_sent in zip(files, says, strict=True):
+        """Note how a job ended, and take over its files; of those that hold nothing for the reader no more is heard."""
+        num_output, num_errors = os.lseek(output, 0, os.SEEK_END), os.lseek(errors, 0, os.SEEK_END)
+        num_value = os.lseek(value, 0, os.SEEK_END)
+        # One byte, and one of ours; what may follow it speaks of the program.
+        reached = os.pread(milestones, 1, 0) or b"\0"
+        for descriptor, is_sent in ((output, num_output), (value, num_value), (milestones, reached == b"S")):
             if is_sent:
                 self._files.append(descriptor)
             else:
                 os.close(descriptor)
-        self._reports += ending.report(self._oom.rose(), sizes, reached, finding)
+        os.close(errors)
+        cause, status, cpu_s, wall_s, peak_bytes, partner_peak_bytes = ending
+        # Without a kill, or a checker that left nothing, there is none to ask the kernel about.
+        may_be_killed = status & 0x7F == _SIGKILL or reached == b"\0" or finding == NOTHING_FOUND
+        is_killed = may_be_killed and self._oom.rose()
+        self._reports += supervision.REPORT.pack(
+            cause, is_killed, status, int(cpu_s * 1e6), int(wall_s * 1e6), peak_bytes, partner_peak_bytes,
+            num_output, num_errors, num_value, reached, finding,
+        )  # fmt: skip
         self._num_reports += 1
-        self._num_bytes += sum(sizes)
+        self._num_bytes += num_output + num_errors + num_value
+        self.total_bytes += num_output + num_errors + num_value
 
     @property
     def is_full(self) -> bool:

@@ -1,10 +1,10 @@
 """A program with its jobs, as the contents of one file. Both sides of the jail read this layout from here.
 
-    seed, length of the source, number of jobs; kind and length of each payload; the source; the payloads
+    seed | source | for each job: payload, test module | for each job: kind, lengths of payload and test module
 
-Only processes that end with the program read the file. What a payload holds depends on the kind of job: standard input;
-an encoded (function, arguments) or (set-up, expression); for a check the length of the function's name, the name, and
-the test module.
+Only processes that end with the program read the file. A payload is the standard input, an encoded (function,
+arguments) or (set-up, expression), or what a check asks the program for. Only a check has a test module, which goes to
+another process than the program's.
 """
 
 from __future__ import annotations
@@ -12,70 +12,63 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 STDIN, CALL, EXPRESSION, CHECK = range(4)
-_HEAD = struct.Struct("<QQQ")
-_JOB = struct.Struct("<BQ")
-_NAME = struct.Struct("<I")
+SEED = struct.Struct("<Q")
+_JOB = struct.Struct("<BQQ")
 
 
-def contents(source: str, payloads: Sequence[tuple[int, bytes]], seed: int) -> list[bytes]:
-    """The parts of a request's file, one after another; `payloads` are (kind, payload) in the order of the jobs."""
-    text = source.encode("utf-8", "surrogatepass")
-    table = b"".join(_JOB.pack(kind, len(payload)) for kind, payload in payloads)
-    return [_HEAD.pack(seed, len(text), len(payloads)), table, text, *(payload for _, payload in payloads)]
+class Part(NamedTuple):
+    """What a request says of one job: of a `STDIN` job the payload is the standard input."""
+
+    kind: int
+    payload: bytes
+    module: bytes = b""
 
 
-def check_payload(entry_point: str, module: str) -> bytes:
-    """The payload of a check."""
-    name = entry_point.encode()
-    return _NAME.pack(len(name)) + name + module.encode("utf-8", "surrogatepass")
+class Task(NamedTuple):
+    """Where a job stands in the file `descriptor`; `number` counts the program's jobs from 0."""
 
+    descriptor: int
+    number: int
+    kind: int
+    source_bytes: int
+    at: int
+    payload_bytes: int
+    module_bytes: int
 
-class Request:
-    """The file on `descriptor`, opened inside the jail."""
+    def module(self) -> bytes:
+        """The test module of a check."""
+        return os.pread(self.descriptor, self.module_bytes, self.at + self.payload_bytes)
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.seed, self._source_bytes, self.num_jobs = _HEAD.unpack(os.pread(descriptor, _HEAD.size, 0))
-        self._source_at = _HEAD.size + _JOB.size * self.num_jobs
-        table = os.pread(descriptor, _JOB.size * self.num_jobs, _HEAD.size)
-        self._jobs: list[tuple[int, int, int]] = []
-        at = self._source_at + self._source_bytes
-        for kind, length in _JOB.iter_unpack(table):
-            self._jobs.append((kind, at, length))
-            at += length
-
-    def source(self) -> str:
-        """The program."""
-        return os.pread(self.descriptor, self._source_bytes, self._source_at).decode("utf-8", "surrogatepass")
-
-    def kind(self, index: int) -> int:
-        """The kind of a job."""
-        return self._jobs[index][0]
-
-    def copy_stdin(self, index: int, target: int) -> None:
-        """Put a job's standard input into a file, to be read from its start, past this process's memory."""
-        _, offset, left = self._jobs[index]
+    def copy_stdin(self, target: int) -> None:
+        """Put the standard input into a file, to be read from its start, past this process's memory."""
+        offset, left = self.at, self.payload_bytes
         while left > 0:
             copied = os.sendfile(target, self.descriptor, offset, left)
             offset, left = offset + copied, left - copied
         os.lseek(target, 0, os.SEEK_SET)
 
-    def payload(self, index: int) -> bytes:
-        """What the program's process may know of a job: of a check no more than the function's name."""
-        kind, at, length = self._jobs[index]
-        if kind == STDIN:
-            return b""
-        return self._name(at) if kind == CHECK else os.pread(self.descriptor, length, at)
 
-    def check(self, index: int) -> tuple[str, bytes]:
-        """The function's name and the test module of a check."""
-        _, at, length = self._jobs[index]
-        name = self._name(at)
-        used = _NAME.size + len(name)
-        return name.decode(), os.pread(self.descriptor, length - used, at + used)
+def contents(source: bytes, parts: Sequence[Part], seed: int) -> list[bytes]:
+    """What a request's file holds, piece by piece."""
+    table = b"".join(_JOB.pack(part.kind, len(part.payload), len(part.module)) for part in parts)
+    return [SEED.pack(seed), source, *(piece for part in parts for piece in (part.payload, part.module)), table]
 
-    def _name(self, at: int) -> bytes:
-        (length,) = _NAME.unpack(os.pread(self.descriptor, _NAME.size, at))
-        return os.pread(self.descriptor, length, at + _NAME.size)
+
+def read_source(descriptor: int, source_bytes: int) -> str:
+    """The program."""
+    return os.pread(descriptor, source_bytes, SEED.size).decode("utf-8", "surrogatepass")
+
+
+def read_tasks(descriptor: int, source_bytes: int, num_jobs: int) -> list[Task]:
+    """All jobs of a program."""
+    size = _JOB.size * num_jobs
+    table = os.pread(descriptor, size, os.fstat(descriptor).st_size - size)
+    tasks: list[Task] = []
+    at = SEED.size + source_bytes
+    for number, (kind, payload_bytes, module_bytes) in enumerate(_JOB.iter_unpack(table)):
+        tasks.append(Task(descriptor, number, kind, source_bytes, at, payload_bytes, module_bytes))
+        at += payload_bytes + module_bytes
+    return tasks

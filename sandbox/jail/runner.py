@@ -7,30 +7,13 @@ hands their descriptors to the trusted side.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from types import CodeType
-from typing import NamedTuple
 
-from sandbox.jail import checker, confinement, program, request, supervision
-from sandbox.jail.reporter import Reporter
+from sandbox.jail import checker, confinement, job, program, supervision
+from sandbox.jail.reporter import NOT_A_CHECK, NOTHING_FOUND, Reporter
+from sandbox.jail.request import CHECK, Task
 
 MAX_DESCRIPTORS = 64
-
-
-class Task(NamedTuple):
-    """A job as its own process knows it: `code` is the compiled program, None where it is still to be compiled."""
-
-    request: request.Request
-    number: int
-    code: CodeType | None
-
-
-class Outcome(NamedTuple):
-    """How a job ended (see `supervision.Ending`), and how many bytes its program wrote in all."""
-
-    cause: int
-    cpu_s: float
-    num_bytes: int
 
 
 class Runner:
@@ -42,77 +25,64 @@ class Runner:
         self._limits = limits
         self._filter = confinement.ProgramFilter()
 
-    def run(self, stdin: int, enter: Callable[[], Task], *, is_check: bool, cpu_s: float, wall_s: float) -> Outcome:
-        """Run a job and report. `enter` is called in each new process and says what it is to do."""
-        files = [stdin, *(os.memfd_create("stream") for _ in range(4))]
-        _, output, errors, value, milestones = files
-        finding = b""
-        if is_check:
-            ending, finding = self._run_check(files, enter, cpu_s, wall_s)
+    def run(self, task: Task, stdin: int, code: CodeType | None, cpu_s: float, wall_s: float) -> supervision.Ending:
+        """Run a job and report; closes `stdin`. `code` is the program compiled, None if that is still to be done."""
+        # Every page that this writes to between two forks has to be copied, so it makes no more objects than it needs.
+        output, errors = os.memfd_create("stream"), os.memfd_create("stream")
+        value, milestones = os.memfd_create("stream"), os.memfd_create("stream")
+        files = (stdin, output, errors, value, milestones)
+        finding = NOT_A_CHECK
+        if task.kind == CHECK:
+            ending, finding = self._run_check(task, files, code, cpu_s, wall_s)
         else:
-            pid = self._start(enter, self._become_program, cpu_s, files)
+            pid = self._start(task, files, code, cpu_s)
             ending = supervision.supervise(pid, cpu_s, wall_s, self._control)
-        sizes = supervision.Sizes(*(os.fstat(descriptor).st_size for descriptor in (output, errors, value)))
-        # One byte, and one of ours; what may follow it speaks of the program.
-        reached = os.pread(milestones, 1, 0)
-        self._reporter.add(ending, sizes, reached, finding, (output, value, milestones))
         os.close(stdin)
-        os.close(errors)
-        return Outcome(ending.cause, ending.cpu_s, sum(sizes))
+        self._reporter.add(ending, output, errors, value, milestones, finding)
+        return ending
 
     def _run_check(
-        self, files: list[int], enter: Callable[[], Task], cpu_s: float, wall_s: float
+        self, task: Task, files: tuple[int, ...], code: CodeType | None, cpu_s: float, wall_s: float
     ) -> tuple[supervision.Ending, bytes]:
         """Run the program in one process and the test module in another, pipes between them; and what that one found.
 
-        Its finding is one byte of ours (see `checker`), none where it died before it had one.
+        Its finding is one byte of ours (see `checker`), `NOTHING_FOUND` where it died before it had one.
         """
         *own, found = [os.memfd_create("stream") for _ in range(4)]
         calls, answers = os.pipe(), os.pipe()
         # The program's process comes last: it might leave no room for another. It inherits nothing of the test module,
         # which the checker reads in its own process.
-        testing = self._start(enter, self._become_checker, cpu_s, [*own, found, files[4], answers[0], calls[1]])
-        tested = self._start(enter, self._become_program, cpu_s, [*files, calls[0], answers[1]])
+        testing = self._start_checker(task, (*own, found, files[4], answers[0], calls[1]), cpu_s)
+        tested = self._start(task, (*files, calls[0], answers[1]), code, cpu_s)
         for descriptor in (*own, *calls, *answers):
             os.close(descriptor)
         watched = supervision.supervise(testing, cpu_s, wall_s, self._control, tested)
-        finding = os.pread(found, 1, 0)
+        finding = os.pread(found, 1, 0) or NOTHING_FOUND
         os.close(found)
-        is_done = finding not in (checker.GONE, b"")
+        is_done = finding not in (checker.GONE, NOTHING_FOUND)
         return supervision.end_partner(tested, watched, cpu_s, is_done=is_done), finding
 
-    def _start(
-        self,
-        enter: Callable[[], Task],
-        become: Callable[[Task, float, list[int]], None],
-        cpu_s: float,
-        files: list[int],
-    ) -> int:
+    def _start(self, task: Task, files: tuple[int, ...], code: CodeType | None, cpu_s: float) -> int:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             try:
                 confinement.die_with_parent(parent)
-                become(enter(), cpu_s, files)
+                job.become(task, files, MAX_DESCRIPTORS, code, self._filter, self._limits, cpu_s)
             finally:
                 os._exit(1)
         return pid
 
-    def _become_program(self, task: Task, cpu_s: float, files: list[int]) -> None:
-        asked, number, code = task
-        kind, payload, source = asked.kind(number), asked.payload(number), "" if code else asked.source()
-        _keep_only(files)
-        program.run_job(kind, payload, source, code, self._filter, self._limits, cpu_s, asked.seed + number)
-
-    def _become_checker(self, task: Task, cpu_s: float, files: list[int]) -> None:
-        entry_point, module = task.request.check(task.number)
-        _keep_only(files)
-        os.close(program.MILESTONES)
-        checker.run_check(entry_point, module, self._filter, self._limits, cpu_s)
-
-
-def _keep_only(descriptors: list[int]) -> None:
-    """Make these the descriptors 0, 1, 2... and close all others. None of them is below the number of them."""
-    for target, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, target)
-    os.closerange(len(descriptors), MAX_DESCRIPTORS)
+    def _start_checker(self, task: Task, files: tuple[int, ...], cpu_s: float) -> int:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                confinement.die_with_parent(parent)
+                asked, module = os.pread(task.descriptor, task.payload_bytes, task.at), task.module()
+                program.keep_only(files, MAX_DESCRIPTORS)
+                os.close(program.MILESTONES)
+                checker.run_check(asked.decode(), module, self._filter, self._limits, cpu_s)
+            finally:
+                os._exit(1)
+        return pid

@@ -26,20 +26,23 @@ class Scratch:
         """Empty the folder; False where something in it resists: then only a new jail gives a fresh one."""
         if not self._path:
             return True
-        if os.stat(self._path).st_size != self._empty_size:
-            parent = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    confinement.die_with_parent(parent)
-                    os._exit(0 if _wipe(self._path) else 1)
-                finally:
-                    os._exit(1)
-            ending = supervision.supervise(pid, _CPU_S, _WALL_S, self._control)
-            if ending.cause != supervision.SELF_ENDED or ending.status != 0:
-                return False
+        if os.stat(self._path).st_size != self._empty_size and not self._wipe_elsewhere():
+            return False
+        # Every time, or the time of the last change would tell of the last program that made one.
         os.utime(self._path, ns=(0, 0))
         return True
+
+    def _wipe_elsewhere(self) -> bool:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                confinement.die_with_parent(parent)
+                os._exit(0 if _wipe(self._path) else 1)
+            finally:
+                os._exit(1)
+        ending = supervision.supervise(pid, _CPU_S, _WALL_S, self._control)
+        return ending.cause == supervision.SELF_ENDED and ending.status == 0
 
 
 def _wipe(folder: str) -> bool:

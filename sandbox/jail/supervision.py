@@ -20,17 +20,9 @@ _EXIT_S = 0.1
 _SIGKILL = 9
 
 # cause, whether the kernel killed a process of the jail for memory, wait status, CPU and wall time (microseconds), peak
-# resident bytes of the program's process and of its partner, `Sizes`, then how far the program came and what a check
-# found, each as one byte, 0 for none.
+# resident bytes of the program's process and of its partner, bytes of output, standard error and value, then how far
+# the program came and what a check found, each as one byte (see `reporter`).
 REPORT = struct.Struct("<BBIQQQQQQQcc")
-
-
-class Sizes(NamedTuple):
-    """How many bytes a program wrote."""
-
-    output: int
-    errors: int
-    value: int
 
 
 class Ending(NamedTuple):
@@ -42,13 +34,6 @@ class Ending(NamedTuple):
     wall_s: float
     peak_bytes: int
     partner_peak_bytes: int = 0
-
-    def report(self, out_of_memory: bool, sizes: Sizes, reached: bytes, finding: bytes) -> bytes:
-        """The ending as the trusted side reads it."""
-        times = int(self.cpu_s * 1e6), int(self.wall_s * 1e6)
-        peaks = self.peak_bytes, self.partner_peak_bytes
-        marks = reached or b"\0", finding or b"\0"
-        return REPORT.pack(self.cause, out_of_memory, self.status, *times, *peaks, *sizes, *marks)
 
 
 def supervise(pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None) -> Ending:

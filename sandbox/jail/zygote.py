@@ -22,10 +22,10 @@ import resource
 import struct
 from typing import NamedTuple
 
-from sandbox.jail import confinement, loader, mounts, program, streams, supervision
+from sandbox.jail import confinement, job, loader, mounts, program, streams, supervision
 from sandbox.jail.reporter import Reporter
-from sandbox.jail.request import Request
-from sandbox.jail.runner import MAX_DESCRIPTORS, Runner, Task
+from sandbox.jail.request import SEED, Task, read_tasks
+from sandbox.jail.runner import MAX_DESCRIPTORS, Runner
 from sandbox.jail.scratch import Scratch
 
 # What programs of contests import: loading it once saves each of them milliseconds. No `threading`, whose fork hook
@@ -36,8 +36,9 @@ _PRELOADED = (
 )  # fmt: skip
 _FIRST_HIGH_DESCRIPTOR = 16
 _STACK_BYTES = 64 << 20
-# The number of jobs, and whether the only one is a check; CPU and wall seconds of a job.
-REQUEST = struct.Struct("<I?dd")
+# The number of jobs, and the length of the source; of a single job its kind and the lengths of payload and test module;
+# CPU and wall seconds of a job.
+REQUEST = struct.Struct("<IQBQQdd")
 # cause and wait status of the loader (0, 0 where there was none), whether it was killed for memory, and whether the
 # scratch folder is clean.
 END = struct.Struct("<BIBB")
@@ -90,7 +91,7 @@ class Zygote:
         self._reporter = Reporter(self._control, counter)
         self._runner = Runner(self._reporter, self._limits)
         self._scratch.clear()
-        program.warm_up()
+        job.warm_up()
         gc.collect()
         gc.freeze()
 
@@ -116,19 +117,24 @@ class Zygote:
                 self._answer(packet, *struct.unpack("ii", ancillary[0][2]))
 
     def _answer(self, packet: bytes, descriptor: int, stdin: int) -> None:
-        num_jobs, is_check, cpu_s, wall_s = REQUEST.unpack(packet)
-        cause, status = supervision.SELF_ENDED, 0
-        if num_jobs > 1:
-            os.close(stdin)
-            cause, status = self._run_loader(descriptor, num_jobs, cpu_s, wall_s)
-        else:
-            self._runner.run(stdin, lambda: _only_task(descriptor), is_check=is_check, cpu_s=cpu_s, wall_s=wall_s)
+        num_jobs, source_bytes, kind, payload_bytes, module_bytes, cpu_s, wall_s = REQUEST.unpack(packet)
+        cause, status, out_of_memory = supervision.SELF_ENDED, 0, False
+        if num_jobs == 1:
+            at = SEED.size + source_bytes
+            task = Task(descriptor, 0, kind, source_bytes, at, payload_bytes, module_bytes)
+            self._runner.run(task, stdin, None, cpu_s, wall_s)
             self._reporter.flush()
+        else:
+            os.close(stdin)
+            cause, status = self._run_loader(descriptor, source_bytes, num_jobs, cpu_s, wall_s)
+            out_of_memory = self._reporter.killed_for_memory()
         os.close(descriptor)
         is_clean = self._scratch.clear()
-        self._control.send(b"E" + END.pack(cause, status, self._reporter.killed_for_memory(), is_clean))
+        self._control.send(b"E" + END.pack(cause, status, out_of_memory, is_clean))
 
-    def _run_loader(self, descriptor: int, num_jobs: int, cpu_s: float, wall_s: float) -> tuple[int, int]:
+    def _run_loader(
+        self, descriptor: int, source_bytes: int, num_jobs: int, cpu_s: float, wall_s: float
+    ) -> tuple[int, int]:
         config, parent = self._config, os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -137,9 +143,10 @@ class Zygote:
                 confinement.die_with_parent(parent)
                 # What the compiler warns of goes to a file that ends with the loader.
                 os.dup2(os.memfd_create("stream"), 2)
-                budget = loader.Budget(config.program_cpu_s, config.program_wall_s, config.program_output_bytes)
-                asked, scratch = Request(descriptor), self._scratch
-                status = loader.load(asked, self._runner, self._reporter, scratch, self._limits, budget, cpu_s, wall_s)
+                limits = config.program_cpu_s, config.program_wall_s, config.program_output_bytes
+                budget = loader.Budget(*limits, cpu_s, wall_s)
+                tasks = read_tasks(descriptor, source_bytes, num_jobs)
+                status = loader.load(tasks, budget, self._limits, self._runner, self._reporter, self._scratch)
                 self._reporter.flush()
             finally:
                 os._exit(status)
@@ -147,10 +154,6 @@ class Zygote:
         hard_wall_s = supervision.HARD_WALL_FACTOR * (config.program_wall_s + wall_s)
         ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, self._control.fileno())
         return ending.cause, ending.status
-
-
-def _only_task(descriptor: int) -> Task:
-    return Task(Request(descriptor), 0, None)
 
 
 def _move_high(descriptor: int) -> int:
