@@ -13,6 +13,7 @@ _MODULES = (
     "bisect", "collections", "copy", "datetime", "fractions", "functools", "heapq", "itertools", "json", "math",
     "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
 )  # fmt: skip
+_MAX_CHARACTERS = 1 << 16
 _NAMES = {
     "typing": (
         "Any AnyStr Callable Dict FrozenSet Generator Generic Hashable Iterable Iterator Literal Mapping NamedTuple "
@@ -43,7 +44,12 @@ _IMPORTS = {name: f"import {name}" for name in _MODULES} | {
 
 
 def site_imports(program: str) -> str:
-    """The imports of the names that a program uses and nowhere defines; empty for text that is not Python."""
+    """The imports of the names that a program uses and nowhere defines; empty for text that is not Python.
+
+    Also empty for a program that is longer than any site takes: looking through it would take seconds.
+    """
+    if len(program) > _MAX_CHARACTERS:
+        return ""
     try:
         module = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

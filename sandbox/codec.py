@@ -32,6 +32,8 @@ _CONTAINER_WEIGHT = 8
 # Objects of equal hash make building a set quadratic; honest values have a handful (-1 and -2, 1 and 1.0).
 _MAX_EQUAL_HASHES = 64
 _MAX_NUMBER_CHARACTERS = 4000
+# 157,000 digits. Comparing an integer with a `Decimal` takes time with the square of its length.
+_MAX_INTEGER_BYTES = 1 << 16
 _MIN_PACKED = 8
 _LENGTH = struct.Struct("<I")
 _HEAD_BYTES = 1 + _LENGTH.size
@@ -160,7 +162,16 @@ def _encode_type(value: type) -> tuple[bytes, bytes]:
 
 
 def _encode_number(value: int) -> tuple[bytes, bytes]:
-    return b"i", int.to_bytes(value, int.bit_length(value) // 8 + 1, "little", signed=True)
+    size = int.bit_length(value) // 8 + 1
+    if size > _MAX_INTEGER_BYTES:
+        raise CodecError(f"an integer takes more than {_MAX_INTEGER_BYTES} bytes")
+    return b"i", int.to_bytes(value, size, "little", signed=True)
+
+
+def _decode_number(content: bytes) -> int:
+    if len(content) > _MAX_INTEGER_BYTES:
+        raise ValueError("the integer is too large")
+    return int.from_bytes(content, "little", signed=True)
 
 
 def _encode_complex(value: complex) -> tuple[bytes, bytes]:
@@ -368,7 +379,7 @@ _CONTAINERS: dict[bytes, Callable[[list[Any]], Any]] = {
     b"I": iter,
 }
 _SCALARS: dict[bytes, Callable[[bytes], Any]] = {
-    b"i": lambda content: int.from_bytes(content, "little", signed=True),
+    b"i": _decode_number,
     b"f": lambda content: _DOUBLE.unpack(content)[0],
     b"u": lambda content: content.decode("utf-8", "surrogatepass"),
     b"b": bytes,

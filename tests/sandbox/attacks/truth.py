@@ -149,10 +149,16 @@ CLAIMS = (
         (
             _RETURNS + "(1,)",
             "type = lambda x: list\n" + _RETURNS + "(1,)",
-            "class list(list): pass\n" + _RETURNS + "list()",
         ),
+        # A value of a program's own class crosses as the plain value that it holds.
+        true_of=("a list for which all is true",),
     ),
-    Claim("type(f(3)) is int", (_RETURNS + "3",), (_RETURNS + "True", "type = lambda x: int\n" + _RETURNS + "3.5")),
+    Claim(
+        "type(f(3)) is int",
+        (_RETURNS + "3",),
+        (_RETURNS + "True", "type = lambda x: int\n" + _RETURNS + "3.5"),
+        true_of=("a int for which all is true",),
+    ),
     Claim(
         "isinstance(f(3), list)",
         (_RETURNS + "[1]",),
