@@ -8,17 +8,18 @@ program in a jail that no program has touched, once, since it depends on nothing
 from __future__ import annotations
 
 import ast
+import builtins
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from problems.assertions import Closeness, Relation, Truth, split_with_setup
+from problems.assertions import Closeness, Relation, Shape, Truth, split_with_setup
 from problems.checks import Check, marked_source
-from problems.scope import is_literal
+from problems.scope import bound_names, is_literal, used_names
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
 from sandbox.codec import CodecError, encode
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
@@ -58,12 +59,14 @@ class Plan:
     """How one test is run and judged.
 
     `accepts(result, expected, comparison)` is asked only about runs that ended well; `expected` is the value of
-    `closed`, or None where there is no such job.
+    `closed`, or None where there is no such job. `setup` runs a set-up that needs nothing of the program without one:
+    where that fails, so does the test, whatever the program did.
     """
 
     job: Job
     accepts: Callable[[RunResult, Any, Comparison], bool]
     closed: ExpressionJob | None = None
+    setup: ExpressionJob | None = None
 
 
 def plan(test: Test) -> Plan:
@@ -132,7 +135,19 @@ _marked = lru_cache(maxsize=10_000)(marked_source)
 
 @lru_cache(maxsize=100_000)
 def _plan_assertion(assertion: str, setup: str, classes: tuple[str, ...] | None) -> Plan:
-    shape, setup = split_with_setup(assertion, setup, classes)
+    shape, rest_of_setup = split_with_setup(assertion, setup, classes)
+    planned = _plan_shape(shape, rest_of_setup)
+    return replace(planned, setup=ExpressionJob("None", setup)) if _stands_alone(setup) else planned
+
+
+def _stands_alone(setup: str) -> bool:
+    """Whether a set-up does something, and uses no names but its own and Python's."""
+    module = ast.parse(setup)
+    foreign = {name for name in used_names(module) - bound_names(module) if not hasattr(builtins, name)}
+    return bool(module.body) and not foreign
+
+
+def _plan_shape(shape: Shape, setup: str) -> Plan:
     match shape:
         case Relation(source, name, expected, imports):
             parsed = ast.parse(expected, mode="eval").body

@@ -47,12 +47,14 @@ class ExpressionJob:
 
 @dataclass(frozen=True, slots=True)
 class CheckJob:
-    """Call `check` of the test module `source` with the program's `entry_point` as its only argument.
+    """Call `check` of the test module `source` with the program's function as its only argument.
 
-    The test module runs in a second jailed process that never executes the program. There `entry_point` is a stub: its
+    The test module runs in a second jailed process that never executes the program. There the function is a stub: its
     arguments travel through the codec to the program's process, the value (or the exception, as an exception of the
-    same builtin type) travels back. `source` may use the name of `entry_point` as well. The run ends with `End.OK` if
-    `check` returned, with `End.ASSERTION` if it raised an `AssertionError` itself.
+    same class where the module knows it) travels back. The first line of `entry_point` names the functions that
+    `source` may call, separated by commas, the first of which `check` gets; further lines are run in the program's
+    namespace after the program. The run ends with `End.OK` if `check` returned, with `End.ASSERTION` if it raised an
+    exception itself, and with `End.INFRASTRUCTURE` if the module is broken whatever the program does.
     """
 
     source: str

@@ -93,7 +93,9 @@ class Sandbox:
             closed = [self._closed_result(plan.closed) for plan in plans]
 
             def take(index: int, result: RunResult) -> None:
-                tally.take(plans[index], result, closed[index], comparison, is_first=index == 0)
+                # A set-up that fails without the program as well is the test's fault. Asked only where it may matter.
+                setup = None if result.end is End.OK else self._closed_result(plans[index].setup)
+                tally.take(plans[index], result, closed[index], setup, comparison, is_first=index == 0)
 
             self._run(prefix + source, [plan.job for plan in plans], None, take)
             error = _in_submission(_without_prefix(tally.error, prefix), text, source)
@@ -198,19 +200,28 @@ class _Tally:
         self.peak_memory_bytes = 0
 
     def take(
-        self, plan: asserts.Plan, result: RunResult, closed: RunResult | None, comparison: Comparison, *, is_first: bool
+        self,
+        plan: asserts.Plan,
+        result: RunResult,
+        closed: RunResult | None,
+        setup: RunResult | None,
+        comparison: Comparison,
+        *,
+        is_first: bool,
     ) -> None:
-        """Judge the next test; `is_first` begins anew."""
+        """Judge the next test; `is_first` begins anew. `closed` and `setup` are the results of the plan's own jobs."""
         if is_first:
             self._reset()
+        number = len(self.outcomes)
         try:
             outcome = asserts.outcome_of(plan, result, closed, comparison)
         except Exception as error:  # noqa: BLE001 - the border of one test's verdict
-            _LOG.exception("test %d cannot be judged", len(self.outcomes))
+            _LOG.exception("test %d cannot be judged", number)
             outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, _described(error)
-        if closed is not None and closed.end is not End.OK:
-            reason = f": {closed.error.type}: {closed.error.message}" if closed.error else ""
-            self.fault = f"the expected value of test {len(self.outcomes)} cannot be computed ({closed.end}{reason})"
+        for own, what in ((closed, "expected value"), (setup, "set-up")):
+            if own is not None and own.end is not End.OK:
+                reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
+                outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
         self.outcomes.append(outcome)
         self.error = self.error or error_of(result)
         self.seconds += result.wall_seconds

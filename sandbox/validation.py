@@ -42,8 +42,8 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
     """Run every reference program on its problem's tests.
 
     A problem without references is kept as it is. `cache` is a JSON file: what it says of a problem is believed for as
-    long as its tests and references are the same, and what is found now is added to it. Faults of the grader are no
-    reason to reject, and are not kept.
+    long as its tests and references are the same, and what is found now is added to it. A reference that the grader
+    cannot judge (a set-up that fails) is rejected as well, since no program would do better, but that is not kept.
     """
     problems = list(problems)
     known: dict[str, dict[str, str | None]] = json.loads(cache.read_text("utf-8")) if cache.exists() else {}
@@ -59,11 +59,12 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
         _, number, problem = item
         return graders.grade(problem, problem.references[number], f"reference {number}")
 
+    faults: dict[str, dict[str, str | None]] = {}
     for (key, number, _), verdict in graders.map(grade, unknown):
-        if verdict.outcome is not Outcome.INFRASTRUCTURE_ERROR:
-            known.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
+        found = faults if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else known
+        found.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
     _write(cache, known)
-    return _split(problems, [known.get(key, {}) for key in keys])
+    return _split(problems, [known.get(key, {}) | faults.get(key, {}) for key in keys])
 
 
 def _split(problems: list[Problem], found: list[dict[str, str | None]]) -> Validated:

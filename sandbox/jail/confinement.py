@@ -177,11 +177,15 @@ def service_filter() -> bytes:
 class ProgramFilter:
     """What a program's process loses on top of `service_filter`: processes, signals to others, limits, descriptors.
 
-    Built once, with places for the pid; a fork only fills those in, because everything it touches costs it a page.
+    Without files of its own a program has no times to set either: those of the machine's devices are a message to the
+    next program. Built once, with places for the pid; a fork only fills those in, because everything it touches costs
+    it a page.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_set_times: bool) -> None:
         builder = FilterBuilder().always(_SERVICE_ONLY, _EPERM)
+        if not may_set_times:
+            builder.always({"utimensat": _ALLOWED["utimensat"]}, _EPERM)
         builder.clone_flags(needed=_CLONE_THREAD, refused=_CLONE_NEW)
         builder.argument_in("prctl", 0, _PRCTLS).own_stack_limit().argument_null("prlimit64", 2)
         builder.argument_in("kill", 0, (_PID_PLACE,)).argument_in("tgkill", 0, (_PID_PLACE,))

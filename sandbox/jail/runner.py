@@ -19,11 +19,11 @@ MAX_DESCRIPTORS = 64
 class Runner:
     """Runs jobs one after another, within `limits`."""
 
-    def __init__(self, reporter: Reporter, limits: program.ProcessLimits) -> None:
+    def __init__(self, reporter: Reporter, limits: program.ProcessLimits, *, has_scratch: bool) -> None:
         self._reporter = reporter
         self._control = reporter.control.fileno()
         self._limits = limits
-        self._filter = confinement.ProgramFilter()
+        self._filter = confinement.ProgramFilter(may_set_times=has_scratch)
 
     def run(self, task: Task, stdin: int, code: CodeType | None, cpu_s: float, wall_s: float) -> supervision.Ending:
         """Run a job and report; closes `stdin`. `code` is the program compiled, None if that is still to be done."""

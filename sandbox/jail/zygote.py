@@ -89,7 +89,7 @@ class Zygote:
         self._scratch = Scratch(config.scratch, self._control.fileno())
         self._limits = program.ProcessLimits(config.address_bytes, config.output_bytes)
         self._reporter = Reporter(self._control, counter)
-        self._runner = Runner(self._reporter, self._limits)
+        self._runner = Runner(self._reporter, self._limits, has_scratch=bool(config.scratch))
         self._scratch.clear()
         job.warm_up()
         gc.collect()

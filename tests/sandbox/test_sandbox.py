@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
-from sandbox import selftest
+from sandbox import asserts, selftest
 from sandbox.asserts import plan
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, StdinJob
 from sandbox.limits import Limits
@@ -376,3 +376,70 @@ def test_canary_that_survives_lowers_the_level(monkeypatch: pytest.MonkeyPatch) 
 def test_limits_without_sense_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"must be greater than 0|is below"):
         Limits(**changes)  # type: ignore[arg-type]
+
+
+def test_setup_that_fails_by_itself_is_the_tests_fault(sandbox: Sandbox) -> None:
+    broken = problem(AssertTest("assert f(x) == 1", "x = 1 / 0"))
+    verdict = sandbox.grade(broken, "def f(x): return 1", "c")
+    assert verdict.outcome is Outcome.INFRASTRUCTURE_ERROR
+    assert verdict.error is not None
+    assert "the set-up of test 0 fails (ZeroDivisionError" in verdict.error.message
+
+
+def test_setup_that_only_fails_with_the_program_is_the_programs_fault(sandbox: Sandbox) -> None:
+    needs_it = problem(AssertTest("assert f(x) == 1", "x = Point(1)"))
+    assert sandbox.grade(needs_it, "def f(x): return 1", "c").outcome is Outcome.RUNTIME_ERROR
+    sound = problem(AssertTest("assert f(x) == 1", "x = tuple(reversed([3, 1]))"))
+    assert sandbox.grade(sound, "def f(x): return x[0]", "c").passed
+    spoiled = "import builtins\ndef reversed(x): raise ValueError\nbuiltins.reversed = reversed\ndef f(x): return 1"
+    assert sandbox.grade(sound, spoiled, "c").outcome is Outcome.RUNTIME_ERROR
+
+
+def test_any_exception_while_a_verdict_is_made_is_that_verdicts_alone(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Outcome:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(asserts, "outcome_of", fails)
+    verdict = sandbox.grade(squares(2), RIGHT, "c")
+    assert verdict.tests == (Outcome.INFRASTRUCTURE_ERROR,) * 2
+    assert verdict.error is not None
+    assert (verdict.error.type, verdict.error.message) == ("GraderError", "OverflowError: too large")
+    monkeypatch.undo()
+    assert sandbox.grade(squares(2), RIGHT, "c").passed
+
+
+def test_thousands_of_tests_of_one_program(sandbox: Sandbox) -> None:
+    verdict = sandbox.grade(squares(6000), "import sys; sys.exit(3)", "c")
+    assert verdict.tests[:600] == (Outcome.RUNTIME_ERROR,) * 600
+    assert len(verdict.tests) == 6000
+
+
+def test_threads_of_a_program_do_not_keep_a_check_from_running(sandbox: Sandbox) -> None:
+    hog = (
+        "import threading, time\nfor _ in range(1000):\n"
+        "  try: threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
+        "  except RuntimeError: break\n"
+        "def f(n): return n + 1\n"
+    )
+    check = problem(*[CheckTest("def check(c):\n  for n in range(3): assert c(n) == n * n\n", "f")] * 2)
+    assert sandbox.grade(check, hog, "c").outcome is Outcome.FAILED
+
+
+def test_a_program_may_write_so_much_in_all_and_no_more() -> None:
+    limits = Limits(program_output_bytes=1 << 20)
+    with Sandbox(limits, require=Isolation.LANDLOCK) as sandbox:
+        verdict = sandbox.grade(squares(4), "print('x' * 600_000)", "c")
+    outcomes = (Outcome.FAILED, Outcome.FAILED, Outcome.OUTPUT_LIMIT, Outcome.SKIPPED)
+    assert verdict.tests == outcomes
+
+
+def test_scratch_folders_of_any_depth_are_emptied(sandbox: Sandbox) -> None:
+    if sandbox.isolation not in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP):
+        pytest.skip("no scratch folder at this level")
+    restarts = sandbox.num_restarts
+    deep = "import os\nprint(len(os.listdir('/tmp')))\nfor _ in range(2000): os.mkdir('0'); os.chdir('0')"
+    results = sandbox.run(deep, [StdinJob(b"")] * 3)
+    assert [result.stdout for result in results] == [b"0\n"] * 3
+    assert sandbox.num_restarts == restarts
