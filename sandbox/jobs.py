@@ -97,7 +97,8 @@ class RunResult:
 
     `value` is a plain value built by the codec (never an object with methods of the program's), or a `codec.Opaque`
     that names the type of something else, which equals nothing. `error` is a hint from inside the jail, checked for
-    shape and for `1 <= line <= number of lines`; only a syntax error's is ours. `peak_memory_bytes` is the process's
+    shape and for `1 <= line <= number of lines`; only a syntax error's is ours, and that of a broken test, which ends
+    with `INFRASTRUCTURE`. `peak_memory_bytes` is the process's
     greatest resident size.
     """
 

@@ -17,7 +17,7 @@ from sandbox import codec
 from sandbox.jail import checker, loader, program, supervision
 from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
 from sandbox.limits import Limits
-from sandbox.verdict import ProgramError
+from sandbox.verdict import GRADER_ERROR, ProgramError
 
 _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)
@@ -158,7 +158,7 @@ def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple
         error = _error(report.milestones[1:], lines, in_bytes=False)
         return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
     if report.out_of_memory and report.partner_peak_bytes > limits.memory_bytes // 2:
-        return End.INFRASTRUCTURE, None, None  # the test module used the memory up
+        return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test module used up the memory")
     # Above the timeouts: filling memory takes CPU time, and which limit comes first should not depend on the level.
     if report.out_of_memory or report.peak_bytes >= limits.memory_bytes:
         return End.MEMORY, None, None
@@ -173,6 +173,8 @@ def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple
     if isinstance(job, CheckJob):
         if report.finding in _CHECK_ENDS:
             return _CHECK_ENDS[report.finding], None, None
+        if report.finding == checker.FAULT:
+            return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test fails whatever the program answers")
         if report.finding == checker.RAISED:
             return _exception(report.value, lines)
         if report.finding != checker.GONE:

@@ -20,7 +20,7 @@ from sandbox.cures import cure
 from sandbox.jobs import End, ExpressionJob, Job, RunResult
 from sandbox.limits import Limits
 from sandbox.process import Jail, JailFault, JailPlan
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
@@ -28,8 +28,6 @@ _MAX_CLOSED_RESULTS = 4096
 _MAX_FAULT = 500
 _BOM = "\ufeff"
 _NO_REPORT = "a jail came to its end without a report on the program"
-GRADER_ERROR = "GraderError"
-"""The type of a verdict's error where the fault is the grader's; the message says which."""
 _WORST_FIRST = (
     (Outcome.SYNTAX_ERROR,),
     (Outcome.INFRASTRUCTURE_ERROR,),
@@ -82,8 +80,8 @@ class Sandbox:
         """Run every test of `problem` on `program`.
 
         The program runs behind the problem's `code_prefix`, its layout repaired (`as_run`) if it is no Python without;
-        positions of errors are in the program as submitted.
-        Whatever goes wrong while a verdict is made is that verdict's `infrastructure_error`, with the cause.
+        positions of errors are in the program as submitted. Whatever goes wrong while a verdict is made is that
+        verdict's `infrastructure_error`, with the cause.
         """
         tally = _Tally()
         try:
@@ -137,7 +135,9 @@ class Sandbox:
                 for index, result in enumerate(jail.run(source, jobs, seed)):
                     take(index, result)
                     if result.end is End.INFRASTRUCTURE:
-                        is_complete, self.last_fault = False, _NO_REPORT
+                        # A broken test stays broken: only a jail's own fault is worth another try.
+                        is_complete = is_complete and result.error is not None
+                        self.last_fault = result.error.message if result.error else _NO_REPORT
             except JailFault as fault:
                 _LOG.warning("a jail failed: %s", fault)
                 is_complete, self.last_fault = False, str(fault)

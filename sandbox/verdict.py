@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+GRADER_ERROR = "GraderError"
+"""The type of a verdict's error where the fault is the grader's or the test's; the message says which."""
+
 
 class Outcome(StrEnum):
     """Of a test, or of a program (its worst test). `SKIPPED` is of tests only: it never ran, counts as not passed."""

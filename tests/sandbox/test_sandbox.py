@@ -395,6 +395,19 @@ def test_setup_that_only_fails_with_the_program_is_the_programs_fault(sandbox: S
     assert sandbox.grade(sound, spoiled, "c").outcome is Outcome.RUNTIME_ERROR
 
 
+def test_a_check_that_no_answer_passes_is_no_fault_of_the_program(sandbox: Sandbox) -> None:
+    restarts = sandbox.num_restarts
+    broken = problem(CheckTest("def check(c):\n  assert c(2) == 2 * undefined\n", "f"))
+    verdict = sandbox.grade(broken, "def f(n): return n", "c")
+    assert verdict.outcome is Outcome.INFRASTRUCTURE_ERROR
+    assert verdict.error is not None
+    assert (verdict.error.type, verdict.error.message) == (
+        "GraderError",
+        "the test fails whatever the program answers",
+    )
+    assert sandbox.num_restarts == restarts
+
+
 def test_any_exception_while_a_verdict_is_made_is_that_verdicts_alone(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,61 @@
+"""This checkout's sandbox beside those of other checkouts, on the cases of `bench_sandbox.py`, in turn in one run.
+
+    python benchmarks/compare_sandboxes.py OTHER_CHECKOUT ... [--rounds N] [--only CASE ...]
+
+Prints one JSON object for each case and other checkout: programs per second here and there (medians over the rounds),
+and the median of the rounds' ratios with the lowest and the highest. The machine's speed changes from minute to minute;
+a ratio within a round does not. Not named `bench_`, since it needs another checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent.parent
+CASES = ("trivial", "10-tests-passing", "10-tests-failing", "50-tests", "mbpp-3-asserts")
+
+
+def programs_per_s(checkout: Path, case: str) -> float:
+    """One measurement of one case by the checkout's own code, pinned to a core."""
+    command = [sys.executable, "benchmarks/bench_sandbox.py", "--repeats", "1", "--only", case]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return float(next(row["programs_per_s"] for row in rows if row.get("system") == "ours"))
+
+
+def main() -> None:
+    """Measure every case in every checkout, round after round."""
+    parser = argparse.ArgumentParser(description="Throughput of the sandbox in several checkouts.")
+    parser.add_argument("others", nargs="+", type=Path, metavar="OTHER_CHECKOUT")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, metavar="CASE")
+    options = parser.parse_args()
+    for case in options.only:
+        checkouts = [HERE, *(other.resolve() for other in options.others)]
+        rounds = [[programs_per_s(checkout, case) for checkout in checkouts] for _ in range(options.rounds)]
+        here = [rates[0] for rates in rounds]
+        for number, other in enumerate(checkouts[1:], start=1):
+            ratios = [rates[0] / rates[number] for rates in rounds]
+            row = {
+                "benchmark": "compare_sandboxes",
+                "case": case,
+                "other": other.name,
+                "programs_per_s": statistics.median(here),
+                "programs_per_s_other": statistics.median(rates[number] for rates in rounds),
+                "ratio": round(statistics.median(ratios), 3),
+                "lowest": round(min(ratios), 3),
+                "highest": round(max(ratios), 3),
+                "load": os.getloadavg()[0],
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
