@@ -136,6 +136,8 @@ def split_with_setup(assertion: str, setup: str, classes: Iterable[str] | None) 
         condition, setup = write_out_literals(condition, setup)
         scope = Scope.of(condition, setup, classes)
         shape = _relation(condition, scope) or _truth(condition, scope) or _closeness(condition, scope)
+        beside_program = condition if shape is None else ast.parse(shape.source, mode="eval")
+        setup = "\n".join(part for part in (setup, scope.missing_imports(beside_program, setup)) if part)
         return shape or check_of(condition, setup, scope), setup
     except (UnusableRowError, RecursionError) as error:
         raise UnusableRowError(f"{error}: {_shortened(assertion)}") from error

@@ -152,6 +152,55 @@ def check_function(module: ast.Module) -> ast.FunctionDef | None:
     return found if found is not None and len(found.args.args) == 1 else None
 
 
+def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
+    """Refuse a test that looks at what the program's process alone has: what it prints, what it calls, its objects."""
+    functions = {entry_point}
+    attributes: set[str] = set()
+    values: set[str] = set()
+    check = check_function(module)
+    if check is not None:
+        functions.add(check.args.args[0].arg)
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.Assign) and _calls_one_of(node.value, functions):
+            values |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            if "unittest.mock" in names or (names[0] == "unittest" and "mock" in names):
+                raise UnusableRowError("test uses unittest.mock, which would replace nothing in the program's process")
+    words = attributes | used_names(module)
+    if "getvalue" in words and words & {"stdout", "redirect_stdout"}:
+        raise UnusableRowError("test looks at what the program prints, which it cannot from its own process")
+    values -= _values_of_others(module, functions)
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Attribute) or node.attr in _PLAIN_ATTRIBUTES:
+            continue
+        is_value = isinstance(node.value, ast.Name) and node.value.id in values
+        if is_value or _calls_one_of(node.value, functions):
+            raise UnusableRowError(f"test asks a value of the program's for `.{node.attr}`, which no plain value has")
+
+
+def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
+
+
+def _values_of_others(module: ast.Module, functions: set[str]) -> set[str]:
+    """The names that are also given a value that no call of the program's gives."""
+    programs = {
+        id(target)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Assign) and _calls_one_of(node.value, functions)
+        for target in node.targets
+    }
+    return {
+        name
+        for node in ast.walk(module)
+        if not isinstance(node, ast.Module) and isinstance(node, ast.Name | ast.arg | ast.alias | ast.ExceptHandler)
+        for name in (bound_names(node) if id(node) not in programs else ())
+    }
+
+
 def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
     """Refuse a test module that could not run with any program.
 
@@ -160,6 +209,7 @@ def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
             in it defines.
     """
     check_imports(module, "test")
+    _refuse_other_process(module, entry_point)
     try:
         compile(ast.unparse(module), "<test>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

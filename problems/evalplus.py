@@ -7,7 +7,8 @@ from typing import Any
 
 from problems.errors import UnusableRowError
 
-_INPUTS = re.compile(r"^[ \t]*(?:inputs|results)[ \t]*=", re.MULTILINE)
+_INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
+_ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)
 _COLUMNS = ("base_input", "plus_input")
 
 
@@ -20,7 +21,8 @@ def refuse_evalplus(row: Any, name: str, kind: str) -> None:
     if not isinstance(row, dict):
         return
     test = row.get("test")
-    if any(column in row for column in _COLUMNS) or (isinstance(test, str) and _INPUTS.search(test)):
+    has_inputs = isinstance(test, str) and _INPUTS.search(test) and _ANSWERS.search(test)
+    if has_inputs or any(column in row for column in _COLUMNS):
         raise UnusableRowError(
             f"a row of {name} from EvalPlus: its inputs and tolerances are not supported yet; use {kind}:... with the "
             "benchmark's own file for the base tests"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,8 +75,9 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     splitter = _Splitter(check.args.args[0].arg, entry_point, _Surroundings(check, helpers, others))
     for index, statement in enumerate(check.body):
         if not splitter.take(statement):
-            rest = [*splitter.preamble, *check.body[index:]]
-            splitter.tests.append(splitter.surroundings.check_test(rest, entry_point))
+            rest = check.body[index:]
+            if splitter.may_call_program(rest):
+                splitter.tests.append(splitter.surroundings.check_test([*splitter.preamble, *rest], entry_point))
             break
     if not splitter.tests:
         raise UnusableRowError("test: check(candidate) tests nothing")
@@ -142,6 +143,13 @@ class _Splitter:
             self.preamble.append(statement)
             return True
         return False
+
+    def may_call_program(self, statements: Iterable[ast.stmt]) -> bool:
+        """Whether statements have a way to the program: the last `print("ok")` or `return` of a test has none."""
+        names = {name for statement in statements for name in used_names(statement)}
+        return bool(
+            names & {self.candidate, self.entry_point, *self.surroundings.defined, *self.surroundings.of_prompt}
+        )
 
     def _take_assert(self, statement: ast.Assert) -> bool:
         if bound_names(statement.test) & self.values.keys():

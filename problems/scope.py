@@ -96,6 +96,15 @@ class Scope:
         ]
         return "\n".join(line for line in lines if line)
 
+    def missing_imports(self, expression: ast.AST, setup: str) -> str:
+        """Imports of the names in an expression that nobody imports, to run where the program does not either.
+
+        The program's own names stay: it may have a `sqrt` of its own.
+        """
+        free = used_names(expression) - bound_names(expression) - bound_names(ast.parse(setup)) - self.own
+        lines = {name: self.imports_for(ast.Name(name, ast.Load())) for name in sorted(free - vars(builtins).keys())}
+        return "\n".join(f"try:\n    {name}\nexcept NameError:\n    {line}" for name, line in lines.items() if line)
+
     def is_object(self, name: str) -> bool:
         """Whether a name of the program stands for a class, or for an object that the set-up made."""
         if name in self.objects or (self.classes is not None and name in self.classes):
@@ -112,7 +121,21 @@ class Scope:
                 return True
             if self.is_direct(callee) or self._is_dotted(callee) or self.is_solution_method(callee):
                 return True
+            if self._is_about_function(expression):
+                return True
         return self._is_rooted(expression) or self._is_dotted(expression)
+
+    def _is_about_function(self, call: ast.Call) -> bool:
+        """`callable(f)`, which calls nothing, and `asyncio.run(f(1))`, whose coroutine cannot leave its process."""
+        if len(call.args) != 1 or call.keywords:
+            return False
+        (argument,) = call.args
+        match ast.unparse(call.func):
+            case "callable":
+                return isinstance(argument, ast.Name) and argument.id not in self.bound
+            case "asyncio.run":
+                return self.is_direct(argument)
+        return False
 
     def is_solution_method(self, expression: ast.expr) -> bool:
         """`Solution().method`: LeetCode's way to write a function, whose value is a function's."""

@@ -114,7 +114,10 @@ def _encode_raised(error: Exception) -> bytes:
     """The exception's classes, nearest first, each by module and name; its arguments where they are plain; its text."""
     classes = [(str(kind.__module__), str(kind.__name__)) for kind in type(error).__mro__]
     try:
-        return codec.encode((classes, error.args, str(error)), strict=True)
+        arguments = error.args
+        if isinstance(error, OSError) and error.filename is not None:  # the constructor's third argument
+            arguments = (*arguments[:2], error.filename)
+        return codec.encode((classes, arguments, str(error)), strict=True)
     except Exception:  # noqa: BLE001 - the exception's own methods are the program's
         return codec.encode((classes, None, ""))
 

@@ -7,6 +7,7 @@ iterator that a call gives stays there too, and is asked from here.
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import os
 import sys
@@ -33,6 +34,7 @@ class _Link:
     def __init__(self) -> None:
         self.raised: Exception | None = None
         self.has_answered = False
+        self._lock = _thread.allocate_lock()
 
     def call(self, place: int, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[bytes, Any]:
         """The kind of a call's reply, and its content."""
@@ -44,8 +46,9 @@ class _Link:
         except codec.CodecError:
             _leave(UNSENDABLE if self.has_answered else FAULT)
         try:
-            calls.write_message(calls.REQUEST.pack(mode, place) + arguments)
-            reply = calls.read_message()
+            with self._lock:  # a test may call from several threads
+                calls.write_message(calls.REQUEST.pack(mode, place) + arguments)
+                reply = calls.read_message()
         except BrokenPipeError:
             reply = None
         if reply is None:
@@ -127,15 +130,18 @@ def _exception(classes: Any, arguments: Any, text: Any) -> Exception:
     known = [kind for module, name in classes if (kind := _known_exception(module, name)) is not None]
     if not known or issubclass(known[0], _ITERATION):
         return RuntimeError(f"{classes[0][1]}: {text}")
+    kind = known[0]
+    if kind.__name__ != classes[0][1]:  # a class of the program's own keeps its name
+        kind = type(classes[0][1], (kind,), {})
     if isinstance(arguments, tuple):
         try:
-            made = known[0](*arguments)
+            made = kind(*arguments)
         except Exception:  # noqa: BLE001 - a constructor that wants other arguments than the exception kept
-            made = known[0].__new__(known[0])
+            made = kind.__new__(kind)
             made.args = arguments
         if str(made) == text:
             return made
-    made = known[0].__new__(known[0], text)
+    made = kind.__new__(kind, text)
     made.args = (text,)
     return made
 
