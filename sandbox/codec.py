@@ -29,6 +29,10 @@ MAX_BYTES = 16 << 20
 # Bounds the memory that bytes can grow to: an empty set is 5 bytes here, and 200 in memory.
 _MAX_WEIGHT = 4_000_000
 _CONTAINER_WEIGHT = 8
+# What takes more than the rest to build, in time (a path, what is written as text) or in memory (a deque).
+_EXTRA_WEIGHTS = dict.fromkeys((b"Q", b"L", b"Z", b"D", b"M", b"A", b"H", b"r"), 7) | {
+    b"/": 20, b"O": 3, b"X": 3, b"y": 3, b"u": 1, b"q": 32,
+}  # fmt: skip
 # Objects of equal hash make building a set quadratic; honest values have a handful (-1 and -2, 1 and 1.0).
 _MAX_EQUAL_HASHES = 64
 _MAX_NUMBER_CHARACTERS = 4000
@@ -91,11 +95,12 @@ def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> b
                 raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
             is_iterator = strict and type(item) in _ITERATORS
             tag, content = (_encode_iterator if is_iterator else _encoder(type(item)))(item)
+            weight += _EXTRA_WEIGHTS.get(tag, 0)
             if isinstance(content, list):
+                weight += _CONTAINER_WEIGHT
                 packed = _pack(tag, content)
                 if packed is None:
                     out += tag + _LENGTH.pack(len(content))
-                    weight += _CONTAINER_WEIGHT
                     _check_size(len(out) + len(content), max_bytes, weight)
                     stack.append(iter(content))
                     break
@@ -276,9 +281,10 @@ def _decode(data: bytes) -> Any:
             at += 4
             if length > len(data) - at:
                 raise CodecError("the value is cut short")
+            kind = data[at : at + 1] if tag == b"p" else tag
+            weight += _EXTRA_WEIGHTS.get(kind, 0) + (_CONTAINER_WEIGHT if kind in _CONTAINERS else 0)
+            _check_size(0, 0, weight)
             if tag in _CONTAINERS:
-                weight += _CONTAINER_WEIGHT
-                _check_size(0, 0, weight)
                 if length:
                     open_containers.append((tag, length, []))
                     continue

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from enum import StrEnum
 from itertools import zip_longest
 from typing import Any
@@ -27,6 +28,8 @@ _EXPECTED_FLOAT = re.compile(
 )
 # A longer number is text: no honest float needs as many digits, and converting it costs time on the trusted side.
 _MAX_FLOAT_CHARACTERS = 400
+# What holds all its items in memory already; a range of a few bytes has as many as it likes.
+_HELD = (list, tuple, dict, set, frozenset, str, bytes, bytearray, deque)
 
 
 class Comparison(StrEnum):
@@ -118,7 +121,7 @@ def apps_call_matches(actual: Any, expected: Any) -> bool:
     if equal(actual, expected) or equal(actual, first):
         return True
     nested = isinstance(actual, list) and bool(actual) and isinstance(actual[0], tuple)
-    return nested and all(isinstance(item, Iterable) for item in actual) and equal(list(map(list, actual)), first)
+    return nested and all(isinstance(item, _HELD) for item in actual) and equal(list(map(list, actual)), first)
 
 
 def _tokens(text: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sandbox import codec
-from sandbox.jail import checker, loader, program, supervision
+from sandbox.jail import checker, loader, program, reporter, supervision
 from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
 from sandbox.limits import Limits
 from sandbox.verdict import GRADER_ERROR, ProgramError
@@ -157,7 +157,9 @@ def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple
     if report.reached == b"S":
         error = _error(report.milestones[1:], lines, in_bytes=False)
         return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
-    if report.out_of_memory and report.partner_peak_bytes > limits.memory_bytes // 2:
+    # Once the program has answered, its answers may be what the test fills its memory with.
+    is_tests = report.finding == reporter.NOTHING_FOUND and report.partner_peak_bytes > limits.memory_bytes // 2
+    if report.out_of_memory and is_tests:
         return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test module used up the memory")
     # Above the timeouts: filling memory takes CPU time, and which limit comes first should not depend on the level.
     if report.out_of_memory or report.peak_bytes >= limits.memory_bytes:

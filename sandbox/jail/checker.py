@@ -23,6 +23,8 @@ from sandbox.jail import calls, confinement, program
 # process is gone; the arguments of a call, which the program had a hand in, could not be sent; or the test itself is
 # broken, which says nothing about the program.
 PASSED, WRONG, RAISED, GONE, UNSENDABLE, FAULT = b"P", b"A", b"R", b"D", b"X", b"F"
+# No finding yet, but the program has answered: from here on, what the test needs depends on the answers.
+ANSWERED = b"."
 _MAX_ITEMS = 64
 # The iteration protocol would take these for an end, and `all(map(f, ...))` for a success.
 _ITERATION = (StopIteration, StopAsyncIteration)
@@ -53,7 +55,9 @@ class _Link:
             reply = None
         if reply is None:
             _leave(GONE)
-        self.has_answered = True
+        if not self.has_answered:
+            self.has_answered = True
+            os.pwrite(program.RECORD, ANSWERED, 0)
         try:
             kind, content = reply[:1], codec.decode(reply[1:])
             if kind != calls.ERROR:
@@ -155,7 +159,7 @@ def _known_exception(module: str, name: str) -> type[Exception] | None:
 
 def _leave(record: bytes) -> NoReturn:
     """End this process with its record; nothing in the test function can stop that."""
-    os.write(program.RECORD, record)
+    os.pwrite(program.RECORD, record, 0)
     os._exit(0)
 
 

@@ -55,8 +55,9 @@ class Reporter:
                 os.close(descriptor)
         os.close(errors)
         cause, status, cpu_s, wall_s, peak_bytes, partner_peak_bytes = ending
-        # Without a kill, or a checker that left nothing, there is none to ask the kernel about.
-        may_be_killed = status & 0x7F == _SIGKILL or reached == b"\0" or finding == NOTHING_FOUND
+        # Without a kill there is none to ask the kernel about. Of a check's two processes either may have been killed,
+        # and a kill that is not asked about now would be taken for the next program's.
+        may_be_killed = status & 0x7F == _SIGKILL or reached == b"\0" or finding != NOT_A_CHECK
         is_killed = may_be_killed and self._oom.rose()
         self._reports += supervision.REPORT.pack(
             cause, is_killed, status, int(cpu_s * 1e6), int(wall_s * 1e6), peak_bytes, partner_peak_bytes,

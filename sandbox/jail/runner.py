@@ -46,7 +46,7 @@ class Runner:
     ) -> tuple[supervision.Ending, bytes]:
         """Run the program in one process and the test module in another, pipes between them; and what that one found.
 
-        Its finding is one byte of ours (see `checker`), `NOTHING_FOUND` where it died before it had one.
+        Its finding is one byte of ours (see `checker`), `NOTHING_FOUND` or `ANSWERED` where it died before it had one.
         """
         *own, found = [os.memfd_create("stream") for _ in range(4)]
         calls, answers = os.pipe(), os.pipe()
@@ -59,7 +59,7 @@ class Runner:
         watched = supervision.supervise(testing, cpu_s, wall_s, self._control, tested)
         finding = os.pread(found, 1, 0) or NOTHING_FOUND
         os.close(found)
-        is_done = finding not in (checker.GONE, NOTHING_FOUND)
+        is_done = finding not in (checker.GONE, checker.ANSWERED, NOTHING_FOUND)
         return supervision.end_partner(tested, watched, cpu_s, is_done=is_done), finding
 
     def _start(self, task: Task, files: tuple[int, ...], code: CodeType | None, cpu_s: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 
 from sandbox.jail import confinement, supervision
 
@@ -49,12 +50,14 @@ def _wipe(folder: str) -> bool:
     """Empty a folder, however deep it is: what is in a folder of it comes up before that one goes."""
     try:
         top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        free = itertools.count()
         while names := os.listdir(top):
+            taken = set(names)
             for name in names:
                 try:
                     os.unlink(name, dir_fd=top)
                 except IsADirectoryError:
-                    _raise_contents(top, name)
+                    _raise_contents(top, name, (str(n) for n in free if str(n) not in taken))
                     os.rmdir(name, dir_fd=top)
     except OSError as error:
         sys.stderr.write(f"scratch folder: {error}\n")
@@ -62,10 +65,8 @@ def _wipe(folder: str) -> bool:
     return True
 
 
-def _raise_contents(top: int, name: str) -> None:
+def _raise_contents(top: int, name: str, free: Iterator[str]) -> None:
     inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=top)
-    taken = set(os.listdir(top))
-    free = (str(number) for number in itertools.count() if str(number) not in taken)
-    for child, target in zip(os.listdir(inner), free):  # noqa: B905 - there is always one more free name
-        os.rename(child, target, src_dir_fd=inner, dst_dir_fd=top)
+    for child in os.listdir(inner):
+        os.rename(child, next(free), src_dir_fd=inner, dst_dir_fd=top)
     os.close(inner)

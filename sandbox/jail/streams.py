@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import sys
+import types
 from typing import Any
 
 _NUMBERS = {
@@ -36,15 +37,19 @@ def prepare() -> None:
 
 
 def _by_name(opens: Any) -> Any:
-    @functools.wraps(opens)
-    def open(file: Any, *arguments: Any, **options: Any) -> Any:  # noqa: A001 - it stands for the builtin
-        number = _number(file)
-        if number is None:
-            return opens(file, *arguments, **options)
-        duplicate = os.dup(number)
-        return duplicate if opens is _os_open else opens(duplicate, *arguments, **options)
+    keyword = "path" if opens is _os_open else "file"
 
-    return open
+    @functools.wraps(opens)
+    def open(_: Any, *arguments: Any, **options: Any) -> Any:  # noqa: A001 - it stands for the builtin
+        number = _number(arguments[0] if arguments else options.get(keyword, -1))
+        if number is None:
+            return opens(*arguments, **options)
+        duplicate = os.dup(number)
+        options.pop(keyword, None)
+        return duplicate if opens is _os_open else opens(duplicate, *arguments[1:], **options)
+
+    # Bound already, so that like a builtin it is no method of a class that has it as an attribute.
+    return types.MethodType(open, None.__class__)
 
 
 _os_open = os.open

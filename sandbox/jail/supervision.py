@@ -36,11 +36,14 @@ class Ending(NamedTuple):
     partner_peak_bytes: int = 0
 
 
-def supervise(pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None) -> Ending:
+def supervise(
+    pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None, *, has_children: bool = False
+) -> Ending:
     """Wait for the child `pid`, and kill it at `cpu_s` of CPU time, or at `wall_s` if it sleeps (see `_Patience`).
 
     CPU time is the kernel's precise clock of the process, not ticks. With a `partner`, a child that `pid` waits for,
-    the time of the one that used more counts. Exits this process when `control` hangs up: then nobody is left to
+    the time of the one that used more counts; with `has_children`, the kernel's final account holds their time as well,
+    and does not. Exits this process when `control` hangs up: then nobody is left to
     report to.
     """
     started = time.monotonic()
@@ -71,7 +74,7 @@ def supervise(pid: int, cpu_s: float, wall_s: float, control: int, partner: int 
     os.close(descriptor)
     _, status, usage = os.wait4(pid, 0)
     cpu = usage.ru_utime + usage.ru_stime
-    if cause == SELF_ENDED and cpu >= cpu_s:
+    if cause == SELF_ENDED and cpu >= cpu_s and not has_children:
         cause = CPU_TIMEOUT
     return Ending(cause, status, cpu, time.monotonic() - started, usage.ru_maxrss * 1024)
 

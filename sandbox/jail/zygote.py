@@ -152,7 +152,8 @@ class Zygote:
                 os._exit(status)
         # Its own CPU time is the compilation, and about half a millisecond a job for watching.
         hard_wall_s = supervision.HARD_WALL_FACTOR * (config.program_wall_s + wall_s)
-        ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, self._control.fileno())
+        control = self._control.fileno()
+        ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, control, has_children=True)
         return ending.cause, ending.status
 
 
