@@ -49,8 +49,13 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 # Allowed to the zygote, and taken away again in a program's process.
 _SERVICE_ONLY: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None), "fchmodat": (268, 53),
     "sendmsg": (46, 211), "recvmsg": (47, 212), "fork": (57, None), "vfork": (58, None), "setrlimit": (160, 164),
     "memfd_create": (319, 279), "pidfd_open": (434, 434),
+}  # fmt: skip
+# Refused as a file system without them would: copying a file asks for them.
+_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
+    "listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13),
 }  # fmt: skip
 # Allowed with certain arguments only.
 _CHECKED: dict[str, tuple[int, int]] = {
@@ -67,10 +72,9 @@ _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ 
 _FCNTLS = (0, 1, 2, 3, 4, 1030)  # duplicate, flags of descriptor and file; no locks, leases, seals or owners
 _PRCTLS = (15, 16)  # the thread's name
 _AF_UNIX = 1
-_RLIMIT_STACK = 3
 _PID_PLACE = 0x7D1DACE5
 
-_ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+_ALLOW, _EPERM, _ENOSYS, _ENOTSUP, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x0005005F, 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
 
@@ -134,17 +138,6 @@ class FilterBuilder:
         self._emit(_RETURN, _EPERM)
         return self
 
-    def own_stack_limit(self) -> FilterBuilder:
-        """Allow `prlimit64` that sets the calling process's own limit of the stack."""
-        self._emit(_EQUAL, _CHECKED["prlimit64"][self._column], 0, 5)
-        self._emit(_LOAD, _OFFSET_ARGUMENTS)
-        self._emit(_EQUAL, 0, 0, 3)
-        self._emit(_LOAD, _OFFSET_ARGUMENTS + 8)
-        self._emit(_EQUAL, _RLIMIT_STACK, 0, 1)
-        self._emit(_RETURN, _ALLOW)
-        self._emit(_LOAD, _OFFSET_NUMBER)
-        return self
-
     def clone_flags(self, *, needed: int, refused: int) -> FilterBuilder:
         """Allow `clone` with one of the flags `needed` (0: none is) and none of `refused`."""
         self._emit(_EQUAL, _CHECKED["clone"][self._column], 0, 5 if needed else 4)
@@ -163,7 +156,7 @@ class FilterBuilder:
 
 def service_filter() -> bytes:
     """The zygote's allow-list: what CPython needs, and processes, their limits, anonymous files and one socket."""
-    builder = FilterBuilder().always(_ALLOWED, _ALLOW).always(_SERVICE_ONLY, _ALLOW)
+    builder = FilterBuilder().always(_ALLOWED, _ALLOW).always(_SERVICE_ONLY, _ALLOW).always(_ATTRIBUTES, _ENOTSUP)
     builder.argument_in("ioctl", 1, _IOCTLS).argument_in("fcntl", 1, _FCNTLS).argument_in("socketpair", 0, (_AF_UNIX,))
     builder.argument_null("sendto", 4).argument_null("recvfrom", 4)
     builder.clone_flags(needed=0, refused=_CLONE_NEW)
@@ -187,7 +180,9 @@ class ProgramFilter:
         if not may_set_times:
             builder.always({"utimensat": _ALLOWED["utimensat"]}, _EPERM)
         builder.clone_flags(needed=_CLONE_THREAD, refused=_CLONE_NEW)
-        builder.argument_in("prctl", 0, _PRCTLS).own_stack_limit().argument_null("prlimit64", 2)
+        builder.argument_in("prctl", 0, _PRCTLS)
+        # Its own limits it may lower, and raise again as far as it may go: the kernel sees to that.
+        builder.argument_in("prlimit64", 0, (0, _PID_PLACE))
         builder.argument_in("kill", 0, (_PID_PLACE,)).argument_in("tgkill", 0, (_PID_PLACE,))
         code = builder.build(_ALLOW)
         place = struct.pack("=I", _PID_PLACE)

@@ -66,7 +66,11 @@ def _wipe(folder: str) -> bool:
 
 
 def _raise_contents(top: int, name: str, free: Iterator[str]) -> None:
-    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=top)
+    try:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=top)
+    except PermissionError:  # a folder that was made without permissions
+        os.chmod(name, 0o700, dir_fd=top)
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=top)
     for child in os.listdir(inner):
         os.rename(child, next(free), src_dir_fd=inner, dst_dir_fd=top)
     os.close(inner)

@@ -453,6 +453,24 @@ def test_scratch_folders_of_any_depth_are_emptied(sandbox: Sandbox) -> None:
         pytest.skip("no scratch folder at this level")
     restarts = sandbox.num_restarts
     deep = "import os\nprint(len(os.listdir('/tmp')))\nfor _ in range(2000): os.mkdir('0'); os.chdir('0')"
-    results = sandbox.run(deep, [StdinJob(b"")] * 3)
-    assert [result.stdout for result in results] == [b"0\n"] * 3
+    shut = "import os\nprint(len(os.listdir('/tmp')))\nos.makedirs('/tmp/a/b')\nos.umask(0o777)\nos.mkdir('/tmp/c', 0)"
+    for program in (deep, shut):
+        results = sandbox.run(program, [StdinJob(b"")] * 3)
+        assert [result.stdout for result in results] == [b"0\n"] * 3
     assert sandbox.num_restarts == restarts
+
+
+def test_a_program_may_set_its_limits_to_what_they_are_and_copy_files(sandbox: Sandbox) -> None:
+    limits = (
+        "import resource as r\nfor kind in (r.RLIMIT_CPU, r.RLIMIT_FSIZE, r.RLIMIT_STACK): "
+        "r.setrlimit(kind, r.getrlimit(kind))\nprint('set')"
+    )
+    copies = (
+        "import shutil\nopen('a', 'w').write('x')\n"
+        "print(shutil.copy('a', 'b'), shutil.copy2('a', 'c'), shutil.move('a', 'd'))"
+    )
+    (result,) = sandbox.run(limits, [StdinJob(b"")])
+    assert result.stdout == b"set\n", result
+    if sandbox.isolation in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP):
+        (result,) = sandbox.run(copies, [StdinJob(b"")])
+        assert result.stdout == b"b c d\n", result
