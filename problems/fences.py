@@ -23,6 +23,8 @@ _MARK = re.compile(
     re.MULTILINE,
 )
 _STRING = re.compile(r"`[^`]*`|(?<![A-Za-z0-9])[rbfuRBFU]{0,2}(?:\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')")
+# gpt-oss writes its thoughts and its answer on channels (the harmony format).
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<\n]*(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>")
 _WINDOW = 200  # characters of a line in which the string around a mark is looked for
 _FENCE = re.compile(r"^(?P<lead>[^`\n]*?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _TAG = re.compile(r"[{.\s]*([^\s{}:,(=]*)[}\s]*")
@@ -57,7 +59,7 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
     A mark within a string, or within a block that is Python, is the program's own.
     """
     spans: list[tuple[int, int]] = []
-    begin = position = 0
+    begin = position = _answer_start(text)
     marked = 0
     first_fence = -1
     blocks: Iterator[Block] | None = None
@@ -93,6 +95,13 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
         blocks, block = None, None
         marked += 1
     return [*spans, (begin, len(text))]
+
+
+def _answer_start(text: str) -> int:
+    """Where the last message on the channel `final` begins, the end if thoughts came to none; 0 without channels."""
+    channels = list(_CHANNEL.finditer(text))
+    final = [channel.end() for channel in channels if channel[1] == "final"]
+    return final[-1] if final else len(text) if channels else 0
 
 
 def _thought_end(text: str, position: int) -> int | None:

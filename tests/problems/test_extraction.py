@@ -371,3 +371,16 @@ def test_a_draft_that_is_rebound_behind_a_function_stays() -> None:
     assert value_of(Program(CONTINUED, source, ""), source) == 8
     start, end = extract_program(CONTINUED, source)
     assert "nowhere" not in source[start:end]
+
+
+_CHANNELS = (
+    "<|channel|>analysis<|message|>Perhaps\n```python\ndef double(x):\n    return x\n```\n<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Here:\n```python\ndef double(x):\n    return x * 2\n```\n<|return|>"
+)
+
+
+def test_of_an_answer_on_channels_the_final_one_counts() -> None:
+    start, end = extract_program(CALLED, _CHANNELS)
+    assert _CHANNELS[start:end] == "def double(x):\n    return x * 2\n"
+    thoughts = _CHANNELS.partition("<|end|>")[0]
+    assert extract_program(CALLED, thoughts) == (len(thoughts), len(thoughts))
