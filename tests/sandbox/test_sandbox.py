@@ -6,6 +6,8 @@ import gc
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,9 +329,6 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_jail_ends_with_the_process_that_started_it() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import os, signal, sys\nfrom sandbox.sandbox import Sandbox\nfrom sandbox.limits import Limits\n"
         "from sandbox.verdict import Isolation\n"
@@ -474,3 +473,22 @@ def test_a_program_may_set_its_limits_to_what_they_are_and_copy_files(sandbox: S
     if sandbox.isolation in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP):
         (result,) = sandbox.run(copies, [StdinJob(b"")])
         assert result.stdout == b"b c d\n", result
+
+
+def test_signals_that_the_grader_ignores_end_programs_all_the_same() -> None:
+    """Dispositions and masks are inherited, also by what is executed; the numbers 32 and 33 are the C library's own."""
+    code = (
+        "import ctypes, os, signal\n"
+        "from sandbox.jobs import StdinJob\nfrom sandbox.limits import Limits\nfrom sandbox.sandbox import Sandbox\n"
+        "from sandbox.verdict import Isolation\n"
+        "call = {'x86_64': 13, 'aarch64': 134}[os.uname().machine]\n"
+        "ignore = (1).to_bytes(8, 'little') + bytes(24)\n"
+        "for number in (1, 32, 33, 40): ctypes.CDLL(None).syscall(call, number, ignore, None, 8)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [15])\n"
+        "with Sandbox(Limits(), Isolation.LANDLOCK) as sandbox:\n"
+        "  for number in (1, 15, 32, 33, 40):\n"
+        "    (result,) = sandbox.run(f'import os\\nos.kill(os.getpid(), {number})', [StdinJob(b'')])\n"
+        "    print(result.signal)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["1", "15", "32", "33", "40"]
