@@ -59,8 +59,8 @@ class Plan:
     """How one test is run and judged.
 
     `accepts(result, expected, comparison)` is asked only about runs that ended well; `expected` is the value of
-    `closed`, or None where there is no such job. `setup` runs a set-up that needs nothing of the program without one:
-    where that fails, so does the test, whatever the program did.
+    `closed`, or None where there is no such job. `setup` runs a set-up without the program, if it uses none of the
+    program's names: if it fails there, the test is broken.
     """
 
     job: Job
@@ -174,7 +174,8 @@ def _relation_judge(name: str, wanted: Any = _FROM_CLOSED) -> Callable[[RunResul
     def accepts(result: RunResult, expected: Any, _: Comparison) -> bool:
         try:
             return bool(relation(result.value, expected if wanted is _FROM_CLOSED else wanted))
-        except Exception:  # noqa: BLE001 - values that cannot be ordered or hashed: the statement would have raised
+        # Values that cannot be ordered or hashed: the statement would have raised.
+        except (TypeError, ValueError, ArithmeticError, RecursionError):
             return False
 
     return accepts

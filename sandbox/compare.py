@@ -84,7 +84,7 @@ def equal(actual: Any, expected: Any) -> bool:
     """Python's `==` between plain values, False where it raises (a signalling NaN of `decimal`, a very deep value)."""
     try:
         return bool(actual == expected)
-    except Exception:  # noqa: BLE001 - no value may keep a verdict from being made
+    except (TypeError, ValueError, ArithmeticError, RecursionError):
         return False
 
 

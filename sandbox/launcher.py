@@ -38,9 +38,9 @@ def main() -> None:
 
 
 def _reset_signals() -> None:
-    """Signals that whoever started us ignores or blocks would end no program either.
+    """Handle all signals in the default way: what our parent ignores or blocks would not end a program either.
 
-    By the bare system calls: the C library keeps two of the numbers to itself.
+    This takes bare system calls, since the C library reserves two of the signals for itself.
     """
     import ctypes
 

@@ -91,7 +91,7 @@ class Sandbox:
             closed = [self._closed_result(plan.closed) for plan in plans]
 
             def take(index: int, result: RunResult) -> None:
-                # A set-up that fails without the program as well is the test's fault. Asked only where it may matter.
+                # If the set-up fails without the program too, the test is at fault. Good runs need no such check.
                 setup = None if result.end is End.OK else self._closed_result(plans[index].setup)
                 tally.take(plans[index], result, closed[index], setup, comparison, is_first=index == 0)
 
