@@ -102,7 +102,7 @@ def test_samples_of_rejected_problems_are_left_out_and_counted(
     stored = (tmp_path / "out" / "samples.jsonl").read_bytes().splitlines(keepends=True)
     assert [json.loads(line)["task_id"] for line in stored] == ["1", "c", "c"]
     (tmp_path / "out" / "samples.jsonl").write_bytes(b"".join(stored[:2]))
-    assert evaluate(tmp_path, spec, file) == 0, "goes on behind the programs that count"
+    assert evaluate(tmp_path, spec, file) == 0, "continues after the programs that count"
     assert results(tmp_path) == found
 
 
