@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from errors import UserError
 from evaluation.run import EvaluationRun, ProgramSource, run_evaluation
 from evaluation.samples_file import SamplesFile
 from evaluation.sources import add_sampling_options, model_source, positive
-from evaluation.store import EvaluationError
-from problems import ProblemsError
 from sandbox.compare import Comparison
-from sandbox.sandbox import IsolationError
 from sandbox.verdict import Isolation
 
 EXIT_UNUSABLE = 2
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require=options.require,
         )
         results = run_evaluation(run)
-    except (ProblemsError, EvaluationError, IsolationError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     print(_table(results))
@@ -82,7 +80,7 @@ def _source(options: argparse.Namespace) -> ProgramSource:
     if options.samples is not None:
         return SamplesFile(options.samples)
     if max(options.k) > options.num_samples:
-        raise EvaluationError(
+        raise UserError(
             f"pass@{max(options.k)} needs as many programs of a problem; --num-samples is {options.num_samples}"
         )
     return model_source(options)

@@ -25,44 +25,29 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.model_folder import UnusableModelError
+from controller.cluster import check_resources
+from controller.connection import start_ray, while_head_lives
+from controller.errors import UNUSABLE_INPUT, user_message
+from controller.ledger import LedgerCounts
+from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
+from controller.reports import GradedRollout, GradedSample
+from controller.rollouts import GradingCounts
+from controller.start import check_model, start_controller, step_of
+from controller.submit import remote_address, submit
+from errors import UserError
 from evaluation import EvaluationResult
-from learner.checkpoints import CheckpointError
+from files import newest_checkpoint
 from learner.metrics import StepMetrics
-from problems import ProblemsError
-from reporting import Progress, RunFolder, RunFolderError
+from reporting import Progress, RunFolder
 from reporting.planning import plan_ring
 from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
-from ring.cluster import ResourcesError, check_resources
-from ring.connection import ClusterAddressError, start_ray, while_head_lives
-from ring.errors import UNUSABLE_INPUT, user_message
-from ring.ledger import LedgerCounts
-from ring.plan import PlanError
-from ring.problem_sets import ProblemSets, load_problem_sets, without_failing_references
-from ring.reports import GradedRollout, GradedSample
-from ring.sampling import GradingCounts
-from ring.start import check_model, newest_checkpoint, start_ring, step_of
-from ring.submission import remote_address, submit
 from sandbox.limits import Limits
-from sandbox.sandbox import IsolationError
 from settings import Settings
-from settings_sources import CliOptions, SettingsError, load_settings
+from settings_sources import CliOptions, load_settings
 
 logger = logging.getLogger("launch")
-
-UNUSABLE = (
-    SettingsError,
-    ClusterAddressError,
-    ProblemsError,
-    RunFolderError,
-    ResourcesError,
-    CheckpointError,
-    PlanError,
-    UnusableModelError,
-    IsolationError,
-)
 
 
 @dataclass(slots=True)
@@ -117,25 +102,25 @@ class Job:
 
     async def run(self) -> None:
         """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learnt."""
-        checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve())
+        checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve() / "checkpoints")
         if self.resume is not None and checkpoint is None:
             self._say(f"{self.resume} did not come to a checkpoint: it starts again from the beginning")
-        actors, ring = await start_ring(self.settings, self.problems, self.progress, self, checkpoint)
+        actors, controller = await start_controller(self.settings, self.problems, self.progress, self, checkpoint)
         if checkpoint is None and self.settings.evaluation.initial:
             self.progress.stage("evaluation before")
-            await ring.evaluate()
+            await controller.evaluate()
         self.progress.stage("reinforcement learning")
         self.last_step = time.monotonic()
         try:
             async with self.telemetry.watching(actors.generators, actors.pool, actors.buffer):
-                await ring.run()
+                await controller.run()
         except asyncio.CancelledError:
-            path = await ring.save_interrupted()
+            path = await controller.save_interrupted()
             if path is not None:
                 self.progress.note(f"interrupted: {path} holds the model; go on with --resume {self.folder.path}")
             raise
         self.progress.stage("evaluation after")
-        await ring.evaluate()
+        await controller.evaluate()
         await actors.close()
 
     def _say(self, text: str) -> None:
@@ -168,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
             cache = settings.run.folder.parent / "references.json"
             problems = without_failing_references(problems, settings.sandbox, cache)
         return _launch(settings, options, problems, console)
-    except UNUSABLE as error:
+    except UserError as error:
         errors.print(f"launch.py: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
 
@@ -178,7 +163,7 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
     if options.resume is None:
         folder = RunFolder.create(settings.run.folder, settings)
     else:
-        checkpoint = newest_checkpoint(options.resume)
+        checkpoint = newest_checkpoint(options.resume / "checkpoints")
         folder = RunFolder.resume(options.resume, settings, -1 if checkpoint is None else step_of(checkpoint))
     log = folder.path / "launch.log"
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import InitSettingsSource
 
+from errors import UserError
 from settings import Settings
 
 ENV_PREFIX = "RLTF_"
@@ -32,10 +33,6 @@ SHORT_OPTIONS: dict[FieldPath, tuple[str, ...]] = {
     ("model", "name"): ("--model",),
     ("problems", "validate_references"): ("--problems.validate",),
 }
-
-
-class SettingsError(ValueError):
-    """Unusable settings. The message is complete as it stands; programs print it and exit with status 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     Without `--config` the file is `configs/starter.yaml`; with `--resume RUN_DIR` or `--replay RUN_DIR` it is the
     settings that the run wrote into its folder. `environ` defaults to the process's environment.
 
-    Raises SettingsError for an unknown name, a value that does not fit, a file that cannot be read.
+    Raises UserError for an unknown name, a value that does not fit, a file that cannot be read.
     """
     fields = leaf_fields(Settings)
     parser = _build_parser(fields)
@@ -71,8 +68,8 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     for argument in unknown:
         if argument.startswith("--"):
             name = argument[2:].split("=")[0]
-            raise SettingsError(f"unknown option --{name}: {_hint(name, fields, before='--')}")
-        raise SettingsError(f"unexpected argument {argument!r}: settings are given as --section.field value")
+            raise UserError(f"unknown option --{name}: {_hint(name, fields, before='--')}")
+        raise UserError(f"unexpected argument {argument!r}: settings are given as --section.field value")
     options = _cli_options(arguments)
     sources = (
         _command_line(arguments, fields),
@@ -86,7 +83,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
             _build_sources=(tuple(InitSettingsSource(Settings, source.values) for source in sources), {})
         )
     except ValidationError as error:
-        raise SettingsError(_explain(error, sources)) from None
+        raise UserError(_explain(error, sources)) from None
     return settings, options
 
 
@@ -108,10 +105,10 @@ def to_yaml(settings: Settings) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as SettingsError, so that there is one way in which settings fail."""
+    """Reports mistakes as UserError, so that there is one way in which settings fail."""
 
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(message)
+        raise UserError(message)
 
 
 def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentParser:
@@ -152,13 +149,13 @@ def _cli_options(arguments: argparse.Namespace) -> CliOptions:
     config: Path | None = arguments.config
     runs = {name: getattr(arguments, name) for name in ("resume", "replay") if getattr(arguments, name) is not None}
     if len(runs) > 1:
-        raise SettingsError("--resume goes on with a run, --replay makes its updates again: give one of them")
+        raise UserError("--resume goes on with a run, --replay makes its updates again: give one of them")
     for name, run in runs.items():
         if config is not None:
-            raise SettingsError(f"--{name} takes the settings of the run in its folder; leave --config out")
+            raise UserError(f"--{name} takes the settings of the run in its folder; leave --config out")
         config = run / "settings.yaml"
         if not config.is_file():
-            raise SettingsError(f"--{name} {run}: no run folder (it holds no settings.yaml)")
+            raise UserError(f"--{name} {run}: no run folder (it holds no settings.yaml)")
     return CliOptions(
         config=config or STARTER_CONFIG,
         dry_run=arguments.dry_run,
@@ -193,7 +190,7 @@ def _environment(environ: Mapping[str, str], fields: Mapping[FieldPath, FieldInf
             wanted = variable.removeprefix(ENV_PREFIX).lower().replace(ENV_DELIMITER, ".")
             nearest = _nearest(wanted, fields)
             hint = f"did you mean {ENV_PREFIX}{nearest.replace('.', ENV_DELIMITER).upper()}?" if nearest else ""
-            raise SettingsError(f"unknown environment variable {variable}: {hint or _hint(wanted, fields)}")
+            raise UserError(f"unknown environment variable {variable}: {hint or _hint(wanted, fields)}")
         path = paths[variable]
         _insert(source, path, _parse_text(environ[variable], fields[path]), f"environment variable {variable}")
     return source
@@ -206,12 +203,12 @@ def _yaml_file(file: Path, fields: Mapping[FieldPath, FieldInfo]) -> _Source:
         if root is not None:
             _walk_yaml(root, (), file, fields, source)
     except OSError as error:
-        raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from None
+        raise UserError(f"cannot read the settings file {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{file}: not UTF-8 text: {error}") from None
+        raise UserError(f"{file}: not UTF-8 text: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SettingsError(f"{file}:{line}: no valid YAML: {error.problem}") from None
+        raise UserError(f"{file}:{line}: no valid YAML: {error.problem}") from None
     return source
 
 
@@ -223,13 +220,13 @@ def _walk_yaml(
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
         return  # a section whose lines are all commented out
     if not isinstance(node, yaml.MappingNode):
-        raise SettingsError(f"{where}: expected a mapping of settings under {'.'.join(path) or 'the file'}")
+        raise UserError(f"{where}: expected a mapping of settings under {'.'.join(path) or 'the file'}")
     for key_node, value_node in node.value:
         key_where = f"{file}:{key_node.start_mark.line + 1}"
         child = (*path, str(key_node.value))
         name = ".".join(child)
         if child in source.origins:
-            raise SettingsError(f"{key_where}: {name} is given twice (before: {source.origins[child]})")
+            raise UserError(f"{key_where}: {name} is given twice (before: {source.origins[child]})")
         source.origins[child] = key_where
         if child in fields:
             loader = yaml.SafeLoader("")
@@ -237,7 +234,7 @@ def _walk_yaml(
         elif any(leaf[: len(child)] == child for leaf in fields):
             _walk_yaml(value_node, child, file, fields, source)
         else:
-            raise SettingsError(f"{key_where}: unknown setting {name}: {_hint(name, fields)}")
+            raise UserError(f"{key_where}: unknown setting {name}: {_hint(name, fields)}")
 
 
 def _insert(source: _Source, path: FieldPath, value: Any, origin: str) -> None:

@@ -21,7 +21,7 @@ def build_engine(
     """The engine that `generator.engine` names, with `model` loaded.
 
     Raises:
-        UnusableModelError: that engine cannot sample from `model`.
+        UserError: that engine cannot sample from `model`.
     """
     check_engine(model, settings.engine)
     options = EngineOptions(

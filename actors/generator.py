@@ -25,8 +25,6 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine import FinishedRequest, SamplingRequest, completion_room
 from actors.engines import build_engine
-from actors.folders import HomeFolders
-from actors.lora import AdapterMerger
 from actors.messages import (
     PHASE_TIMEOUT_S,
     GeneratorError,
@@ -40,10 +38,12 @@ from actors.messages import (
 )
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.receiver import Receiver
-from actors.weights import Bucket, WeightsHandle, WeightUpdateReply, checksum, unpack
+from actors.weight_receiver import WeightReceiver
 from problems.types import Problem
 from settings import GeneratorSettings, ModelSettings
+from transport.folders import HomeFolders
+from transport.lora import AdapterMerger
+from transport.weights import Bucket, WeightsHandle, WeightUpdateReply, checksum, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,13 @@ class Generator:
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
-        `problems` are by task id (pass a reference; Ray resolves it). `keeper` is the handle of an `actors.keeper`
-        actor, which owns the rollouts. `seed` is of the engine's own random state, for requests without one.
+        `problems` are by task id (pass a reference; Ray resolves it). `keeper` is the handle of the
+        `transport.rollout_store` actor, which owns the rollouts. `seed` is of the engine's own random state, for
+        requests without one.
         `deterministic` is `EngineOptions`'. `model` is of the node of `home`; none: of this node.
 
         Raises:
-            UnusableModelError: the folder cannot be sampled from.
+            UserError: the folder cannot be sampled from.
         """
         self._name = name
         model = model if home is None else home.fetch(model)
@@ -131,7 +132,7 @@ class Generator:
         self._closing = False
         self._drains = settings.on_update == "drain"
         self._update_timeout_s = update_timeout_s(settings)
-        self._receiver = Receiver(
+        self._receiver = WeightReceiver(
             self._engine, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
         )
         self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
@@ -238,7 +239,7 @@ class Generator:
         return WeightUpdateReply(self._version, self._updating_s - before_s)
 
     def transfer(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
-        """Do a phase of an update that the learner sends; see `Receiver.ask` and `VllmEngine.receive`."""
+        """Do a phase of an update that the learner sends; see `WeightReceiver.ask` and `VllmEngine.receive`."""
         self._check()
         self._receiver.ask(phase, payload)
 

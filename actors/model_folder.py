@@ -8,35 +8,32 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from errors import UserError
 from problems.encoding import answer_end_id
-
-
-class UnusableModelError(ValueError):
-    """A model that cannot be sampled from; the message says which, why, and what to do."""
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:
     """The content of the folder's `config.json`.
 
     Raises:
-        UnusableModelError: there is no such folder, or it holds no model.
+        UserError: there is no such folder, or it holds no model.
     """
     if not model.is_dir():
-        raise UnusableModelError(f"model.name: {model} is not a folder")
+        raise UserError(f"model.name: {model} is not a folder")
     config_file = model / "config.json"
     if not config_file.is_file():
-        raise UnusableModelError(
+        raise UserError(
             f"model.name: {model} is not a model folder: it has no config.json; "
             "give a folder written by save_pretrained, or a hub id"
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UnusableModelError(f"model.name: {config_file} is not JSON: {error}") from error
+        raise UserError(f"model.name: {config_file} is not JSON: {error}") from error
     if not any(model.glob("*.safetensors")) and not any(model.glob("*.bin")):
-        raise UnusableModelError(f"model.name: {model} holds a config.json but no weights (*.safetensors or *.bin)")
+        raise UserError(f"model.name: {model} holds a config.json but no weights (*.safetensors or *.bin)")
     if not isinstance(config, dict):
-        raise UnusableModelError(f"model.name: {config_file} holds no JSON object")
+        raise UserError(f"model.name: {config_file} holds no JSON object")
     return config
 
 
@@ -44,10 +41,10 @@ def check_engine(model: Path, engine: str) -> None:
     """Whether `engine`, as `generator.engine` names it, runs models with the folder's kind of `config.json`.
 
     Raises:
-        UnusableModelError: it does not, or the folder holds no model.
+        UserError: it does not, or the folder holds no model.
     """
     if check_model_folder(model).get("is_encoder_decoder") and engine == "vllm":
-        raise UnusableModelError(
+        raise UserError(
             f"model.name: {model} is an encoder-decoder model, which vLLM does not run; set generator.engine to "
             "transformers (`--generator.engine transformers`; with evaluate.py `--engine transformers`)"
         )
@@ -57,27 +54,25 @@ def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTok
     """The folder's tokenizer.
 
     Raises:
-        UnusableModelError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or
+        UserError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or
             not the chat template that is asked for.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModelError(
+        raise UserError(
             f"model.name: {model} has no tokenizer that loads ({error}); save one into the folder with save_pretrained"
         ) from error
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
-        raise UnusableModelError(
-            f"model.name: {model} has no tokenizer: no vocabulary is there; save one with save_pretrained"
-        )
+        raise UserError(f"model.name: {model} has no tokenizer: no vocabulary is there; save one with save_pretrained")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UnusableModelError(
+        raise UserError(
             f"model.name: {model} has a {type(tokenizer).__name__} without a tokenizer.json; convert it to a fast one"
         )
     if tokenizer.eos_token_id is None:
-        raise UnusableModelError(f"model.name: the tokenizer in {model} has no end token (eos_token)")
+        raise UserError(f"model.name: the tokenizer in {model} has no end token (eos_token)")
     if chat_template and not tokenizer.chat_template:
-        raise UnusableModelError(
+        raise UserError(
             f"model.chat_template is true, but the tokenizer in {model} has no chat template; set it to false"
         )
     return tokenizer

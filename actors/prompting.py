@@ -9,8 +9,9 @@ import numpy as np
 
 from actors.engine import FinishedRequest, SampledSequence
 from actors.messages import RolloutRequest
-from actors.model_folder import UnusableModelError, check_model_folder, load_tokenizer
+from actors.model_folder import check_model_folder, load_tokenizer
 from actors.types import Completion, FinishReason, Rollout
+from errors import UserError
 from problems.encoding import encode_prompt
 from problems.extraction import extract_program
 from problems.token_spans import decode_with_spans, keeps_code
@@ -24,16 +25,16 @@ class Prompter:
         """Load the tokenizer of `model`. `problems` are by task id.
 
         Raises:
-            UnusableModelError: no tokenizer that fits: see `load_tokenizer`; or one with a decoder that hides which
+            UserError: no tokenizer that fits: see `load_tokenizer`; or one with a decoder that hides which
                 characters a token stands for.
         """
         self.tokenizer = load_tokenizer(model, chat_template=chat_template)
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
-            raise UnusableModelError(f"model.name: tokenizer in {model}: {error}") from error
+            raise UserError(f"model.name: tokenizer in {model}: {error}") from error
         if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(self.tokenizer):
-            raise UnusableModelError(
+            raise UserError(
                 f"model.name: the tokenizer in {model} cannot write Python: line ends or indentation are lost; take a "
                 "model of code, such as Salesforce/codet5-large"
             )

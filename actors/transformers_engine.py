@@ -18,9 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
-from actors.model_folder import UnusableModelError, check_model_folder
+from actors.model_folder import check_model_folder
 from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, RunningBatch
 from actors.types import FinishReason, VersionSpan
+from errors import UserError
 
 # Share of the batch that may stand idle before it is worth a copy of the cache to fill it.
 _IDLE_SHARE = 8
@@ -96,7 +97,7 @@ class TransformersEngine:
         """Load `model`, a Hugging Face folder, as weights version 0.
 
         Raises:
-            UnusableModelError: the folder is no model, or not one that answers a prompt.
+            UserError: the folder is no model, or not one that answers a prompt.
         """
         config = check_model_folder(model)
         loaded = _load(model, config, options.dtype).to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -193,24 +194,24 @@ class TransformersEngine:
 
 
 def _load(model: Path, config: dict[str, Any], dtype: str) -> Any:
-    """The transformers model in `model`. Raises UnusableModelError for one that cannot be sampled from."""
+    """The transformers model in `model`. Raises UserError for one that cannot be sampled from."""
     auto: Any = AutoModelForCausalLM
     if config.get("is_encoder_decoder"):
         auto = AutoModelForSeq2SeqLM
         if config.get("model_type") != "t5":
-            raise UnusableModelError(
+            raise UserError(
                 f"model.name: {model} is an encoder-decoder model of type {config.get('model_type')}; of these only "
                 "T5's kind is supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
             )
         if config.get("decoder_start_token_id") is None:
-            raise UnusableModelError(
+            raise UserError(
                 f"model.name: {model}/config.json names no token that completions start from; set "
                 "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
             )
     try:
         return auto.from_pretrained(model, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModelError(f"model.name: transformers cannot load {model}: {error}") from error
+        raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
 
 
 def _draw(logits: torch.Tensor, sequences: list[_Sequence]) -> tuple[list[int], list[float]]:

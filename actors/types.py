@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.columns import Column
+from transport.columns import Column
 
 
 class FinishReason(StrEnum):

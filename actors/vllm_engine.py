@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from errors import UserError
+
 # Read when vLLM is imported or its engine built: the core runs in this process, quietly, and sends no statistics.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -38,7 +40,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from actors.codegen import CodeGenForCausalLM
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
 from actors.messages import TransferPhase
-from actors.model_folder import UnusableModelError, check_model_folder
+from actors.model_folder import check_model_folder
 from actors.types import FinishReason, VersionSpan
 from actors.vllm_reload import BACKENDS
 
@@ -74,7 +76,7 @@ class VllmEngine:
         """Load `model`, a Hugging Face folder, as weights version 0.
 
         Raises:
-            UnusableModelError: the folder is no model, or vLLM does not know its architecture.
+            UserError: the folder is no model, or vLLM does not know its architecture.
         """
         config = check_model_folder(model)
         self._options = options
@@ -82,13 +84,13 @@ class VllmEngine:
             self._engine = LLMEngine.from_engine_args(_engine_args(model, options))
         except ValueError as error:
             if "max_model_len" in str(error):
-                raise UnusableModelError(
+                raise UserError(
                     f"model.max_length {options.max_length} is more than the context of model {model}: lower "
                     "model.max_length (with evaluate.py --max-length)"
                 ) from error
             architectures = ", ".join(config.get("architectures") or ["no architecture"])
             reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list some hundreds
-            raise UnusableModelError(
+            raise UserError(
                 f"model.name: vLLM cannot load {model} ({architectures}): {reason}; "
                 "`--generator.engine transformers` runs models that vLLM does not"
             ) from error
@@ -149,7 +151,7 @@ class VllmEngine:
         self._finish_update(version)
 
     def receive(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
-        """Take part in an update that the learner sends, with what `actors.transfer.GeneratorClient` gives.
+        """Take part in an update that the learner sends, with what `transport.transfer.GeneratorClient` gives.
 
         Raises WeightsMismatchError where other weights came than were sent.
         """

@@ -24,7 +24,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.messages import WeightsMismatchError
-from actors.weights import checksum, to_numpy
+from transport.weights import checksum, to_numpy
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.inputs import Candidate
 from augmentation.proposals import propose
+from errors import UserError
 from evaluation.run import ProgramSource
-from problems import LoadedProblems, Problem, ProblemsError
-from problems.lookup import ProblemIndex
+from problems import LoadedProblems, Problem
+from problems.index import ProblemIndex
 from problems.rows import row_of
 from sandbox.grading import Graders, read_programs
 from sandbox.limits import Limits
@@ -66,9 +67,9 @@ def augment_file(
     references where they pass a problem's own tests.
 
     Raises:
-        ProblemsError: a benchmark whose problems cannot be written as rows, or a row of `programs` that is none.
-        EvaluationError: a model that cannot be asked.
-        IsolationError: the machine gives less isolation than asked for.
+        UserError: a benchmark whose problems cannot be written as rows, or a row of `programs` that is none.
+        UserError: a model that cannot be asked.
+        UserError: the machine gives less isolation than asked for.
     """
     _check_writable(loaded.problems)
     others = _read_references(programs, loaded.problems) if programs else {}
@@ -106,5 +107,5 @@ def _check_writable(problems: tuple[Problem, ...]) -> None:
     for problem in problems:
         try:
             row_of(problem)
-        except ProblemsError as error:
-            raise ProblemsError(f"problem {problem.task_id}: {error}") from error
+        except UserError as error:
+            raise UserError(f"problem {problem.task_id}: {error}") from error

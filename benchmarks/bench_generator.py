@@ -31,12 +31,12 @@ import ray
 import torch
 
 from actors.generator import Generator, actor_options
-from actors.keeper import start_keeper
 from actors.messages import RolloutHandle, RolloutRequest
-from actors.weights import WeightsHandle, publish
 from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
 from settings import GIB, MIB, GeneratorSettings, ModelSettings
+from transport.rollout_store import start_rollout_store
+from transport.weights import WeightsHandle, publish
 
 NUM_PROBLEMS = 64
 NUM_SAMPLES = 8
@@ -174,7 +174,7 @@ class Publisher:
         self._policy = load(model, dtype=scale.dtype).to("cuda") if scale.num_gpus else self._host
         self._publish: Callable[..., WeightsHandle] = publish
         if weight_transfer != "object_store":
-            from actors.transfer import WeightSender, init_info
+            from transport.transfer import WeightSender, init_info
 
             self._sender = WeightSender(lambda: init_info(weight_transfer))
             self._publish = self._sender.publish
@@ -193,7 +193,7 @@ class Publisher:
         return self._publish(version, self._policy.named_parameters())
 
     def send(self, generator: Any, name: str) -> int:
-        """See `actors.transfer.WeightSender.send`."""
+        """See `transport.transfer.WeightSender.send`."""
         return self._sender.send(generator, name)
 
 
@@ -277,7 +277,7 @@ def build_model(
 def _start(model: Path, scale: Scale, settings: GeneratorSettings, problems: dict[str, Problem]) -> Any:
     name = f"generator-{model.name}"
     actor_class: Any = ray.remote(Generator).options(**actor_options(name, settings))
-    actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_keeper())
+    actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_rollout_store())
     ray.get(actor.ping.remote(), timeout=WAIT_S)
     return actor
 

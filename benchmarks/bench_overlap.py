@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/bench_overlap.py [--updates N] [--only simulated|real]
 
 Prints one JSON object for each case. `ratio` is overlapped over serial wall time; `bottleneck_busy` the share of the
-overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `ring.plan`
+overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `controller.planner`
 predicts of the same figures. Driver, pools, buffer and feed are real, the stages sleep (`benchmarks.simulated`).
 The last case is the starter job for real, with `buffer.max_staleness` 0 and 1, without its first updates.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import ray
 
 from benchmarks.simulated import RingRun, StageTimes, run_ring
-from ring.plan import Shape, predict
+from controller.planner import Shape, predict
 from settings import GIB, BufferSettings, GeneratorSettings, LearnerSettings, RunSettings, SandboxSettings, Settings
 
 NUM_FIRST = 5
@@ -87,7 +87,7 @@ def _seconds(folder: Path, updates: int, max_staleness: int) -> float:
     settings = {
         "run.dir": run,
         "run.num_steps": updates + NUM_FIRST,
-        "learner.warm_start.cache_dir": folder / "cache",
+        "learner.sft.cache_dir": folder / "cache",
         "problems.evaluation": "[]",
         "evaluation.initial": "false",
         "buffer.max_staleness": max_staleness,

@@ -160,8 +160,8 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
         "run.seed": str(options.seed),
         "run.dir": str(folder),
         "problems.evaluation": f"starter:test[:{options.problems}]",
-        "learner.warm_start.num_steps": str(options.warm_start),
-        "learner.warm_start.cache_dir": str(folder.parent / "cache"),
+        "learner.sft.num_steps": str(options.warm_start),
+        "learner.sft.cache_dir": str(folder.parent / "cache"),
         "cluster.address": address,
     }
     return [word for key, value in settings.items() for word in (f"--{key}", value)]

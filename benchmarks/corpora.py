@@ -12,7 +12,7 @@ from typing import Any
 
 from problems import AssertTest, CallTest, Problem, load
 from problems.apps import tests_from_cases
-from problems.lookup import ProblemIndex
+from problems.index import ProblemIndex
 
 
 @dataclass(frozen=True, slots=True)

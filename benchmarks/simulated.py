@@ -1,8 +1,9 @@
 """A ring whose stages take the time that they are told to, for measuring what the ring itself adds.
 
-The driver's side is the real one: `Ring`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's feed and
-the object store. Generators, sandbox workers and the policy update sleep. Many simulated actors share one process, so
-that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and its objects.
+The driver's side is the real one: `Controller`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's
+feed and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
+actors share one process, so that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and
+its objects.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ import ray
 
 from actors.messages import RolloutHandle, RolloutRequest
 from actors.types import Completion, FinishReason, Rollout, VersionSpan
-from actors.weights import WeightsHandle, WeightUpdateReply
+from controller.controller import Controller
+from controller.generators import GeneratorPool
+from controller.learner_service import LearnerService
+from controller.ledger import LedgerCounts
+from controller.reports import GradedRollout, GradedSample
+from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer_actor import BufferActor
 from learner.experience import Experience, Experiences
-from learner.feed import Feed, Item
 from learner.metrics import StepMetrics, StepReport, UpdateStats
+from learner.prefetcher import Item, Prefetcher
 from problems.types import Problem, StdinTest
-from ring.coordinator import Ring
-from ring.generators import GeneratorPool
-from ring.learner_service import LearnerService
-from ring.ledger import LedgerCounts
-from ring.reports import GradedRollout, GradedSample
-from ring.sampling import GradingCounts
 from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from sandbox.verdict import Isolation, Outcome
 from settings import LearnerSettings, Settings
+from transport.weights import WeightsHandle, WeightUpdateReply
 
 NUM_PROBLEMS = 1000
 NUM_TOKENS = 64
@@ -116,7 +117,7 @@ class Host:
     async def grade_rollout(
         self, index: int, ref: list[ray.ObjectRef[Rollout]], previous: None, num_shown: int
     ) -> GradedRollout:
-        """See `ring.grading.GradingWorker`."""
+        """See `controller.grading.GradingWorker`."""
         async with self._workers[index]:
             rollout = ray.get(ref[0])  # as real workers do; it is there
             seconds = self._times.grade_s * len(rollout.samples)
@@ -173,7 +174,7 @@ class SimulatedLearner:
         self.settings = learner
         self._version = self._step = 0
         self._times = times
-        self._feed = Feed(self)  # type: ignore[arg-type]
+        self._feed = Prefetcher(self)  # type: ignore[arg-type]
 
     def prepare(self, experiences: Sequence[Experience]) -> object:
         """Nothing to pack."""
@@ -330,7 +331,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
     observed = Observed(await buffer.pid.remote())
     problems = [Problem(str(i), "simulated", "", (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)]
-    ring = Ring(
+    controller = Controller(
         settings=settings,
         train=problems,
         held_out=[],
@@ -341,7 +342,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         listener=observed,
     )
     began = time.monotonic()
-    await ring.run()
+    await controller.run()
     seconds = time.monotonic() - began
     busy = [
         sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)

@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from errors import UserError
 from evaluation.result import Tally, compare_tallies, evaluate_tally
-from evaluation.store import EvaluationError, read_samples
+from evaluation.store import read_samples
 from problems.types import Problem
 from sandbox.compare import Comparison
 from sandbox.verdict import Outcome
@@ -47,26 +48,26 @@ class Counts:
         }
 
     def results(self, ks: tuple[int, ...]) -> dict[str, Any]:
-        """The content of `results.json`. Raises EvaluationError where no problem has as many programs as some k."""
+        """The content of `results.json`. Raises UserError where no problem has as many programs as some k."""
         try:
             strict, *others = (evaluate_tally(tally, ks, rules.value) for rules, tally in self._tallies.items())
         except ValueError as error:
             if not self.num_ungraded:
-                raise EvaluationError(str(error)) from error
-            raise EvaluationError(
+                raise UserError(str(error)) from error
+            raise UserError(
                 f"{error} ({self.num_ungraded} programs met faults of the grader; the same command grades them again)"
             ) from error
         return strict.to_json() | {other.comparison: other.to_json() for other in others}
 
     def against(self, theirs: Counts, ks: tuple[int, ...]) -> dict[str, Any]:
-        """What these are more than `theirs`, by the same rules. Raises EvaluationError where they share too little."""
+        """What these are more than `theirs`, by the same rules. Raises UserError where they share too little."""
         try:
             strict, *others = (
                 (rules.value, compare_tallies(tally, theirs._tallies[rules], ks))
                 for rules, tally in self._tallies.items()
             )
         except ValueError as error:
-            raise EvaluationError(str(error)) from error
+            raise UserError(str(error)) from error
         return strict[1] | dict(others)
 
 
@@ -74,7 +75,7 @@ def read_counts(folder: Path, problems: tuple[Problem, ...], comparison: Compari
     """The counts of an earlier evaluation over those of `problems` that it has.
 
     Raises:
-        EvaluationError: as `read_samples`; a row without `task_id` and `outcome`, or without the comparison asked for.
+        UserError: as `read_samples`; a row without `task_id` and `outcome`, or without the comparison asked for.
     """
     counts = Counts(problems, comparison)
     known = {problem.task_id for problem in problems}
@@ -83,9 +84,9 @@ def read_counts(folder: Path, problems: tuple[Problem, ...], comparison: Compari
         try:
             task_id, outcome = str(row["task_id"]), Outcome(row["outcome"])
         except (KeyError, ValueError) as error:
-            raise EvaluationError(f"{place}: no row of an evaluation: {error}") from error
+            raise UserError(f"{place}: no row of an evaluation: {error}") from error
         if comparison is Comparison.APPS and APPS_KEY not in row:
-            raise EvaluationError(f"{place}: {folder} was evaluated without --comparison apps; evaluate both with it")
+            raise UserError(f"{place}: {folder} was evaluated without --comparison apps; evaluate both with it")
         if task_id in known:
             counts.add(task_id, outcome, row.get(APPS_KEY))
     return counts

@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from errors import UserError
 from evaluation.fingerprints import some
 from evaluation.run import Programs
-from evaluation.store import EvaluationError
 from problems import Problem
 from problems.extraction import extract_program
 from problems.prompts import chat_message, render_prompt
@@ -99,21 +99,21 @@ class ServedModel:
             answer = self._ask("completions", body | {"prompt": render_prompt(problem)})
             texts = [choice["text"] for choice in answer.get("choices", [])]
         if len(texts) != self.num_samples:
-            raise EvaluationError(f"{self.address}: asked for {self.num_samples} programs, got {len(texts)}")
+            raise UserError(f"{self.address}: asked for {self.num_samples} programs, got {len(texts)}")
         return texts
 
     def _model_name(self) -> str:
-        """Raises EvaluationError where the server does not have the model, or has several and none is named."""
+        """Raises UserError where the server does not have the model, or has several and none is named."""
         data = self._ask("models", None, timeout_s=_CONNECT_TIMEOUT_S, attempts=1).get("data") or []
         ids = [str(model["id"]) for model in data if isinstance(model, dict) and "id" in model]
         if not ids:
-            raise EvaluationError(f"{self.address}: serves no model")
+            raise UserError(f"{self.address}: serves no model")
         if self.model in ids:
             return self.model
         if self.model is None and len(ids) == 1:
             return ids[0]
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
-        raise EvaluationError(f"{self.address}: {found}; name one of them: --model {self.address}#{ids[0]}")
+        raise UserError(f"{self.address}: {found}; name one of them: --model {self.address}#{ids[0]}")
 
     def _ask(
         self, path: str, body: dict[str, Any] | None, *, timeout_s: float = _TIMEOUT_S, attempts: int = _ATTEMPTS
@@ -121,7 +121,7 @@ class ServedModel:
         """The answer's JSON object. A busy server is asked again, with pauses of 1, 2 and 4 seconds.
 
         Raises:
-            EvaluationError: no usable answer.
+            UserError: no usable answer.
         """
         url = f"{self.address.rstrip('/')}/{path}"
         key = os.environ.get("OPENAI_API_KEY")
@@ -144,4 +144,4 @@ class ServedModel:
                 reason = "the answer is no JSON object"
             if attempt + 1 < attempts:
                 time.sleep(2**attempt)
-        raise EvaluationError(f"{url}: {reason}")
+        raise UserError(f"{url}: {reason}")

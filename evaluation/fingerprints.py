@@ -12,7 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.store import EvaluationError, write_json
+from errors import UserError
+from files import write_json
 from problems.prompts import chat_message, render_prompt
 from problems.types import Problem
 
@@ -46,7 +47,7 @@ def read_fingerprints(folder: Path) -> Fingerprints | None:
     """Those of the evaluation in `folder`; None where it keeps none (older versions did not).
 
     Raises:
-        EvaluationError: the file is broken.
+        UserError: the file is broken.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -54,7 +55,7 @@ def read_fingerprints(folder: Path) -> Fingerprints | None:
     try:
         kept: Fingerprints = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise EvaluationError(f"{path}: not JSON: {error}; choose another --output") from error
+        raise UserError(f"{path}: not JSON: {error}; choose another --output") from error
     return kept
 
 

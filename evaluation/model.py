@@ -13,13 +13,12 @@ from typing import Any, Literal
 from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, completion_room
 from actors.engines import build_engine
 from actors.messages import RolloutRequest
-from actors.model_folder import UnusableModelError, check_model_folder, end_token_ids
+from actors.model_folder import check_model_folder, end_token_ids
 from actors.prompting import Prompter
+from errors import UserError
 from evaluation.fingerprints import folder_fingerprint
 from evaluation.run import Programs
-from evaluation.store import EvaluationError
 from learner.model_source import TINY, model_folder
-from learner.policy import ModelError
 from problems import Problem
 from sandbox.grading import ProgramRow
 from settings import GeneratorSettings, ModelSettings
@@ -51,13 +50,11 @@ class SampledModel:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise EvaluationError("--temperature must be at least 0 and --top-p above 0 and at most 1")
+            raise UserError("--temperature must be at least 0 and --top-p above 0 and at most 1")
         if self.temperature == 0 and self.num_samples > 1:
-            raise EvaluationError(
-                "--temperature 0 decodes one program a problem; give --num-samples 1 or a temperature"
-            )
+            raise UserError("--temperature 0 decodes one program a problem; give --num-samples 1 or a temperature")
         if self.name == TINY:
-            raise EvaluationError("--model tiny: the starter job builds and trains it; give one of its checkpoints")
+            raise UserError("--model tiny: the starter job builds and trains it; give one of its checkpoints")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,19 +74,13 @@ class SampledModel:
 
     @cached_property
     def _folder(self) -> Path:
-        try:
-            return model_folder(self.name, (), Path(), seed=self.seed)
-        except ModelError as error:
-            raise EvaluationError(str(error)) from error
+        return model_folder(self.name, (), Path(), seed=self.seed)
 
     @cached_property
     def _settings(self) -> ModelSettings:
         length = self.max_length
         if length is None:
-            try:
-                config = check_model_folder(self._folder)
-            except UnusableModelError as error:
-                raise EvaluationError(str(error)) from error
+            config = check_model_folder(self._folder)
             own = config.get("max_position_embeddings") or config.get("n_positions")
             if config.get("is_encoder_decoder"):
                 own = None  # T5 knows distances only: `n_positions` is what it was pre-trained with, and no limit
@@ -105,19 +96,16 @@ class SampledModel:
         return num_stored // self.num_samples * self.num_samples
 
     def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
-        """Raises EvaluationError for a model that cannot be sampled from, before the first program."""
+        """Raises UserError for a model that cannot be sampled from, before the first program."""
         first = num_done // self.num_samples
         if first == len(problems):
             return ()
-        try:
-            prompter = Prompter(
-                self._folder, {problem.task_id: problem for problem in problems}, chat_template=self.chat_template
-            )
-            requests = self._requests(prompter, problems)
-            end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
-            engine = build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
-        except UnusableModelError as error:
-            raise EvaluationError(str(error)) from error
+        prompter = Prompter(
+            self._folder, {problem.task_id: problem for problem in problems}, chat_template=self.chat_template
+        )
+        requests = self._requests(prompter, problems)
+        end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
+        engine = build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
         return self._sample(engine, prompter, list(zip(problems, requests, strict=True))[first:])
 
     def _requests(self, prompter: Prompter, problems: tuple[Problem, ...]) -> list[SamplingRequest | None]:
@@ -142,7 +130,7 @@ class SampledModel:
             else:
                 requests.append(request)
         if not any(requests):
-            raise EvaluationError(
+            raise UserError(
                 f"no prompt leaves room for a program in {self._settings.max_length} tokens; raise --max-length"
             )
         return requests

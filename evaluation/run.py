@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from errors import UserError
 from evaluation.counts import APPS_KEY, Counts, read_counts
 from evaluation.fingerprints import (
     changed_tests,
@@ -18,9 +19,9 @@ from evaluation.fingerprints import (
     write_fingerprints,
 )
 from evaluation.samples_file import SamplesFile
-from evaluation.store import EvaluationError, SampleStore
+from evaluation.store import SampleStore
 from problems import Problem, describe_rejected, load
-from problems.lookup import ProblemIndex
+from problems.index import ProblemIndex
 from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
@@ -65,9 +66,9 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
     """Grade what is not graded yet, write `results.json`, and return its content.
 
     Raises:
-        ProblemsError: problems or programs that cannot be used.
-        EvaluationError: an evaluation that cannot be run or continued as asked.
-        IsolationError: the machine gives less isolation than asked for.
+        UserError: problems or programs that cannot be used.
+        UserError: an evaluation that cannot be run or continued as asked.
+        UserError: the machine gives less isolation than asked for.
     """
     limits = Limits()
     loaded = load(run.spec, reason_to_refuse(limits))
@@ -96,7 +97,7 @@ def _survey(source: SamplesFile, problems: tuple[Problem, ...], k: int) -> int:
     for remark in survey.describe(problems):
         logger.warning("%s: %s", source.path, remark)
     if survey.most < k:
-        raise EvaluationError(
+        raise UserError(
             f"pass@{k} needs {k} graded programs of a problem; {source.path} has at most {survey.most}; "
             "give a smaller --k"
         )
@@ -107,7 +108,7 @@ def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Compa
     kept = read_fingerprints(folder)
     changed = changed_tests(kept, fingerprints(problems)) if kept else []
     if changed:
-        raise EvaluationError(
+        raise UserError(
             f"--against {folder}: {len(changed)} problems had other tests there ({some(changed)}); "
             "evaluate those programs again on the problems of today"
         )
@@ -146,7 +147,7 @@ def _grade_into(
 
 
 def _check_problems(store: SampleStore, problems: tuple[Problem, ...]) -> None:
-    """Raises EvaluationError where the stored programs belong to other problems than these."""
+    """Raises UserError where the stored programs belong to other problems than these."""
     kept, now = read_fingerprints(store.folder), fingerprints(problems)
     if next(store.rows(), None) is not None:
         if kept is None:
@@ -156,7 +157,7 @@ def _check_problems(store: SampleStore, problems: tuple[Problem, ...]) -> None:
                 store.folder,
             )
         elif found := differences(kept, now):
-            raise EvaluationError(
+            raise UserError(
                 f"{store.folder}: its programs belong to other problems: {found}; bring those problems back, or "
                 "choose another --output"
             )

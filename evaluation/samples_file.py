@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from errors import UserError
 from evaluation.fingerprints import some
-from evaluation.store import EvaluationError
-from problems import Problem, ProblemsError, RejectedRow
-from problems.lookup import ProblemIndex
+from problems import Problem, RejectedRow
+from problems.index import ProblemIndex
 from sandbox.grading import ProgramRow, read_programs
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ class SamplesFile:
     @property
     def identity(self) -> dict[str, Any]:
         if not self.path.is_file():
-            raise EvaluationError(f"--samples {self.path}: no such file")
+            raise UserError(f"--samples {self.path}: no such file")
         with self.path.open("rb") as file:
             return {"samples": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def survey(self, problems: tuple[Problem, ...]) -> Survey:
-        """Read all rows once. Raises ProblemsError for one that cannot be used, or where none is left."""
+        """Read all rows once. Raises UserError for one that cannot be used, or where none is left."""
         num_programs: Counter[str] = Counter()
         num_of_rejected = 0
         usable = {problem.task_id for problem in problems}
@@ -72,7 +72,7 @@ class SamplesFile:
             else:
                 num_of_rejected += 1
         if not num_programs:
-            raise ProblemsError(
+            raise UserError(
                 f"{self.path}: all {num_of_rejected} programs are for problems that cannot be used; "
                 "mend their rows, or give programs for other problems"
             )
@@ -99,7 +99,7 @@ class _SamplesIndex(ProblemIndex):
     def find(self, task_id: str | int) -> Problem:
         try:
             return super().find(task_id)
-        except ProblemsError as error:
-            raise ProblemsError(
+        except UserError as error:
+            raise UserError(
                 f"{error}; name the problems it belongs to in --problems, or take the row out of --samples"
             ) from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from errors import UserError
 from evaluation.endpoint import ServedModel
 from evaluation.run import ProgramSource
-from evaluation.store import EvaluationError
 
 
 def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:
@@ -35,13 +35,13 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     """The model `options.model` with the sampling options of `add_sampling_options`.
 
     Raises:
-        EvaluationError: options that do not go together.
+        UserError: options that do not go together.
     """
     if options.model.startswith(("http://", "https://")):
         for option in ("dtype", "engine", "max_length"):
             if getattr(options, option) is not None:
                 name = option.replace("_", "-")
-                raise EvaluationError(f"--{name}: {options.model} decides that itself; leave the option out")
+                raise UserError(f"--{name}: {options.model} decides that itself; leave the option out")
         address, _, model = options.model.partition("#")
         return ServedModel(
             address=address,

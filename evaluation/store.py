@@ -9,9 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be run or continued as asked; the message says why and the cure."""
+from errors import UserError
+from files import write_json
 
 
 class SampleStore:
@@ -69,30 +68,22 @@ class SampleStore:
         return write_json(self.folder / "results.json", results)
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write under a temporary name and rename, so that no reader sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
 def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
     """The rows of an evaluation's `samples.jsonl`.
 
     Raises:
-        EvaluationError: the folder holds none, or a row is broken.
+        UserError: the folder holds none, or a row is broken.
     """
     path = folder / "samples.jsonl"
     if not path.is_file():
-        raise EvaluationError(f"{folder}: no samples.jsonl, so no evaluation was written there")
+        raise UserError(f"{folder}: no samples.jsonl, so no evaluation was written there")
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row: dict[str, Any] = json.loads(line)
                 yield row
             except json.JSONDecodeError as error:
-                raise EvaluationError(f"{path}:{number}: not JSON: {error.msg}") from error
+                raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
 
 
 def _check_identity(path: Path, identity: dict[str, Any], is_empty: bool) -> None:
@@ -102,11 +93,11 @@ def _check_identity(path: Path, identity: dict[str, Any], is_empty: bool) -> Non
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise EvaluationError(f"{path}: not JSON: {error}; choose another --output") from error
+        raise UserError(f"{path}: not JSON: {error}; choose another --output") from error
     differing = sorted(key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key))
     if differing:
         shown = "; ".join(f"{key}: {_shown(stored, key)} there, {_shown(identity, key)} now" for key in differing)
-        raise EvaluationError(f"{path.parent} holds another evaluation ({shown}); choose another --output")
+        raise UserError(f"{path.parent} holds another evaluation ({shown}); choose another --output")
 
 
 def _shown(identity: dict[str, Any], key: str) -> str:

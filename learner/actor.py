@@ -16,23 +16,23 @@ import torch
 from ray.exceptions import ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
-from actors.folders import HomeFolders
-from actors.weights import WeightsHandle, publish
+from errors import UserError
 from learner.experience import Experiences
-from learner.feed import Feed, Item
 from learner.learner import Learner
 from learner.metrics import StepMetrics, StepReport, UpdateStats
-from learner.policy import ModelError
+from learner.prefetcher import Item, Prefetcher
 from learner.replay import Recorder
+from learner.sft import WarmStartProgress, WarmStartReport, warm_start
 from learner.stored_rollouts import save_rollouts
 from learner.supervised import SupervisedExample, encode_references
-from learner.warm_start import WarmStartProgress, WarmStartReport, warm_start
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from settings import LearnerSettings, ModelSettings
+from transport.folders import HomeFolders
+from transport.weights import WeightsHandle, publish
 
 if TYPE_CHECKING:
-    from actors.transfer import WeightSender
+    from transport.transfer import WeightSender
 
 _PROGRESS = "progress"
 _TRANSFER = "transfer"
@@ -83,11 +83,11 @@ class LearnerActor:
         )
         context = self._learner.policy.max_length
         if model_settings.max_length > context:
-            raise ModelError(
+            raise UserError(
                 f"model.max_length {model_settings.max_length} is more than the {context} tokens that {model} can be "
                 "trained on (its positions, or its attention window): lower model.max_length"
             )
-        self._feed = Feed(self._learner)
+        self._feed = Prefetcher(self._learner)
         self._model_settings = model_settings
         self._seed = seed
         self._recorder = recorder
@@ -103,20 +103,20 @@ class LearnerActor:
     def set_references(self, problems: Sequence[Problem]) -> int:
         """Take the reference programs of `problems` for the supervised term and the warm start; returns their number.
 
-        Raises ProblemsError where there are none although the supervised term has a weight.
+        Raises UserError where there are none although the supervised term has a weight.
         """
         self._examples = self._encode(problems)
         self._learner.set_examples(self._examples)
         return len(self._examples)
 
     def warm_start(self) -> WarmStartReport:
-        """See `learner.warm_start.warm_start`."""
+        """See `learner.sft.warm_start`."""
         return warm_start(self._learner, self._examples, seed=self._seed, report=self._note)
 
     def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
         """Make one update with the rollouts `items`; those `ahead`, of the next update, are fetched meanwhile.
 
-        Raises what `Feed.get` and `Learner.update` do.
+        Raises what `Prefetcher.get` and `Learner.update` do.
         """
         start = time.monotonic()
         fed = self._feed.get(items)
@@ -197,7 +197,7 @@ class LearnerActor:
 
 
 def _sender(weight_transfer: str) -> WeightSender:
-    from actors.transfer import WeightSender, init_info  # vLLM takes seconds to import
+    from transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
     return WeightSender(partial(init_info, weight_transfer))
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.columns import Column
 from sandbox.verdict import Outcome
+from transport.columns import Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from actors.weights import WeightsHandle, publish
-from learner.checkpoints import CheckpointError, checkpoints, prune, write_folder
+from errors import UserError
+from files import newest_checkpoint, prune, write_folder
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.experience import Experience
 from learner.metrics import UpdateStats
@@ -21,9 +21,9 @@ from learner.objectives import Objective, TokenTable, contributing, loss, token_
 from learner.packing import MicroBatch, TokenSequence
 from learner.policy import ComputeDtype, Policy
 from learner.supervised import ExampleSampler, SamplerState, SupervisedExample
-from problems import ProblemsError
 from rewards import Granularity
 from settings import LearnerSettings, LoraSettings
+from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Learner:
     Matrix products are in `dtype`, master weights in float32, which is what is saved; `publish` converts to `dtype`.
     `temperature` is the one at which experiences are sampled. An update draws no random numbers, and the order of
     reference programs follows from `seed` and the data position: together with weights, optimizer and counters these
-    are the whole state. Raises `policy.ModelError` for an unusable model and ValueError for unusable settings.
+    are the whole state. Raises `policy.UserError` for an unusable model and ValueError for unusable settings.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Learner:
     def set_examples(self, examples: Sequence[SupervisedExample]) -> None:
         """The reference programs of the supervised term, from their first pass on.
 
-        Raises ProblemsError where there are none although the supervised term has a weight.
+        Raises UserError where there are none although the supervised term has a weight.
         """
         if not examples and self.objective.supervised_weight:
-            raise ProblemsError(
+            raise UserError(
                 "no reference program for the supervised term fits into model.max_length: give problems that carry "
                 "some, raise model.max_length, or set learner.supervised_weight to 0"
             )
@@ -247,27 +247,27 @@ class Learner:
     def resume(self, path: Path, version: int = 0) -> None:
         """Continue from a checkpoint: weights, optimizer, schedule, counters, data position.
 
-        Weights published next are newer than `version` too. The examples must have been set. Raises CheckpointError
+        Weights published next are newer than `version` too. The examples must have been set. Raises UserError
         where `path` is no checkpoint of this program, or one of another model.
         """
         state_folder = path / "trainer_state"
         if not (state_folder / "state.json").is_file():
-            raise CheckpointError(f"{path}: not a checkpoint (it has no trainer_state/state.json)")
+            raise UserError(f"{path}: not a checkpoint (it has no trainer_state/state.json)")
         state = json.loads((state_folder / "state.json").read_text())
         if state["format"] != CHECKPOINT_FORMAT:
-            raise CheckpointError(f"{path}: format {state['format']}; this program reads format {CHECKPOINT_FORMAT}")
+            raise UserError(f"{path}: format {state['format']}; this program reads format {CHECKPOINT_FORMAT}")
         if state["seed"] != self._seed:
-            raise CheckpointError(f"{path}: written with run.seed {state['seed']}, not {self._seed}")
+            raise UserError(f"{path}: written with run.seed {state['seed']}, not {self._seed}")
         if state["examples"] != self._sampler.fingerprint:
-            raise CheckpointError(f"{path}: written with other reference programs; give problems.train as it was")
+            raise UserError(f"{path}: written with other reference programs; give problems.train as it was")
         adapter_folder = state_folder / "adapter"
         if adapter_folder.is_dir() != self.policy.has_adapters:
             written = "without" if self.policy.has_adapters else "with"
-            raise CheckpointError(f"{path}: written {written} adapters; give model.lora as it was")
+            raise UserError(f"{path}: written {written} adapters; give model.lora as it was")
         try:
             self.policy.load_weights(adapter_folder if self.policy.has_adapters else path)
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
+            raise UserError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
         optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
         self._optimizer.load_state_dict(optimizer)
         if self._reference is not None:
@@ -316,7 +316,7 @@ class Learner:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in `folder`, None where there is none."""
-    return next(reversed(checkpoints(folder)), None)
+    return newest_checkpoint(folder)
 
 
 def learning_rate(settings: LearnerSettings, step: int) -> float:

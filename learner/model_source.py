@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from errors import UserError
 from learner import tiny_model
-from learner.policy import ModelError
 from problems.types import Problem
 
 TINY = "tiny"
@@ -26,7 +26,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
     """The Hugging Face model folder that `model.name` means; `tiny` is built in `cache_dir`, for `problems`.
 
     Raises:
-        ModelError: no such folder and not to be had from the hub.
+        UserError: no such folder and not to be had from the hub.
     """
     if name == TINY:
         return tiny_model.build(cache_dir, problems, seed=seed)
@@ -36,7 +36,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
         cached_only = not _hub_answers()
         return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=cached_only))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ModelError(
+        raise UserError(
             f"model.name: {name} is neither a folder here nor to be had from the hub ({str(error).splitlines()[0]}); "
             "give a model folder, or a hub id and access to the hub"
         ) from error

@@ -21,13 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from actors.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
+from errors import UserError
 from learner import encoder_decoder
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.logprobs import chunked_logprobs
 from learner.packing import MicroBatch, TokenSequence, pack
 from problems.token_spans import keeps_code
 from settings import LoraSettings
+from transport.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,10 @@ ComputeDtype = Literal["float32", "bfloat16"]
 _SELF_TEST_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 
 
-class ModelError(ValueError):
-    """A model that cannot be loaded, or that this learner cannot train; the message says why and what to do."""
-
-
 class Policy:
     """A language model with float32 master weights, computing in `compute_dtype`.
 
-    Dropout is switched off, so that the policy that is trained is the one that sampled. Raises ModelError where `name`
+    Dropout is switched off, so that the policy that is trained is the one that sampled. Raises UserError where `name`
     is no model, or one whose packed log-probabilities differ from plain ones (a recurrent model, say).
     """
 
@@ -63,7 +60,7 @@ class Policy:
         self.tokenizer = load_tokenizer(name)
         self.model = _load_model(name).to(device)
         if self.model.config.is_encoder_decoder and not keeps_code(self.tokenizer):
-            raise ModelError(
+            raise UserError(
                 f"model {name}: its tokenizer cannot write Python: line ends or indentation are lost; take a model of "
                 "code, such as Salesforce/codet5-large"
             )
@@ -73,7 +70,7 @@ class Policy:
             try:
                 attach(self.model, self._lora)
             except ValueError as error:
-                raise ModelError(f"model.lora: {error}") from error
+                raise UserError(f"model.lora: {error}") from error
         self._chunk_tokens = chunk_tokens
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -186,13 +183,13 @@ class Policy:
         try:
             packed, _ = self.logprobs(batch, ones)
         except (TypeError, ValueError, RuntimeError) as error:  # whatever a model's own code makes of the mask
-            raise ModelError(
+            raise UserError(
                 f"{kind} take no packed sequences, so none is trained here ({_first_line(error)})"
             ) from error
         plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
         difference = (plain[batch.source] - packed).abs().max().item()
         if not difference < _SELF_TEST_TOLERANCE[self._compute_dtype]:
-            raise ModelError(
+            raise UserError(
                 f"{kind} give packed sequences log-probabilities that are off by {difference:.2g}, so none is trained "
                 "here: they ignore the attention mask, or change the logits after the output layer"
             )
@@ -211,29 +208,29 @@ class Policy:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id. Raises ModelError where there is none, or none with an end token."""
+    """The tokenizer of a model folder or hub id. Raises UserError where there is none, or none with an end token."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {name}: no usable tokenizer there ({_first_line(error)})") from error
+        raise UserError(f"model {name}: no usable tokenizer there ({_first_line(error)})") from error
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
-        raise ModelError(f"model {name}: no usable tokenizer there (it has no vocabulary)")
+        raise UserError(f"model {name}: no usable tokenizer there (it has no vocabulary)")
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"model {name}: its tokenizer names no end token; set eos_token in tokenizer_config.json")
+        raise UserError(f"model {name}: its tokenizer names no end token; set eos_token in tokenizer_config.json")
     return tokenizer
 
 
 def _load_model(name: str) -> Any:
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(
+        raise UserError(
             f"model {name}: not a Hugging Face model folder (it has no config.json); give a folder that "
             "save_pretrained wrote, or a hub id"
         )
     try:
         config = AutoConfig.from_pretrained(name)
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-            raise ModelError(
+            raise UserError(
                 f"model {name}: its config.json names no token that completions start from; set "
                 "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
             )
@@ -243,9 +240,9 @@ def _load_model(name: str) -> Any:
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return auto.from_pretrained(name, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, UserError):
             raise
-        raise ModelError(
+        raise UserError(
             f"model {name}: neither a model folder nor a hub id that can be loaded ({_first_line(error)})"
         ) from error
 

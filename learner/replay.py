@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.folders import HomeFolders
-from actors.weights import checksum, pack
-from learner.checkpoints import CheckpointError, write_folder
+from errors import UserError
+from files import write_folder
 from learner.learner import Learner, PreparedUpdate
 from learner.metrics import UpdateStats
 from learner.stored_rollouts import load_rollouts, save_rollouts
 from learner.supervised import SamplerState, SupervisedExample
 from settings import Settings
+from transport.folders import HomeFolders
+from transport.weights import checksum, pack
 
 
 class Recorder:
@@ -47,7 +48,7 @@ class Recorder:
     def keeping(self, learner: Learner, prepared: PreparedUpdate) -> Iterator[None]:
         """Keep the update that is made meanwhile, also where it fails.
 
-        Raises CheckpointError where those before it were not kept.
+        Raises UserError where those before it were not kept.
         """
         if not self._begun:
             self._begin(learner)
@@ -64,7 +65,7 @@ class Recorder:
             self._home.remove(self._folder)
             self._write("start", learner.policy.save)
         elif not self._home.has(self._folder / "start"):
-            raise CheckpointError(
+            raise UserError(
                 f"run.log_batches {self._num_updates}: updates can be kept from a run's first one on, and this run has "
                 f"made {learner.step} of which none is in {self._folder}: go on with --run.log_batches 0"
             )
@@ -89,11 +90,11 @@ class ReplayedUpdate:
 def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
     """Make the kept updates of the run in folder `run` again, with the objective of `settings`.
 
-    Raises CheckpointError where none were kept, and what `Learner.update` does.
+    Raises UserError where none were kept, and what `Learner.update` does.
     """
     folder = run / "replay"
     if not (folder / "update-1").is_dir():
-        raise CheckpointError(f"--replay {run}: it kept no updates; run the job with --run.log_batches N")
+        raise UserError(f"--replay {run}: it kept no updates; run the job with --run.log_batches N")
     learner = Learner(
         str(folder / "start"),
         settings.learner,

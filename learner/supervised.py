@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from errors import UserError
 from learner.packing import TokenSequence
-from problems import ProblemsError
 from problems.encoding import encode_answer, encode_prompt
 from problems.types import Problem
 
@@ -90,14 +90,14 @@ def split(
 ) -> tuple[list[SupervisedExample], list[SupervisedExample]]:
     """Training and validation examples; all references of one prompt are on the same side.
 
-    Raises ProblemsError for fewer than two different prompts.
+    Raises UserError for fewer than two different prompts.
     """
     prompts = sorted({example.prompt_ids.tobytes() for example in examples})
     if len(prompts) < 2:
-        raise ProblemsError(
+        raise UserError(
             f"warm start: {len(examples)} reference programs of {len(prompts)} problems cannot be split for "
             "validation; give problems whose reference programs fit into model.max_length, raise model.max_length, "
-            "or set learner.warm_start.num_steps to 0"
+            "or set learner.sft.num_steps to 0"
         )
     num_validation = min(max(1, round(validation_share * len(prompts))), len(prompts) - 1)
     chosen = np.random.default_rng(seed).permutation(len(prompts))[:num_validation]

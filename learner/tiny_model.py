@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from learner.checkpoints import write_folder
+from files import write_folder
 from problems.prompts import render_prompt
 from problems.types import Problem
 

@@ -5,7 +5,7 @@ a `Problem` has at least one test; everything a test needs was checked when it w
 named with its file, line and reason, never skipped in silence. This room knows neither Ray nor a model.
 """
 
-from problems.errors import ProblemsError, RejectedRow, describe_rejected
+from problems.errors import RejectedRow, describe_rejected
 from problems.spec import LoadedProblems, load
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 
@@ -15,7 +15,6 @@ __all__ = [
     "CheckTest",
     "LoadedProblems",
     "Problem",
-    "ProblemsError",
     "RejectedRow",
     "StdinTest",
     "Test",

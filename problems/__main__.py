@@ -11,12 +11,11 @@ from pathlib import Path
 
 from augmentation.agreement import Rules
 from augmentation.run import Summary, augment_file
+from errors import UserError
 from evaluation.sources import add_sampling_options, model_source, positive
-from evaluation.store import EvaluationError
-from problems import ProblemsError, describe_rejected, load
+from problems import describe_rejected, load
 from sandbox.admission import reason_to_refuse
 from sandbox.limits import Limits
-from sandbox.sandbox import IsolationError
 from sandbox.verdict import Isolation
 
 EXIT_UNUSABLE = 2
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         summary = _augment(options)
-    except (ProblemsError, EvaluationError, IsolationError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     print(_described(summary))
@@ -72,9 +71,7 @@ def _augment(options: argparse.Namespace) -> Summary:
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     if options.max_references < options.min_references:
-        raise ProblemsError(
-            f"--max-references {options.max_references} is below --min-references {options.min_references}"
-        )
+        raise UserError(f"--max-references {options.max_references} is below --min-references {options.min_references}")
     rules = Rules(options.num_tests, options.min_references, options.max_references, options.seed)
     model = (options.model, model_source(options)) if options.model else None
     return augment_file(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from problems.errors import ProblemsError, UnusableRowError
+from errors import UserError
+from problems.errors import UnusableRowError
 from problems.sources import Row, parse_json
 from problems.types import CallTest, Problem, StdinTest, Test
 
@@ -20,20 +21,18 @@ def read_folder(path: Path) -> Iterator[Row]:
     A row holds the texts of the problem's files as the hub's columns name them.
 
     Raises:
-        ProblemsError: no folder of problems.
+        UserError: no folder of problems.
     """
     if (path / "question.txt").is_file():
         folders = [path]
     else:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not folders:
-        raise ProblemsError(
-            f"{path}: holds no problem folders; expected APPS layout, {path}/0000/question.txt and so on"
-        )
+        raise UserError(f"{path}: holds no problem folders; expected APPS layout, {path}/0000/question.txt and so on")
     if not any((folder / "question.txt").is_file() for folder in folders):
         inner = [folder.name for folder in folders if any(folder.glob("*/question.txt"))]
         cure = f"; did you mean {path / inner[0]}?" if inner else ""
-        raise ProblemsError(f"{path}: none of its folders holds a question.txt, as the APPS layout has it{cure}")
+        raise UserError(f"{path}: none of its folders holds a question.txt, as the APPS layout has it{cure}")
     for folder in folders:
         try:
             yield Row(str(folder), None, {"task_id": folder.name, "folder": str(folder)} | _folder_texts(folder))

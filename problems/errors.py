@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-class ProblemsError(ValueError):
-    """A SPEC, or the data it names, cannot be used at all. The message says what was expected and the cure."""
-
-
 class UnusableRowError(ValueError):
     """One row cannot be used; the message is the reason. `file` and `line` say where, if not at the row's start."""
 

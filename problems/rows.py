@@ -6,14 +6,14 @@ import ast
 import json
 from typing import Any
 
-from problems import apps, humaneval, mbpp, own
-from problems.errors import ProblemsError
+from errors import UserError
+from problems import apps, custom, humaneval, mbpp
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 
 _READERS = {
     "apps": apps.to_problem,
     "humaneval": humaneval.to_problem,
-    "jsonl": own.to_problem,
+    "jsonl": custom.to_problem,
     "mbpp": mbpp.to_problem,
 }
 
@@ -22,12 +22,12 @@ def row_of(problem: Problem) -> dict[str, Any]:
     """The row of a problem.
 
     Raises:
-        ProblemsError: a problem of a benchmark without rows.
+        UserError: a problem of a benchmark without rows.
     """
     writers = {"apps": _apps_row, "humaneval": _humaneval_row, "jsonl": _own_row, "mbpp": _mbpp_row}
     writer = writers.get(problem.benchmark)
     if writer is None:
-        raise ProblemsError(
+        raise UserError(
             f"{problem.benchmark} problems are not read from rows; those of {', '.join(writers)} can be written"
         )
     return writer(problem)
@@ -142,4 +142,4 @@ def _own_test(test: Test) -> dict[str, Any]:
         case AssertTest(assertion, setup, _):
             return {"assert": assertion, "setup": setup}
         case CheckTest():
-            raise ProblemsError("rows of one's own hold no test functions")
+            raise UserError("rows of one's own hold no test functions")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from problems.errors import ProblemsError, UnusableRowError
+from errors import UserError
+from problems.errors import UnusableRowError
 
 _MAX_DIRECT_DIGITS = 4000  # below the interpreter's limit for int(str), which is 4300
 _HUB_TIMEOUT_S = 10.0
@@ -57,14 +58,14 @@ def read_file(path: Path) -> Iterator[Row]:
     """The rows of a `.jsonl`, `.jsonl.gz` or `.json` (a list) file; blank lines are passed over.
 
     Raises:
-        ProblemsError: another kind of file, or one that cannot be decoded.
+        UserError: another kind of file, or one that cannot be decoded.
     """
     if path.suffix == ".json":
         yield from _read_list(path)
     elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
         yield from _read_lines(path)
     else:
-        raise ProblemsError(f"{path}: expected a folder or a file that ends in .jsonl, .jsonl.gz or .json")
+        raise UserError(f"{path}: expected a folder or a file that ends in .jsonl, .jsonl.gz or .json")
 
 
 def _read_lines(path: Path) -> Iterator[Row]:
@@ -78,7 +79,7 @@ def _read_lines(path: Path) -> Iterator[Row]:
                 except UnusableRowError as error:
                     yield Row(str(path), line, None, str(error))
     except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
-        raise ProblemsError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def _read_list(path: Path) -> Iterator[Row]:
@@ -86,12 +87,12 @@ def _read_list(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
-        raise ProblemsError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
     decoder = json.JSONDecoder(parse_int=_parse_int)
     separators = re.compile(r"[\s,]*")
     start = text.find("[")
     if start < 0 or text[:start].strip():
-        raise ProblemsError(f"{path}: expected a JSON list of rows")
+        raise UserError(f"{path}: expected a JSON list of rows")
     position = start + 1
     while True:
         match = separators.match(text, position)
@@ -122,13 +123,13 @@ def read_hub(
     hub's Parquet mirror, if the set has to be read from there.
 
     Raises:
-        ProblemsError: the hub does not answer in time, or has no such data set or split.
+        UserError: the hub does not answer in time, or has no such data set or split.
     """
     _check_hub(hub_id)
     loaded = _load_hub(hub_id, config, mirror_folder)
     for split in splits or tuple(loaded):
         if split not in loaded:
-            raise ProblemsError(f"{hub_id}: no split {split!r} on the hub; it has {', '.join(loaded)}")
+            raise UserError(f"{hub_id}: no split {split!r} on the hub; it has {', '.join(loaded)}")
         for line, data in enumerate(loaded[split], start=1):
             yield Row(f"{hub_id}[{split}]", line, data)
 
@@ -143,10 +144,10 @@ def _check_hub(hub_id: str) -> None:
     try:
         HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT_S)
     except RepositoryNotFoundError as error:
-        raise ProblemsError(f"{hub_id}: neither a local file or folder nor a data set on the hub") from error
+        raise UserError(f"{hub_id}: neither a local file or folder nor a data set on the hub") from error
     except (_http_error_type(), OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ProblemsError(
+        raise UserError(
             f"{hub_id}: no such local file or folder, and the hub cannot be reached ({reason}); give the path of a "
             "downloaded copy, or set HF_HUB_OFFLINE=1 to use the copy in the hub's cache"
         ) from error
@@ -173,4 +174,4 @@ def _load_hub(hub_id: str, config: str | None, mirror_folder: str | None) -> dic
             # folder for each configuration: without one named, rows would come several times.
             return dict(load_dataset(hub_id, data_dir=mirror_folder, revision=_PARQUET_BRANCH))
     except (RuntimeError, OSError, ValueError, DatasetsError) as error:
-        raise ProblemsError(f"{hub_id}: cannot be loaded from the hub or its cache: {error}") from error
+        raise UserError(f"{hub_id}: cannot be loaded from the hub or its cache: {error}") from error

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from problems import apps, humaneval, mbpp, own, starter
-from problems.errors import ProblemsError, RejectedRow, UnusableRowError
+from errors import UserError
+from problems import apps, custom, humaneval, mbpp, starter
+from problems.errors import RejectedRow, UnusableRowError
 from problems.sources import Row, is_hub_id, read_file, read_hub
 from problems.types import Problem
 
@@ -57,7 +58,7 @@ class _Kind:
 _KINDS = {
     "apps": _Kind(apps.to_problem, apps.task_id_of, "all"),
     "humaneval": _Kind(humaneval.to_problem, humaneval.task_id_of),
-    "jsonl": _Kind(own.to_problem, own.task_id_of),
+    "jsonl": _Kind(custom.to_problem, custom.task_id_of),
     "mbpp": _Kind(mbpp.to_problem, mbpp.task_id_of),
 }
 KINDS = ("starter", *_KINDS)
@@ -70,15 +71,13 @@ def parse_spec(text: str) -> Spec:
     """Take a SPEC apart.
 
     Raises:
-        ProblemsError: unknown KIND or key (the nearest one is named), or no PATH.
+        UserError: unknown KIND or key (the nearest one is named), or no PATH.
     """
     kind, colon, rest = text.partition(":")
     if kind in _EVALPLUS:
-        raise ProblemsError(
-            f"{text!r}: {kind} of EvalPlus is not supported yet; {_EVALPLUS[kind]}:PATH has the base tests"
-        )
+        raise UserError(f"{text!r}: {kind} of EvalPlus is not supported yet; {_EVALPLUS[kind]}:PATH has the base tests")
     if kind not in KINDS or not colon:
-        raise ProblemsError(
+        raise UserError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
         )
     selections: list[Selection] = []
@@ -90,14 +89,14 @@ def parse_spec(text: str) -> Spec:
             first, end = (int(bound) if bound else None for bound in (match["first"], match["end"]))
             selections.insert(0, Selection(slice=slice(first, end)))
     if not rest:
-        raise ProblemsError(f"{text!r}: no PATH after {kind}:")
+        raise UserError(f"{text!r}: no PATH after {kind}:")
     return Spec(text, kind, rest, tuple(selections))
 
 
 def _query(text: str, item: str) -> Selection:
     key, equals, value = item.partition("=")
     if key not in _KEYS or not equals or not value:
-        raise ProblemsError(
+        raise UserError(
             f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME or ?references=yes|no, got {item!r}"
             f"{nearest(key, _KEYS)}"
         )
@@ -113,7 +112,7 @@ def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     `refuse` says of a row's problem why it cannot be used, None where it can (`sandbox.admission`).
 
     Raises:
-        ProblemsError: nothing usable, with the cause (unknown kind or path, no row usable, nothing selected).
+        UserError: nothing usable, with the cause (unknown kind or path, no row usable, nothing selected).
     """
     spec = parse_spec(text)
     problems, rejected = _load_starter(spec) if spec.kind == "starter" else _convert(spec, _KINDS[spec.kind], refuse)
@@ -121,7 +120,7 @@ def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     for selection in spec.selections:
         selected = _select(spec, selected, selection)
     if not selected:
-        raise ProblemsError(f"{text}: selects none of {len(problems)} problems{_difficulties(problems)}")
+        raise UserError(f"{text}: selects none of {len(problems)} problems{_difficulties(problems)}")
     return LoadedProblems(selected, rejected)
 
 
@@ -129,7 +128,7 @@ def _load_starter(spec: Spec) -> tuple[tuple[Problem, ...], tuple[RejectedRow, .
     try:
         return starter.load(spec.path), ()
     except ValueError as error:
-        raise ProblemsError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _convert(spec: Spec, kind: _Kind, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
@@ -153,7 +152,7 @@ def _convert(spec: Spec, kind: _Kind, refuse: Refusal | None) -> tuple[tuple[Pro
             problems[problem.task_id] = problem
     if not problems:
         first = f"; the first: {rejected[0]}" if rejected else ""
-        raise ProblemsError(f"{spec.path}: none of its {len(rejected)} rows can be used as {spec.kind}{first}")
+        raise UserError(f"{spec.path}: none of its {len(rejected)} rows can be used as {spec.kind}{first}")
     return tuple(problems.values()), tuple(rejected)
 
 
@@ -161,14 +160,12 @@ def _rows(spec: Spec, kind: _Kind) -> Iterator[Row]:
     path = Path(spec.path).expanduser()
     if path.is_dir():
         if spec.kind != "apps":
-            raise ProblemsError(
-                f"{path}: a folder; {spec.kind} problems are read from a .jsonl, .jsonl.gz or .json file"
-            )
+            raise UserError(f"{path}: a folder; {spec.kind} problems are read from a .jsonl, .jsonl.gz or .json file")
         return apps.read_folder(path)
     if path.is_file():
         return read_file(path)
     if not is_hub_id(spec.path):
-        raise ProblemsError(f"{path}: no such file or folder{_sibling(path)}")
+        raise UserError(f"{path}: no such file or folder{_sibling(path)}")
     return read_hub(spec.path, spec.value_of("config"), kind.mirror_folder, _hub_splits(spec))
 
 
@@ -176,7 +173,7 @@ def _hub_splits(spec: Spec) -> tuple[str, ...] | None:
     """The hub's splits to read. MBPP's are joined, since its ids say the split; those of APPS number anew from 0."""
     split = spec.value_of("split")
     if spec.kind == "apps" and split is None:
-        raise ProblemsError(f"{spec.text}: on the hub APPS has two splits; add ?split=train or ?split=test")
+        raise UserError(f"{spec.text}: on the hub APPS has two splits; add ?split=train or ?split=test")
     return None if split is None or spec.kind == "mbpp" else (split,)
 
 
@@ -187,20 +184,20 @@ def _select(spec: Spec, problems: tuple[Problem, ...], selection: Selection) -> 
         return tuple(problem for problem in problems if problem.difficulty == selection.value)
     if selection.key == "references":
         if selection.value not in ("yes", "no"):
-            raise ProblemsError(f"{spec.text}: ?references= takes yes or no, not {selection.value!r}")
+            raise UserError(f"{spec.text}: ?references= takes yes or no, not {selection.value!r}")
         return tuple(problem for problem in problems if bool(problem.references) == (selection.value == "yes"))
     on_hub = spec.kind != "starter" and not Path(spec.path).expanduser().exists()
     if selection.key == "config":
         if not on_hub:
-            raise ProblemsError(f"{spec.text}: ?config= is for data sets on the hub")
+            raise UserError(f"{spec.text}: ?config= is for data sets on the hub")
         return problems
     if spec.kind == "mbpp":
         if selection.value not in mbpp.SPLITS:
             hint = nearest(selection.value, mbpp.SPLITS)
-            raise ProblemsError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
+            raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
         return tuple(problem for problem in problems if mbpp.in_split(problem, selection.value))
     if not on_hub:
-        raise ProblemsError(f"{spec.text}: ?split= is for mbpp and for data sets on the hub")
+        raise UserError(f"{spec.text}: ?split= is for mbpp and for data sets on the hub")
     return problems
 
 

@@ -5,6 +5,6 @@ one by one, so that a killed run loses none that was written; the report needs t
 """
 
 from reporting.progress import Progress
-from reporting.run_folder import RunFolder, RunFolderError
+from reporting.run_folder import RunFolder
 
-__all__ = ["Progress", "RunFolder", "RunFolderError"]
+__all__ = ["Progress", "RunFolder"]

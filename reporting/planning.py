@@ -12,14 +12,14 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from controller.cluster import check_resources
+from controller.connection import start_ray
+from controller.errors import UNUSABLE_INPUT, user_message
+from controller.planner import Figures, Plan, Shape, balanced, predict, room_beside
+from controller.problem_sets import ProblemSets, load_problem_sets
+from controller.profile import Profile
+from controller.start import start_controller
 from reporting.progress import Progress
-from ring.cluster import check_resources
-from ring.connection import start_ray
-from ring.errors import UNUSABLE_INPUT, user_message
-from ring.plan import Figures, Plan, Shape, balanced, predict, room_beside
-from ring.problem_sets import ProblemSets, load_problem_sets
-from ring.profile import Profile
-from ring.start import start_ring
 from sandbox.limits import Limits
 from settings import Settings
 
@@ -38,7 +38,7 @@ UNITS = {
 def plan_ring(settings: Settings, console: Console) -> int:
     """Print what the ring of `settings` will do; returns the exit status.
 
-    Figures that `settings.plan` does not give are measured in a short run. Raises PlanError where there is nothing to
+    Figures that `settings.plan` does not give are measured in a short run. Raises UserError where there is nothing to
     plan, and what a job raises for settings and problems that cannot be used.
     """
     plan = settings.plan
@@ -76,9 +76,9 @@ def plan_ring(settings: Settings, console: Console) -> int:
 
 async def _short_run(settings: Settings, problems: ProblemSets, progress: Progress) -> tuple[Figures, Plan]:
     profile = Profile()
-    actors, ring = await start_ring(settings, problems, progress, profile)
+    actors, controller = await start_controller(settings, problems, progress, profile)
     progress.stage(f"{settings.plan.num_updates} updates")
-    measured = await profile.measure(ring, settings.plan.num_updates)
+    measured = await profile.measure(controller, settings.plan.num_updates)
     await actors.close()
     return measured
 

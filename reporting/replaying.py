@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
+from errors import UserError
 from learner.metrics import UpdateStats
 from learner.replay import replay
 from reporting.rows import read_rows
 from settings import Settings
-from settings_sources import SettingsError, leaf_fields, load_settings
+from settings_sources import leaf_fields, load_settings
 
 COMPARED = ("loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_kl", "grad_norm", "entropy")
 
@@ -21,8 +22,8 @@ def replay_run(run: Path, settings: Settings, console: Console) -> int:
     """Make the updates again and print a row for each; returns the exit status.
 
     With the run's own settings every update must give the run's weights, bit for bit: 1 where one does not. With others
-    given for the learner each row shows how its numbers changed. Raises SettingsError for a setting that a replay does
-    not follow, CheckpointError where the run kept no updates.
+    given for the learner each row shows how its numbers changed. Raises UserError for a setting that a replay does
+    not follow, UserError where the run kept no updates.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
     changed = changed_settings(run, settings)
@@ -52,7 +53,7 @@ def replay_run(run: Path, settings: Settings, console: Console) -> int:
 
 
 def changed_settings(run: Path, settings: Settings) -> list[str]:
-    """The settings that differ from the run's. Raises SettingsError for one that has no effect on a replay."""
+    """The settings that differ from the run's. Raises UserError for one that has no effect on a replay."""
     recorded, _ = load_settings(["--config", str(run / "settings.yaml")], {})
     old, new = recorded.model_dump(), settings.model_dump()
     changed = []
@@ -64,7 +65,7 @@ def changed_settings(run: Path, settings: Settings) -> list[str]:
             changed.append(".".join(path))
     for name in changed:
         if not name.startswith("learner.") and name != "rewards.preset":
-            raise SettingsError(
+            raise UserError(
                 f"--{name} has no effect on a replay, whose samples and token weights are those of the run: give "
                 "settings of the learner, or rewards.preset"
             )

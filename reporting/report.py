@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from files import write_text
 from reporting.charts import Series, line_chart, number, percent, stacked_chart
 from reporting.progress import OUTCOME_STYLES
-from reporting.rows import Row, read_rows, write_atomically
+from reporting.rows import Row, read_rows
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_REFRESHES = 24  # refreshes whose programs go into the page, spread over the run
@@ -51,7 +52,7 @@ def build_report(folder: Path) -> Path:
         settings=html.escape(settings_text),
     )
     path = folder / "report.html"
-    write_atomically(path, page)
+    write_text(path, page)
     return path
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from files import write_text
 
 Row = dict[str, Any]
 
@@ -78,18 +79,7 @@ def read_rows(path: Path) -> list[Row]:
 def keep_rows_until(path: Path, step: int) -> None:
     """Drop the rows of later steps than `step`, which a resumed run writes again. The file is whole at any moment."""
     rows = [row for row in read_rows(path) if row["step"] <= step]
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file as a whole, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _finite(value: object) -> object:

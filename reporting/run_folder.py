@@ -13,12 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from controller.ledger import LedgerCounts
+from controller.reports import GradedSample
+from errors import UserError
+from files import write_text
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from reporting.report import build_report
-from reporting.rows import Row, RowWriter, keep_rows_until, write_atomically
+from reporting.rows import Row, RowWriter, keep_rows_until
 from reporting.tensorboard import TensorBoardWriter
-from ring.ledger import LedgerCounts
-from ring.reports import GradedSample
 from sandbox.verdict import Outcome
 from settings import Settings
 from settings_sources import to_yaml
@@ -32,10 +34,6 @@ STEP_FIELDS = frozenset({
 # fmt: on
 REPORT_EVERY_S = 60.0
 MAX_SHOWN_TEST = 600  # characters of a failing test that are kept
-
-
-class RunFolderError(ValueError):
-    """A run folder that cannot be used. The message is complete as it stands; programs exit with status 2."""
 
 
 class CurveWriter(Protocol):
@@ -73,47 +71,45 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:
-        """Start a new run in `path`. Raises RunFolderError where it holds anything, or cannot be written to."""
+        """Start a new run in `path`. Raises UserError where it holds anything, or cannot be written to."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 resume = (path / "settings.yaml").is_file()
                 cure = f", or go on with that run: --resume {path}" if resume else ""
-                raise RunFolderError(f"run.dir {path} is not empty: choose another --run.name or --run.dir{cure}")
+                raise UserError(f"run.dir {path} is not empty: choose another --run.name or --run.dir{cure}")
             # Exclusive creation: of two runs that start at once, one gets the folder.
             with (path / "settings.yaml").open("x", encoding="utf-8") as file:
                 file.write(to_yaml(settings))
         except FileExistsError:
-            raise RunFolderError(
-                f"run.dir {path}: another run took it at this moment; choose another --run.dir"
-            ) from None
+            raise UserError(f"run.dir {path}: another run took it at this moment; choose another --run.dir") from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 (path / "settings.yaml").unlink()  # empty, on a full disk
-            raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
+            raise UserError(f"run.dir {path} cannot be written: {error.strerror}") from None
         try:
             return cls(path, settings)
-        except (OSError, RunFolderError) as error:
+        except (OSError, UserError) as error:
             shutil.rmtree(path)  # nothing is in it yet: the name is free for the next try
             if isinstance(error, OSError):
-                raise RunFolderError(f"run.dir {path} cannot be written: {error.strerror}") from None
+                raise UserError(f"run.dir {path} cannot be written: {error.strerror}") from None
             raise
 
     @classmethod
     def resume(cls, path: Path, settings: Settings, step: int) -> RunFolder:
         """Go on with the run in `path` after update `step`. Rows of later updates are dropped: they will come again.
 
-        Raises RunFolderError where `path` holds no run.
+        Raises UserError where `path` holds no run.
         """
         if not (path / "settings.yaml").is_file():
-            raise RunFolderError(f"--resume {path}: no run folder (it holds no settings.yaml)")
+            raise UserError(f"--resume {path}: no run folder (it holds no settings.yaml)")
         try:
             keep_rows_until(path / "metrics.jsonl", step)
             keep_rows_until(path / "evaluations.jsonl", step)
-            write_atomically(path / "settings.yaml", to_yaml(settings))
+            write_text(path / "settings.yaml", to_yaml(settings))
             return cls(path, settings)
         except OSError as error:
-            raise RunFolderError(f"--resume {path} cannot be written: {error.strerror}") from None
+            raise UserError(f"--resume {path} cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -134,7 +130,7 @@ class RunFolder:
 
     def ledger(self, step: int, counts: LedgerCounts) -> None:
         """Replace `ledger.json`: where every sample is after update `step`."""
-        write_atomically(self.path / "ledger.json", json.dumps({"step": step, **asdict(counts)}, indent=2) + "\n")
+        write_text(self.path / "ledger.json", json.dumps({"step": step, **asdict(counts)}, indent=2) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drop the rows of later updates than `step`: they are undone, and will come again."""
@@ -182,12 +178,9 @@ class RunFolder:
 
 
 def _wandb_writer(path: Path, project: str) -> CurveWriter:
-    from reporting.wandb_writer import WandbError, WandbWriter  # takes a second to import, and few need it
+    from reporting.wandb_writer import WandbWriter
 
-    try:
-        return WandbWriter(path, project)
-    except WandbError as error:
-        raise RunFolderError(str(error)) from error
+    return WandbWriter(path, project)
 
 
 def _sample_row(sample: GradedSample, problem: Problem) -> Row:

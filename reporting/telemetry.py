@@ -16,14 +16,14 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.messages import GeneratorStats
+from controller.generators import GeneratorPool
+from controller.reports import GradedRollout
+from controller.waiting import StallError, answer
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics
 from reporting import series
 from reporting.series import RUN_TAG, SERIES, Kind, Series
-from ring.generators import GeneratorPool
-from ring.reports import GradedRollout
-from ring.waiting import StallError, answer
 from sandbox.pool import PoolStats, SandboxPool
 from settings import BufferSettings
 

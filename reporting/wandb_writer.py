@@ -14,20 +14,17 @@ from typing import Any
 import wandb
 import yaml
 
+from errors import UserError
 from reporting.tensorboard import numbers
 
 ID_FILE = "wandb-run-id"
-
-
-class WandbError(RuntimeError):
-    """Weights & Biases does not take the run. The message is complete as it stands."""
 
 
 class WandbWriter:
     """One run of a project. A resumed run folder goes on with its own: the id stands in the folder."""
 
     def __init__(self, folder: Path, project: str) -> None:
-        """Raises WandbError where the service refuses, or does not answer in time."""
+        """Raises UserError where the service refuses, or does not answer in time."""
         id_file = folder / ID_FILE
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4) + "\n")
@@ -43,7 +40,7 @@ class WandbWriter:
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
             )
         except wandb.Error as error:
-            raise WandbError(
+            raise UserError(
                 f"run.wandb_project {project}: {error}; set WANDB_API_KEY, or WANDB_MODE=offline to send it all later"
             ) from error
         self._run.define_metric("*", step_metric="step")

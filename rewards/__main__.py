@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from problems import Problem, ProblemsError, describe_rejected, load
-from problems.lookup import ProblemIndex
+from errors import UserError
+from files import write_jsonl
+from problems import Problem, describe_rejected, load
+from problems.index import ProblemIndex
 from rewards.explain import Explained, explain, explained_row, explaining, render, split
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, ProgramRow, read_programs
 from sandbox.limits import Limits
-from sandbox.sandbox import IsolationError
 from sandbox.verdict import Isolation, Verdict
 
 EXIT_UNUSABLE = 2
@@ -34,14 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("nowhere to write to: give --output FILE.jsonl, --text, or both")
     try:
         _explain(options)
-    except (ProblemsError, IsolationError, TokenizerError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     return 0
-
-
-class TokenizerError(ValueError):
-    """The tokenizer cannot be loaded, or its tokens cannot be found in a program."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +84,7 @@ def _explain(options: argparse.Namespace) -> None:
         if options.text:
             console.print(render(explained), soft_wrap=True)
     if options.output is not None:
-        _write(options.output, rows)
+        write_jsonl(options.output, rows)
 
 
 def _explained(
@@ -112,7 +108,7 @@ def _split(program: ProgramRow, tokenizer: Any, name: str) -> NDArray[np.int32]:
         return split(program.code, tokenizer)
     except (ValueError, TypeError) as error:
         place = f"task {program.task_id}, completion {program.completion_id}"
-        raise TokenizerError(f"--tokenizer {name}: {place}: {error}") from error
+        raise UserError(f"--tokenizer {name}: {place}: {error}") from error
 
 
 def _load_tokenizer(name: str) -> Any:
@@ -122,15 +118,7 @@ def _load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise TokenizerError(f"--tokenizer {name}: no tokenizer found there ({first})") from error
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """All rows or none: the file gets its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+        raise UserError(f"--tokenizer {name}: no tokenizer found there ({first})") from error
 
 
 if __name__ == "__main__":

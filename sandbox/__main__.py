@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from problems import ProblemsError, describe_rejected, load
-from problems.lookup import ProblemIndex
+from errors import UserError
+from problems import describe_rejected, load
+from problems.index import ProblemIndex
 from problems.spec import nearest
 from sandbox import doctor
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, check_programs, grade_file
 from sandbox.limits import Limits
-from sandbox.sandbox import IsolationError
 from sandbox.verdict import Isolation, Outcome
 
 EXIT_UNUSABLE = 2
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return doctor.main()
     try:
         return _grade(options)
-    except (ProblemsError, IsolationError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
 

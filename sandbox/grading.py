@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from problems.errors import ProblemsError
-from problems.lookup import ProblemIndex
+from errors import UserError
+from problems.index import ProblemIndex
 from problems.sources import read_file
 from problems.types import Problem
 from sandbox.compare import Comparison
@@ -43,29 +43,29 @@ def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow,
     """The programs of a JSON lines file with their problems, read as they are asked for.
 
     Raises:
-        ProblemsError: a row is no program row, or names no problem; the message starts with file and line.
+        UserError: a row is no program row, or names no problem; the message starts with file and line.
     """
     if not path.is_file():
-        raise ProblemsError(f"{path}: no such file of programs")
+        raise UserError(f"{path}: no such file of programs")
     found = False
     for row in read_file(path):
         found = True
         place = f"{row.file}:{row.line}"
         if row.problem is not None:
-            raise ProblemsError(f"{place}: {row.problem}")
+            raise UserError(f"{place}: {row.problem}")
         try:
             program = ProgramRow.model_validate(row.data)
             yield program, index.find(program.task_id)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"][:1])) or "row"
-            raise ProblemsError(
+            raise UserError(
                 f'{place}: {field}: {first["msg"]}; expected {{"task_id": ..., "completion_id": ..., "code": ...}}'
             ) from error
-        except ProblemsError as error:
-            raise ProblemsError(f"{place}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
     if not found:
-        raise ProblemsError(f"{path}: holds no programs")
+        raise UserError(f"{path}: holds no programs")
 
 
 def check_programs(path: Path, index: ProblemIndex) -> None:
@@ -141,7 +141,7 @@ def grade_file(programs: Path, output: Path, index: ProblemIndex, graders: Grade
     `output` appears when all of it is written.
 
     Raises:
-        ProblemsError: as `read_programs`.
+        UserError: as `read_programs`.
     """
 
     def grade(item: tuple[ProgramRow, Problem]) -> Verdict:

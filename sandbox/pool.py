@@ -28,9 +28,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from errors import UserError
 from problems.types import Problem
 from sandbox.limits import Limits
-from sandbox.sandbox import IsolationError, Sandbox
+from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import SandboxSettings
 
@@ -69,7 +70,7 @@ class SandboxWorker:
     def start(self) -> None:
         """Start the sandbox; the first call of every worker.
 
-        Raises `IsolationError` where the machine gives less than the settings require. (Raised by the constructor, it
+        Raises `UserError` where the machine gives less than the settings require. (Raised by the constructor, it
         would reach the pool as text.)
         """
         self.sandbox = Sandbox(Limits.of(self._settings), Isolation(self._settings.require))
@@ -161,7 +162,7 @@ class SandboxPool:
         self._num_done = self._num_repeated = self._num_deaths = 0
 
     async def start(self) -> None:
-        """Bring up the minimum of workers. Raises `PoolError`, or `IsolationError`, where they do not come."""
+        """Bring up the minimum of workers. Raises `PoolError`, or `UserError`, where they do not come."""
         self._spawn(self._maintain())
         deadline = time.monotonic() + self._settings.start_timeout_s
         while sum(worker.ready for worker in self._workers) < self._settings.min_workers:
@@ -306,7 +307,7 @@ class SandboxPool:
             if not is_node or not others_work:
                 self._failed_starts += 1
             logger.warning("sandbox worker %s did not start, another one does: %s", worker.name, _first_line(error))
-            if isinstance(error, IsolationError) and not others_work:
+            if isinstance(error, UserError) and not others_work:
                 self._fail(error)
             elif self._failed_starts >= _MAX_FAILED_STARTS:
                 self._fail(PoolError(f"{self._failed_starts} sandbox workers in a row did not start: {error}"))

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from errors import UserError
 from problems.python_source import as_run, shift_of
 from problems.types import Problem
 from sandbox import asserts, selftest
@@ -37,10 +38,6 @@ _WORST_FIRST = (
 )
 
 
-class IsolationError(RuntimeError):
-    """This machine isolates programs less well than was required. The message says why, and what would help."""
-
-
 class Sandbox:
     """Grades one program at a time, in a jail of its own. Not thread-safe: use one per thread.
 
@@ -49,11 +46,11 @@ class Sandbox:
     """
 
     def __init__(self, limits: Limits | None = None, require: Isolation = Isolation.NAMESPACES) -> None:
-        """Find the level of isolation and start a jail. Raises `IsolationError` where it is below `require`."""
+        """Find the level of isolation and start a jail. Raises `UserError` where it is below `require`."""
         self._limits = limits or Limits()
         finding = selftest.find_level(self._limits)
         if finding.level is None or selftest.LEVELS.index(finding.level) > selftest.LEVELS.index(require):
-            raise IsolationError(_refusal(finding, require))
+            raise UserError(_refusal(finding, require))
         self.isolation = finding.level
         self.num_restarts = 0
         self.last_fault = ""

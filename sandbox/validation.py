@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from files import write_json
 from problems.types import Problem
 from sandbox.grading import Graders
 from sandbox.verdict import Outcome, Verdict
@@ -63,7 +64,7 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
     for (key, number, _), verdict in graders.map(grade, unknown):
         found = faults if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else known
         found.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
-    _write(cache, known)
+    write_json(cache, known)
     return _split(problems, [known.get(key, {}) | faults.get(key, {}) for key in keys])
 
 
@@ -92,10 +93,3 @@ def _fingerprint(problem: Problem) -> str:
     """Names what a verdict on the problem's references depends on."""
     parts: list[Any] = [problem.benchmark, problem.task_id, problem.code_prefix, problem.tests, problem.references]
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _write(path: Path, known: dict[str, dict[str, str | None]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(known), encoding="utf-8")
-    partial.replace(path)

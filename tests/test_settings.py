@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from errors import UserError
 from settings import RewardSettings, Settings
-from settings_sources import STARTER_CONFIG, CliOptions, SettingsError, leaf_fields, load_settings, to_yaml
+from settings_sources import STARTER_CONFIG, CliOptions, leaf_fields, load_settings, to_yaml
 
 CONFIGS = sorted(STARTER_CONFIG.parent.glob("*.yaml"))
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -22,7 +23,7 @@ HALF_GPUS = ["--learner.num_gpus", "0.5", "--generator.num_gpus", "0.5"]
 
 
 def refusal(argv: list[str], environ: dict[str, str] = NO_ENVIRONMENT) -> str:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(UserError) as caught:
         load_settings(argv, environ)
     return str(caught.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from actors.folders import _FileServer
+from transport.folders import _FileServer
 
 
 class Elsewhere(_FileServer):

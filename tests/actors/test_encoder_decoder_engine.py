@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine
-from actors.model_folder import UnusableModelError, end_token_ids, load_tokenizer
+from actors.model_folder import end_token_ids, load_tokenizer
 from actors.transformers_engine import TransformersEngine
 from actors.types import FinishReason, VersionSpan
+from errors import UserError
 from tests.actors.sampling import Weights, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 
@@ -192,5 +193,5 @@ def test_models_that_cannot_be_sampled_from_are_refused(
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = tmp_path / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(UnusableModelError, match=message):
+    with pytest.raises(UserError, match=message):
         TransformersEngine(tmp_path, EngineOptions("float32", 256, 4, 2**24, (2,)))

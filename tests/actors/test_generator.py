@@ -14,13 +14,13 @@ import ray
 import torch
 
 from actors.generator import Generator, actor_options
-from actors.keeper import start_keeper
 from actors.messages import GeneratorError, RolloutHandle, RolloutRequest, WeightsMismatchError
 from actors.types import Completion, FinishReason, Rollout
-from actors.weights import publish
 from problems.types import Problem, StdinTest
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
+from transport.rollout_store import start_rollout_store
+from transport.weights import publish
 
 CALL_S = 60.0
 MODEL = ModelSettings(dtype="float32", max_length=256)
@@ -65,7 +65,7 @@ def fetch(handle: RolloutHandle) -> Rollout:
 
 @pytest.fixture(scope="module")
 def keeper(ray_session: None) -> Any:
-    return start_keeper()
+    return start_rollout_store()
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from actors.engine import EngineOptions
-from actors.model_folder import UnusableModelError, check_model_folder, end_token_ids, load_tokenizer
+from actors.model_folder import check_model_folder, end_token_ids, load_tokenizer
 from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
+from errors import UserError
 from tests.actors.sampling import Weights
 
 MAX_LENGTH = 256
@@ -40,7 +41,7 @@ def test_an_update_that_lacks_a_parameter_is_refused(
 
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     longer = dataclasses.replace(options(), max_length=2 * MAX_LENGTH)
-    with pytest.raises(UnusableModelError, match=r"model\.max_length 512 is more than the context"):
+    with pytest.raises(UserError, match=r"model\.max_length 512 is more than the context"):
         VllmEngine(tiny_model_dir, longer)
 
 
@@ -52,23 +53,23 @@ def model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
 def test_an_architecture_that_vllm_does_not_know_is_named(model_copy: Path) -> None:
     config = model_copy / "config.json"
     config.write_text(config.read_text().replace("LlamaForCausalLM", "NoSuchForCausalLM").replace("llama", "t5"))
-    with pytest.raises(UnusableModelError, match=r"(?s)NoSuchForCausalLM.*--generator\.engine transformers") as caught:
+    with pytest.raises(UserError, match=r"(?s)NoSuchForCausalLM.*--generator\.engine transformers") as caught:
         VllmEngine(model_copy, options())
     assert len(str(caught.value)) < 1000
 
 
 def test_a_folder_that_is_no_model_is_named(model_copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnusableModelError, match="absent is not a folder"):
+    with pytest.raises(UserError, match="absent is not a folder"):
         check_model_folder(tmp_path / "absent")
     for weights in model_copy.glob("*.safetensors"):
         weights.unlink()
-    with pytest.raises(UnusableModelError, match="no weights"):
+    with pytest.raises(UserError, match="no weights"):
         check_model_folder(model_copy)
     (model_copy / "config.json").write_text("{")
-    with pytest.raises(UnusableModelError, match=r"config\.json is not JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         check_model_folder(model_copy)
     (model_copy / "config.json").unlink()
-    with pytest.raises(UnusableModelError, match=r"it has no config\.json"):
+    with pytest.raises(UserError, match=r"it has no config\.json"):
         check_model_folder(model_copy)
 
 
@@ -77,16 +78,16 @@ def test_a_folder_without_a_usable_tokenizer_is_named(model_copy: Path) -> None:
     fields = json.loads(settings.read_text())
     del fields["eos_token"]
     settings.write_text(json.dumps(fields))
-    with pytest.raises(UnusableModelError, match="has no end token"):
+    with pytest.raises(UserError, match="has no end token"):
         load_tokenizer(model_copy)
     for file in model_copy.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(UnusableModelError, match="has no tokenizer that loads"):
+    with pytest.raises(UserError, match="has no tokenizer that loads"):
         load_tokenizer(model_copy)
 
 
 def test_a_chat_prompt_needs_a_chat_template(tiny_model_dir: Path) -> None:
-    with pytest.raises(UnusableModelError, match="has no chat template; set it to false"):
+    with pytest.raises(UserError, match="has no chat template; set it to false"):
         Prompter(tiny_model_dir, {}, chat_template=True)
 
 

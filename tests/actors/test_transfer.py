@@ -18,13 +18,11 @@ import torch
 from safetensors.torch import load_file
 
 from actors.generator import Generator, actor_options, update_timeout_s
-from actors.keeper import start_keeper
 from actors.messages import GeneratorError, GeneratorStats, WeightsGoneError
-from actors.weights import WeightsHandle
+from controller.generators import POLL_S, GeneratorPool
 from learner.actor import LearnerActor
 from learner.buffer_actor import BufferActor
 from problems.types import Problem, StdinTest
-from ring.generators import POLL_S, GeneratorPool
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
 from tests.actors.test_generator import PROBLEMS, fetch, rollout_request, take
@@ -32,6 +30,8 @@ from tests.actors.without_gpu import DIES, STALLS, Forger, ModelHere
 from tests.learner.samples import settings as learner_settings
 from tests.learner.test_learner_actor import BUFFER, rollouts
 from tests.learner.test_learner_actor import take as take_graded
+from transport.rollout_store import start_rollout_store
+from transport.weights import WeightsHandle
 
 CALL_S = 120.0
 KEEP = GeneratorSettings(
@@ -69,7 +69,7 @@ def start_generator(
     options = actor_options(name, settings)
     options["runtime_env"]["env_vars"] |= variables
     actor: Any = ray.remote(Generator).options(**options)
-    return actor.remote(name, model, model_settings, settings, ray.put(PROBLEMS), start_keeper())
+    return actor.remote(name, model, model_settings, settings, ray.put(PROBLEMS), start_rollout_store())
 
 
 def train(learner: Any) -> None:

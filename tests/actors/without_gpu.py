@@ -20,10 +20,10 @@ import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
 import vllm.distributed.weight_transfer.packed_tensor as packed_tensor
 from vllm.distributed.utils import StatelessProcessGroup
 
-import actors.transfer
-from actors.transfer import WeightSender, init_info
-from actors.weights import WeightsHandle
+import transport.transfer
 from settings import ModelSettings
+from transport.transfer import WeightSender, init_info
+from transport.weights import WeightsHandle
 
 STALLS, DIES = "stalls", "dies"
 
@@ -79,8 +79,8 @@ def do_without_gpu() -> None:
         (torch.cuda, "ipc_collect", lambda: None),
         (ipc_engine, "reduce_tensor", lambda tensor: (None, (*[None] * 7, pickle.dumps(tensor)))),
         (ipc_engine, "rebuild_cuda_tensor", lambda *arguments: pickle.loads(arguments[7])),
-        (actors.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
-        (actors.transfer, "PHASE_TIMEOUT_S", 10.0),
+        (transport.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
+        (transport.transfer, "PHASE_TIMEOUT_S", 10.0),
     ):
         setattr(module, name, value)
 

@@ -17,7 +17,7 @@ import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ring.nodes import NodeKind
+from controller.nodes import NodeKind
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "deploy" / "gcp.yaml"]
@@ -175,5 +175,5 @@ def test_package_of_a_submitted_job_is_the_program_alone(tmp_path: Path) -> None
         names = {name for name in archive.namelist() if not name.endswith("/")}
     tops = {Path(name).parts[0] for name in names}
     assert not tops & {"runs", ".venv", ".git", "tests", "docs", "benchmarks", ".pytest_cache", ".mypy_cache"}
-    assert names >= {"launch.py", "configs/starter.yaml", "ring/cluster.py", "requirements/cpu.txt"}
+    assert names >= {"launch.py", "configs/starter.yaml", "controller/cluster.py", "requirements/cpu.txt"}
     assert package.stat().st_size < 2 << 20

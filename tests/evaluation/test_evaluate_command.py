@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from errors import UserError
 from evaluate import main
 from evaluation.run import EvaluationRun, run_evaluation
-from evaluation.store import EvaluationError, SampleStore, read_samples
+from evaluation.store import SampleStore, read_samples
 from problems import Problem
 from tests.openai_server import serve
 
@@ -195,7 +196,7 @@ def test_whole_rows_are_kept_and_the_rest_dropped(tmp_path: Path) -> None:
         store.append({"number": 9})
     assert [item["number"] for item in read_samples(tmp_path)] == [0, 1, 2, 9]
     (tmp_path / "samples.jsonl").write_text('{"number": 0}\n{\n')
-    with pytest.raises(EvaluationError, match=r"samples.jsonl:2: not JSON"):
+    with pytest.raises(UserError, match=r"samples.jsonl:2: not JSON"):
         list(read_samples(tmp_path))
 
 

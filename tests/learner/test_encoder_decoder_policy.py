@@ -19,9 +19,10 @@ from transformers import (
     T5Tokenizer,
 )
 
+from errors import UserError
 from learner.encoder_decoder import pack, plain_logits
 from learner.packing import TokenSequence
-from learner.policy import ModelError, Policy
+from learner.policy import Policy
 from learner.supervised import SamplerState
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 from tests.learner.samples import (
@@ -193,14 +194,14 @@ def test_a_model_that_knows_places_is_refused(codet5: Path, tmp_path: Path) -> N
     config = BartConfig(vocab_size=404, d_model=16, max_position_embeddings=64, **shape, **heads)
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(codet5).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="bart models give packed sequences log-probabilities that are off"):
+    with pytest.raises(UserError, match="bart models give packed sequences log-probabilities that are off"):
         load(tmp_path)
 
 
 def test_a_model_without_a_start_token_is_refused(codet5: Path, tmp_path: Path) -> None:
     T5Config(vocab_size=404).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(codet5).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="set decoder_start_token_id"):
+    with pytest.raises(UserError, match="set decoder_start_token_id"):
         load(tmp_path)
 
 
@@ -211,5 +212,5 @@ def test_a_tokenizer_that_cannot_write_code_is_refused(codet5: Path, tmp_path: P
         file.unlink()
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -5.0) for c in "▁def():rtun01+x")]
     T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="cannot write Python"):
+    with pytest.raises(UserError, match="cannot write Python"):
         load(tmp_path)

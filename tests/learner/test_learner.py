@@ -11,8 +11,8 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.weights import unpack
-from learner.checkpoints import CheckpointError, checkpoints, write_folder
+from errors import UserError
+from files import checkpoints, write_folder
 from learner.experience import Experience
 from learner.learner import Learner, latest_checkpoint
 from learner.packing import TokenSequence
@@ -27,6 +27,7 @@ from tests.learner.samples import (
     plain_logprobs,
     random_ids,
 )
+from transport.weights import unpack
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:
@@ -206,19 +207,19 @@ def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_checkpoint_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model_dir)
-    with pytest.raises(CheckpointError, match=r"not a checkpoint \(it has no trainer_state/state\.json\)"):
+    with pytest.raises(UserError, match=r"not a checkpoint \(it has no trainer_state/state\.json\)"):
         learner.resume(tiny_model_dir)
     path = learner.save_checkpoint(tmp_path)
     state = json.loads((path / "trainer_state" / "state.json").read_text())
     (path / "trainer_state" / "state.json").write_text(json.dumps({**state, "seed": 5}))
-    with pytest.raises(CheckpointError, match=r"run\.seed 5, not 0"):
+    with pytest.raises(UserError, match=r"run\.seed 5, not 0"):
         learner.resume(path)
     (path / "trainer_state" / "state.json").write_text(json.dumps({**state, "format": 0}))
-    with pytest.raises(CheckpointError, match="format 0"):
+    with pytest.raises(UserError, match="format 0"):
         learner.resume(path)
     (path / "trainer_state" / "state.json").write_text(json.dumps(state))
     learner.set_examples(make_references(0))
-    with pytest.raises(CheckpointError, match="written with other reference programs"):
+    with pytest.raises(UserError, match="written with other reference programs"):
         learner.resume(path)
 
 

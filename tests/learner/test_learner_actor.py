@@ -19,8 +19,8 @@ from learner.actor import LearnerActor
 from learner.buffer import BufferItem, DropReason, SampleMeta
 from learner.buffer_actor import BufferActor, BufferServer, TakeReply, TakeRequest
 from learner.experience import Experiences
-from learner.feed import Feed
 from learner.metrics import StepReport
+from learner.prefetcher import Prefetcher
 from learner.stored_rollouts import load_rollouts, save_rollouts
 from problems.types import Problem, StdinTest
 from settings import BufferSettings, ModelSettings, WarmStartSettings
@@ -69,10 +69,10 @@ def buffer(ray_session: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def feed(ray_session: None, tiny_model_dir: Path) -> Feed:
+def feed(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
     learner = make_learner(tiny_model_dir, fetch_timeout_s=60.0)
     learner.set_examples(make_references(0))
-    return Feed(learner)
+    return Prefetcher(learner)
 
 
 def start_learner(model: Path) -> Any:
@@ -95,7 +95,7 @@ def start_learner(model: Path) -> Any:
 def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = start_learner(tiny_model_dir)
     assert wait_for(learner.progress.remote()) is None
-    assert wait_for(learner.warm_start.remote()).num_steps == 2
+    assert wait_for(learner.sft.remote()).num_steps == 2
     assert wait_for(learner.progress.remote()).step == 2
 
     stored = rollouts(0, 5)
@@ -150,7 +150,7 @@ def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
     assert load_rollouts(tmp_path / "none.npz") == []
 
 
-def test_what_was_announced_comes_next(feed: Feed, buffer: Any) -> None:
+def test_what_was_announced_comes_next(feed: Prefetcher, buffer: Any) -> None:
     incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
     items = take(buffer, 16, incarnation=incarnation).items
     feed.announce(items[:2])
@@ -202,7 +202,7 @@ def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
     assert ids(take(buffer, 8, incarnation=told.incarnation)) == ["r2", "r3"]
 
 
-def test_rollouts_outlive_the_process_that_made_them(feed: Feed, buffer: Any) -> None:
+def test_rollouts_outlive_the_process_that_made_them(feed: Prefetcher, buffer: Any) -> None:
     actor_class: Any = Producer
     producer = actor_class.remote()
     wait_for(producer.produce.remote(buffer, rollouts(0, 4), DEADLINE_S))
@@ -213,7 +213,7 @@ def test_rollouts_outlive_the_process_that_made_them(feed: Feed, buffer: Any) ->
     assert fed.prepared.num_samples == 8
 
 
-def test_rollouts_whose_objects_are_gone_are_told(feed: Feed) -> None:
+def test_rollouts_whose_objects_are_gone_are_told(feed: Prefetcher) -> None:
     producer_class: Any = Producer
     producers = [producer_class.remote() for _ in range(2)]
     items = []

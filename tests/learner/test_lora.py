@@ -12,19 +12,18 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from actors.engine import EngineOptions
-from actors.lora import AdapterMerger
 from actors.transformers_engine import TransformersEngine
-from actors.weights import pack, unpack
-from learner.checkpoints import CheckpointError
+from errors import UserError
 from learner.learner import Learner
 from learner.packing import TokenSequence
-from learner.policy import ModelError
+from learner.sft import warm_start
 from learner.supervised import SamplerState
-from learner.warm_start import warm_start
 from settings import LoraSettings
 from tests.actors.sampling import make_request
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.learner.samples import make_experiences, make_learner, make_references
+from transport.lora import AdapterMerger
+from transport.weights import pack, unpack
 
 LORA = LoraSettings(rank=4, alpha=16)
 
@@ -170,10 +169,10 @@ def test_warm_start_trains_adapters_and_comes_from_the_cache_again(tiny_model_di
 
 
 def test_what_does_not_fit_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.lora: .*no_such_layer"):
+    with pytest.raises(UserError, match=r"model\.lora: .*no_such_layer"):
         make_learner(tiny_model_dir, lora=LoraSettings(rank=2, target_modules=("no_such_layer",)))
     path = make_learner(tiny_model_dir, lora=LORA).save_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="written with adapters"):
+    with pytest.raises(UserError, match="written with adapters"):
         make_learner(tiny_model_dir).resume(path)
-    with pytest.raises(CheckpointError, match="adapters of rank 4 and alpha 16, not 2 and 32"):
+    with pytest.raises(UserError, match="adapters of rank 4 and alpha 16, not 2 and 32"):
         make_learner(tiny_model_dir, lora=LoraSettings(rank=2)).resume(path)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from errors import UserError
 from learner import model_source
 from learner.model_source import model_folder
-from learner.policy import ModelError
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("silent_hub")
 def test_a_hub_that_is_silent_is_given_up(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="nobody/nothing is neither a folder here nor to be had from the hub"):
+    with pytest.raises(UserError, match="nobody/nothing is neither a folder here nor to be had from the hub"):
         model_folder("nobody/nothing", (), tmp_path, seed=0)
 
 
 def test_a_hub_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelError, match="give a model folder, or a hub id and access to the hub"):
+    with pytest.raises(UserError, match="give a model folder, or a hub id and access to the hub"):
         model_folder("nobody/nothing", (), tmp_path, seed=0)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
+from errors import UserError
 from learner.packing import pack
-from learner.policy import ModelError, Policy
+from learner.policy import Policy
 from tests.learner.samples import make_references, plain_logprobs
 
 
@@ -39,15 +40,15 @@ def test_models_with_learned_positions_and_dropout_are_packed_rightly(tiny_model
 def test_a_model_that_cannot_be_packed_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
-    with pytest.raises(ModelError, match="mamba models take no packed sequences"):
+    with pytest.raises(UserError, match="mamba models take no packed sequences"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
 
 
 def test_a_folder_without_a_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no usable tokenizer there"):
+    with pytest.raises(UserError, match="no usable tokenizer there"):
         load(tmp_path)
-    with pytest.raises(ModelError, match=r"not a Hugging Face model folder \(it has no config\.json\)"):
+    with pytest.raises(UserError, match=r"not a Hugging Face model folder \(it has no config\.json\)"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match="neither a model folder nor a hub id that can be loaded"):
+    with pytest.raises(UserError, match="neither a model folder nor a hub id that can be loaded"):
         load(tmp_path)

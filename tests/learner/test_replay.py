@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.folders import HomeFolders
-from learner.checkpoints import CheckpointError
+from errors import UserError
 from learner.learner import Learner
 from learner.replay import Recorder, replay
 from settings import GeneratorSettings, ModelSettings, Settings
 from tests.learner.samples import make_experiences, make_learner, make_references
 from tests.learner.samples import settings as learner_settings
+from transport.folders import HomeFolders
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -74,5 +74,5 @@ def test_an_update_that_fails_is_kept_and_fails_again(tiny_model_dir: Path, tmp_
 def test_updates_are_kept_from_the_first_or_not_at_all(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = new_learner(tiny_model_dir)
     learner.update(learner.prepare(make_experiences(0)))
-    with pytest.raises(CheckpointError, match="from a run's first one on"):
+    with pytest.raises(UserError, match="from a run's first one on"):
         update(learner, new_recorder(tmp_path), 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from problems import AssertTest, ProblemsError, load
+from errors import UserError
+from problems import AssertTest, load
 from problems.assertions import split_assertion
 from sandbox.admission import reason_to_refuse
 from sandbox.limits import Limits
@@ -64,7 +65,7 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
     ],
 )
 def test_rows_of_evalplus_are_not_read_as_their_base_tests(kind: str, file: str) -> None:
-    with pytest.raises(ProblemsError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
+    with pytest.raises(UserError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
         load(f"{kind}:{DATA / file}")
 
 

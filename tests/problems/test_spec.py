@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from problems import AssertTest, CallTest, Problem, ProblemsError, StdinTest, describe_rejected, load
+from errors import UserError
+from problems import AssertTest, CallTest, Problem, StdinTest, describe_rejected, load
 from problems.spec import parse_spec
 
 MBPP_ROW = {"task_id": 601, "text": "Add.", "code": "def f(x):\r\n  return x", "test_list": ["assert f(1) == 1"]}
@@ -58,13 +59,13 @@ def test_specs_are_taken_apart() -> None:
     ],
 )
 def test_unusable_specs(text: str, message: str) -> None:
-    with pytest.raises(ProblemsError, match=message):
+    with pytest.raises(UserError, match=message):
         load(text)
 
 
 def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(ProblemsError, match=r"hub cannot be reached|on the hub"):
+    with pytest.raises(UserError, match=r"hub cannot be reached|on the hub"):
         load("humaneval:nobody/no-such-set-of-problems")
 
 
@@ -92,9 +93,9 @@ def test_slices_and_splits_select_in_the_order_written(tmp_path: Path) -> None:
     assert ids(load(f"mbpp:{file}?split=train[1:]").problems) == ["602", "603"]
     assert ids(load(f"mbpp:{file}[3:5]?split=train").problems) == ["601", "602"]
     assert ids(load(f"mbpp:{file}?split=test").problems) == ["509", "510"]
-    with pytest.raises(ProblemsError, match="selects none of 6"):
+    with pytest.raises(UserError, match="selects none of 6"):
         load(f"mbpp:{file}[6:]")
-    with pytest.raises(ProblemsError, match="did you mean train"):
+    with pytest.raises(UserError, match="did you mean train"):
         load(f"mbpp:{file}?split=trian")
 
 
@@ -129,14 +130,14 @@ def test_unusable_rows_are_named_with_line_and_reason_and_skipped(tmp_path: Path
 
 def test_a_file_without_a_usable_row_is_an_error(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mbpp.jsonl", ["{", "[]"])
-    with pytest.raises(ProblemsError, match=r"none of its 2 rows.*mbpp.jsonl:1: not JSON"):
+    with pytest.raises(UserError, match=r"none of its 2 rows.*mbpp.jsonl:1: not JSON"):
         load(f"mbpp:{file}")
-    with pytest.raises(ProblemsError, match="none of its 0 rows"):
+    with pytest.raises(UserError, match="none of its 0 rows"):
         load(f"mbpp:{write_lines(tmp_path / 'empty.jsonl', [])}")
-    with pytest.raises(ProblemsError, match=r"\.jsonl"):
+    with pytest.raises(UserError, match=r"\.jsonl"):
         load(f"mbpp:{write_lines(tmp_path / 'rows.csv', [])}")
     (tmp_path / "bad.jsonl.gz").write_bytes(b"not gzip")
-    with pytest.raises(ProblemsError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load(f"mbpp:{tmp_path / 'bad.jsonl.gz'}")
 
 
@@ -184,9 +185,9 @@ def test_apps_folders(tmp_path: Path) -> None:
     broken = loaded.rejected[2]
     assert (broken.file, broken.line) == (str(tmp_path / "0004" / "input_output.json"), 2)
     assert ids(load(f"apps:{tmp_path}?difficulty=interview").problems) == ["0000"]
-    with pytest.raises(ProblemsError, match="difficulties: interview"):
+    with pytest.raises(UserError, match="difficulties: interview"):
         load(f"apps:{tmp_path}?difficulty=easy")
-    with pytest.raises(ProblemsError, match=f"did you mean {tmp_path}"):
+    with pytest.raises(UserError, match=f"did you mean {tmp_path}"):
         load(f"apps:{tmp_path.parent}")
 
 
@@ -316,7 +317,7 @@ def test_humaneval_asserts_of_helpers_that_call_the_function_are_kept(tmp_path: 
     ],
 )
 def test_humaneval_modules_that_no_program_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:
-    with pytest.raises(ProblemsError, match=reason):
+    with pytest.raises(UserError, match=reason):
         humaneval_tests(tmp_path, test)
 
 
@@ -328,7 +329,7 @@ def test_rows_of_evalplus_are_refused_by_name(tmp_path: Path) -> None:
     assert ids(loaded.problems) == ["601"]
     assert ["EvalPlus" in row.reason for row in loaded.rejected] == [True, False, True]
     assert "test_list" in loaded.rejected[1].reason
-    with pytest.raises(ProblemsError, match="EvalPlus is not supported yet; mbpp:PATH"):
+    with pytest.raises(UserError, match="EvalPlus is not supported yet; mbpp:PATH"):
         load("mbppplus:x.jsonl")
 
 
@@ -373,7 +374,7 @@ def test_humaneval_rows_that_test_nothing(tmp_path: Path) -> None:
 )
 def test_rows_of_ones_own_are_checked(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     file = write_lines(tmp_path / "own.jsonl", [row])
-    with pytest.raises(ProblemsError) as caught:
+    with pytest.raises(UserError) as caught:
         load(f"jsonl:{file}")
     assert reason in str(caught.value)
     assert f"{file}:1" in str(caught.value)

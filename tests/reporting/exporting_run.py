@@ -17,12 +17,12 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
+from controller.reports import GradedRollout
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats, DropReason
 from learner.metrics import StepMetrics, UpdateStats
 from reporting.series import SERIES
 from reporting.telemetry import Telemetry
-from ring.reports import GradedRollout
 from sandbox.pool import PoolStats
 from sandbox.verdict import Isolation, Outcome
 from settings import BufferSettings

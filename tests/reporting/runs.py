@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from controller.reports import GradedSample, TokenMark
 from problems.types import CallTest, Problem, StdinTest
-from ring.reports import GradedSample, TokenMark
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 
 STDIN_PROBLEM = Problem(

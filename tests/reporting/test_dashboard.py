@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ring.learner_service import step_shown
+from controller.learner_service import step_shown
 from scripts.browser import CHROMIUM, Browser
 from scripts.screenshots import show_calls
 

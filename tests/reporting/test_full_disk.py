@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.checkpoints import checkpoints, write_folder
-from reporting import RunFolder, RunFolderError
+from controller.errors import FAILED, user_message
+from errors import UserError
+from files import checkpoints, write_folder
+from reporting import RunFolder
 from reporting.rows import read_rows
-from ring.errors import FAILED, user_message
 from settings import Settings
 from tests.reporting.runs import PROBLEMS, failed_sample, step_row
 
@@ -99,10 +100,10 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Pa
 
 def test_a_run_does_not_begin_on_a_full_disk(small_disk: Path) -> None:
     filler = fill(small_disk)
-    with pytest.raises(RunFolderError, match="cannot be written: No space left on device"):
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
         RunFolder.create(small_disk / "run", Settings())
     filler.unlink()
     RunFolder.create(small_disk / "run", Settings()).close()
     fill(small_disk)
-    with pytest.raises(RunFolderError, match="cannot be written: No space left on device"):
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
         RunFolder.resume(small_disk / "run", Settings(), step=0)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from reporting import RunFolder, RunFolderError
+from errors import UserError
+from reporting import RunFolder
 from reporting.rows import RowWriter, read_rows
 from settings import Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_row
@@ -51,14 +52,14 @@ def test_numbers_reach_tensorboard(tmp_path: Path) -> None:
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", SETTINGS).close()
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    with pytest.raises(RunFolderError, match=r"not empty.*--resume"):
+    with pytest.raises(UserError, match=r"not empty.*--resume"):
         RunFolder.create(tmp_path / "run", SETTINGS)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunFolderError, match="not empty") as caught:
+    with pytest.raises(UserError, match="not empty") as caught:
         RunFolder.create(tmp_path, SETTINGS)
     assert "--resume" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -66,7 +67,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         RunFolder.create(tmp_path / "file" / "run", SETTINGS)
 
 
@@ -85,7 +86,7 @@ def test_resume_drops_what_comes_again(tmp_path: Path) -> None:
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"holds no settings\.yaml"):
+    with pytest.raises(UserError, match=r"holds no settings\.yaml"):
         RunFolder.resume(tmp_path, SETTINGS, step=0)
 
 

@@ -92,5 +92,5 @@ def test_a_missing_key_is_said_in_words_and_leaves_no_folder(tmp_path: Path, mon
     # In a process of its own: the client reads its mode once.
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
-    assert re.search(r"RunFolderError: run\.wandb_project rltf: .*WANDB_API_KEY", done.stderr), done.stderr
+    assert re.search(r"UserError: run\.wandb_project rltf: .*WANDB_API_KEY", done.stderr), done.stderr
     assert not (tmp_path / "run").exists()

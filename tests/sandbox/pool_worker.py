@@ -8,8 +8,8 @@ import time
 
 import ray
 
+from errors import UserError
 from sandbox.pool import SandboxWorker
-from sandbox.sandbox import IsolationError
 
 
 class Worker(SandboxWorker):
@@ -36,7 +36,7 @@ class RefusingWorker(SandboxWorker):
     """On a machine that isolates too little."""
 
     def start(self) -> None:
-        raise IsolationError("isolation level `namespaces` is required, this machine gives `landlock`")
+        raise UserError("isolation level `namespaces` is required, this machine gives `landlock`")
 
 
 class PlacedWorker(SandboxWorker):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from problems import ProblemsError, load
+from errors import UserError
+from problems import load
 from problems.extraction import extract_program
 from problems.types import Problem
 from sandbox.admission import reason_to_refuse
@@ -67,7 +68,7 @@ def differing(folder: Path, sandbox: Sandbox, *, slow: bool = False) -> dict[str
     spec = f"{described['kind']}:{folder / 'problems.jsonl'}"
     try:
         problems = {problem.task_id: problem for problem in load(spec, reason_to_refuse(Limits())).problems}
-    except ProblemsError:
+    except UserError:
         problems = {}
     found = {
         case: sandbox.grade(problems[task_id], program, case).outcome.value if task_id in problems else "refused"

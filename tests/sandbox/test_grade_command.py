@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from problems import Problem, ProblemsError, StdinTest
-from problems.lookup import ProblemIndex
+from errors import UserError
+from problems import Problem, StdinTest
+from problems.index import ProblemIndex
 from sandbox.__main__ import main
 
 OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
@@ -113,5 +114,5 @@ def test_numbers_are_found_with_and_without_leading_zeros() -> None:
     index = ProblemIndex([Problem("0042", "apps", "?", tests), Problem("HumanEval/1", "humaneval", "?", tests)])
     assert index.find(42) is index.find("42") is index.find("0042")
     assert index.find("HumanEval/1").task_id == "HumanEval/1"
-    with pytest.raises(ProblemsError, match=r"'HumanEval/11': none of the 2 problems has it; did you mean HumanEval/1"):
+    with pytest.raises(UserError, match=r"'HumanEval/11': none of the 2 problems has it; did you mean HumanEval/1"):
         index.find("HumanEval/11")

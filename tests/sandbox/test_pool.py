@@ -13,11 +13,11 @@ from ray.exceptions import ObjectLostError
 from ray.util import list_named_actors
 
 import sandbox.pool
+from errors import UserError
 from problems.types import Problem, StdinTest
 from sandbox import selftest
 from sandbox.limits import Limits
 from sandbox.pool import PoolError, SandboxPool
-from sandbox.sandbox import IsolationError
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
 from tests.sandbox.pool_worker import RefusingWorker, Worker
@@ -176,9 +176,9 @@ def test_pool_that_cannot_come_up_says_why() -> None:
 def test_too_little_isolation_is_refused() -> None:
     async def scenario() -> None:
         pool = SandboxPool(RefusingWorker, settings(), ray.put({}))
-        with pytest.raises(IsolationError, match="this machine gives"):
+        with pytest.raises(UserError, match="this machine gives"):
             await pool.start()
-        with pytest.raises(IsolationError, match="this machine gives"):
+        with pytest.raises(UserError, match="this machine gives"):
             await pool.submit("grade", [])
         await pool.close()
 

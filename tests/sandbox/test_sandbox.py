@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from errors import UserError
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 from sandbox import asserts, selftest
 from sandbox.asserts import plan
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, StdinJob
 from sandbox.limits import Limits
 from sandbox.process import Jail
-from sandbox.sandbox import IsolationError, Sandbox
+from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
 from tests.sandbox import threats
 
@@ -349,7 +350,7 @@ def test_too_little_isolation_is_refused_with_reason_and_cure(monkeypatch: pytes
     monkeypatch.setenv("PATH", "/nonexistent")
     selftest.find_level.cache_clear()
     try:
-        with pytest.raises(IsolationError, match=r"(?s)bubblewrap is not installed.*cure: .*bubblewrap"):
+        with pytest.raises(UserError, match=r"(?s)bubblewrap is not installed.*cure: .*bubblewrap"):
             Sandbox(LIMITS, require=Isolation.NAMESPACES)
         with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
             verdict = sandbox.grade(squares(1), RIGHT, "c")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from problems import ProblemsError, load
+from errors import UserError
+from problems import load
 from sandbox.admission import reason_to_refuse
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
@@ -105,7 +106,7 @@ def _outcome(sandbox: Sandbox, folder: Path, kind: str, row: dict[str, Any], pro
     path.write_text(json.dumps(row) + "\n", "utf-8")
     try:
         (problem,) = load(f"{kind}:{path}", reason_to_refuse(Limits())).problems
-    except ProblemsError:
+    except UserError:
         return "refused"
     return sandbox.grade(problem, program, "0").outcome.value
 

@@ -1,0 +1,121 @@
+"""A sandbox worker of the ring: rollout in, graded and scored samples to the buffer, counts to the driver."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from actors.types import Completion, Rollout
+from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
+from learner.experience import Experience, Experiences
+from problems.types import Problem
+from rewards import ProgramReward, Sample, Scored, score_group
+from sandbox.pool import SandboxWorker
+from sandbox.verdict import Verdict
+from settings import RewardSettings, SandboxSettings
+
+FETCH_TIMEOUT_S = 60.0
+# A buffer that died is up again within seconds, on another node within half a minute.
+BUFFER_TIMEOUT_S = 120.0
+
+
+class GradingWorker(SandboxWorker):
+    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer actor.
+
+    Rollouts are fetched from the object store and experiences go straight to the buffer: the caller sees counts.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problem],
+        settings: SandboxSettings,
+        rewards: RewardSettings,
+        buffer: Any,
+    ) -> None:
+        super().__init__(problems, settings)
+        self._rewards = rewards
+        self._buffer = buffer
+
+    def grade_rollout(
+        self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
+    ) -> GradedRollout:
+        """Grade and score a rollout and put its experiences into the buffer.
+
+        `ref` is wrapped in a list so that Ray hands over the reference. `previous` is the problem's last
+        `GradedRollout.greedy`. The first `num_shown` samples come back to be shown.
+        """
+        began = time.monotonic()
+        rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
+        verdicts = [self._verdict(completion) for completion in rollout.samples]
+        greedy = None if rollout.greedy is None else self._verdict(rollout.greedy)
+        scores = score_group(
+            [Sample.of(completion, verdict) for completion, verdict in zip(rollout.samples, verdicts, strict=True)],
+            self._rewards,
+            greedy=greedy,
+            previous=previous,
+        )
+        graded = [
+            (completion, verdict, scored)
+            for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
+            if scored is not None
+        ]
+        buffer = ""
+        if graded:
+            experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
+            buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
+        return GradedRollout(
+            rollout_id=rollout.rollout_id,
+            task_id=rollout.task_id,
+            num_samples=len(graded),
+            num_passed=sum(verdict.passed for _, verdict, _ in graded),
+            num_faults=len(verdicts) - len(graded),
+            fault=self.sandbox.last_fault,
+            num_tests=sum(len(verdict.tests) for verdict in verdicts),
+            num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
+            seconds=time.monotonic() - began,
+            outcomes=Counter(verdict.outcome for verdict in verdicts),
+            isolation=self.isolation,
+            buffer=buffer,
+            greedy=scores.greedy,
+            shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
+        )
+
+    def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:
+        """Grade a rollout of a held-out problem; nothing of it reaches the buffer."""
+        rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
+        completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
+        return EvaluatedRollout(rollout.task_id, tuple(self._verdict(completion).outcome for completion in completions))
+
+    def _verdict(self, completion: Completion) -> Verdict:
+        return self.sandbox.grade(self.problems[completion.task_id], completion.program, completion.completion_id)
+
+
+def experience(completion: Completion, scored: Scored) -> Experience:
+    """What the learner trains on of a scored completion."""
+    return Experience(
+        task_id=completion.task_id,
+        completion_id=completion.completion_id,
+        prompt_ids=completion.prompt_ids,
+        token_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+        token_weights=scored.token_weights,
+        version=min(span.version for span in completion.weight_versions),
+        reward=scored.coarse,
+        outcome=scored.outcome,
+    )
+
+
+def _shown(completion: Completion, verdict: Verdict, scored: Scored) -> GradedSample:
+    weights = scored.token_weights.sum(axis=0)
+    marks = []
+    end = completion.program_start
+    for (_, last), weight in zip(completion.char_spans.tolist(), weights.tolist(), strict=True):
+        last = min(last, completion.program_end)
+        if last > end:
+            marks.append(TokenMark(completion.text[end:last], round(weight, 4)))
+            end = last
+    return GradedSample(verdict, completion.program, scored.coarse, tuple(marks))

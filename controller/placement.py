@@ -1,0 +1,109 @@
+"""Where the actors of a run go: learner and generators together or not at all, each on its kind of node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from controller.nodes import NodeKind, kind_request, uses_kinds
+from controller.waiting import StallError, answer
+from errors import UserError
+from settings import Settings
+
+# A machine may have to be had from the cloud, booted and set up first.
+CLUSTER_START_S = 1800.0
+LOCAL_START_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Room that is held for the learner (bundle 0) and the generators (the others, in order)."""
+
+    group: PlacementGroup
+    bundles: tuple[Mapping[str, float], ...]
+    uses_kinds: bool
+
+    def learner(self) -> dict[str, Any]:
+        """Ray's options for the learner actor."""
+        return self._options(0)
+
+    def generator(self, index: int) -> dict[str, Any]:
+        """Ray's options for a generator actor."""
+        return self._options(1 + index)
+
+    def sandbox(self) -> dict[str, float]:
+        """Custom resources for a sandbox worker; these come and go, so nothing is held for them."""
+        return kind_request("sandbox", uses=self.uses_kinds)
+
+    def _options(self, bundle: int) -> dict[str, Any]:
+        wanted = dict(self.bundles[bundle])
+        return {
+            "num_cpus": wanted.pop("CPU", 0.0),
+            "num_gpus": wanted.pop("GPU", 0.0),
+            "resources": wanted,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, bundle),
+        }
+
+
+def room_timeout_s(settings: Settings) -> float:
+    """How long room may take to come: a cluster may have to fetch machines for it."""
+    return LOCAL_START_S if settings.cluster.address == "local" else CLUSTER_START_S
+
+
+async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
+    """Get room for learner and generators, all at once, so that no run waits holding half of what it needs.
+
+    Raises:
+        UserError: there was none within `timeout_s`.
+    """
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    kinds = uses_kinds(there)
+    learner, generator = settings.learner, settings.generator
+    bundles = (
+        _bundle("learner", learner.num_cpus, learner.num_gpus, kinds=kinds),
+        *[_bundle("generator", generator.num_cpus, generator.num_gpus, kinds=kinds)] * generator.num_generators,
+    )
+    if settings.cluster.address == "local":
+        _check_machine(bundles, settings, there)
+    # PACK: few nodes, but as many as it takes.
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    try:
+        await answer(group.ready(), timeout_s, "room for learner and generators")
+    except StallError as error:
+        remove_placement_group(group)
+        raise UserError(
+            f"{error}: the learner asks for {_words(bundles[0])}, each of {generator.num_generators} generators for "
+            f"{_words(bundles[1])}; the cluster has {_words(there)}. Lower num_gpus, num_cpus or "
+            "generator.num_generators, or add nodes (`ray status` says what the autoscaler waits for)"
+        ) from error
+    return Placement(group, bundles, kinds)
+
+
+def _check_machine(bundles: Sequence[Mapping[str, float]], settings: Settings, there: Mapping[str, float]) -> None:
+    """Whether this machine, whose Ray does not grow, has room for the least that the run needs. Raises UserError."""
+    sandbox = settings.sandbox
+    needed = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("CPU", "GPU")}
+    needed["CPU"] += sandbox.min_workers * sandbox.num_cpus
+    for name, amount in needed.items():
+        if amount > there.get(name, 0.0):
+            raise UserError(
+                f"learner, generators and {sandbox.min_workers} sandbox workers ask for {amount:g} {name}s, and this "
+                f"machine has {there.get(name, 0.0):g}: lower learner.num_{name.lower()}s, "
+                f"generator.num_{name.lower()}s or the numbers of generators and sandbox workers, or use a cluster"
+            )
+
+
+def _bundle(kind: NodeKind, num_cpus: float, num_gpus: float, *, kinds: bool) -> dict[str, float]:
+    wanted = {"CPU": num_cpus, "GPU": num_gpus} | kind_request(kind, uses=kinds)
+    # Ray takes no empty bundle: a sliver of a core stands for an actor that asks for nothing.
+    return {name: amount for name, amount in wanted.items() if amount > 0} or {"CPU": 0.001}
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    named = {name: amount for name, amount in resources.items() if ":" not in name and "memory" not in name}
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(named.items())) or "nothing"

@@ -1,0 +1,105 @@
+"""Files and folders that are complete or absent, whatever crashes while they are written.
+
+Each is written under a temporary name and renamed when it is complete, so no reader ever sees half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"step-(\d+)")
+_TEMPORARY_PREFIX = ".incomplete-"
+# A disk with less room than this when a write failed is what the write failed of.
+FULL_BYTES = 1 << 20
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Replace the file as a whole; returns its path. Raises OSError, with the path as its file name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Replace the file with `value` as indented JSON; returns its path."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Replace the file with one JSON object per line; returns its path."""
+    return write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make `folder` with what `write` puts into the (empty) folder it is given; raises FileExistsError if it exists
+    and OSError (ENOSPC) where the disk is full.
+
+    After a crash at any moment `folder` is complete or absent; what is left under a temporary name is removed by the
+    next call for the same folder.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(_TEMPORARY_PREFIX + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write(temporary)
+        for path in sorted(temporary.rglob("*")):
+            sync(path)
+    except Exception as error:  # writers of weights fail in many ways, and few say that the disk is full
+        is_full = shutil.disk_usage(folder.parent).free < FULL_BYTES
+        shutil.rmtree(temporary)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+    sync(temporary)
+    temporary.rename(folder)
+    sync(folder.parent)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints `step-N` in `folder`, oldest first; empty where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in `folder`; None if there is none."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and what interrupted writes have left."""
+    for path in checkpoints(folder)[:-keep]:
+        # Renamed first, so that a crash half-way leaves no checkpoint that looks whole.
+        doomed = path.with_name(_TEMPORARY_PREFIX + path.name)
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+    for path in folder.glob(_TEMPORARY_PREFIX + "*"):
+        shutil.rmtree(path)

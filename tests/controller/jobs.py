@@ -1,0 +1,56 @@
+"""Small real jobs for tests: the starter job cut down to a few updates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = {
+    "run.num_steps": "4",
+    "problems.train": "starter:train?references=no[:24]",
+    "problems.supervised": "starter:train?references=yes[:64]",
+    "problems.evaluation": "starter:test[:6]",
+    "generator.samples_per_problem": "4",
+    "learner.batch_size": "16",
+    "learner.supervised_batch_size": "8",
+    "learner.decay_steps": "0",
+    "learner.checkpoint_every": "2",
+    "buffer.capacity": "128",
+    "buffer.refresh_every": "2",
+    "evaluation.every": "2",
+    "evaluation.num_samples": "2",
+    "cluster.dashboard": "false",
+}
+
+
+def small_job(runs: Path, name: str, *more: str, warm_start_steps: int = 40) -> list[str]:
+    """The command line of a small starter job that runs into `runs/name`; its caches are in `runs/cache`."""
+    settings = SMALL | {
+        "learner.sft.num_steps": str(warm_start_steps),
+        "learner.sft.cache_dir": str(runs / "cache"),
+        "run.name": name,
+        "run.dir": str(runs / name),
+    }
+    return [*(word for key, value in settings.items() for word in (f"--{key}", value)), *more]
+
+
+def python(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+    """This interpreter with `arguments`, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python launch.py` with `arguments`."""
+    return python("launch.py", *arguments)

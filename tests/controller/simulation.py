@@ -1,0 +1,402 @@
+"""Simulated actors on virtual time: the driver is real, what it talks to may die at any call and be late.
+
+Generators, sandbox workers, keeper and learner are stand-ins; the online buffer is the real one without Ray. Every call
+takes a random time. A plan says at which call who is killed: before it is carried out, or before its answer arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from ray.exceptions import ActorDiedError, ObjectLostError
+
+from actors.messages import RolloutHandle, RolloutRequest
+from controller.reports import GradedRollout
+from learner.buffer_actor import BufferServer
+from learner.experience import Experience, Experiences
+from learner.metrics import StepMetrics, StepReport, UpdateStats
+from learner.stored_rollouts import save_rollouts
+from rewards import Granularity
+from sandbox.verdict import Isolation, Outcome
+from settings import Settings
+from transport.weights import WeightsHandle
+
+T = TypeVar("T")
+GENERATORS = ("generator-0", "generator-1")
+TARGETS = (*GENERATORS, "worker", "keeper", "buffer", "learner")
+RESTART_S = 2.0
+LONGEST_CALL_S = 2.0
+
+
+class _InstantSelector(selectors.SelectSelector):
+    """Never sleeps: what would have been slept passes on the loop's clock."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise AssertionError("nobody waits for anything any more: the program would hang")
+        self.now += timeout
+        return super().select(0)
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._selector_ = _InstantSelector()
+        super().__init__(self._selector_)
+
+    def time(self) -> float:
+        return self._selector_.now
+
+
+def run_virtually(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` in no time at all."""
+    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+        return runner.run(main)
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A life of an actor. `calls` are under way; they fail when it dies."""
+
+    name: str
+    is_alive: bool = True
+    calls: set[asyncio.Future[Any]] = field(default_factory=set)
+
+    def die(self) -> None:
+        self.is_alive = False
+        for call in list(self.calls):
+            if not call.done():
+                call.set_exception(ActorDiedError())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ref:
+    """An object in the store, which dies with the process that owns it."""
+
+    value: Any
+    owner: Process
+
+    def get(self) -> Any:
+        if not self.owner.is_alive:
+            raise ObjectLostError("00", None, "")
+        return self.value
+
+
+class Cluster:
+    """All processes by name; `kills` maps the number of a call to who dies at it, and whether before it is done."""
+
+    def __init__(self, seed: int, kills: dict[int, tuple[str, bool]]) -> None:
+        self.random = random.Random(seed)
+        self.kills = kills
+        self.num_calls = 0
+        self.num_killed = 0
+        self.processes: dict[str, Process] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.failures: list[BaseException | None] = []
+
+    def start(self, name: str) -> Process:
+        self.processes[name] = Process(name)
+        return self.processes[name]
+
+    def kill(self, name: str) -> None:
+        process = self.processes.get(name)
+        if process is not None and process.is_alive:
+            self.num_killed += 1
+            process.die()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that goes on by itself; its failure fails the simulation."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failures.append(task.exception())
+
+    async def delay(self, longest_s: float = LONGEST_CALL_S) -> None:
+        """Mostly short, sometimes long."""
+        await asyncio.sleep(longest_s * self.random.random() ** 4)
+
+    def event(self) -> tuple[str | None, str | None]:
+        """Who dies now, before the next call is carried out, and who after it."""
+        self.num_calls += 1
+        who, before = self.kills.get(self.num_calls, (None, True))
+        return (who, None) if before else (None, who)
+
+
+class Handle:
+    """An actor handle: `handle.method.remote(...)`. A call is carried out once, and is lost with its process."""
+
+    def __init__(self, cluster: Cluster, name: str, actor: Any) -> None:
+        self.cluster, self.actor = cluster, actor
+        self.process = cluster.start(name)
+
+    def __getattr__(self, method: str) -> Any:
+        return _Method(self, method)
+
+    async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        return await self.attempt(method, arguments)
+
+    async def attempt(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        before, after = self.cluster.event()
+        if before is not None:
+            self.cluster.kill(before)
+        process, actor = self.process, self.actor
+        await self.cluster.delay()
+        if not process.is_alive:
+            raise ActorDiedError()
+        death: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        process.calls.add(death)
+        work = asyncio.ensure_future(getattr(actor, method)(*arguments))
+        try:
+            await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+            if not death.done() and after is not None:
+                self.cluster.kill(after)
+            if death.done():
+                raise ActorDiedError() from death.exception()
+            value = work.result()
+        finally:
+            work.cancel()
+            process.calls.discard(death)
+            death.cancel()
+        await self.cluster.delay()
+        return value
+
+
+class RestartingHandle(Handle):
+    """An actor that is started again, empty, and whose calls are made again; any call may be carried out twice."""
+
+    def __init__(self, cluster: Cluster, name: str, make: Callable[[Process], Any]) -> None:
+        self.make = make
+        super().__init__(cluster, name, None)
+        self.actor = make(self.process)
+
+    async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        while True:
+            try:
+                value = await self.attempt(method, arguments)
+                if self.cluster.random.random() < 0.1:
+                    value = await self.attempt(method, arguments)
+                return value
+            except ActorDiedError:
+                await asyncio.sleep(RESTART_S)
+                if not self.process.is_alive:
+                    self.process = self.cluster.start(self.process.name)
+                    self.actor = self.make(self.process)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    handle: Handle
+    name: str
+
+    def options(self, **_: Any) -> _Method:
+        return self
+
+    def remote(self, *arguments: Any) -> asyncio.Future[Any]:
+        task = asyncio.ensure_future(self.handle.call(self.name, arguments))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # may be nobody's any more
+        return task
+
+
+class SimulatedGenerator:
+    """Samples each rollout in some time, with the weights it has when it ends; may hand a rollout out twice."""
+
+    def __init__(self, cluster: Cluster, keeper: RestartingHandle, slowness: float) -> None:
+        self.cluster, self.keeper, self.slowness = cluster, keeper, slowness
+        self.version = 0
+        self.in_flight: set[str] = set()
+        self.finished: list[RolloutHandle] = []
+
+    async def ping(self) -> str:
+        return "ready"
+
+    async def too_long(self) -> list[str]:
+        return []
+
+    async def update_weights(self, weights: WeightsHandle) -> None:
+        for ref in weights.refs:
+            ref.get()  # type: ignore[attr-defined]
+        self.version = max(self.version, weights.version)
+
+    async def submit(self, requests: Sequence[RolloutRequest]) -> None:
+        for request in requests:
+            if request.rollout_id in self.in_flight:
+                raise ValueError(f"asked for twice: {request.rollout_id}")
+            self.in_flight.add(request.rollout_id)
+            self.cluster.spawn(self.sample(request))
+
+    async def sample(self, request: RolloutRequest) -> None:
+        version = self.version
+        assert version > 0, "sampled with weights that nobody published"
+        await self.cluster.delay(10.0 * self.slowness)
+        ref = await self.keeper.keep.remote((request.rollout_id, request.task_id, version))
+        self.finished.append(
+            RolloutHandle(
+                [ref], request.rollout_id, request.task_id, request.num_samples, 8, version, version, size_bytes=8
+            )
+        )
+        self.in_flight.discard(request.rollout_id)
+
+    async def take(self, timeout_s: float) -> list[RolloutHandle]:
+        if not self.finished:
+            await asyncio.sleep(self.cluster.random.random() * timeout_s)
+        handles, self.finished = self.finished, []
+        if handles and self.cluster.random.random() < 0.2:
+            self.finished = handles[:1]
+        return handles
+
+
+class SimulatedKeeper:
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def keep(self, value: Any) -> Ref:
+        return Ref(value, self.process)
+
+
+class SimulatedGraders:
+    """The sandbox pool: a call whose worker dies is made again."""
+
+    def __init__(self, cluster: Cluster, buffer: Handle, settings: Settings) -> None:
+        self.cluster, self.buffer, self.settings = cluster, buffer, settings
+
+    async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
+        while True:
+            handle = Handle(self.cluster, "worker", self)
+            try:
+                return await handle.call(method, arguments)
+            except ActorDiedError:
+                await self.cluster.delay()
+
+    async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
+        rollout_id, task_id, version = refs[0].get()
+        await self.cluster.delay(4.0)
+        num_samples = self.settings.generator.samples_per_problem
+        num_faults = int(self.cluster.random.random() < 0.03)
+        samples = Experiences(
+            _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
+        )
+        buffer = await self.buffer.add.remote([(rollout_id, samples)])
+        return GradedRollout(
+            rollout_id=rollout_id,
+            task_id=task_id,
+            num_samples=len(samples),
+            num_passed=0,
+            num_faults=num_faults,
+            fault="",
+            num_tests=1,
+            num_tokens=2,
+            seconds=0.5,
+            outcomes=Counter(),
+            isolation=Isolation.NAMESPACES,
+            buffer=buffer,
+            greedy=None,
+            shown=(),
+        )
+
+
+def _experience(task_id: str, rollout_id: str, index: int, version: int) -> Experience:
+    return Experience(
+        task_id=task_id,
+        completion_id=f"{rollout_id}/{index}",
+        prompt_ids=np.zeros(1, np.int32),
+        token_ids=np.zeros(2, np.int32),
+        logprobs=np.zeros(2, np.float32),
+        token_weights=np.zeros((len(Granularity), 2), np.float32),
+        version=version,
+        reward=0.0,
+        outcome=Outcome.FAILED,
+    )
+
+
+class SimulatedLearner:
+    """Its weights are the list of what it was trained on: (step, rollout id, samples)."""
+
+    def __init__(self, cluster: Cluster, process: Callable[[], Process], max_staleness: int) -> None:
+        self.cluster, self.process, self.max_staleness = cluster, process, max_staleness
+        self.step_, self.version = 0, 0
+        self.published_step: int | None = None
+        self.weights: list[tuple[int, str, int]] = []
+        self.announced: dict[str, Any] = {}
+
+    async def set_references(self, problems: object) -> None:
+        return None
+
+    async def progress(self) -> None:
+        return None
+
+    async def at_least_version(self, version: int) -> int:
+        self.version = max(self.version, version)
+        return self.step_
+
+    async def step(self, items: Sequence[Any], ahead: Sequence[Any]) -> StepReport:
+        ids = [item.meta.rollout_id for item in items]
+        assert not self.announced or list(self.announced) == ids, "another batch than announced"
+        kept, lost = [], []
+        for item in items:
+            try:
+                self.announced.get(item.meta.rollout_id) or item.ref.get()
+                kept.append(item)
+            except ObjectLostError:
+                lost.append(item.meta.rollout_id)
+        self.announced = {item.meta.rollout_id: item.ref.owner.is_alive and item.ref.get() for item in ahead}
+        if not kept:
+            return StepReport(None, (), tuple(lost))
+        await self.cluster.delay(6.0)
+        self.step_ += 1
+        for item in kept:
+            meta = item.meta
+            assert meta.rollout_id not in {name for _, name, _ in self.weights}, "trained on twice"
+            assert self.version - meta.version <= self.max_staleness, "too stale"
+            self.weights.append((self.step_, meta.rollout_id, meta.num_samples))
+        losses = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        stats = UpdateStats(*losses, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0)
+        metrics = StepMetrics(self.step_, self.version, stats, 0.0, 0.0, {}, {}, 0.0, 0, 1.0, 0.0, 1.0, 0)
+        return StepReport(metrics, tuple(item.meta.rollout_id for item in kept), tuple(lost))
+
+    async def publish(self) -> WeightsHandle:
+        if self.published_step != self.step_:
+            self.version, self.published_step = self.version + 1, self.step_
+        ref: Any = Ref(self.version, self.process())
+        return WeightsHandle(self.version, (ref,), 1)
+
+    async def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Any]) -> Path:
+        path = folder / f"step-{self.step_}"
+        if not path.exists():
+            kept = [(item.meta.rollout_id, item.ref.value) for item in items if item.ref.owner.is_alive]
+            state = path / "trainer_state"
+            state.mkdir(parents=True)
+            (state / "run_state.json").write_text(run_state)
+            save_rollouts(state / "rollouts.npz", kept)
+            lines = [" ".join(map(str, row)) for row in self.weights]
+            (state / "weights").write_text("\n".join([f"{self.version} {self.published_step}", *lines]))
+        return path
+
+    async def resume(self, path: Path, version: int) -> int:
+        first, *lines = (path / "trainer_state" / "weights").read_text().splitlines()
+        stored, published = first.split()
+        self.weights = [(int(step), name, int(count)) for step, name, count in (line.split() for line in lines)]
+        self.step_, self.version = int(path.name.removeprefix("step-")), int(stored)
+        self.published_step = None if published == "None" else int(published)
+        if version > self.version:
+            self.version, self.published_step = version, None
+        return self.step_
+
+
+def start_buffer(cluster: Cluster, settings: Settings) -> RestartingHandle:
+    def make(process: Process) -> BufferServer:
+        return BufferServer(settings.buffer, put=lambda experiences: Ref(experiences, process))
+
+    return RestartingHandle(cluster, "buffer", make)

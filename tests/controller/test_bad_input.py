@@ -1,0 +1,74 @@
+"""What is wrong with a job is said once, before anything starts, with exit status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import launch
+from controller.cluster import check_resources
+from errors import UserError
+from settings import Settings
+from tests.controller.jobs import small_job
+from tests.families import FAMILIES, build_family
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert launch.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return " ".join(captured.err.split())
+
+
+def test_unknown_setting_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "learner.learning_rate" in failing(capsys, "--learner.learning_rat", "1e-3")
+
+
+def test_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run.num_steps" in failing(capsys, "--run.num_steps", "many")
+
+
+def test_problem_file_without_a_usable_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"task_id": 1, "text": "no tests"}\n')
+    message = failing(capsys, *small_job(tmp_path, "job", "--problems.train", f"mbpp:{rows}"))
+    assert f"{rows}:1" in message
+    assert not (tmp_path / "job").exists()
+
+
+def test_second_run_into_a_folder_that_holds_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    held = tmp_path / "job" / "metrics.jsonl"
+    held.parent.mkdir()
+    held.write_text("precious\n")
+    assert str(held.parent) in failing(capsys, *small_job(tmp_path, "job"))
+    assert held.read_text() == "precious\n"
+
+
+def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="apt-get install bubblewrap"):
+        check_resources(Settings())
+
+
+def test_too_little_memory() -> None:
+    settings = Settings.model_validate({"cluster": {"object_store_bytes": 2**50}})
+    with pytest.raises(UserError, match=r"cluster\.object_store_bytes"):
+        check_resources(settings)
+
+
+def test_model_folder_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(tmp_path / "model")))
+    assert "config.json" in message
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str) -> None:
+    model = build_family(family, tmp_path / "model")
+    for file in (*model.glob("tokenizer*"), *model.glob("vocab*"), *model.glob("merges*")):
+        file.unlink()
+    message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(model)))
+    assert f"{model} has no tokenizer" in message
+    assert not (tmp_path / "job").exists()

@@ -1,0 +1,71 @@
+"""Models that are found unusable only once actors load them: one message on the command line, status 2, no hang."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.controller.jobs import python, small_job
+from tests.families import CONTEXT, build_family
+
+LONG = pytest.mark.long
+
+
+def refused(folder: Path, model: str, **settings: str) -> str:
+    """What the job says of `model`, once it has ended with status 2 and left no run."""
+    options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    done = python("launch.py", *small_job(folder, "job", "--model.name", model, *options), timeout_s=900)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert "Traceback" not in said
+    assert not (folder / "job").exists()
+    return " ".join(said.split())
+
+
+@LONG
+def test_an_architecture_that_nothing_knows(tmp_path: Path) -> None:
+    config = build_family("llama", tmp_path / "model") / "config.json"
+    changed = json.loads(config.read_text()) | {"architectures": ["NoSuchForCausalLM"], "model_type": "nosuch"}
+    config.write_text(json.dumps(changed))
+    assert "nosuch" in refused(tmp_path, str(tmp_path / "model"))
+
+
+@LONG
+def test_an_architecture_that_vllm_does_not_know(tmp_path: Path) -> None:
+    config = build_family("llama", tmp_path / "model") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["NoSuchForCausalLM"]}))
+    said = refused(tmp_path, str(tmp_path / "model"), **{"learner.sft.num_steps": "0"})
+    assert "vLLM cannot load" in said
+    assert "--generator.engine transformers" in said
+
+
+@LONG
+def test_a_length_beyond_the_context(tmp_path: Path) -> None:
+    model = build_family("gpt2", tmp_path / "model")
+    said = refused(tmp_path, str(model), **{"model.max_length": str(2 * CONTEXT)})
+    assert f"model.max_length {2 * CONTEXT} is more than the {CONTEXT} tokens" in said
+
+
+@LONG
+@pytest.mark.parametrize("warm_start_steps", [0, 2])
+def test_prompts_longer_than_the_context(warm_start_steps: int, tmp_path: Path) -> None:
+    model = build_family("codegen", tmp_path / "model")
+    settings = {"model.max_length": "40", "generator.max_tokens": "8"}
+    if not warm_start_steps:
+        settings["learner.supervised_weight"] = "0"
+    settings["learner.sft.num_steps"] = str(warm_start_steps)
+    assert "raise model.max_length" in refused(tmp_path, str(model), **settings)
+
+
+def test_a_chat_model_without_a_template(tmp_path: Path) -> None:
+    model = build_family("qwen2", tmp_path / "model")
+    assert "has no chat template" in refused(tmp_path, str(model), **{"model.chat_template": "true"})
+
+
+@LONG
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "nor to be had from the hub" in refused(tmp_path, "Salesforce/codegen-2B-mono")

@@ -1,0 +1,36 @@
+"""Short forms of the chaos benchmark: kills in a tiny real job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.controller.jobs import python
+
+ACTORS = ("generator", "sandbox worker", "buffer", "keeper", "learner")
+SMALL = ("--problems", "4", "--warm-start", "0", "--undisturbed", "0")
+
+
+def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:
+    done = python("-m", "benchmarks.chaos", *SMALL, *options, timeout_s=timeout_s)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+@pytest.mark.slow
+def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
+    report = chaos("--kinds", *ACTORS, "--kills", "5", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
+    assert report["kills"] == dict.fromkeys(ACTORS, 1)
+    assert min(report["said"].values()) >= 1, report["said"]
+    assert report["chaos"]["ledger"]["trained"] >= 8 * 32
+
+
+@pytest.mark.long
+def test_a_job_survives_the_death_of_a_node_and_of_the_driver() -> None:
+    # Ray takes some 10 s to call a node dead, and somebody must live to tell.
+    report = chaos("--kinds", "node", "driver", "--kills", "4", "--steps", "20", "--mean-s", "30", timeout_s=900.0)
+    assert report["kills"] == {"node": 2, "driver": 2}
+    assert min(report["said"].values()) >= 1, report["said"]

@@ -1,0 +1,98 @@
+"""A head that is not there, or is lost: said in words, in bounded time, whatever else would wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from controller import connection
+from controller.connection import HeadLostError, start_ray, while_head_lives
+from errors import UserError
+from settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr(connection, "MAX_SILENCE_S", 0.1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port: int = held.getsockname()[1]
+        return port
+
+
+def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
+    """What was said while `work` was done under the eyes of a head."""
+    said: list[str] = []
+    asyncio.run(while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", said.append))
+    return said
+
+
+def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=rf"head at .*{address.rpartition(':')[2]} does not answer.*ray up"):
+        start_ray(Settings.model_validate({"cluster": {"address": address}}))
+    monkeypatch.setenv("RAY_ADDRESS", address)  # as `auto` finds it, and as a job of Ray Jobs is told
+    with pytest.raises(UserError, match=r"cluster\.address auto: the head at"):
+        start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
+
+
+def test_work_goes_on_while_the_head_answers() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.3)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as head:
+        assert run(work(), head) == []
+
+
+def test_a_lost_head_is_said_and_what_can_be_saved_is_saved() -> None:
+    saved: list[str] = []
+
+    async def work() -> None:
+        head.close()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            saved.append("checkpoint")
+
+    head = socket.create_server(("127.0.0.1", 0), backlog=128)
+    said: list[str] = []
+    with pytest.raises(HeadLostError, match=r"does not answer any more.*--resume"):
+        asyncio.run(while_head_lives(work(), f"127.0.0.1:{head.getsockname()[1]}", said.append))
+    assert len(said) == 1
+    assert saved == ["checkpoint"]
+
+
+def test_errors_of_the_work_pass_through() -> None:
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    with socket.create_server(("127.0.0.1", 0)) as head, pytest.raises(ZeroDivisionError):
+        run(work(), head)
+
+
+def test_an_interrupt_waits_for_what_the_work_does_last() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            ended.append("checkpoint")
+
+    async def interrupted(head: str) -> None:
+        task = asyncio.create_task(while_head_lives(work(), head, print))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as head, pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted(f"127.0.0.1:{head.getsockname()[1]}"))
+    assert ended == ["checkpoint"]

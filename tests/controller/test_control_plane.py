@@ -1,0 +1,19 @@
+"""Short form of the control plane's benchmark: the real driver, pools, buffer and feed with many simulated actors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.controller.jobs import python
+
+
+@pytest.mark.slow
+def test_many_simulated_actors_feed_the_learner_through_the_buffer() -> None:
+    options = ("--samples", "8192", "--sandboxes", "100", "--generators", "8")
+    done = python("-m", "benchmarks.bench_control_plane", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["num_samples"] >= 8192
+    assert figures["staleness_max"] <= 3

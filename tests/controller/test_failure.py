@@ -1,0 +1,347 @@
+"""Anything may die at any call, and every message may be late: the run finishes, and the ledger balances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, note
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from ray.core.generated.common_pb2 import ActorDiedErrorContext  # type: ignore[attr-defined]  # made by protobuf
+from ray.exceptions import ActorDiedError
+
+from actors.messages import RolloutHandle, RolloutRequest
+from controller.controller import Controller
+from controller.generators import GeneratorPool
+from controller.learner_service import LearnerFailedError, LearnerService
+from controller.ledger import Ledger
+from files import checkpoints, newest_checkpoint
+from learner.buffer import DropReason
+from problems.types import Problem, StdinTest
+from settings import Settings
+from tests.controller.simulation import (
+    GENERATORS,
+    TARGETS,
+    Cluster,
+    Handle,
+    RestartingHandle,
+    SimulatedGenerator,
+    SimulatedGraders,
+    SimulatedKeeper,
+    SimulatedLearner,
+    run_virtually,
+    start_buffer,
+)
+from transport.weights import WeightsHandle
+
+NUM_STEPS = 8
+PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans may kill the same actor again and again, which the driver takes for an actor that cannot work."""
+    monkeypatch.setattr("controller.generators.MAX_DEATHS_IN_A_ROW", 100)
+    monkeypatch.setattr("controller.learner_service.MAX_DEATHS_IN_A_ROW", 100)
+
+
+class Listener:
+    def on_step(self, *row: Any) -> None: ...
+    def on_graded(self, *row: Any) -> None: ...
+    def on_refresh(self, *row: Any) -> None: ...
+    def on_evaluation(self, *row: Any) -> None: ...
+    def on_rewind(self, *row: Any) -> None: ...
+
+
+def make_settings(folder: Path, *, refresh_every: int, max_staleness: int, **buffer: int) -> Settings:
+    return Settings(
+        run={"num_steps": NUM_STEPS, "dir": folder},
+        generator={"samples_per_problem": 2, "num_generators": len(GENERATORS), "max_num_seqs": 4, "greedy": False},
+        learner={"batch_size": 4, "checkpoint_every": 2, "fetch_timeout_s": 900.0},
+        buffer={"capacity": 24, "refresh_every": refresh_every, "max_staleness": max_staleness, **buffer},
+    )
+
+
+def start_controller(cluster: Cluster, settings: Settings) -> Controller:
+    """The real driver over simulated actors."""
+    buffer = start_buffer(cluster, settings)
+    keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+    def spawn_generator(index: int, life: int) -> Handle:
+        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, keeper, slowness=1 + 3 * index))
+
+    def spawn_learner() -> Handle:
+        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_staleness)
+        handle = Handle(cluster, "learner", learner)
+        return handle
+
+    def end(handle: Handle) -> None:
+        handle.process.die()
+
+    pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
+    folder = settings.run.folder / "checkpoints"
+    learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
+    graders = SimulatedGraders(cluster, buffer, settings)
+    return Controller(settings, PROBLEMS, (), pool, graders, buffer, learner, Listener())
+
+
+def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
+    learner: SimulatedLearner = controller.learner._actor.actor
+    return learner.weights
+
+
+async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None) -> Controller | None:
+    """One life of the driver, from the newest checkpoint if there is one; None where it was killed."""
+    controller = start_controller(cluster, settings)
+    checkpoint = newest_checkpoint(controller.learner.folder)
+    try:
+        controller.step = await controller.learner.start(checkpoint)
+        await controller.generators.start()
+        assert await controller.generators.too_long() == []
+        if checkpoint is not None:
+            await controller.restore(checkpoint)
+        async with asyncio.timeout(stop_after_s):
+            await controller.run()
+        assert not cluster.failures
+    except TimeoutError:
+        if stop_after_s is None:
+            raise
+        controller = None  # type: ignore[assignment]
+    finally:
+        for process in cluster.processes.values():
+            process.die()
+        if controller is not None:
+            await controller.generators.close()
+    return controller
+
+
+def check_books(controller: Controller) -> None:
+    """The ledger against what is in the learner's weights, and the positions of the problems."""
+    counts = controller.ledger.counts()
+    assert counts.balance == 0
+    weights = weights_of(controller)
+    assert controller.step == max(step for step, _, _ in weights) == NUM_STEPS
+    assert counts.trained == sum(samples for _, _, samples in weights)
+    positions = [name.removeprefix("r").partition(".")[0] for _, name, _ in weights]
+    assert len(positions) == len(set(positions)), "a problem's turn was taken twice"
+    if not counts.dropped:
+        live = {rollout.position for rollout in controller.ledger.live.values()}
+        assert live | set(map(int, positions)) == set(range(1, controller.sampling.order.position + 1)), (
+            "a turn was skipped"
+        )
+
+
+KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS), st.booleans()), max_size=20)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    kills=KILLS,
+    refresh_every=st.integers(1, 3),
+    max_staleness=st.integers(0, 2),
+)
+def test_whatever_dies_the_run_ends_and_the_books_balance(
+    seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_staleness: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_settings(Path(folder), refresh_every=refresh_every, max_staleness=max_staleness)
+        cluster = Cluster(seed, kills)
+        controller = run_virtually(life(cluster, settings, None))
+        note(f"{cluster.num_calls} calls, {cluster.num_killed} killed")
+        assert controller is not None
+        check_books(controller)
+
+
+@hypothesis_settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    kills=KILLS,
+    lives=st.lists(st.floats(1, 120), min_size=1, max_size=3),
+    max_staleness=st.integers(0, 2),
+)
+def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
+    seed: int, kills: dict[int, tuple[str, bool]], lives: Sequence[float], max_staleness: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_settings(Path(folder), refresh_every=2, max_staleness=max_staleness)
+        controller = None
+        for number, stop_after_s in enumerate([*lives, None]):
+            controller = run_virtually(life(Cluster(seed + number, dict(kills)), settings, stop_after_s))
+            if controller is not None:
+                break
+        assert controller is not None
+        check_books(controller)
+
+
+@pytest.mark.parametrize("who", TARGETS)
+def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    cluster = Cluster(1, {120: (who, False), 200: (who, True)})
+    controller = run_virtually(life(cluster, settings, None))
+    assert controller is not None
+    check_books(controller)
+    assert cluster.num_killed
+    expected = {
+        "generator-0": "generator 0 is gone",
+        "generator-1": "generator 1 is gone",
+        "buffer": "the buffer is gone",
+        "learner": "the learner is gone",
+    }
+    assert expected.get(who, "") in caplog.text
+    if who == "learner":
+        assert controller.ledger.dropped[DropReason.REWOUND] >= 0
+
+
+@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("who", TARGETS)
+def test_whatever_dies_while_the_ring_starts_is_replaced(who: str, call: int, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    controller = run_virtually(life(Cluster(call, {call: (who, call % 2 == 0)}), settings, None))
+    assert controller is not None
+    check_books(controller)
+
+
+class FaultyGenerator(SimulatedGenerator):
+    """Its `take` has a mistake in it."""
+
+    async def take(self, timeout_s: float) -> list[RolloutHandle]:
+        raise KeyError("no such rollout")
+
+
+def test_a_fault_of_the_program_itself_ends_the_wait_for_rollouts_at_once() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+        generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, keeper, slowness=1))
+        pool = GeneratorPool(lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
+        await pool.start()
+        try:
+            with pytest.raises(KeyError, match="no such rollout"):
+                await pool.sample(RolloutRequest("r1", "p0", 2, False, 1.0, 1.0, 8))
+        finally:
+            await pool.close()
+
+    run_virtually(scenario())
+
+
+def test_a_generator_that_finds_no_room_is_waited_for_while_another_samples(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node is lost for an hour, and with it room for one of two generators."""
+    monkeypatch.setattr("controller.generators.MAX_DEATHS_IN_A_ROW", 3)
+
+    class Homeless(SimulatedGenerator):
+        async def ping(self) -> str:
+            await asyncio.sleep(3600)
+            return "ready"
+
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+        def spawn(index: int, life: int) -> Handle:
+            kind = Homeless if index == 1 and life > 0 else SimulatedGenerator
+            return Handle(cluster, GENERATORS[index], kind(cluster, keeper, slowness=1))
+
+        pool = GeneratorPool(spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die())
+        await pool.start()
+        try:
+            pool.use(WeightsHandle(1, (), 0))
+            cluster.kill("generator-1")
+            for number in range(400):
+                await pool.sample(RolloutRequest(f"r{number}", "p0", 2, False, 1.0, 1.0, 8))
+                await asyncio.sleep(10)
+            assert pool.num_replaced == 1
+        finally:
+            await pool.close()
+
+    run_virtually(scenario())
+    assert "600 s for generator 1 to start, in vain: is there room for it?" in caplog.text
+
+
+def node_died() -> ActorDiedError:
+    text = "The actor died because its node has died. Node Id: 1"
+    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=text))
+
+
+class OnDyingNodes:
+    """What a service starts, ten times on nodes that die before it answers, or dies of itself."""
+
+    def __init__(self, make: Callable[[], Any], death: Exception) -> None:
+        self.make, self.death, self.num_spawned = make, death, 0
+
+    def __call__(self, *arguments: object) -> Any:
+        self.num_spawned += 1
+        handle = self.make()
+        if self.num_spawned <= 10:
+
+            async def die(*arguments: object) -> None:
+                raise self.death
+
+            handle.actor.ping = handle.actor.set_references = die
+        return handle
+
+
+@pytest.mark.parametrize(("death", "survives"), [(node_died(), True), (ActorDiedError(), False)])
+def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
+    death: Exception, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.generators.MAX_DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("controller.learner_service.MAX_DEATHS_IN_A_ROW", 3)
+
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+
+        def generator() -> Handle:
+            return Handle(cluster, "generator-0", SimulatedGenerator(cluster, keeper, slowness=1))
+
+        def learner() -> Handle:
+            return Handle(cluster, "learner", SimulatedLearner(cluster, lambda: handle.process, 1))
+
+        handle = learner()
+        spawn = OnDyingNodes(generator, death)
+        pool = GeneratorPool(spawn, 1, max_samples=5, start_timeout_s=600, end=lambda handle: None)
+        service = LearnerService(
+            OnDyingNodes(learner, death), (), tmp_path, False, lambda state: None, end=lambda handle: None
+        )
+        if survives:
+            await pool.start()
+            assert await service.start(None) == 0
+            assert spawn.num_spawned == 11
+            await pool.close()
+        else:
+            with pytest.raises(ActorDiedError):
+                await pool.start()
+            with pytest.raises(LearnerFailedError, match="4 learners died"):
+                await service.start(None)
+
+    run_virtually(scenario())
+
+
+def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:
+    """Without staleness the admission rule leaves no spare samples: one lost one must be asked for again."""
+    settings = make_settings(tmp_path, refresh_every=1, max_staleness=0)
+    for seed in range(20):
+        with contextlib.suppress(FileNotFoundError):
+            for path in checkpoints(tmp_path / "checkpoints"):
+                path.rename(tmp_path / f"old-{seed}-{path.name}")
+        controller = run_virtually(life(Cluster(seed, {}), settings, None))
+        assert controller is not None
+        check_books(controller)
+
+
+def test_ledger_refuses_what_cannot_be() -> None:
+    ledger = Ledger()
+    ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="issued twice"):
+        ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="not taken"):
+        ledger.trained("r1", 1)

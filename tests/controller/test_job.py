@@ -1,0 +1,123 @@
+"""The whole ring, small: every part is real. One job is run, and looked at from all sides."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.controller.jobs import ROOT, launch, python, small_job
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    folder: Path
+    runs: Path
+    output: str
+    driver_bytes: int
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
+    """A finished job, and the bytes of all objects that its driver read from Ray."""
+    runs = tmp_path_factory.mktemp("runs")
+    count = runs / "driver_bytes"
+    done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return FinishedJob(runs / "job", runs, done.stdout, int(count.read_text()))
+
+
+def test_every_update_is_a_row_with_all_fields(job: FinishedJob) -> None:
+    metrics = rows(job.folder / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4]
+    for row in metrics:
+        assert sum(row["outcomes"].values()) == row["num_samples"] == 16
+        assert row["staleness_max"] <= 1
+        assert row["num_faults"] == 0
+        assert row["mismatch_mean"] < 0.5
+    assert all(level.startswith("namespaces") for row in metrics for level in row["isolation"])
+    assert sum(sum(row["isolation"].values()) for row in metrics) >= 4 * 16
+    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+
+
+def test_held_out_problems_are_evaluated_before_during_and_after(job: FinishedJob) -> None:
+    evaluations = rows(job.folder / "evaluations.jsonl")
+    assert [row["step"] for row in evaluations] == [0, 2, 4]
+    for row in evaluations:
+        low, high = row["intervals"]["pass@1"]["all"]
+        assert low <= row["pass@1"]["all"] <= high
+        assert row["num_samples"] == 12
+
+
+def test_checkpoint_is_a_model_folder_for_plain_transformers(job: FinishedJob) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = job.folder / "checkpoints" / "step-4"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("Write solve(xs).", return_tensors="pt")
+    logits = model(**prompt).logits
+    assert logits.shape == (1, prompt["input_ids"].shape[1], len(tokenizer))
+
+
+def test_samples_and_report_are_there(job: FinishedJob) -> None:
+    shown = [row for path in sorted((job.folder / "samples").glob("*.jsonl")) for row in rows(path)]
+    assert shown
+    for row in shown:
+        assert "".join(text for text, _ in row["tokens"]) == row["program"]
+        assert row["isolation"].startswith("namespaces")
+    assert "<html" in (job.folder / "report.html").read_text()
+
+
+def test_bulk_data_does_not_pass_through_the_driver(job: FinishedJob) -> None:
+    """Weights alone are 1.7 MB a publication; prompts, tokens and log-probabilities of the samples come on top."""
+    weights = sum(path.stat().st_size for path in (job.folder / "checkpoints" / "step-4").glob("*.safetensors"))
+    num_samples = sum(row["num_samples"] for row in rows(job.folder / "metrics.jsonl"))
+    assert weights > 1_000_000
+    assert 0 < job.driver_bytes < 200_000
+    assert job.driver_bytes / num_samples < 3_000
+
+
+def test_the_end_says_what_was_gained_and_how_to_go_on(job: FinishedJob) -> None:
+    assert re.search(r"pass@1.*points", job.output)
+    assert "step-4" in job.output
+    assert "evaluate.py --model" in job.output
+
+
+def test_a_finished_run_goes_on_where_it_ended(job: FinishedJob) -> None:
+    done = launch("--resume", str(job.folder), "--run.num_steps", "6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = rows(job.folder / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    versions = [row["weights_version"] for row in metrics]
+    assert versions == sorted(versions)
+
+
+def test_interrupt_leaves_a_checkpoint_and_nothing_running(job: FinishedJob) -> None:
+    command = [sys.executable, "launch.py", *small_job(job.runs, "interrupted", "--run.num_steps", "1000")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = job.runs / "interrupted" / "metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while not (metrics.exists() and len(rows(metrics)) >= 1):
+        assert process.poll() is None, "the job ended before its first update"
+        assert time.monotonic() < deadline, "the job did not get to its first update"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    last = rows(metrics)[-1]["step"]
+    assert (job.runs / "interrupted" / "checkpoints" / f"step-{last}" / "config.json").is_file()

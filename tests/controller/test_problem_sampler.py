@@ -1,0 +1,78 @@
+"""The capacity rule and the order of problems."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.problem_sampler import ProblemSampler, capacity
+from settings import Settings
+
+
+def make_settings(refresh_every: int, batch_size: int, max_staleness: int, num_steps: int, start: int = 0) -> Settings:
+    return Settings(
+        run={"num_steps": num_steps},
+        learner={"batch_size": batch_size},
+        buffer={"refresh_every": refresh_every, "max_staleness": max_staleness, "start_samples": start},
+    )
+
+
+@given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 3), st.integers(1, 40), st.integers(1, 5))
+def test_in_order_use_never_outruns_the_staleness_bound(
+    refresh_every: int, batch_size: int, max_staleness: int, num_steps: int, rollout: int
+) -> None:
+    """Whole rollouts, used in the order in which they were asked for, whatever their size."""
+    settings = make_settings(refresh_every, batch_size, max_staleness, num_steps)
+    issued_at: list[int] = []
+    num_used = 0
+    for version, step in enumerate(range(0, num_steps, refresh_every)):
+        while len(issued_at) * rollout < capacity(settings, num_trained=num_used * rollout, step=step):
+            issued_at.append(version)
+        wanted = min(refresh_every, num_steps - step) * batch_size
+        used = issued_at[num_used : num_used + -(-wanted // rollout)]
+        assert len(used) * rollout >= wanted, "the learner would wait for samples that nobody may ask for"
+        assert all(version - sampled <= max_staleness for sampled in used)
+        num_used += len(used)
+
+
+def test_without_staleness_sampling_and_training_take_turns() -> None:
+    settings = make_settings(refresh_every=2, batch_size=4, max_staleness=0, num_steps=5)
+    assert [capacity(settings, num_trained=4 * step, step=step) for step in (0, 2, 4)] == [8, 16, 20]
+
+
+def test_the_start_fill_may_be_asked_for() -> None:
+    settings = make_settings(refresh_every=1, batch_size=4, max_staleness=0, num_steps=5, start=12)
+    assert capacity(settings, num_trained=0, step=0) == 12
+    assert capacity(settings, num_trained=4, step=1) == 8
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_every_epoch_has_every_problem_once(num_problems: int, seed: int) -> None:
+    names = [f"p{i}" for i in range(num_problems)]
+    order = ProblemSampler(names, seed)
+    epochs = [[order.next() for _ in names] for _ in range(3)]
+    assert all(sorted(epoch) == names for epoch in epochs)
+    again = ProblemSampler(names, seed)
+    assert epochs[0] == [again.next() for _ in names]
+
+
+@given(st.integers(1, 9), st.integers(0, 30))
+def test_a_restored_order_goes_on_where_it_was(num_problems: int, position: int) -> None:
+    names = [f"p{i}" for i in range(num_problems)]
+    order = ProblemSampler(names, seed=3, skip_solved=0.5)
+    for _ in range(position):
+        order.note(order.next(), solved=order.position % 2 == 0)
+    restored = ProblemSampler(names, seed=3, skip_solved=0.5)
+    restored.restore(order.to_json())
+    assert [order.next() for _ in range(20)] == [restored.next() for _ in range(20)]
+
+
+def test_solved_problems_come_less_often_until_they_fail_again() -> None:
+    names = [f"p{i}" for i in range(20)]
+    order = ProblemSampler(names, seed=1, skip_solved=0.75)
+    order.note("p0", solved=True)
+    drawn = [order.next() for _ in range(20 * 100)]
+    assert 10 <= drawn.count("p0") <= 45
+    assert drawn.count("p1") >= 100
+    order.note("p0", solved=False)
+    assert [order.next() for _ in range(2 * len(names))].count("p0") >= 1

@@ -1,0 +1,54 @@
+"""References are checked before training where that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from controller.problem_sets import load_problem_sets, without_failing_references
+from errors import UserError
+from settings import ProblemsSettings, SandboxSettings
+
+
+def write(path: Path, references: dict[str, list[str]]) -> str:
+    tests = [{"stdin": "2\n", "expected": "4\n"}]
+    rows = [
+        {"task_id": name, "statement": f"Problem {name}.", "tests": tests, "references": programs}
+        for name, programs in references.items()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"jsonl:{path}"
+
+
+def test_references_that_fail_their_own_tests_are_left_out(tmp_path: Path) -> None:
+    right, wrong = "print(int(input()) ** 2)", "print(5)"
+    train = write(tmp_path / "train.jsonl", {"a": [wrong, right], "b": [wrong], "c": []})
+    held_out = write(tmp_path / "held_out.jsonl", {"d": [right]})
+    sets = load_problem_sets(ProblemsSettings(train=(train,), evaluation=(held_out,)))
+    checked = without_failing_references(sets, SandboxSettings(), tmp_path / "references.json")
+    assert [(problem.task_id, problem.references) for problem in checked.train] == [("a", (right,)), ("c", ())]
+    assert [problem.task_id for problem in checked.supervised] == ["a"]
+    assert checked.held_out == sets.held_out
+    assert len([text for text in checked.warnings if "2 reference programs fail" in text]) == 1
+    reasons = [
+        reason for found in json.loads((tmp_path / "references.json").read_text()).values() for reason in found.values()
+    ]
+    assert sorted(filter(None, reasons)) == ["failed at test 0"] * 2
+    only_wrong = load_problem_sets(ProblemsSettings(train=(write(tmp_path / "wrong.jsonl", {"b": [wrong]}),)))
+    with pytest.raises(UserError, match="no training problem"):
+        without_failing_references(only_wrong, SandboxSettings(), tmp_path / "references.json")
+
+
+def test_held_out_problems_are_told_from_training_problems_of_the_same_number(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"0": ["print(1)"], "1": ["print(2)"]})
+    held_out = write(tmp_path / "held_out.jsonl", {"1": ["print(3)"], "2": ["print(4)"]})
+    sets = load_problem_sets(ProblemsSettings(train=(train,), evaluation=(held_out,)))
+    assert [problem.task_id for problem in sets.held_out] == ["held-out/1", "2"]
+    assert [problem.references for problem in sets.by_id.values()] == [
+        ("print(1)",),
+        ("print(2)",),
+        ("print(3)",),
+        ("print(4)",),
+    ]

@@ -1,0 +1,126 @@
+"""The recipes in configs/: what they ask for is shown by a dry run, and they run with a tiny model of their family."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import launch
+from problems import load
+from problems.prompts import render_prompt
+from settings import Settings
+from settings_sources import STARTER_CONFIG, load_settings
+from tests.controller.jobs import launch as run
+from tests.encoder_decoder_models import build_encoder_decoder
+from tests.families import build_family
+
+DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+
+PAPER = ["apps_codet5_large", "apps_codegen_2b", "mbpp_zero_shot"]
+RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b"]
+
+
+def settings_of(recipe: str) -> Settings:
+    return load_settings(["--config", str(STARTER_CONFIG.parent / f"{recipe}.yaml")], {})[0]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_pass_a_dry_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--config", f"configs/{recipe}.yaml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "apps:codeparrot/apps?split=train" in shown
+    assert "GPUs each" in shown
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_the_papers_recipes_have_the_papers_values(recipe: str) -> None:
+    settings = settings_of(recipe)
+    learner, buffer, generator = settings.learner, settings.buffer, settings.generator
+    assert (learner.learning_rate, learner.weight_decay, learner.warmup_steps) == (2e-6, 0.05, 500)
+    assert learner.batch_size + learner.supervised_batch_size == 256
+    assert (buffer.capacity, buffer.start_samples, buffer.refresh_every) == (6400, 6400, 50)
+    assert buffer.capacity == buffer.refresh_every * learner.batch_size
+    assert generator.samples_per_problem == (10 if "codegen" in recipe else 20)
+    assert (generator.temperature, generator.top_p, generator.max_tokens, generator.greedy) == (1.0, 0.95, 512, True)
+    assert (settings.rewards.preset, learner.warm_start.learning_rate) == ("rltf-paper", 2e-5)
+    assert 600 <= settings.model.max_length - generator.max_tokens <= 800
+
+
+def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
+    """Two updates of a recipe on APPS rows, with its model swapped for `model` and its sizes for those of two cores."""
+    settings = {
+        "model.dtype": "float32",
+        "problems.train": f"apps:{DATA}/apps/train?difficulty=introductory[-12:]",
+        "problems.evaluation": f"apps:{DATA}/apps/test[0:2]",
+        "generator.num_cpus": "0.5",
+        "generator.num_gpus": "0",
+        "generator.samples_per_problem": "4",
+        "generator.max_tokens": "24",
+        "generator.max_num_seqs": "8",
+        "generator.kv_cache_bytes": str(2**27),
+        "sandbox.min_workers": "1",
+        "sandbox.max_workers": "2",
+        "sandbox.num_cpus": "0.25",
+        "learner.num_cpus": "0.5",
+        "learner.num_gpus": "0",
+        "learner.batch_size": "8",
+        "learner.supervised_batch_size": "4",
+        "learner.warm_start.num_steps": "2",
+        "learner.warm_start.batch_size": "4",
+        "learner.warm_start.cache_dir": str(folder / "cache"),
+        "buffer.start_samples": "8",
+        "buffer.capacity": "64",
+        "buffer.refresh_every": "1",
+        "evaluation.every": "2",
+        "evaluation.num_samples": "1",
+        "evaluation.ks": "1",
+        "cluster.object_store_bytes": str(2**28),
+        "cluster.dashboard": "false",
+        "run.num_steps": "2",
+        "run.dir": str(folder / "run"),
+    } | more
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    done = run("--config", f"configs/{recipe}.yaml", "--model", str(model), *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert all("infrastructure_error" not in row["outcomes"] for row in metrics)
+    evaluations = [json.loads(line) for line in (folder / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [row["num_problems"] for row in evaluations] == [2, 2]
+    assert (folder / "run" / "checkpoints" / "step-2" / "config.json").is_file()
+
+
+def statements() -> tuple[str, ...]:
+    """What the vocabulary of a tiny model is made from, so that prompts are not spelt byte by byte."""
+    return tuple(render_prompt(problem) for problem in load(f"apps:{DATA}/apps/train[0:40]").problems)
+
+
+@needs_data
+@pytest.mark.long
+def test_the_recipe_of_codet5_makes_two_updates_with_a_tiny_one(tmp_path: Path) -> None:
+    model = build_encoder_decoder("codet5", tmp_path / "model", texts=statements())
+    run_recipe("apps_codet5_large", model, tmp_path)
+
+
+@needs_data
+@pytest.mark.long
+def test_the_recipe_of_mbpp_zero_shot_makes_two_updates_with_a_tiny_codet5(tmp_path: Path) -> None:
+    model = build_encoder_decoder("codet5", tmp_path / "model", texts=statements())
+    held_out = f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"
+    run_recipe("mbpp_zero_shot", model, tmp_path, **{"problems.evaluation": held_out})
+
+
+@needs_data
+@pytest.mark.long
+@pytest.mark.parametrize(("recipe", "family"), [("apps_codegen_2b", "codegen"), ("apps_qwen2.5_coder_1.5b", "qwen2")])
+def test_the_recipes_of_decoders_make_two_updates_with_a_tiny_one(recipe: str, family: str, tmp_path: Path) -> None:
+    # Tiny contexts, so problems with short statements.
+    model = build_family(family, tmp_path / "model")
+    settings = {"model.max_length": "512", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
+    if family == "qwen2":
+        settings["learner.warm_start.num_steps"] = "0"
+    run_recipe(recipe, model, tmp_path, **settings)

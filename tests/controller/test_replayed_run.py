@@ -1,0 +1,71 @@
+"""A small job that keeps its updates, and the replay of it: without generators and sandbox, the same weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from launch import main
+from tests.controller.jobs import launch, small_job
+from transport.weights import checksum, pack
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.kl_weight", "0.1")
+    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", warm_start_steps=5))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs / "kept"
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal_and_threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLUMNS", "240")
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--replay", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 updates, each with the run's weights after it, bit for bit" in shown
+    assert " -> " not in shown, "a loss or a norm differs from the run's"
+    checkpoint = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-3", dtype=torch.float32)
+    about = json.loads((run / "replay" / "update-3" / "update.json").read_text())
+    assert checksum(pack(checkpoint.named_parameters())) == about["weights_checksum"]
+
+
+def test_another_objective_is_compared_update_by_update(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--replay", str(run), "--learner.rl_weight", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "with other learner.rl_weight" in shown
+    assert "From update 1 of 3 on the weights are others than the run's" in shown
+    assert " -> " in shown
+    assert main(["--replay", str(run), "--generator.temperature", "0.5"]) == 2
+    assert "--generator.temperature has no effect on a replay" in capsys.readouterr().err
+
+
+def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forged = tmp_path / "forged"
+    shutil.copytree(run, forged)
+    shutil.copy(forged / "replay" / "update-1" / "samples.npz", forged / "replay" / "update-2" / "samples.npz")
+    assert main(["--replay", str(forged)]) == 1
+    assert "From update 2 of 3 on the weights are others than the run's" in capsys.readouterr().out
+
+
+def test_a_run_that_kept_nothing_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(run / "settings.yaml", tmp_path)
+    assert main(["--replay", str(tmp_path)]) == 2
+    assert "it kept no updates; run the job with --run.log_batches N" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""Folders between nodes: a server with another working directory stands for another node, whose paths are not here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tests.actors.elsewhere import Elsewhere
+from transport.folders import PIECE_BYTES, HomeFolders, listing
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None) -> HomeFolders:
+    """The driver's node has `tmp_path/driver` for its directory, this one `tmp_path/here`."""
+    for name in ("driver", "here", "user"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    server: Any = ray.remote(Elsewhere)
+    return HomeFolders("another node", server.options(num_cpus=0).remote(tmp_path / "driver"))
+
+
+def write(folder: Path) -> dict[str, bytes]:
+    files = {"config.json": b"{}", "empty": b"", "weights/1": os.urandom(PIECE_BYTES + 7)}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name, _ in listing(folder)}
+
+
+def test_a_model_is_fetched_once_per_node(tmp_path: Path, home: HomeFolders) -> None:
+    files = write(tmp_path / "driver" / "model")
+    copy = home.fetch(Path("model"))
+    assert contents(copy) == files
+    changed = copy / "config.json"
+    changed.write_bytes(b"[]")
+    assert home.fetch(Path("model")) == copy
+    assert changed.read_bytes() == b"[]", "it was fetched again"
+
+
+def test_what_is_here_too_is_not_copied(tmp_path: Path, home: HomeFolders) -> None:
+    """As on a shared file system."""
+    folder = tmp_path / "shared"
+    write(folder)
+    assert home.fetch(folder) == folder
+    home.send(folder)
+    assert not list((tmp_path / "user").iterdir())
+
+
+def test_a_checkpoint_gets_to_the_driver_whole(tmp_path: Path, home: HomeFolders) -> None:
+    files = write(tmp_path / "here" / "checkpoints" / "step-1")
+    left_over = tmp_path / "driver" / "checkpoints" / ".incomplete-step-1" / "half"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_bytes(b"of an interrupted copy")
+    home.send(Path("checkpoints/step-1"))
+    assert contents(tmp_path / "driver" / "checkpoints" / "step-1") == files
+    assert not left_over.parent.exists()
+    home.send(Path("checkpoints/step-1"))
+
+
+def test_a_folder_that_is_nowhere_is_an_error(home: HomeFolders) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing is no folder"):
+        home.fetch(Path("nothing"))
+
+
+def test_on_the_drivers_own_node_a_path_is_a_path(tmp_path: Path, ray_session: None) -> None:
+    assert HomeFolders.here().fetch(tmp_path) == tmp_path
