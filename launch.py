@@ -27,10 +27,9 @@ from rich.console import Console
 
 from controller.cluster import check_resources
 from controller.connection import start_ray, while_head_lives
-from controller.errors import UNUSABLE_INPUT, user_message
+from controller.grading import GradedRollout, GradedSample
 from controller.ledger import LedgerCounts
 from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
-from controller.reports import GradedRollout, GradedSample
 from controller.rollouts import GradingCounts
 from controller.start import check_model, start_controller, step_of
 from controller.submit import remote_address, submit
@@ -46,6 +45,7 @@ from reporting.telemetry import Telemetry
 from sandbox.limits import Limits
 from settings import Settings
 from settings_sources import CliOptions, load_settings
+from supervise import EXIT_UNUSABLE_INPUT, user_message
 
 logger = logging.getLogger("launch")
 
@@ -190,11 +190,11 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
         except BaseException as error:  # the process border: said in words, the traceback in the log
             logger.exception("the run failed")
             message, status = user_message(error)
-            traceback = "" if status == UNUSABLE_INPUT else f"\n(traceback in {log})"
+            traceback = "" if status == EXIT_UNUSABLE_INPUT else f"\n(traceback in {log})"
             progress.note(f"launch.py: {message}{traceback}", style="red")
         finally:
             ray.shutdown()
-    if status == UNUSABLE_INPUT and options.resume is None:
+    if status == EXIT_UNUSABLE_INPUT and options.resume is None:
         shutil.rmtree(folder.path)  # nothing was learnt: the name is free for the job with the mended settings
     if status == 0:
         print_summary(console, folder.path, job.evaluations, progress.stages, time.monotonic() - started)

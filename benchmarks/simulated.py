@@ -26,12 +26,12 @@ from actors.messages import RolloutHandle, RolloutRequest
 from actors.types import Completion, FinishReason, Rollout, VersionSpan
 from controller.controller import Controller
 from controller.generators import GeneratorPool
+from controller.grading import GradedRollout, GradedSample
 from controller.learner_service import LearnerService
 from controller.ledger import LedgerCounts
-from controller.reports import GradedRollout, GradedSample
 from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
-from learner.buffer_actor import BufferActor
+from learner.buffer import BufferActor
 from learner.experience import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from learner.prefetcher import Item, Prefetcher
@@ -124,7 +124,7 @@ class Host:
             await asyncio.sleep(seconds)
             self._grading_s += seconds
             samples = Experiences(_experience(sample) for sample in rollout.samples)
-            buffer = await self._buffer.add.remote([(rollout.rollout_id, samples)])
+            added = await self._buffer.add.remote(rollout.rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
@@ -137,7 +137,7 @@ class Host:
             seconds=seconds,
             outcomes=Counter({Outcome.FAILED: len(rollout.samples)}),
             isolation=Isolation.NAMESPACES,
-            buffer=buffer,
+            added=added,
             greedy=None,
             shown=(),
         )

@@ -24,15 +24,15 @@ from controller.nodes import check_nodes
 from controller.placement import Placement, hold_room, room_timeout_s
 from controller.problem_sets import ProblemSets
 from controller.rollouts import seed_of
-from controller.waiting import answer
 from errors import UserError
 from learner.actor import LearnerActor
-from learner.buffer_actor import BufferActor
+from learner.buffer import BufferActor
 from learner.replay import Recorder
 from learner.sft import SftProgress
 from problems.types import Problem
 from sandbox.pool import SandboxPool
 from settings import GIB, MIB, Settings
+from supervise import answer
 from transport.folders import HomeFolders
 from transport.rollout_store import start_rollout_store
 

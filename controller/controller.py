@@ -33,13 +33,12 @@ from typing import Any, Protocol
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
 from controller.generators import GeneratorPool
+from controller.grading import EvaluatedRollout, GradedRollout, GradedSample
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, step_shown
 from controller.ledger import Ledger, LedgerCounts, State
 from controller.problem_sampler import ProblemSampler, capacity
-from controller.reports import EvaluatedRollout, GradedRollout, GradedSample
 from controller.rollouts import LOST, Graders, GradingCounts, Sampling
 from controller.state import RunState, rollouts_of
-from controller.waiting import StallError, answer, answer_in_turn, outstanding
 from evaluation import EvaluationResult
 from evaluation.result import Tally, evaluate_tally
 from files import newest_checkpoint, prune
@@ -47,6 +46,7 @@ from learner.buffer import BufferItem
 from learner.metrics import StepMetrics, StepReport
 from problems.types import Problem
 from settings import Settings
+from supervise import StallError, answer, answer_in_turn, outstanding
 from transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)

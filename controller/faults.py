@@ -12,7 +12,7 @@ import ray
 from ray._private.state import actors
 from ray.exceptions import RayError
 
-from controller.waiting import StallError, answer
+from supervise import StallError, answer
 
 logger = logging.getLogger(__name__)
 

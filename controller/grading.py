@@ -1,26 +1,79 @@
-"""A sandbox worker of the ring: rollout in, graded and scored samples to the buffer, counts to the driver."""
+"""Grading: a rollout in, its graded and scored samples to the buffer, counts and a few programs to the controller."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.types import Completion, Rollout
-from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
+from learner.buffer import Added
 from learner.experience import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, Sample, Scored, score_group
 from sandbox.pool import SandboxWorker
-from sandbox.verdict import Verdict
+from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import RewardSettings, SandboxSettings
 
 FETCH_TIMEOUT_S = 60.0
-# A buffer that died is up again within seconds, on another node within half a minute.
+# A buffer that died is up again within seconds, or half a minute if it moves to another node.
 BUFFER_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMark:
+    """Some characters of a program with the summed weight of their token (what multiplies `-log p`)."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradedSample:
+    """A graded program to show to people: its verdict, its tokens with their weights."""
+
+    verdict: Verdict
+    program: str
+    reward: float
+    tokens: tuple[TokenMark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRollout:
+    """What became of one rollout.
+
+    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none.
+    `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
+    `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
+    baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
+    """
+
+    rollout_id: str
+    task_id: str
+    num_samples: int
+    num_passed: int
+    num_faults: int
+    fault: str
+    num_tests: int
+    num_tokens: int
+    seconds: float
+    outcomes: Counter[Outcome]
+    isolation: Isolation
+    added: Added | None
+    greedy: ProgramReward | None
+    shown: tuple[GradedSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRollout:
+    """The outcomes of the programs sampled for a held-out problem."""
+
+    task_id: str
+    outcomes: tuple[Outcome, ...]
 
 
 class GradingWorker(SandboxWorker):
@@ -63,10 +116,10 @@ class GradingWorker(SandboxWorker):
             for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
             if scored is not None
         ]
-        buffer = ""
+        added = None
         if graded:
             experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
-            buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
+            added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
@@ -79,7 +132,7 @@ class GradingWorker(SandboxWorker):
             seconds=time.monotonic() - began,
             outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
-            buffer=buffer,
+            added=added,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
         )

@@ -21,8 +21,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from controller.waiting import StallError, answer
 from errors import UserError
+from supervise import StallError, answer
 
 NodeKind = Literal["learner", "generator", "sandbox"]
 ROOT = Path(__file__).parents[1]

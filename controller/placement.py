@@ -11,9 +11,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from controller.nodes import NodeKind, kind_request, uses_kinds
-from controller.waiting import StallError, answer
 from errors import UserError
 from settings import Settings
+from supervise import StallError, answer
 
 # A machine may have to be had from the cloud, booted and set up first.
 CLUSTER_START_S = 1800.0

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 from actors.messages import GeneratorStats
 from controller.controller import Controller
+from controller.grading import GradedRollout, GradedSample
 from controller.ledger import LedgerCounts
 from controller.planner import Figures, Plan
-from controller.reports import GradedRollout, GradedSample
 from controller.rollouts import GradingCounts
-from controller.waiting import Changes
 from errors import UserError
 from evaluation import EvaluationResult
 from learner.metrics import StepMetrics
 from settings import Settings
+from supervise import Changes
 
 
 @dataclass(slots=True)

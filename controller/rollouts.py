@@ -17,14 +17,13 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.breaker import Breaker
-from controller.ledger import Ledger, Live
+from controller.grading import GradedRollout, GradedSample
+from controller.ledger import DropReason, Ledger, Live, State
 from controller.problem_sampler import ProblemSampler
-from controller.reports import GradedRollout, GradedSample
-from controller.waiting import answer_in_turn
-from learner.buffer import DropReason
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
+from supervise import answer_in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,8 @@ NUM_SHOWN = 2
 MAX_SHOWN = 16
 # A rollout lies with the keeper between generator and grader, and may be gone when the grader comes for it.
 LOST = (ObjectLostError, GetTimeoutError)
+# Where a rollout is until it is graded: another worker may have graded one that is further along.
+UNGRADED = (State.ISSUED, State.GENERATED)
 
 
 class Generators(Protocol):
@@ -143,7 +144,7 @@ class Sampling:
             return self._issue_again(rollout)
         except CallLostError as error:
             logger.warning("rollout %s of %s is dropped: %s", rollout.rollout_id, rollout.task_id, error)
-            self.ledger.drop_on_the_way(rollout.rollout_id, DropReason.UNGRADED)
+            self.ledger.drop(rollout.rollout_id, DropReason.UNGRADED, *UNGRADED)
             self.breaker.note(rollout.num_samples, rollout.num_samples, str(error))
         else:
             self._account(graded)
@@ -151,7 +152,7 @@ class Sampling:
 
     def _issue_again(self, lost: Live) -> Live | None:
         """Its object died with the process that held it: the samples are dropped, the problem keeps its place."""
-        if not self.ledger.drop_on_the_way(lost.rollout_id, DropReason.LOST):
+        if not self.ledger.drop(lost.rollout_id, DropReason.LOST, *UNGRADED):
             return None
         name, _, attempt = lost.rollout_id.partition(".")
         again = f"{name}.{int(attempt or 0) + 1}"
@@ -176,7 +177,14 @@ class Sampling:
 
     def _account(self, graded: GradedRollout) -> None:
         self._num_graded += 1
-        self.ledger.graded(graded.rollout_id, graded.num_samples, graded.buffer)
+        if (added := graded.added) is None:
+            self.ledger.drop(graded.rollout_id, DropReason.UNGRADED, *UNGRADED)
+        elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
+            self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
+        else:
+            self.ledger.buffer(graded.rollout_id, added.meta, added.epoch)
+            for rollout_id in added.evicted:
+                self.ledger.drop(rollout_id, DropReason.EVICTED, State.BUFFERED)
         self.grading.add(graded)
         self.on_graded(graded)
         num_programs = graded.num_samples + graded.num_faults

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from controller.cluster import check_resources
 from controller.connection import start_ray
-from controller.errors import UNUSABLE_INPUT, user_message
 from controller.planner import Figures, Plan, Shape, balanced, predict, room_beside
 from controller.problem_sets import ProblemSets, load_problem_sets
 from controller.profile import Profile
@@ -22,6 +21,7 @@ from controller.start import start_controller
 from reporting.progress import Progress
 from sandbox.limits import Limits
 from settings import Settings
+from supervise import EXIT_UNUSABLE_INPUT, user_message
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def plan_ring(settings: Settings, console: Console) -> int:
                 return 130
             except Exception as error:  # the process border: said in words
                 message, status = user_message(error)
-                if status != UNUSABLE_INPUT:
+                if status != EXIT_UNUSABLE_INPUT:
                     logger.exception("the short run failed")
                 console.print(f"launch.py --plan: {message}", style="red", highlight=False, markup=False)
                 return status

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from controller.grading import GradedSample
 from controller.ledger import LedgerCounts
-from controller.reports import GradedSample
 from errors import UserError
 from files import write_text
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test

@@ -17,8 +17,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.messages import GeneratorStats
 from controller.generators import GeneratorPool
-from controller.reports import GradedRollout
-from controller.waiting import StallError, answer
+from controller.grading import GradedRollout
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics
@@ -26,6 +25,7 @@ from reporting import series
 from reporting.series import RUN_TAG, SERIES, Kind, Series
 from sandbox.pool import PoolStats, SandboxPool
 from settings import BufferSettings
+from supervise import StallError, answer
 
 logger = logging.getLogger(__name__)
 
@@ -135,9 +135,9 @@ class Telemetry:
 
     def buffer(self, stats: BufferStats) -> None:
         """What the buffer says of itself."""
-        self._set(series.QUEUED_SAMPLES, stats.num_buffered, "buffered")
-        self._set(series.QUEUED_SAMPLES, stats.num_taken, "taken")
-        self._set(series.BUFFER_FILL, stats.num_buffered / self._capacity)
+        self._set(series.QUEUED_SAMPLES, stats.num_samples, "buffered")
+        self._set(series.QUEUED_SAMPLES, stats.num_lent, "taken")
+        self._set(series.BUFFER_FILL, stats.num_samples / self._capacity)
         self._set(series.BUFFER_BYTES, stats.size_bytes)
 
     def _set(self, one: Series, value: float, *tags: str) -> None:

@@ -20,9 +20,8 @@ from actors.messages import RolloutHandle, RolloutRequest
 from controller.controller import Controller
 from controller.generators import GeneratorPool
 from controller.learner_service import LearnerFailedError, LearnerService
-from controller.ledger import Ledger
+from controller.ledger import DropReason, Ledger
 from files import checkpoints, newest_checkpoint
-from learner.buffer import DropReason
 from problems.types import Problem, StdinTest
 from settings import Settings
 from tests.controller.simulation import (
@@ -352,4 +351,4 @@ def test_ledger_refuses_what_cannot_be() -> None:
     with pytest.raises(RuntimeError, match="issued twice"):
         ledger.issue("r1", 1, "p", 4)
     with pytest.raises(RuntimeError, match="not taken"):
-        ledger.trained("r1", 1)
+        ledger.train("r1", 1)

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from controller.waiting import StallError, answer, answer_in_turn, outstanding
+from supervise import StallError, answer, answer_in_turn, outstanding
 from tests.controller.simulation import run_virtually
 
 

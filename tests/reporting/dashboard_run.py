@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from controller.learner_service import LearnerService, step_shown
-from learner.buffer_actor import BufferActor
+from learner.buffer import BufferActor
 from sandbox import selftest
 from sandbox.limits import Limits
 from sandbox.pool import SandboxPool, SandboxWorker

@@ -17,9 +17,10 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.reports import GradedRollout
+from controller.grading import GradedRollout
+from controller.ledger import DropReason
 from evaluation import EvaluationResult
-from learner.buffer import BufferStats, DropReason
+from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
 from reporting.series import SERIES
 from reporting.telemetry import Telemetry
@@ -65,13 +66,13 @@ def graded_rollout() -> GradedRollout:
         len(outcomes) - 1,
         1,
         1,
-        "",
+        None,
         30,
         900,
         2.5,
         outcomes,
         Isolation.NAMESPACES,
-        "",
+        None,
         greedy=None,
         shown=(),
     )
@@ -94,7 +95,7 @@ def set_all(telemetry: Telemetry, step: int) -> None:
         EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
     )
     telemetry.sandboxes(PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=step))
-    telemetry.buffer(BufferStats(999, 128, 16, 855, {}, 8, 9000, 1 << 20))
+    telemetry.buffer(BufferStats(8, 128, 9000, 1 << 20, 16))
     telemetry.queues(num_outstanding=32, num_replaced=step)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from controller.reports import GradedSample, TokenMark
+from controller.grading import GradedSample, TokenMark
 from problems.types import CallTest, Problem, StdinTest
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 
