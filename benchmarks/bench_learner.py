@@ -150,10 +150,8 @@ def measure(scale: Scale, step: Callable[[], object]) -> float:
 
 def run_ours(model: Path, scale: Scale, kind: str) -> float:
     """This project's update, packing included."""
-    from learner.experience import Experience
+    from learner.data import Experience, SamplerState, TokenSequence
     from learner.learner import Learner
-    from learner.packing import TokenSequence
-    from learner.supervised import SamplerState
     from sandbox.verdict import Outcome
     from settings import LearnerSettings, OptimSettings
 

@@ -113,7 +113,7 @@ async def start_actors(
     settings: Settings,
     model: Path,
     sets: ProblemSets,
-    on_warm_start: Callable[[SftProgress], None],
+    on_sft: Callable[[SftProgress], None],
     *,
     resumed_step: int | None,
 ) -> Actors:
@@ -145,8 +145,8 @@ async def start_actors(
         spawner.learner,
         sets.supervised,
         folder=run.folder.resolve() / "checkpoints",
-        warm_start=settings.learner.sft.num_steps > 0,
-        on_warm_start=on_warm_start,
+        sft=settings.learner.sft.num_steps > 0,
+        on_sft=on_sft,
     )
     pool = SandboxPool(
         GradingWorker,

@@ -11,7 +11,7 @@ import ray
 
 from actors.types import Completion, Rollout
 from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
-from learner.experience import Experience, Experiences
+from learner.data import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, Sample, Scored, score_group
 from sandbox.pool import SandboxWorker

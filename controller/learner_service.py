@@ -22,7 +22,7 @@ from problems.types import Problem
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 600.0
-WARM_START_S = 24 * 3600.0
+SFT_S = 24 * 3600.0
 PROGRESS_S = 1.0
 MAX_DEATHS_IN_A_ROW = 3
 
@@ -44,7 +44,7 @@ class LearnerService:
     """`spawn` starts a learner actor and returns its handle at once; `folder` holds the checkpoints of this run.
 
     Usage:
-        step = await service.start(checkpoint)              # None: the initial model, warm-started where asked for
+        step = await service.start(checkpoint)              # None: the initial model, after SFT if asked for
         report = await service.call("step", items, ahead)   # LearnerGoneError: then
         step = await service.replace(error, version=7)      # from the newest checkpoint in `folder`
     """
@@ -52,10 +52,10 @@ class LearnerService:
     spawn: Callable[[], Any]
     references: Sequence[Problem]
     folder: Path
-    warm_start: bool
-    on_warm_start: Callable[[SftProgress], None]
+    sft: bool
+    on_sft: Callable[[SftProgress], None]
     end: Callable[[Any], None] = ray.kill
-    warm_started: SftReport | None = None
+    sft_report: SftReport | None = None
     num_replaced: int = 0
     _actor: Any = field(init=False)
     _deaths_in_a_row: int = 0
@@ -78,8 +78,8 @@ class LearnerService:
         await self.call("set_references", self.references)
         if checkpoint is not None:
             return int(await self.call("resume", checkpoint, version))
-        if self.warm_start:
-            self.warm_started = await self._warm_start()
+        if self.sft:
+            self.sft_report = await self._run_sft()
         return int(await self.call("at_least_version", version))
 
     async def call(self, method: str, *arguments: Any, deadline_s: float = ANSWER_S, shown: str | None = None) -> Any:
@@ -122,14 +122,14 @@ class LearnerService:
                 logger.warning("the new learner is gone too (%s): another one starts", error)
                 cause = error
 
-    async def _warm_start(self) -> SftReport:
-        task = asyncio.ensure_future(self.call("sft", deadline_s=WARM_START_S))
+    async def _run_sft(self) -> SftReport:
+        task = asyncio.ensure_future(self.call("sft", deadline_s=SFT_S))
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=PROGRESS_S)
                 state: SftProgress | None = await self.call("progress")
                 if state is not None:
-                    self.on_warm_start(state)
+                    self.on_sft(state)
         finally:
             task.cancel()
         report: SftReport = await task

@@ -35,9 +35,9 @@ async def start_controller(
     )
     progress.stage("learner")
     step = await actors.learner.start(checkpoint)
-    if (warm := actors.learner.warm_started) is not None:
-        origin = "from the cache" if warm.cached else f"{warm.num_steps} updates"
-        progress.note(f"warm start: {origin}, validation loss {warm.validation_loss:.3f}")
+    if (sft := actors.learner.sft_report) is not None:
+        origin = "from the cache" if sft.cached else f"{sft.num_steps} updates"
+        progress.note(f"SFT: {origin}, validation loss {sft.validation_loss:.3f}")
     progress.stage("generators")
     await actors.generators.start()
     too_long = await actors.generators.too_long()

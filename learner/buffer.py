@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from learner.experience import Experience
+from learner.data import Experience
 from sandbox.verdict import Outcome
 from settings import BufferSettings
 

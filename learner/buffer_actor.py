@@ -23,8 +23,7 @@ from typing import Any, Generic
 import ray
 
 from learner.buffer import BufferItem, BufferStats, Drop, DropReason, OnlineBuffer, RefT, SampleMeta
-from learner.experience import Experiences
-from learner.stored_rollouts import load_rollouts
+from learner.data import Experiences, load_rollouts
 from settings import BufferSettings
 
 RolloutRef = ray.ObjectRef[Experiences]

@@ -1,4 +1,4 @@
-"""Encoder-decoder models, and adapters, through the whole job: warm start, two refreshes, evaluation, what is left."""
+"""Encoder-decoder models, and adapters, through the whole job: SFT, two refreshes, evaluation, what is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoder_decoder_job(runs: Path, model: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["codet5", pytest.param("codet5p", marks=LONG), pytest.param("t5", marks=LONG)])
-def test_it_is_warm_started_trained_evaluated_and_saved_as_a_plain_model(kind: str, tmp_path: Path) -> None:
+def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     model = build_encoder_decoder(kind, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Models of every family through the whole job: warm start, two refreshes of reinforcement learning, evaluation."""
+"""Models of every family through the whole job: SFT, two refreshes of reinforcement learning, evaluation."""
 
 from __future__ import annotations
 

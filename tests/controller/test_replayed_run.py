@@ -68,4 +68,4 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
 def test_a_run_that_kept_nothing_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run / "settings.yaml", tmp_path)
     assert main(["--replay", str(tmp_path)]) == 2
-    assert "it kept no updates; run the job with --run.log_batches N" in capsys.readouterr().err
+    assert "the run recorded no updates; run the job with --run.log_batches N" in capsys.readouterr().err

@@ -25,10 +25,9 @@ from controller.problem_sampler import ProblemSampler
 from controller.problem_sets import load_problem_sets
 from controller.rollouts import seed_of
 from controller.state import RunState
-from learner.experience import Experience
+from learner.data import Experience, encode_references
 from learner.learner import Learner
 from learner.model_source import model_folder
-from learner.supervised import encode_references
 from rewards import Sample, score_group
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
@@ -213,7 +212,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     references = encode_references(
         sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_model_len
     )
-    learner.set_examples(references)
+    learner.set_references(references)
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:

@@ -48,7 +48,7 @@ async def main() -> None:
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()
-    learner = LearnerService(spawn_learner, (), Path(), warm_start=False, on_warm_start=print)
+    learner = LearnerService(spawn_learner, (), Path(), sft=False, on_sft=print)
     update = asyncio.create_task(learner.call("step", shown=step_shown(11, 60)))
     print(f"http://{context.dashboard_url}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
