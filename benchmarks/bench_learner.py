@@ -150,7 +150,7 @@ def measure(scale: Scale, step: Callable[[], object]) -> float:
 
 def run_ours(model: Path, scale: Scale, kind: str) -> float:
     """This project's update, packing included."""
-    from learner.data import Experience, SamplerState, TokenSequence
+    from learner.data import Experience, TokenSequence
     from learner.learner import Learner
     from sandbox.verdict import Outcome
     from settings import LearnerSettings, OptimSettings
@@ -173,7 +173,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
             logprobs = np.full(len(completion), -np.log(VOCABULARY), np.float32)
             sample = Experience("t", str(index), prompt, completion, logprobs, advantages, 0, 0.0, Outcome.FAILED)
             experiences.append(sample)
-    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references, SamplerState())))
+    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references)))
 
 
 def run_trainer(model: Path, scale: Scale) -> float:

@@ -136,40 +136,27 @@ def encode_references(
     return references
 
 
-@dataclass(frozen=True, slots=True)
-class SamplerState:
-    """Data position: `position` references of pass number `epoch` have been drawn."""
-
-    epoch: int = 0
-    position: int = 0
-
-
 class ReferenceSampler:
-    """Draws references without replacement, pass after pass. The order depends only on the seed and on `state`."""
+    """Draws references without replacement, pass after pass. The order depends only on the seed and on `num_drawn`."""
 
     def __init__(self, references: Sequence[TokenSequence], *, seed: int) -> None:
         self._references = tuple(references)
         self._seed = seed
         self.fingerprint = fingerprint(references)
-        self.state = SamplerState()
+        self.num_drawn = 0
 
     def __len__(self) -> int:
         return len(self._references)
 
     def draw(self, count: int) -> list[TokenSequence]:
         """The next `count` references, over as many passes as that takes; none if the sampler has none."""
-        if not self._references:
-            return []
-        epoch, position = self.state.epoch, self.state.position
         drawn: list[TokenSequence] = []
-        while len(drawn) < count:
+        while self._references and len(drawn) < count:
+            epoch, position = divmod(self.num_drawn, len(self._references))
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._references))
             part = order[position : position + count - len(drawn)]
             drawn.extend(self._references[index] for index in part)
-            position += len(part)
-            if position == len(self._references):
-                epoch, position = epoch + 1, 0
-        self.state = SamplerState(epoch, position)
+            self.num_drawn += len(part)
         return drawn
 
 

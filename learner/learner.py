@@ -7,14 +7,14 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from errors import UserError
 from files import write_folder, write_json
-from learner.data import Experience, ReferenceSampler, SamplerState, TokenSequence
+from learner.data import Experience, ReferenceSampler, TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.metrics import UpdateStats
 from learner.objectives import TokenTable, contributing, loss, token_table
@@ -31,19 +31,19 @@ CHECKPOINT_FORMAT = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedUpdate:
-    """The data of one update, packed. `sampler_state` is the data position after it.
+    """The data of one update, packed.
 
     `num_idle_samples` of the experiences have no gradient and are not in `batches`. `num_tokens` counts completion
-    tokens, including theirs and those of the references.
+    tokens, including theirs and those of the references. `num_drawn` is the data position after the update.
     """
 
     experiences: Sequence[Experience]
     references: list[TokenSequence]
-    sampler_state: SamplerState
     batches: list[MicroBatch] | list[EncoderDecoderBatch]
     table: TokenTable
     num_idle_samples: int
     num_tokens: int
+    num_drawn: int
 
 
 class Learner:
@@ -91,8 +91,8 @@ class Learner:
         self._temperature = temperature
         self._seed = seed
         self._sampler = ReferenceSampler((), seed=seed)
-        self._trained_position = SamplerState()
-        self._optimizer = make_optimizer(self.policy, settings.optim.weight_decay)
+        self._num_trained = 0
+        """References drawn for the updates made; the sampler itself may be ahead."""
         self._reference: Policy | None = None
         self.start_reinforcement()
 
@@ -116,10 +116,10 @@ class Learner:
                 "with reference programs, raise model.max_model_len, or set learner.loss.supervised_weight to 0"
             )
         self._sampler = ReferenceSampler(references, seed=self._seed)
-        self._trained_position = SamplerState()
+        self._num_trained = 0
 
     def prepare(self, experiences: Sequence[Experience]) -> PreparedUpdate:
-        """Pack an update of `experiences` and the next reference programs. Any thread may call this.
+        """Pack an update of `experiences` and the next reference programs. It may run in another thread than `update`.
 
         Raises ValueError if experiences are malformed or too long for the model, and if the supervised term has a
         weight but no reference programs.
@@ -128,12 +128,12 @@ class Learner:
             raise ValueError("the supervised term has a weight but no reference programs: call set_references first")
         wanted = self.settings.supervised_batch_size if self.objective.supervised_weight else 0
         references = self._sampler.draw(wanted)
-        return self.prepare_with(experiences, references, self._sampler.state)
+        return self.prepare_with(experiences, references, self._sampler.num_drawn)
 
     def prepare_with(
-        self, experiences: Sequence[Experience], references: list[TokenSequence], sampler_state: SamplerState
+        self, experiences: Sequence[Experience], references: list[TokenSequence], num_drawn: int = 0
     ) -> PreparedUpdate:
-        """`prepare` with references that were already drawn; `sampler_state` is the data position after them."""
+        """`prepare` with references that were already drawn; `num_drawn` is the data position after them."""
         useful = contributing(experiences, self.objective)
         num_sampled_tokens = sum(len(e.token_ids) for e in experiences)
         table = token_table(
@@ -148,11 +148,11 @@ class Learner:
         return PreparedUpdate(
             experiences=experiences,
             references=references,
-            sampler_state=sampler_state,
             batches=self._pack([*(TokenSequence(e.prompt_ids, e.token_ids) for e in useful), *references]),
             table=table,
             num_idle_samples=len(experiences) - len(useful),
             num_tokens=num_sampled_tokens + sum(len(r.token_ids) for r in references),
+            num_drawn=num_drawn,
         )
 
     def update(self, prepared: PreparedUpdate) -> UpdateStats:
@@ -162,7 +162,7 @@ class Learner:
         """
         stats = self.optimize(prepared, self._optimizer, learning_rate(self.settings.optim, self.step), self.objective)
         self.step += 1
-        self._trained_position = prepared.sampler_state
+        self._num_trained = prepared.num_drawn
         return stats
 
     def optimize(
@@ -171,7 +171,8 @@ class Learner:
         """`update` with another optimizer, learning rate and objective. It changes no counters."""
         if prepared.num_tokens == 0:
             raise ValueError(f"step {self.step + 1}: there are no experiences and no reference programs to train on")
-        sums = _Sums(self.device)
+        totals = torch.zeros(3 + len(Granularity), device=self.device, dtype=torch.float64)
+        log_ratios, entropies = [totals[:0]], [totals[:0]]  # of sampled tokens
         optimizer.zero_grad(set_to_none=True)
         whole_table = prepared.table.to(self.device)
         for packed in prepared.batches:
@@ -184,11 +185,13 @@ class Learner:
                     reference, _ = self._reference.logprobs(batch, table.temperature)
             total, terms = loss(logprobs, table, objective, reference)
             total.backward()  # type: ignore[no-untyped-call]
-            sums.add(torch.stack([total.detach(), terms.supervised, terms.kl, *terms.rl]), logprobs, entropy, table)
+            totals += torch.stack([total.detach(), terms.supervised, terms.kl, *terms.rl])
+            log_ratios.append((logprobs.detach() - table.behaviour)[table.sampled].double())
+            entropies.append(entropy[table.sampled].double())
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self.policy.model.parameters(), self.settings.optim.max_grad_norm
         ).item()
-        stats = sums.stats(prepared, grad_norm, learning_rate)
+        stats = _stats(prepared, totals, torch.cat(log_ratios), torch.cat(entropies), grad_norm, learning_rate)
         if not math.isfinite(grad_norm):
             raise FloatingPointError(
                 f"step {self.step + 1}: the gradient norm is {grad_norm} (loss {stats.loss:g}, largest likelihood "
@@ -278,7 +281,7 @@ class Learner:
         self._published_step = state["published_step"]
         if version > self.version:
             self.version, self._published_step = version, None
-        self._trained_position = self._sampler.state = SamplerState(**state["data_position"])
+        self._num_trained = self._sampler.num_drawn = state["num_drawn"]
 
     def _write(self, folder: Path) -> None:
         self.policy.save(folder)
@@ -296,7 +299,7 @@ class Learner:
             "published_step": self._published_step,
             "seed": self._seed,
             "references": self._sampler.fingerprint,
-            "data_position": asdict(self._trained_position),
+            "num_drawn": self._num_trained,
         }
         write_json(state_folder / "state.json", state)
 
@@ -329,47 +332,32 @@ def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
-class _Sums:
-    """Running sums of an update's statistics. They stay on the device until the end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._terms = torch.zeros(3 + len(Granularity), device=device, dtype=torch.float64)
-        """The loss, and its terms."""
-        self._sampled = torch.zeros(4, device=device, dtype=torch.float64)
-        """The number of sampled tokens, and the sums of their ratios, mismatches and entropies."""
-        self._largest = torch.zeros(2, device=device, dtype=torch.float64)
-        """The largest ratio and mismatch."""
-
-    @torch.no_grad()
-    def add(self, terms: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor, table: TokenTable) -> None:
-        """Add one micro-batch."""
-        self._terms += terms
-        log_ratio = (logprobs - table.behaviour)[table.sampled].double()
-        if len(log_ratio):
-            ratio, mismatch = log_ratio.exp(), log_ratio.abs()
-            sums = (torch.ones_like(ratio).sum(), ratio.sum(), mismatch.sum(), entropy[table.sampled].double().sum())
-            self._sampled += torch.stack(sums)
-            self._largest = torch.maximum(self._largest, torch.stack([ratio.max(), mismatch.max()]))
-
-    def stats(self, prepared: PreparedUpdate, grad_norm: float, learning_rate: float) -> UpdateStats:
-        """The statistics of the whole update."""
-        total, supervised, kl, *rl = self._terms.tolist()
-        by_name = {f"loss_{row.name.lower()}": value for row, value in zip(Granularity, rl, strict=True)}
-        count, ratio, mismatch, entropy = self._sampled.tolist()
-        ratio_max, mismatch_max = self._largest.tolist()
-        return UpdateStats(
-            loss=total,
-            loss_sl=supervised,
-            loss_kl=kl,
-            **by_name,
-            grad_norm=grad_norm,
-            learning_rate=learning_rate,
-            ratio_mean=ratio / count if count else 1.0,
-            ratio_max=ratio_max if count else 1.0,
-            mismatch_mean=mismatch / count if count else 0.0,
-            mismatch_max=mismatch_max,
-            entropy=entropy / count if count else 0.0,
-            num_samples=len(prepared.experiences),
-            num_idle_samples=prepared.num_idle_samples,
-            num_tokens=prepared.num_tokens,
-        )
+def _stats(
+    prepared: PreparedUpdate,
+    totals: torch.Tensor,
+    log_ratios: torch.Tensor,
+    entropies: torch.Tensor,
+    grad_norm: float,
+    learning_rate: float,
+) -> UpdateStats:
+    """The statistics of an update from its loss and terms, `totals`, and the values of its sampled tokens."""
+    total, supervised, kl, *rl = totals.tolist()
+    if not len(log_ratios):
+        log_ratios = entropies = torch.zeros(1)
+    ratios, mismatches = log_ratios.exp(), log_ratios.abs()
+    return UpdateStats(
+        loss=total,
+        loss_sl=supervised,
+        loss_kl=kl,
+        **{f"loss_{row.name.lower()}": value for row, value in zip(Granularity, rl, strict=True)},
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        ratio_mean=ratios.mean().item(),
+        ratio_max=ratios.max().item(),
+        mismatch_mean=mismatches.mean().item(),
+        mismatch_max=mismatches.max().item(),
+        entropy=entropies.mean().item(),
+        num_samples=len(prepared.experiences),
+        num_idle_samples=prepared.num_idle_samples,
+        num_tokens=prepared.num_tokens,
+    )

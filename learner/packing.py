@@ -73,22 +73,18 @@ class _Tree:
     length: int
 
 
-def pack(
-    sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int, share_prompts: bool = True
-) -> list[MicroBatch]:
+def pack(sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int) -> list[MicroBatch]:
     """Pack `sequences` into micro-batches of at most `micro_batch_tokens` tokens, padding included.
 
     `micro_batch_tokens` is a multiple of 8. A tree longer than `row_tokens` is split, and each part repeats the prompt.
-    A single sequence may be longer. With `share_prompts=False` every sequence has its own tree and its own row: the
-    plain layout, for comparison. Raises ValueError for an empty prompt or completion, and for a sequence that does not
-    fit into a micro-batch.
+    A single sequence may be longer. Raises ValueError for an empty prompt or completion, and for a sequence that does
+    not fit into a micro-batch.
     """
     row_tokens = min(row_tokens, micro_batch_tokens)
-    trees = _trees(sequences, row_tokens if share_prompts else 0)
+    trees = _trees(sequences, row_tokens)
     trees.sort(key=lambda tree: -tree.length)  # a stable sort: the layout depends only on the sequences
     lengths = [tree.length for tree in trees]
-    # No row is longer than the longest tree.
-    rows = first_fit(lengths, min(row_tokens, max(lengths, default=0)) if share_prompts else 0)
+    rows = first_fit(lengths, min(row_tokens, max(lengths, default=0)))  # no row is longer than the longest tree
     batches: list[MicroBatch] = []
     pending: list[list[_Tree]] = []
     pending_length = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from errors import UserError
 from files import write_folder, write_json
-from learner.data import SamplerState, TokenSequence, load_rollouts, save_rollouts
+from learner.data import TokenSequence, load_rollouts, save_rollouts
 from learner.learner import Learner, PreparedUpdate
 from learner.metrics import UpdateStats
 from settings import Settings
@@ -109,7 +109,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         with np.load(recorded / "references.npz", allow_pickle=False) as file:
             arrays = np.split(file["ids"], np.cumsum(file["lengths"]))[:-1]
         references = [TokenSequence(*pair) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
-        prepared = learner.prepare_with(experiences, references, SamplerState(**facts["sampler_state"]))
+        prepared = learner.prepare_with(experiences, references)
         stats = learner.update(prepared)
         yield ReplayedUpdate(learner.step, stats, _weights_checksum(learner) == facts["weights_checksum"])
 
@@ -120,7 +120,6 @@ def _write(folder: Path, learner: Learner, prepared: PreparedUpdate) -> None:
     ids = np.concatenate([np.empty(0, np.int32), *arrays])
     np.savez(folder / "references.npz", ids=ids, lengths=np.array([len(array) for array in arrays], int))
     facts = {
-        "sampler_state": asdict(prepared.sampler_state),
         "num_threads": torch.get_num_threads(),
         "weights_checksum": _weights_checksum(learner),
     }

@@ -103,7 +103,7 @@ def _train(
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
     for step in range(1, settings.num_steps + 1):
-        prepared = learner.prepare_with((), sampler.draw(settings.batch_size), sampler.state)
+        prepared = learner.prepare_with((), sampler.draw(settings.batch_size))
         stats = learner.optimize(prepared, optimizer, _learning_rate(settings, step), _SUPERVISED)
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)

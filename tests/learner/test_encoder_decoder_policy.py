@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from errors import UserError
-from learner.data import SamplerState, TokenSequence
+from learner.data import TokenSequence
 from learner.encoder_decoder import pack
 from learner.policy import Policy
 from settings import LossAggMode
@@ -158,7 +158,7 @@ def test_layout_does_not_change_loss_or_gradient(
     whole: dict[str, Any] = {"row_tokens": 128, "micro_batch_tokens": 4096, "chunk_tokens": 4096}
     for fields in (whole, layout):
         learner = make_learner(codet5, loss_agg_mode=loss_agg_mode, **fields)
-        stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+        stats = learner.update(learner.prepare_with(experiences, references))
         results.append((stats.loss, gradients(learner.policy)))
     (loss, gradient), (other_loss, other_gradient) = results
     assert other_loss == pytest.approx(loss, rel=1e-6, abs=1e-5)
@@ -170,7 +170,7 @@ def test_gradient_equals_that_of_the_plain_loss(codet5: Path) -> None:
     """The plain loss is what transformers computes from `labels`, one reference at a time, without packing."""
     references = make_references(2)
     learner = make_learner(codet5, rl_weight=0.0)
-    stats = learner.update(learner.prepare_with([], references, SamplerState()))
+    stats = learner.update(learner.prepare_with([], references))
     ours = gradients(learner.policy)
     plain = AutoModelForSeq2SeqLM.from_pretrained(codet5, dtype=torch.float32).eval()
     num_tokens = sum(len(r.token_ids) for r in references)
@@ -187,7 +187,7 @@ def test_gradient_equals_that_of_the_plain_loss(codet5: Path) -> None:
 
 def test_saved_folder_is_a_plain_model(model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(model_dir)
-    learner.update(learner.prepare_with(make_experiences(0), make_references(1), SamplerState()))
+    learner.update(learner.prepare_with(make_experiences(0), make_references(1)))
     path = learner.save_checkpoint(tmp_path)
     plain = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=torch.float32).eval()
     ids = torch.tensor([AutoTokenizer.from_pretrained(path).encode("Write solve(xs).")])

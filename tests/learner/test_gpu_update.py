@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.data import SamplerState
 from learner.policy import ComputeDtype
 from tests.learner.samples import gradients, make_experiences, make_learner, make_references
 
@@ -29,7 +28,7 @@ def test_gpu_gradient_equals_cpu_gradient(
             num_gpus=num_gpus,
             activation_checkpointing=activation_checkpointing,
         )
-        prepared = learner.prepare_with(make_experiences(1), make_references(2), SamplerState())
+        prepared = learner.prepare_with(make_experiences(1), make_references(2))
         losses.append(learner.update(prepared).loss)
         found.append(torch.cat([gradient.flatten().cpu() for gradient in gradients(learner.policy)]))
     on_gpu, on_cpu = found

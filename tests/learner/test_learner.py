@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errors import UserError
 from files import checkpoints, newest_checkpoint, prune, write_folder
-from learner.data import Experience, SamplerState, TokenSequence
+from learner.data import Experience, TokenSequence
 from learner.learner import Learner
 from rewards import Granularity
 from sandbox.verdict import Outcome
@@ -115,7 +115,7 @@ def test_infinite_gradient_does_not_change_the_weights(tiny_model_dir: Path) -> 
     experiences = make_experiences(0)
     experiences[0].logprobs[:] = -1e4
     before = weights(learner)
-    prepared = learner.prepare_with(experiences, [], SamplerState())
+    prepared = learner.prepare_with(experiences, [])
     with pytest.raises(FloatingPointError, match="step 1: the gradient norm is"):
         learner.update(prepared)
     assert largest_difference(weights(learner), before) == 0
@@ -239,9 +239,9 @@ def test_unusable_data_is_refused(tiny_model_dir: Path) -> None:
     with pytest.raises(
         ValueError, match=r"260 tokens is longer than the 256 tokens that model .*: lower model\.max_model_len"
     ):
-        learner.prepare_with([], [long], SamplerState())
+        learner.prepare_with([], [long])
     with pytest.raises(ValueError, match="step 1: there are no experiences and no reference programs"):
-        learner.update(learner.prepare_with([], [], SamplerState()))
+        learner.update(learner.prepare_with([], []))
     with pytest.raises(UserError, match=r"set learner\.loss\.supervised_weight to 0"):
         learner.set_references([])
     with pytest.raises(ValueError, match="call set_references first"):

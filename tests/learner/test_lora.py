@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from actors.engine import EngineOptions
 from actors.transformers_engine import TransformersEngine
 from errors import UserError
-from learner.data import SamplerState, TokenSequence
+from learner.data import TokenSequence
 from learner.learner import Learner
 from learner.sft import run_sft
 from settings import LoraSettings
@@ -46,7 +46,7 @@ def model_dir(request: pytest.FixtureRequest, tiny_model_dir: Path, gpt2: Path, 
 
 def train(learner: Learner, updates: int = 2) -> None:
     for seed in range(updates):
-        prepared = learner.prepare_with(make_experiences(seed), make_references(seed), SamplerState())
+        prepared = learner.prepare_with(make_experiences(seed), make_references(seed))
         learner.update(prepared)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.data import Experience, SamplerState, TokenSequence
+from learner.data import Experience, TokenSequence
 from learner.learner import Learner
 from learner.objectives import contributing
 from rewards import Granularity
@@ -111,7 +111,7 @@ def test_loss_and_gradient_equal_direct_computation(
     expected = direct_loss(learner, experiences, references)
     expected.backward()  # type: ignore[no-untyped-call]
     expected_gradients = gradients(learner.policy)
-    stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+    stats = learner.update(learner.prepare_with(experiences, references))
 
     assert stats.loss == pytest.approx(expected.item(), abs=1e-6)
     num_idle = len(experiences) if fields.get("rl_weight") == 0 else 0 if "kl_loss_coef" in fields else 1
@@ -130,7 +130,7 @@ def test_terms_sum_to_the_loss(tiny_model_dir: Path) -> None:
     )
     log_ratio = plain - torch.from_numpy(np.concatenate([e.logprobs for e in experiences]))
 
-    stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+    stats = learner.update(learner.prepare_with(experiences, references))
 
     rl = stats.loss_coarse + stats.loss_fine + stats.loss_adaptive + stats.loss_static
     assert stats.loss == pytest.approx(0.5 * stats.loss_sl + 2.0 * rl, rel=1e-5)
@@ -144,8 +144,8 @@ def test_terms_sum_to_the_loss(tiny_model_dir: Path) -> None:
 def test_control_without_rl_equals_supervised_training(tiny_model_dir: Path) -> None:
     control, supervised = (make_learner(tiny_model_dir, rl_weight=0.0) for _ in range(2))
     references = make_references(1)
-    control.update(control.prepare_with(make_experiences(0), references, SamplerState()))
-    supervised.update(supervised.prepare_with([], references, SamplerState()))
+    control.update(control.prepare_with(make_experiences(0), references))
+    supervised.update(supervised.prepare_with([], references))
     difference = largest_difference(list(control.policy.model.parameters()), list(supervised.policy.model.parameters()))
     assert difference == 0
 

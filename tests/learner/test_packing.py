@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.data import SamplerState, TokenSequence
+from learner.data import TokenSequence
 from learner.packing import pack
 from learner.policy import chunked_logprobs
 from settings import LossAggMode
@@ -30,13 +30,11 @@ def build(spec: list[tuple[int, int]]) -> list[TokenSequence]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(3, 20), share=st.booleans())
-def test_tokens_attend_only_to_their_own_sequence(
-    spec: list[tuple[int, int]], row_tokens: int, budget: int, share: bool
-) -> None:
+@given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(3, 20))
+def test_tokens_attend_only_to_their_own_sequence(spec: list[tuple[int, int]], row_tokens: int, budget: int) -> None:
     sequences = build(spec)
     micro_batch_tokens = 8 * budget
-    batches = pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens, share_prompts=share)
+    batches = pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens)
     completions = np.concatenate([s.token_ids for s in sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(s.token_ids) for s in sequences])
     first = np.searchsorted(owner, np.arange(len(sequences)))
@@ -97,7 +95,7 @@ def test_layout_does_not_change_loss_or_gradient(
     whole: dict[str, Any] = {"row_tokens": 128, "micro_batch_tokens": 4096, "chunk_tokens": 4096}
     for fields in (whole, layout):
         learner = make_learner(tiny_model_dir, loss_agg_mode=loss_agg_mode, **fields)
-        stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+        stats = learner.update(learner.prepare_with(experiences, references))
         results.append((stats.loss, gradients(learner.policy)))
     (loss, gradient), (other_loss, other_gradient) = results
     assert other_loss == pytest.approx(loss, abs=1e-5)
@@ -110,7 +108,7 @@ def test_order_of_samples_does_not_matter(tiny_model_dir: Path) -> None:
     results = []
     for order in (experiences, experiences[::-1]):
         learner = make_learner(tiny_model_dir)
-        stats = learner.update(learner.prepare_with(order, references, SamplerState()))
+        stats = learner.update(learner.prepare_with(order, references))
         results.append((stats.loss, gradients(learner.policy)))
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-5)
     assert largest_difference(results[0][1], results[1][1]) < 1e-5

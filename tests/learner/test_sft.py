@@ -93,7 +93,7 @@ def test_sampler_covers_all_references_and_resumes_anywhere() -> None:
     resumed = ReferenceSampler(references, seed=3)
     resumed.draw(4)
     again = ReferenceSampler(references, seed=3)
-    again.state = resumed.state
+    again.num_drawn = resumed.num_drawn
     assert [int(e.token_ids[0]) for _ in range(4) for e in again.draw(4)] == drawn[4:]
 
 
