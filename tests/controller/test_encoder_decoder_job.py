@@ -28,7 +28,7 @@ def encoder_decoder_job(runs: Path, model: Path, *more: str) -> list[str]:
         "generator.max_tokens": "48",
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    return small_job(runs, "job", *options, *more, warm_start_steps=10)
+    return small_job(runs, "job", *options, *more, sft_steps=10)
 
 
 @pytest.mark.parametrize("kind", ["codet5", pytest.param("codet5p", marks=LONG), pytest.param("t5", marks=LONG)])
@@ -78,7 +78,7 @@ def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, e
     adapters = ["--model.lora.rank", "4", "--model.lora.publish", publish]
     auto: Any
     if engine == "vllm":
-        arguments, auto = small_job(tmp_path, "job", *adapters, warm_start_steps=10), AutoModelForCausalLM
+        arguments, auto = small_job(tmp_path, "job", *adapters, sft_steps=10), AutoModelForCausalLM
     else:
         model = build_encoder_decoder("codet5", tmp_path / "model")
         arguments, auto = encoder_decoder_job(tmp_path, model, *adapters), AutoModelForSeq2SeqLM

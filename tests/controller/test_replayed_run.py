@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.loss.kl_loss_coef", "0.1")
-    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", warm_start_steps=5))
+    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", sft_steps=5))
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "kept"
 

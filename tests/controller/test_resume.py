@@ -57,7 +57,7 @@ def arguments(runs: Path, name: str, **more: object) -> list[str]:
     """Of a job; `more` are further settings, `__` for the dot."""
     options = OPTIONS | {key.replace("__", "."): str(value).lower() for key, value in more.items()}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return small_job(runs, name, *words, warm_start_steps=0)
+    return small_job(runs, name, *words, sft_steps=0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
