@@ -42,7 +42,7 @@ class TokenSequence:
 class Experience:
     """One sample with its token weights.
 
-    `prompt_ids` [P], `token_ids` [T] and behaviour `logprobs` [T] are as sampled. `token_weights` [G, T] multiplies
+    `prompt_ids` [P], `token_ids` [T] and behavior `logprobs` [T] are as sampled. `token_weights` [G, T] multiplies
     `-log p` of each token; it has one row per `rewards.Granularity`, with the baseline already subtracted. `version` is
     the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the baseline.
     """

@@ -186,7 +186,7 @@ class Learner:
             total, terms = loss(logprobs, table, objective, reference)
             total.backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([total.detach(), terms.supervised, terms.kl, *terms.rl])
-            log_ratios.append((logprobs.detach() - table.behaviour)[table.sampled].double())
+            log_ratios.append((logprobs.detach() - table.behavior)[table.sampled].double())
             entropies.append(entropy[table.sampled].double())
         grad_norm = torch.nn.utils.clip_grad_norm_(
             self.policy.model.parameters(), self.settings.optim.max_grad_norm

@@ -32,13 +32,13 @@ from settings import LossAggMode, LossSettings
 class TokenTable:
     """What the objective needs to know about the `M` completion tokens of an update, in the order of its sequences.
 
-    `weights` [G, M] are token weights, `behaviour` [M] log-probabilities at sampling, `temperature` [M] that at which
+    `weights` [G, M] are token weights, `behavior` [M] log-probabilities at sampling, `temperature` [M] that at which
     the policy is evaluated (1 for reference programs). `sampled` [M] is false for reference programs. `scale` [M] is 1
     over the divisor of `LossAggMode`.
     """
 
     weights: torch.Tensor
-    behaviour: torch.Tensor
+    behavior: torch.Tensor
     temperature: torch.Tensor
     sampled: torch.Tensor
     scale: torch.Tensor
@@ -51,7 +51,7 @@ class TokenTable:
         """The tokens of one micro-batch."""
         return TokenTable(
             self.weights[:, source],
-            self.behaviour[source],
+            self.behavior[source],
             self.temperature[source],
             self.sampled[source],
             self.scale[source],
@@ -90,10 +90,10 @@ def token_table(
     num_supervised = int(lengths.sum()) - num_sampled
     sampled = np.arange(num_sampled + num_supervised) < num_sampled
     weights = np.zeros((len(Granularity), len(sampled)))
-    behaviour = np.zeros(len(sampled))
+    behavior = np.zeros(len(sampled))
     if experiences:
         weights[:, :num_sampled] = np.concatenate([e.token_weights for e in experiences], axis=1)
-        behaviour[:num_sampled] = np.concatenate([e.logprobs for e in experiences])
+        behavior[:num_sampled] = np.concatenate([e.logprobs for e in experiences])
     num_tokens = np.where(sampled, num_sampled_tokens, num_supervised)
     num_sequences = np.where(sampled, num_sampled_sequences, len(references))
     match loss_agg_mode:
@@ -105,7 +105,7 @@ def token_table(
             scale = 1 / num_sequences
     return TokenTable(
         weights=torch.from_numpy(weights).to(dtype),
-        behaviour=torch.from_numpy(behaviour).to(dtype),
+        behavior=torch.from_numpy(behavior).to(dtype),
         temperature=torch.from_numpy(np.where(sampled, temperature, 1.0)).to(dtype),
         sampled=torch.from_numpy(sampled),
         scale=torch.from_numpy(scale).to(dtype),
@@ -161,7 +161,7 @@ def _policy_gradient(logprobs: torch.Tensor, table: TokenTable, objective: LossS
     """The factor [G or 1, N] of the token weights."""
     if objective.rollout_is_threshold is None:
         return -logprobs[None]
-    log_ratio = torch.where(table.sampled, logprobs - table.behaviour, torch.zeros_like(logprobs))
+    log_ratio = torch.where(table.sampled, logprobs - table.behavior, torch.zeros_like(logprobs))
     if objective.clip_ratio_low is None or objective.clip_ratio_high is None:
         weight = log_ratio.detach().exp().clamp(max=objective.rollout_is_threshold)
         return -(weight * logprobs)[None]

@@ -281,31 +281,31 @@ class _ChunkedLogprobs(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs = torch.empty_like(inverse_temperature)
         entropy = torch.empty_like(inverse_temperature)
-        normaliser = torch.empty_like(inverse_temperature)
+        normalizer = torch.empty_like(inverse_temperature)
         for start in range(0, len(targets), chunk_tokens):
             part = slice(start, start + chunk_tokens)
             logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
-            normaliser[part] = torch.logsumexp(logits, dim=-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normaliser[part]
-            probabilities = (logits - normaliser[part, None]).exp_()
-            entropy[part] = normaliser[part] - torch.einsum("nv,nv->n", probabilities, logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, inverse_temperature, normaliser)
+            normalizer[part] = torch.logsumexp(logits, dim=-1)
+            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normalizer[part]
+            probabilities = (logits - normalizer[part, None]).exp_()
+            entropy[part] = normalizer[part] - torch.einsum("nv,nv->n", probabilities, logits)
+        ctx.save_for_backward(hidden, weight, bias, targets, inverse_temperature, normalizer)
         ctx.chunk_tokens = chunk_tokens
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: torch.Tensor, _grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, targets, inverse_temperature, normaliser = ctx.saved_tensors
+        hidden, weight, bias, targets, inverse_temperature, normalizer = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # Sums over many chunks need the precision of the log-probabilities.
-        grad_weight = torch.zeros_like(weight, dtype=normaliser.dtype)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=normaliser.dtype)
+        grad_weight = torch.zeros_like(weight, dtype=normalizer.dtype)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=normalizer.dtype)
         for start in range(0, len(targets), ctx.chunk_tokens):
             part = slice(start, start + ctx.chunk_tokens)
             logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
             scale = grad_logprobs[part] * inverse_temperature[part]
-            grad_logits = (logits - normaliser[part, None]).exp_().mul_(-scale[:, None])
+            grad_logits = (logits - normalizer[part, None]).exp_().mul_(-scale[:, None])
             grad_logits.scatter_add_(-1, targets[part, None], scale[:, None])
             narrow = grad_logits.to(weight.dtype)
             grad_hidden[part] = narrow @ weight

@@ -32,6 +32,7 @@ def gpt2(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """GPT-2 stores its linear layers transposed."""
     folder = tmp_path_factory.mktemp("gpt2")
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
     return folder

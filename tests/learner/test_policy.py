@@ -26,6 +26,7 @@ def with_tokenizer(folder: Path, model_dir: Path) -> Path:
 
 def test_learned_positions_and_dropout(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     policy = load(with_tokenizer(tmp_path, tiny_model_dir))
     assert config.resid_pdrop > 0  # the learner must turn this off
@@ -39,6 +40,7 @@ def test_learned_positions_and_dropout(tiny_model_dir: Path, tmp_path: Path) -> 
 
 def test_model_that_cannot_be_packed_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
+    torch.manual_seed(0)
     MambaForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     with pytest.raises(UserError, match="mamba models cannot be trained: they reject packed sequences"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
