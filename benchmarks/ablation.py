@@ -3,7 +3,7 @@
     make ablation        # = python -m benchmarks.ablation; goes on where it was stopped
 
 A run is a folder `ROW-SEED`; one that holds its last evaluation is done, any other is made anew. The rows of a seed
-have the initial weights and the warm start in common. `python -m reporting ablation` makes table and figure of them.
+have the initial weights and the SFT stage in common. `python -m reporting ablation` makes table and figure of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def arguments_of(row: str) -> list[str]:
         "coarse-fine": off["adaptive"],
         "rltf": [],
         "static": ["--rewards.static_weight", "1"],
-        # One snapshot for the whole run: every sample is the warm-started model's.
+        # One snapshot for the whole run: every sample comes from the model after SFT.
         OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],
         "rltf-paper": ["--algorithm", "rltf-paper"],
         "rltf-code": ["--algorithm", "rltf-code"],
@@ -69,7 +69,7 @@ def main() -> None:
     )
     wanted = parser.parse_args()
     for seed in range(wanted.seeds):
-        # The first run of a seed makes the warm start that the others take from the cache.
+        # The first run of a seed runs the SFT that the others load from the cache.
         first, *others = wanted.rows
         make_run(wanted.output / f"{first}-{seed}", first, seed)
         with ThreadPoolExecutor(wanted.jobs) as pool:

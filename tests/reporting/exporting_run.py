@@ -101,7 +101,7 @@ def polled(generator_tokens: int, num_deaths: int) -> Polled:
         num_outstanding=32,
         num_replaced_generators=num_deaths,
         pool=PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=num_deaths),
-        buffer=BufferStats(8, 128, 9000, 1 << 20, 16),
+        buffer=BufferStats(8, 128, 1 << 20, 16),
     )
 
 
