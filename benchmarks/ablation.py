@@ -29,18 +29,17 @@ def arguments_of(row: str) -> list[str]:
     """How the runs of a row differ from `configs/ablation.yaml`."""
     settings, _ = load_settings(["--config", CONFIG])
     off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
-    greedy = ["--generator.greedy", "true"]
     return {
         # It needs no samples, so its sampled batch is small; its supervised batches are the same as in other rows.
-        "sl": ["--learner.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
+        "sl": ["--learner.loss.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
         "coarse": off["fine"] + off["adaptive"],
         "coarse-fine": off["adaptive"],
         "rltf": [],
         "static": ["--rewards.static_weight", "1"],
         # The generators never get new weights: every sample comes from the fine-tuned model.
         OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],
-        "rltf-paper": ["--rewards.preset", "rltf-paper", *greedy],
-        "rltf-code": ["--rewards.preset", "rltf-code", *greedy],
+        "rltf-paper": ["--algorithm", "rltf-paper"],
+        "rltf-code": ["--algorithm", "rltf-code"],
     }[row]
 
 

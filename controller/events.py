@@ -19,7 +19,7 @@ from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics
-from learner.sft import WarmStartProgress
+from learner.sft import SftProgress
 from sandbox.pool import PoolStats
 
 __all__ = [
@@ -37,9 +37,9 @@ __all__ = [
     "Refreshed",
     "Rewound",
     "Said",
+    "SftProgress",
     "Step",
     "TokenMark",
-    "WarmStartProgress",
 ]
 
 
@@ -122,5 +122,5 @@ class Polled:
     buffer: BufferStats | None
 
 
-Event = Step | Graded | Refreshed | Evaluated | Rewound | Began | Said | WarmStartProgress | EvaluationProgress | Polled
+Event = Step | Graded | Refreshed | Evaluated | Rewound | Began | Said | SftProgress | EvaluationProgress | Polled
 Emit = Callable[[Event], None]

@@ -136,12 +136,15 @@ async def _short_run(settings: Settings, problems: ProblemSets, emit: Emit) -> t
 def _shortened(settings: Settings, folder: Path) -> Settings:
     """The same job in its own folder, without evaluation and checkpoints, long enough to keep all stages busy."""
     every, plan = settings.buffer.refresh_every, settings.plan
-    num_steps = plan.num_updates + (2 + settings.buffer.max_staleness) * every
+    num_steps = plan.num_updates + (2 + settings.buffer.max_off_policy_versions) * every
     return settings.model_copy(
         update={
             "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),
             "problems": settings.problems.model_copy(update={"evaluation": ()}),
-            "learner": settings.learner.model_copy(update={"decay_steps": 0, "checkpoint_every": num_steps * every}),
+            "learner": settings.learner.model_copy(
+                update={"optim": settings.learner.optim.model_copy(update={"decay_steps": 0})}
+            ),
+            "checkpoint": settings.checkpoint.model_copy(update={"every": num_steps * every}),
         }
     )
 

@@ -102,7 +102,6 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         str(folder / "start"),
         settings.learner,
         dtype=settings.model.dtype,
-        preset=settings.rewards.preset,
         temperature=settings.generator.temperature,
         seed=settings.run.seed,
         lora=settings.model.lora,
@@ -129,10 +128,10 @@ def changed_settings(run: Path, settings: Settings) -> list[str]:
         if before != after and path != ("run", "dir"):
             changed.append(".".join(path))
     for name in changed:
-        if not name.startswith("learner.") and name != "rewards.preset":
+        if not name.startswith("learner.") and name != "algorithm":
             raise UserError(
                 f"--{name} has no effect on a replay, which uses the samples and token weights of the run: change "
-                "settings of the learner, or rewards.preset"
+                "settings of the learner, or algorithm"
             )
     return changed
 

@@ -25,8 +25,8 @@ from controller.events import (
     Event,
     Rewound,
     Said,
+    SftProgress,
     Step,
-    WarmStartProgress,
 )
 from evaluation import EvaluationResult
 from learner.metrics import StepMetrics
@@ -50,7 +50,7 @@ class Progress:
     """Shows stage, step, reward, pass rate, outcomes, tokens per second and time left.
 
         with Progress(num_steps=60) as progress:
-            progress.emit(Began("warm start"))
+            progress.emit(Began("model"))
             progress.emit(Step(metrics, grading, ledger))
 
     `stages` holds the finished stages in order, each with its duration in seconds. While the panel is up, everything
@@ -100,7 +100,7 @@ class Progress:
                     self._print(f"{stage} ...")
             case Said(text, style):
                 self._print(text, style)
-            case WarmStartProgress(step, num_steps, train_loss, validation_loss):
+            case SftProgress(step, num_steps, train_loss, validation_loss):
                 losses = f"loss {train_loss:.3f}, validation {validation_loss:.3f}"
                 self._detail = f"update {step}/{num_steps}, {losses}"
             case EvaluationProgress(num_done, num_problems):

@@ -88,9 +88,8 @@ def print_plan(forecast: Forecast, console: Console) -> None:
     given = ", ".join(f"{value:.4g} {UNITS[name]}" for name, value in asdict(forecast.figures).items())
     console.print(f"Based on {given}.", soft_wrap=True)
     shape, _ = forecast.rings["as configured"]
-    table = Table(
-        title=f"{shape.snapshot} samples between publications, at most {shape.max_staleness} versions off-policy"
-    )
+    samples = f"{shape.snapshot} samples between publications"
+    table = Table(title=f"{samples}, at most {shape.max_off_policy_versions} versions off-policy")
     table.add_column("")
     for name in forecast.rings:
         table.add_column(name, justify="right")

@@ -75,7 +75,7 @@ function draw(chart, figure) {
   for (const curve of curves) {
     const stroke = color(curve.color);
     series.push({
-      label: curve.name, stroke, width: 1.8, hasInterval: Boolean(curve.low), fill: chart.stacked ? stroke : undefined,
+      label: curve.name, stroke, width: 1.8, spanGaps: true, hasInterval: Boolean(curve.low), fill: chart.stacked ? stroke : undefined,
       dash: curve.dashes ? [9 / curve.dashes, 4] : undefined, points: chart.stacked ? { show: false } : undefined,
       value: (u, y, i, at) => {
         const text = format(curve.share ? curve.share[at] : y, chart.percent);
