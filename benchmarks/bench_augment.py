@@ -25,9 +25,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from augmentation.__main__ import LIMITS
 from augmentation.agreement import Reference, Rules, augment
 from augmentation.inputs import AssertInput, input_of
-from augmentation.run import LIMITS
 from benchmarks.corpora import CORPORA
 from benchmarks.mutants import mutants
 from problems import AssertTest, Problem, load

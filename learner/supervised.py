@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from errors import UserError
 from learner.packing import TokenSequence
-from problems.encoding import encode_answer, encode_prompt
+from problems.prompts import encode_answer, encode_prompt
 from problems.types import Problem
 
 logger = logging.getLogger(__name__)

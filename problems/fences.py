@@ -1,4 +1,4 @@
-"""Where an answer speaks, where it thinks, and the code blocks in it."""
+"""Where an answer speaks, where it thinks, and where its code blocks are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Reader = Callable[[int, int], ast.Module | int]
-"""The tree of a span of the answer, or the line of its first error."""
+"""Maps a span of the answer to its syntax tree, or to the line of its first error."""
 
 _THINKING = "think|thinking|thought|reasoning"
 _MARK = re.compile(
     rf"(?P<open><(?:{_THINKING})>)|(?P<close></(?:{_THINKING})>)"
-    # Tokens that models write as text: <|endoftext|>, DeepSeek's wide bars, SentencePiece's, StarCoder's, CodeLlama's.
+    # Special tokens that models write as text: <|endoftext|>, and those of DeepSeek (wide bars), SentencePiece,
+    # StarCoder and CodeLlama.
     r"|<[|\uff5c][\w\u2581 .:/-]{1,40}[|\uff5c]>"
     r"|</?s>|<(?:eos|bos|pad|unk|EOT|EOS|end_of_turn|start_of_turn|end_of_text|file_sep|repo_name|reponame|filename"
     r"|gh_stars|jupyter_\w{1,20}|empty_output|commit_(?:before|msg|after)|issue_\w{1,10})>"
@@ -25,7 +26,7 @@ _MARK = re.compile(
 _STRING = re.compile(r"`[^`]*`|(?<![A-Za-z0-9])[rbfuRBFU]{0,2}(?:\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')")
 # gpt-oss writes its thoughts and its answer on channels (the harmony format).
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<\n]*(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>")
-_WINDOW = 200  # characters of a line in which the string around a mark is looked for
+_WINDOW = 200  # how many characters of a line are searched for the string around a mark
 _FENCE = re.compile(r"^(?P<lead>[^`\n]*?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _TAG = re.compile(r"[{.\s]*([^\s{}:,(=]*)[}\s]*")
 _PYTHON_TAG = re.compile(r"(?:i|c)?py(?:thon|py)?[\d.]*|code|\S*\.py")
@@ -38,13 +39,16 @@ _LEXEME = re.compile(
     r'|"(?:\\.|[^"\\\n])*+"' + r"|'(?:\\.|[^'\\\n])*+'",
     re.DOTALL,
 )
-_MAX_MARKS = 100  # of one answer, behind which no mark is taken for a part of a program
-_MAX_LOOKS_AHEAD = 30  # blocks of one answer that may be searched to their end for strings that hold fences
+_MAX_MARKS = 100  # per answer; later marks never count as part of a program
+_MAX_LOOKS_AHEAD = 30  # per answer: blocks that may be searched to their end for strings that contain fences
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A code block: the span of its inside, the place of its first fence; tagged as Python or not at all; any tag."""
+    """A code block: the span inside it and the position of its first fence.
+
+    `is_python` if it is tagged as Python or has no tag; `has_tag` if it has any tag.
+    """
 
     start: int
     end: int
@@ -54,9 +58,9 @@ class Block:
 
 
 def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
-    """The spans of an answer that are neither thoughts nor behind its end.
+    """The spans of an answer that are not thoughts and not after its end.
 
-    A mark within a string, or within a block that is Python, is the program's own.
+    A mark inside a string, or inside a block of Python, belongs to the program.
     """
     spans: list[tuple[int, int]] = []
     begin = position = _answer_start(text)
@@ -98,7 +102,7 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
 
 
 def _answer_start(text: str) -> int:
-    """Where the last message on the channel `final` begins, the end if thoughts came to none; 0 without channels."""
+    """The start of the last message on the channel `final`; the end if there is none; 0 without channels."""
     channels = list(_CHANNEL.finditer(text))
     final = [channel.end() for channel in channels if channel[1] == "final"]
     return final[-1] if final else len(text) if channels else 0
@@ -120,7 +124,7 @@ def _is_quoted(text: str, mark: re.Match[str]) -> bool:
 
 
 def blocks_of(text: str, start: int, end: int, read: Reader) -> Iterator[Block]:
-    """The code blocks of text[start:end] in order. A block without a closing fence ends with the text."""
+    """The code blocks in text[start:end], in order. A block without a closing fence ends with the text."""
     fences = _FENCE.finditer(text[start:end])
     looks_ahead = _MAX_LOOKS_AHEAD
     waiting: list[re.Match[str]] = []
@@ -165,7 +169,7 @@ def blocks_of(text: str, start: int, end: int, read: Reader) -> Iterator[Block]:
 
 
 def text_before_fences(text: str, start: int, end: int) -> int:
-    """The end of the text before the first fence that stands in no string, if the text is Python."""
+    """The end of the text before the first fence that is not inside a string, if the text is read as Python."""
     lexemes = _LEXEME.finditer(text, start, end)
     lexeme = next(lexemes, None)
     for fence in _FENCE.finditer(text, start, end):
@@ -178,9 +182,9 @@ def text_before_fences(text: str, start: int, end: int) -> int:
 
 
 def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
-    """Where the inside of a block begins; is it tagged as Python or not at all; has it a tag; does it end on its line.
+    """Where the inside of a block begins, and whether it may be Python, has a tag, and ends on the same line.
 
-    None for what opens no block: inline code, or a fence behind text that is not announced.
+    None if no block opens here: inline code, or a fence after text that does not announce code.
     """
     fence, info = opening["fence"], opening["info"].rstrip()
     lead = opening["lead"].strip()
@@ -208,7 +212,7 @@ def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
 def _first_closing(
     opening: re.Match[str], fences: Iterator[re.Match[str]], *, may_nest: bool
 ) -> tuple[re.Match[str] | None, bool]:
-    """The first fence that ends the block, and whether it belongs to it (rather than opens the next one)."""
+    """The first fence that ends the block, and whether it closes the block (or else opens the next one)."""
     for fence in fences:
         if _closes(opening, fence):
             return fence, True
@@ -232,7 +236,7 @@ def _closing_start(closing: re.Match[str]) -> int:
 
 
 def _is_in_string(text: str, start: int, at: int, fence: re.Match[str]) -> bool:
-    """Whether a fence stands in a string of the Python that begins at `at`, or ends a comment."""
+    """Whether a fence is inside a string in the Python that begins at `at`, or ends a comment."""
     place = start + fence.start("fence")
     last = deque(_LEXEME.finditer(text, start + at, place), maxlen=1)
     return bool(last) and last[0].end() == place and _holds(last[0], fence)
@@ -248,7 +252,7 @@ def _holds(lexeme: re.Match[str], fence: re.Match[str]) -> bool:
 def _first_outside_strings(
     text: str, start: int, end: int, at: int, opening: re.Match[str], fences: Iterator[re.Match[str]]
 ) -> re.Match[str] | None:
-    """The first fence after a block of Python that stands in none of its strings; None where the text ends before."""
+    """The first fence after a block of Python that is not in one of its strings; None if the text ends first."""
     lexemes = _LEXEME.finditer(text, start + at, end)
     lexeme = next(lexemes, None)
     for fence in fences:

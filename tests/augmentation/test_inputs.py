@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmentation.inputs import AssertInput, CallInput, StdinInput, input_of, vary_inputs
-from augmentation.stdin import InputShape
+from augmentation.stdin import learn_inputs
 from augmentation.values import learn, learn_arguments
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from sandbox.jobs import End, RunResult
@@ -33,14 +33,14 @@ VALUES = st.recursive(
 
 @given(st.lists(VALUES, min_size=1, max_size=4), st.integers())
 def test_any_values_have_a_shape_whose_variations_are_of_their_kinds(values: list[Any], seed: int) -> None:
-    shape, rng = learn(values), random.Random(seed)
+    vary, rng = learn(values), random.Random(seed)
     for value in values:
-        assert type(shape.vary(value, rng)) in {type(one) for one in values}
+        assert type(vary(value, rng)) in {type(one) for one in values}
 
 
 def variations(calls: list[tuple[Any, ...]], count: int = 200) -> list[Any]:
-    shape, rng = learn_arguments(calls), random.Random(0)
-    return [shape.vary(call, rng) for call in calls for _ in range(count)]
+    vary, rng = learn_arguments(calls), random.Random(0)
+    return [vary(call, rng) for call in calls for _ in range(count)]
 
 
 def test_numbers_stay_between_those_seen_and_texts_use_the_characters_seen() -> None:
@@ -67,8 +67,8 @@ def test_tables_stay_rectangular() -> None:
 
 
 def stdin_variations(*texts: str, count: int = 300) -> list[list[list[str]]]:
-    shape, rng = InputShape(texts), random.Random(0)
-    found = {shape.vary(text, rng) for text in texts for _ in range(count)} - set(texts)
+    vary, rng = learn_inputs(texts), random.Random(0)
+    found = {vary(text, rng) for text in texts for _ in range(count)} - set(texts)
     assert found
     return [[line.split() for line in text.split("\n")[:-1]] for text in found]
 
@@ -104,8 +104,8 @@ def test_counted_characters_and_permutations() -> None:
 
 @given(st.text("ab 12\n.-", max_size=40), st.text("ab 12\n.-", max_size=40), st.integers())
 def test_no_input_is_too_strange_to_be_varied(first: str, second: str, seed: int) -> None:
-    shape = InputShape([first, second])
-    assert isinstance(shape.vary(first, random.Random(seed)), str)
+    vary = learn_inputs([first, second])
+    assert isinstance(vary(first, random.Random(seed)), str)
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
@@ -147,7 +147,9 @@ def test_answers_become_tests() -> None:
         deep = [deep]
     assert answered(equal, deep) is None
     assert answered(CallTest("f", (1,), 2), deep) is None
-    assert answered(equal, 2.5) == AssertTest("assert abs(f(1) - 2.5) <= 2.5e-06", "import math")
+    assert answered(equal, 2.5) == AssertTest(
+        "assert math.isclose(f(1), 2.5, rel_tol=1e-06, abs_tol=1e-06)", "import math"
+    )
     assert answered(AssertTest("assert not f(1)"), value=False) == AssertTest("assert not f(1)")
     assert answered(AssertTest("assert f(1) is True"), value=False) == AssertTest("assert f(1) is False")
     close = answered(AssertTest("assert math.isclose(f(1), 2.5, rel_tol=0.01)"), 7.5)

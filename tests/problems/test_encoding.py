@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from problems.encoding import answer_end_id, encode_answer, encode_prompt
 from problems.extraction import extract_program
-from problems.prompts import render_prompt
+from problems.prompts import answer_end_id, encode_answer, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem, StdinTest
 from tests.families import CHAT_TEMPLATE, FAMILIES, build_tokenizer

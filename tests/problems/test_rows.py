@@ -10,7 +10,7 @@ import pytest
 
 from errors import UserError
 from problems import AssertTest, Problem, load
-from problems.rows import read_row, row_of
+from problems.spec import read_row, row_of
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
@@ -45,5 +45,5 @@ def test_hidden_asserts_of_mbpp_are_not_shown() -> None:
 
 
 def test_a_benchmark_without_rows_is_named() -> None:
-    with pytest.raises(UserError, match="starter problems are not read from rows"):
+    with pytest.raises(UserError, match="starter problems have no row format"):
         row_of(Problem("1", "starter", "?", (AssertTest("assert f(1) == 2"),)))

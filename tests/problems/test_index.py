@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from problems.leakage import find_leaks
+from problems.index import find_leaks
 from problems.types import Problem, StdinTest
 
 LONG = "Given a list of integers and a target, return how many pairs of them add up to the target exactly once."
