@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -30,7 +30,7 @@ _LAST_PLACE = 2  # lines and columns from this one on mean the same
 class _Count:
     """In every block, the value in `column` of line number `line` counts what each of the next `num_lines` lines holds.
 
-    It counts values or, with `of_characters`, the characters of the only word.
+    It counts values or, with `of_characters`, the characters of the only word on one line.
     """
 
     line: int
@@ -60,10 +60,7 @@ class _Count:
         length = self.length_of(first)
         block[self.line][self.column] = length
         for line in others:
-            if self.of_characters:
-                line[:] = [str(line[0]).ljust(length, str(line[0])[-1])[:length]]
-            else:
-                line[:] = (line + line[-1:] * (length - len(line)))[:length]
+            line[:] = (line + line[-1:] * (length - len(line)))[:length]
 
 
 def learn_inputs(texts: Sequence[str]) -> Rule:
@@ -78,7 +75,7 @@ def learn_inputs(texts: Sequence[str]) -> Rule:
     blocks = [block for found in split_inputs for block in found]
     counts = _find_counts(blocks, size - 1 if size else 1)
     vary_block = _learn_blocks(blocks, counts)
-    vary_blocks = items(split_inputs, vary_block, is_fixed=size is None, is_ordered=False)
+    vary_blocks = items(split_inputs, vary_block, is_ordered=False)
 
     def vary(text: str, rng: random.Random) -> str:
         lines = _read(text)
@@ -86,7 +83,7 @@ def learn_inputs(texts: Sequence[str]) -> Rule:
             return text
         varied = split(lines)
         for _ in range(rng.randint(1, _MAX_CHANGES)):
-            varied = vary_blocks(varied, rng)
+            varied = vary_blocks(varied, rng) if size else [vary_block(varied[0], rng)]
         for block in varied:
             for count in counts:
                 count.set(block)
@@ -100,6 +97,7 @@ def learn_inputs(texts: Sequence[str]) -> Rule:
 
 def _learn_blocks(blocks: Sequence[Lines], counts: Sequence[_Count]) -> Rule:
     """The rule for blocks: only lines whose values are counted change their length."""
+    num_counts = Counter(count.line for count in counts)
     counted = {
         count.line + 1 + place for count in counts if not count.of_characters for place in range(count.num_lines)
     }
@@ -118,8 +116,9 @@ def _learn_blocks(blocks: Sequence[Lines], counts: Sequence[_Count]) -> Rule:
 
     def vary(block: Lines, rng: random.Random) -> Lines:
         varied = [list(line) for line in block]
-        number = rng.randrange(len(varied))
-        varied[number] = rules[place_of(number)](varied[number], rng)
+        free = [number for number, line in enumerate(varied) if len(line) > num_counts[number]]
+        for number in rng.sample(free, min(len(free), 1)):
+            varied[number] = rules[place_of(number)](varied[number], rng)
         return varied
 
     return vary
@@ -164,7 +163,8 @@ def _find_counts(blocks: Sequence[Lines], num_lines: int) -> list[_Count]:
     for line in range(num_lines):
         for column in range(_LAST_PLACE + 1):
             for of_characters in (False, True):
-                counts = [_Count(line, column, of_characters, number) for number in range(1, _MAX_COUNTED + 1)]
+                most = 1 if of_characters else _MAX_COUNTED
+                counts = [_Count(line, column, of_characters, number + 1) for number in range(most)]
                 holding = list(takewhile(lambda count: all(map(count.holds, blocks)), counts))
                 if holding and any((_at(block, line, column) or 0) > 1 for block in blocks):
                     found.append(holding[-1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, permutations
 from typing import Any
 
 _MAX_GROWN_ITEMS = 12
@@ -36,22 +36,18 @@ def learn_arguments(calls: Sequence[Sequence[Any]]) -> Rule:
     A number that always is the length of another argument, or never exceeds it, stays that way.
     """
     vary = places(calls)
-    columns = list(zip(*calls, strict=True))
-    relations = [
-        (number, sized, all(one == length for one, length in zip(numbers, lengths, strict=True)))
-        for number, numbers in enumerate(columns)
-        for sized, values in enumerate(columns)
-        if all(type(one) is int for one in numbers) and all(isinstance(value, list | tuple | str) for value in values)
-        if (lengths := [len(value) for value in values])
-        and all(one <= length for one, length in zip(numbers, lengths, strict=True))
-    ]
+    relations = []
+    for number, sized in permutations(range(len(calls[0])), 2):
+        if all(type(call[number]) is int and isinstance(call[sized], list | tuple | str) for call in calls):
+            differences = [len(call[sized]) - call[number] for call in calls]
+            if min(differences) >= 0:
+                relations.append((max(differences) == 0, number, sized))
 
     def vary_arguments(value: Any, rng: random.Random) -> Any:
         arguments = vary(value, rng)
-        # Lengths that are always equal come last: they matter more than bounds.
-        for number, sized, is_exact in sorted(relations, key=lambda relation: relation[2]):
+        for is_equal, number, sized in sorted(relations):  # equal lengths overrule upper bounds
             length = len(arguments[sized])
-            arguments[number] = length if is_exact else min(arguments[number], length)
+            arguments[number] = length if is_equal else min(arguments[number], length)
         return tuple(arguments)
 
     return vary_arguments

@@ -6,16 +6,7 @@ with file, line and reason, never skipped silently. This room does not know Ray,
 """
 
 from problems.spec import LoadedProblems, load
-from problems.types import (
-    AssertTest,
-    CallTest,
-    CheckTest,
-    Problem,
-    RejectedRow,
-    StdinTest,
-    Test,
-    describe_rejected,
-)
+from problems.types import AssertTest, CallTest, CheckTest, Problem, RejectedRow, StdinTest, Test, describe_rejected
 
 __all__ = [
     "AssertTest",

@@ -154,17 +154,18 @@ def check_function(module: ast.Module) -> ast.FunctionDef | None:
 
 def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
     """Refuse a test that looks at what only the program's process has: its output, its calls, its objects."""
-    functions = {entry_point}
-    attributes: set[str] = set()
-    values: set[str] = set()
     check = check_function(module)
-    if check is not None:
-        functions.add(check.args.args[0].arg)
+    functions = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+    attributes: set[str] = set()
+    given: Counter[str] = Counter()  # how often each name gets a value, and how often from the program
+    by_program: Counter[str] = Counter()
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute):
             attributes.add(node.attr)
+        elif isinstance(node, ast.Name | ast.arg | ast.ExceptHandler):
+            given.update(bound_names(node))
         elif isinstance(node, ast.Assign) and _calls_one_of(node.value, functions):
-            values |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            by_program.update(target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
             if "unittest.mock" in names or (names[0] == "unittest" and "mock" in names):
@@ -172,7 +173,7 @@ def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
     words = attributes | used_names(module)
     if "getvalue" in words and words & {"stdout", "redirect_stdout"}:
         raise UnusableRowError("test looks at what the program prints, which it cannot see from its own process")
-    values -= _values_of_others(module, functions)
+    values = {name for name, count in by_program.items() if count == given[name]}
     for node in ast.walk(module):
         if not isinstance(node, ast.Attribute) or node.attr in _PLAIN_ATTRIBUTES:
             continue
@@ -183,22 +184,6 @@ def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
 
 def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
-
-
-def _values_of_others(module: ast.Module, functions: set[str]) -> set[str]:
-    """The names that also get a value from somewhere other than a call of the program."""
-    programs = {
-        id(target)
-        for node in ast.walk(module)
-        if isinstance(node, ast.Assign) and _calls_one_of(node.value, functions)
-        for target in node.targets
-    }
-    return {
-        name
-        for node in ast.walk(module)
-        if not isinstance(node, ast.Module) and isinstance(node, ast.Name | ast.arg | ast.alias | ast.ExceptHandler)
-        for name in (bound_names(node) if id(node) not in programs else ())
-    }
 
 
 def refuse_broken_module(module: ast.Module, entry_point: str) -> None:

@@ -13,12 +13,6 @@ from problems.types import AssertTest, Problem, UnusableRowError
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974)}
 
 
-def in_split(problem: Problem, split: str) -> bool:
-    """Whether a problem belongs to this one of `SPLITS`."""
-    first, last = SPLITS[split]
-    return first <= int(problem.task_id) <= last
-
-
 def task_id_of(row: Any) -> str | None:
     """The row's number, as text."""
     value = row.get("task_id") if isinstance(row, dict) else None

@@ -224,7 +224,8 @@ def _select(spec: Spec, problems: tuple[Problem, ...], selection: Selection) -> 
         if selection.value not in mbpp.SPLITS:
             hint = nearest(selection.value, mbpp.SPLITS)
             raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
-        return tuple(problem for problem in problems if mbpp.in_split(problem, selection.value))
+        first, last = mbpp.SPLITS[selection.value]
+        return tuple(problem for problem in problems if first <= int(problem.task_id) <= last)
     if not on_hub:
         raise UserError(f"{spec.text}: ?split= is for mbpp and for data sets on the Hub")
     return problems
