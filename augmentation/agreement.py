@@ -107,7 +107,7 @@ def augment(
         else:
             fresh[key] = candidate
     new = _agreed(problem, list(fresh.values())[: 2 * rules.num_tests], references, graders, dropped)
-    kept = [one for one in new if one.test in _through_row(_with_tests(problem, [one])).tests]
+    kept = [one for one in new if one.test in read_row(problem.benchmark, row_of(_with_tests(problem, [one]))).tests]
     if len(kept) < len(new):
         dropped["the answer does not fit into the benchmark's rows"] += len(new) - len(kept)
     kept = kept[: rules.num_tests]
@@ -187,7 +187,3 @@ def _with_tests(problem: Problem, new: Sequence[NewTest]) -> Problem:
     own = [test for test in problem.tests if not isinstance(test, CheckTest)]
     functions = problem.tests[len(own) :]
     return replace(problem, tests=(*own, *(one.test for one in new), *functions))
-
-
-def _through_row(problem: Problem) -> Problem:
-    return read_row(problem.benchmark, row_of(problem))

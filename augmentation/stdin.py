@@ -23,7 +23,7 @@ _FLOAT = re.compile(r"[+-]?\d{1,40}\.\d{1,20}")
 _MAX_LINES = 40
 _MAX_CHANGES = 3
 _MAX_COUNTED = 4
-_LAST_PLACE = 2  # lines and columns from this one on mean the same
+_LAST_PLACE = 2  # all lines from this one on mean the same; no later column is a count
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,7 @@ def _learn_blocks(blocks: Sequence[Lines], counts: Sequence[_Count]) -> Rule:
     for block in blocks:
         for number, line in enumerate(block):
             found[place_of(number)].append(line)
-    rules = {
-        place: items(lines, is_ordered=False) if place[1] else places(lines, _LAST_PLACE)
-        for place, lines in found.items()
-    }
+    rules = {place: items(lines, is_ordered=False) if place[1] else places(lines) for place, lines in found.items()}
 
     def vary(block: Lines, rng: random.Random) -> Lines:
         varied = [list(line) for line in block]

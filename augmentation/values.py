@@ -53,25 +53,18 @@ def learn_arguments(calls: Sequence[Sequence[Any]]) -> Rule:
     return vary_arguments
 
 
-def places(values: Iterable[Sequence[Any]], last: int | None = None) -> Rule:
-    """The rule for sequences in which each place has its own meaning: arguments, records.
-
-    All places from `last` on count as one. The rule returns a list of the same length.
-    """
-
-    def place_of(number: int) -> int:
-        return number if last is None else min(number, last)
-
+def places(values: Iterable[Sequence[Any]]) -> Rule:
+    """The rule for sequences in which each place has its own meaning: arguments, records. It returns a list."""
     columns: defaultdict[int, list[Any]] = defaultdict(list)
     for value in values:
         for number, one in enumerate(value):
-            columns[place_of(number)].append(one)
+            columns[number].append(one)
     rules = {place: learn(column) for place, column in columns.items()}
 
     def vary(value: Any, rng: random.Random) -> Any:
         varied = list(value)
         for number in rng.sample(range(len(varied)), min(len(varied), rng.randint(1, 2))):
-            varied[number] = rules[place_of(number)](varied[number], rng)
+            varied[number] = rules[number](varied[number], rng)
         return varied
 
     return vary

@@ -69,7 +69,7 @@ def _globals_read(node: ast.stmt) -> set[str]:
         elif isinstance(part, ast.arg):
             own.add(part.arg)
         elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            own.update(bound_names(part))
+            own |= bound_names(part)
         elif isinstance(part, ast.Global):
             declared.update(part.names)
     return read - (own - declared) if isinstance(node, SCOPES) else read

@@ -12,8 +12,6 @@ import ast
 import builtins
 import copy
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from problems.assertions import classes_in, split_assertion
@@ -109,12 +107,10 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     refuse_broken_module(ast.Module([*helpers, *module.body], []), entry_point)
     # Statements that call `check` come from a harness.
     others = [node for node in module.body if node is not check and not _calls_check(node)]
-    splitter = _Splitter(check.args.args[0].arg, entry_point, _Surroundings(check, helpers, others))
+    splitter = _Splitter(check, entry_point, helpers, others)
     for index, statement in enumerate(check.body):
         if not splitter.take(statement):
-            rest = check.body[index:]
-            if splitter.may_call_program(rest):
-                splitter.tests.append(splitter.surroundings.check_test([*splitter.preamble, *rest], entry_point))
+            splitter.take_rest(check.body[index:])
             break
     if not splitter.tests:
         raise UnusableRowError("test: check(candidate) tests nothing")
@@ -130,85 +126,78 @@ def _calls_check(node: ast.stmt) -> bool:
     return not is_definition and "check" in used_names(node)
 
 
-class _Surroundings:
-    """What surrounds the statements of `check`: the prompt's helpers, and the rest of the test module."""
-
-    def __init__(self, check: ast.FunctionDef, helpers: list[ast.stmt], others: list[ast.stmt]) -> None:
-        self._check = check
-        self._helpers = helpers
-        self._others = others
-        imports = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
-        self.imports = "\n".join(map(ast.unparse, imports))
-        self.defined = {name for node in others if node not in imports for name in bound_names(node)}
-        self.of_prompt = {name for node in helpers for name in bound_names(node)}
-
-    def check_test(self, body: Sequence[ast.stmt], entry_point: str) -> CheckTest:
-        """A test with these statements."""
-        function = ast.FunctionDef("check", self._check.args, list(body), [], None, lineno=1, col_offset=0)
-        module = ast.Module([*self._helpers, *self._others, function], [])
-        return CheckTest(ast.unparse(ast.fix_missing_locations(module)), entry_point)
-
-
-@dataclass
 class _Splitter:
-    """Takes the statements of `check` one by one, as long as they are asserts or plain values for asserts."""
+    """Takes the statements of `check` one by one, as long as they are asserts or plain values for asserts.
 
-    candidate: str
-    entry_point: str
-    surroundings: _Surroundings
-    tests: list[Test] = field(default_factory=list)
-    preamble: list[ast.stmt] = field(default_factory=list)
-    values: dict[str, ast.expr] = field(default_factory=dict)
+    `helpers` are the prompt's other functions, `others` the rest of the test module.
+    """
+
+    def __init__(
+        self, check: ast.FunctionDef, entry_point: str, helpers: list[ast.stmt], others: list[ast.stmt]
+    ) -> None:
+        self.tests: list[Test] = []
+        self._check = check
+        self._entry_point = entry_point
+        self._surroundings = [*helpers, *others]
+        self._preamble: list[ast.stmt] = []
+        self._values: dict[str, ast.expr] = {}
+        self._imports = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
+        self._defined = {name for node in others if node not in self._imports for name in bound_names(node)}
+        self._in_prompt = {name for node in helpers for name in bound_names(node)}
+        self._program = {check.args.args[0].arg, entry_point, *self._defined}
 
     def take(self, statement: ast.stmt) -> bool:
+        """Take a statement; False if nothing can be split off from here on."""
         if isinstance(statement, ast.Assert):
             return self._take_assert(statement)
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant | ast.Name):
             return True  # a bare name or string does nothing
         if isinstance(statement, ast.Assign) and self._is_value(statement):
-            self.preamble.append(statement)
-            self.values[ast.unparse(statement.targets[0])] = self._written_out(statement.value)
+            self._preamble.append(statement)
+            self._values[ast.unparse(statement.targets[0])] = self._written_out(statement.value)
             return True
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            self.preamble.append(statement)
+            self._preamble.append(statement)
             return True
         return False
 
-    def may_call_program(self, statements: Iterable[ast.stmt]) -> bool:
-        """Whether statements can call the program. The `print("ok")` or `return` at the end of a test cannot."""
-        names = {name for statement in statements for name in used_names(statement)}
-        return bool(
-            names & {self.candidate, self.entry_point, *self.surroundings.defined, *self.surroundings.of_prompt}
-        )
+    def take_rest(self, statements: list[ast.stmt]) -> None:
+        """Make one test of statements, unless they cannot call the program (`print("ok")` at the end of a test)."""
+        if used_names(ast.Module(statements, [])) & (self._program | self._in_prompt):
+            self.tests.append(self._check_test([*self._preamble, *statements]))
+
+    def _check_test(self, body: list[ast.stmt]) -> CheckTest:
+        function = ast.FunctionDef("check", self._check.args, body, [], None, lineno=1, col_offset=0)
+        module = ast.Module([*self._surroundings, function], [])
+        return CheckTest(ast.unparse(ast.fix_missing_locations(module)), self._entry_point)
 
     def _take_assert(self, statement: ast.Assert) -> bool:
-        if bound_names(statement.test) & self.values.keys():
+        if bound_names(statement.test) & self._values.keys():
             return False  # a local value and a comprehension's variable share a name
         condition = self._written_out(statement.test)
         names = used_names(condition) - bound_names(condition)
-        needs_module = bool(names & self.surroundings.defined)
-        if self.entry_point not in names:
+        needs_module = bool(names & self._defined)
+        if self._entry_point not in names:
             return not needs_module  # a helper may call the function; anything else is a constant
-        imports = [node for node in self.preamble if isinstance(node, ast.Import | ast.ImportFrom)]
-        setup = "\n".join([self.surroundings.imports, *map(ast.unparse, imports)]).strip()
+        imports = [node for node in self._preamble if isinstance(node, ast.Import | ast.ImportFrom)]
+        setup = "\n".join(map(ast.unparse, [*self._imports, *imports]))
         assertion = f"assert {ast.unparse(condition)}"
         self._refuse_unknown(names, setup, assertion)
         if needs_module:
-            written_out = ast.Assert(self._replaced(statement.test, self.values))
-            self.tests.append(self.surroundings.check_test([*imports, written_out], self.entry_point))
+            written_out = ast.Assert(_replaced(statement.test, self._values))
+            self.tests.append(self._check_test([*imports, written_out]))
             return True
         scope = Scope.of(condition, setup, None)
-        used = scope.imports_for(ast.Tuple([ast.Name(n, ast.Load()) for n in names - self.surroundings.of_prompt]))
-        classes = classes_in(assertion, [f"def {self.entry_point}(): pass"])
+        used = scope.imports_for(ast.Tuple([ast.Name(n, ast.Load()) for n in names - self._in_prompt]))
+        classes = classes_in(assertion, [f"def {self._entry_point}(): pass"])
         split_assertion(assertion, used, classes)
         self.tests.append(AssertTest(assertion, used, classes))
         return True
 
     def _refuse_unknown(self, names: set[str], setup: str, assertion: str) -> None:
         scope = Scope.of(ast.Constant(None), setup, None)
-        found = {self.entry_point} | self.surroundings.of_prompt | self.surroundings.defined
-        unknown = {name for name in names - found if scope.program_names(ast.Name(name, ast.Load()))}
-        unknown -= vars(builtins).keys()
+        names = names - self._program - self._in_prompt - vars(builtins).keys()
+        unknown = {name for name in names if scope.program_names(ast.Name(name, ast.Load()))}
         if unknown:
             raise UnusableRowError(f"test uses a name that nothing defines: {', '.join(sorted(unknown))}: {assertion}")
 
@@ -216,14 +205,14 @@ class _Splitter:
         """Whether the value can replace its name everywhere: it is pure and does not come from the program."""
         names = {node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)}
         attributes = any(isinstance(node, ast.Attribute) for node in ast.walk(statement.value))
-        foreign = names & {self.candidate, self.entry_point, *self.surroundings.defined}
         is_name = len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
-        return is_name and not foreign and not attributes
+        return is_name and not names & self._program and not attributes
 
     def _written_out(self, expression: ast.expr) -> ast.expr:
-        replacements = {self.candidate: ast.Name(self.entry_point, ast.Load())} | self.values
-        return self._replaced(expression, replacements)
+        candidate = self._check.args.args[0].arg
+        return _replaced(expression, {candidate: ast.Name(self._entry_point, ast.Load())} | self._values)
 
-    def _replaced(self, expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
-        replaced: ast.expr = WriteOut(replacements).visit(copy.deepcopy(expression))
-        return ast.fix_missing_locations(replaced)
+
+def _replaced(expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
+    replaced: ast.expr = WriteOut(replacements).visit(copy.deepcopy(expression))
+    return ast.fix_missing_locations(replaced)

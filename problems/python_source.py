@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 
-from problems.scope import bound_names, parse_module, used_names
+from problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
 from problems.types import AssertTest, CallTest, CheckTest, Problem, UnusableRowError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
@@ -26,44 +26,11 @@ _QUOTED_OR_BLANK = re.compile(
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
+_MAX_SITE_CHARACTERS = 1 << 16
 _SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
 _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """The statements with a scope of their own."""
-# Imports that problem sites put before a function, so programs written for them leave them out. The names are those of
-# LeetCode and of the APPS harness, except those that would hide a builtin (`pow`).
-_SITE_MODULES = (
-    "bisect", "collections", "copy", "datetime", "fractions", "functools", "heapq", "itertools", "json", "math",
-    "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
-)  # fmt: skip
-_MAX_SITE_CHARACTERS = 1 << 16
-_SITE_NAMES = {
-    "typing": (
-        "Any AnyStr Callable Dict FrozenSet Generator Generic Hashable Iterable Iterator Literal Mapping NamedTuple "
-        "NoReturn Optional Sequence Set List Tuple Type TypeVar Union Deque DefaultDict"
-    ),
-    "collections": "ChainMap Counter OrderedDict UserDict defaultdict deque namedtuple",
-    "functools": "cache cached_property cmp_to_key lru_cache partial reduce total_ordering wraps",
-    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-    "bisect": "bisect_left bisect_right insort insort_left insort_right",
-    "itertools": (
-        "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse "
-        "groupby islice pairwise permutations product repeat starmap takewhile tee zip_longest"
-    ),
-    "math": (
-        "acos asin atan atan2 ceil comb copysign cos degrees dist e exp fabs factorial floor fmod fsum gcd hypot inf "
-        "isclose isfinite isinf isnan isqrt lcm log log10 log1p log2 nan perm pi prod radians sin sqrt tan tau trunc"
-    ),
-    "operator": "add and_ itemgetter attrgetter methodcaller mul or_ sub truediv floordiv mod xor",
-    "random": "choice choices randint randrange sample shuffle uniform",
-    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation whitespace",
-    "fractions": "Fraction",
-    "decimal": "Decimal",
-}
-# `bisect` is a module and its main function: sites write `from bisect import *` after `import bisect`.
-_SITE_IMPORTS = {name: f"import {name}" for name in _SITE_MODULES} | {
-    name: f"from {module} import {name}" for module, names in _SITE_NAMES.items() for name in names.split()
-}
 
 
 def parse(source: str) -> ast.Module | int:
@@ -147,7 +114,7 @@ def site_imports(program: str) -> str:
         return ""
     defined = (({node.name} if isinstance(node, SCOPES) else bound_names(node)) for node in module.body)
     missing = used_names(module).difference(*defined)
-    return "".join(f"{line}\n" for name, line in _SITE_IMPORTS.items() if name in missing)
+    return "".join(f"{line}\n" for name, line in SITE_IMPORTS.items() if name in missing)
 
 
 def _has_future_import(prefix: str, program: str) -> bool:

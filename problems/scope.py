@@ -11,17 +11,42 @@ from dataclasses import dataclass, replace
 
 from problems.types import UnusableRowError
 
-# Names that tests use without importing them, because the reference program happens to import them.
-_FAMILIAR_IMPORTS = {
-    name: f"from {module} import {name}"
-    for module, names in {
-        "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
-        "decimal": ("Decimal",),
-        "fractions": ("Fraction",),
-        "math": ("inf", "isclose", "nan", "pi", "sqrt"),
-    }.items()
-    for name in names
+# Imports that problem sites put before a function, so programs written for them leave them out. The names are those of
+# LeetCode and of the APPS harness, except those that would hide a builtin (`pow`).
+_SITE_MODULES = (
+    "bisect", "collections", "copy", "datetime", "fractions", "functools", "heapq", "itertools", "json", "math",
+    "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
+)  # fmt: skip
+_SITE_NAMES = {
+    "typing": (
+        "Any AnyStr Callable Dict FrozenSet Generator Generic Hashable Iterable Iterator Literal Mapping NamedTuple "
+        "NoReturn Optional Sequence Set List Tuple Type TypeVar Union Deque DefaultDict"
+    ),
+    "collections": "ChainMap Counter OrderedDict UserDict defaultdict deque namedtuple",
+    "functools": "cache cached_property cmp_to_key lru_cache partial reduce total_ordering wraps",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "bisect": "bisect_left bisect_right insort insort_left insort_right",
+    "itertools": (
+        "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse "
+        "groupby islice pairwise permutations product repeat starmap takewhile tee zip_longest"
+    ),
+    "math": (
+        "acos asin atan atan2 ceil comb copysign cos degrees dist e exp fabs factorial floor fmod fsum gcd hypot inf "
+        "isclose isfinite isinf isnan isqrt lcm log log10 log1p log2 nan perm pi prod radians sin sqrt tan tau trunc"
+    ),
+    "operator": "add and_ itemgetter attrgetter methodcaller mul or_ sub truediv floordiv mod xor",
+    "random": "choice choices randint randrange sample shuffle uniform",
+    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation whitespace",
+    "fractions": "Fraction",
+    "decimal": "Decimal",
 }
+# `bisect` is a module and its main function: sites write `from bisect import *` after `import bisect`.
+SITE_IMPORTS = {name: f"import {name}" for name in _SITE_MODULES} | {
+    name: f"from {module} import {name}" for module, names in _SITE_NAMES.items() for name in names.split()
+}
+# Names that tests use without importing them, because the reference program happens to import them.
+_FAMILIAR_NAMES = "Counter OrderedDict defaultdict deque Decimal Fraction inf isclose nan pi sqrt"
+_FAMILIAR_IMPORTS = {name: SITE_IMPORTS[name] for name in _FAMILIAR_NAMES.split()}
 # What tests put around a value. If an assertion uses builtins only, none of these is the function under test.
 _WRAPPERS = frozenset(
     {"abs", "all", "any", "bool", "dict", "enumerate", "float", "frozenset", "int", "isclose", "isinstance", "iter"}

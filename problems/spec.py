@@ -25,25 +25,17 @@ class LoadedProblems:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """One `[a:b]` (`slice`) or one `?key=value` of a SPEC. Selections apply in the order they are written."""
-
-    slice: slice | None = None
-    key: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Spec:
-    """The parts of a SPEC."""
+    """The parts of a SPEC. A selection is a `[a:b]` or the (key, value) of a `?key=value`; their order matters."""
 
     text: str
     kind: str
     path: str
-    selections: tuple[Selection, ...]
+    selections: tuple[slice | tuple[str, str], ...]
 
     def value_of(self, key: str) -> str | None:
-        return next((selection.value for selection in self.selections if selection.key == key), None)
+        pairs = (one for one in self.selections if isinstance(one, tuple))
+        return next((value for name, value in pairs if name == key), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +80,27 @@ def parse_spec(text: str) -> Spec:
         raise UserError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
         )
-    selections: list[Selection] = []
+    selections: list[slice | tuple[str, str]] = []
     while match := _TAIL.fullmatch(rest):
         rest = match["head"]
         if match["query"] is not None:
             selections[:0] = [_query(text, item) for item in match["query"].split("&")]
         else:
             first, end = (int(bound) if bound else None for bound in (match["first"], match["end"]))
-            selections.insert(0, Selection(slice=slice(first, end)))
+            selections.insert(0, slice(first, end))
     if not rest:
         raise UserError(f"{text!r}: no PATH after {kind}:")
     return Spec(text, kind, rest, tuple(selections))
 
 
-def _query(text: str, item: str) -> Selection:
+def _query(text: str, item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if key not in _KEYS or not equals or not value:
         raise UserError(
             f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME or ?references=yes|no, got {item!r}"
             f"{nearest(key, _KEYS)}"
         )
-    return Selection(key=key, value=value)
+    return key, value
 
 
 Refusal = Callable[[Problem], str | None]
@@ -127,7 +119,9 @@ def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     for selection in spec.selections:
         selected = _select(spec, selected, selection)
     if not selected:
-        raise UserError(f"{text}: selects none of {len(problems)} problems{_difficulties(problems)}")
+        names = sorted({problem.difficulty for problem in problems if problem.difficulty})
+        hint = f"; difficulties: {', '.join(names)}" if names else ""
+        raise UserError(f"{text}: selects none of {len(problems)} problems{hint}")
     return LoadedProblems(selected, rejected)
 
 
@@ -206,31 +200,26 @@ def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:
     return read_hub(spec.path, spec.value_of("config"), benchmark.mirror_folder, splits)
 
 
-def _select(spec: Spec, problems: tuple[Problem, ...], selection: Selection) -> tuple[Problem, ...]:
-    if selection.slice is not None:
-        return problems[selection.slice]
-    if selection.key == "difficulty":
-        return tuple(problem for problem in problems if problem.difficulty == selection.value)
-    if selection.key == "references":
-        if selection.value not in ("yes", "no"):
-            raise UserError(f"{spec.text}: ?references= expects yes or no, got {selection.value!r}")
-        return tuple(problem for problem in problems if bool(problem.references) == (selection.value == "yes"))
+def _select(spec: Spec, problems: tuple[Problem, ...], selection: slice | tuple[str, str]) -> tuple[Problem, ...]:
+    if isinstance(selection, slice):
+        return problems[selection]
+    key, value = selection
+    if key == "difficulty":
+        return tuple(problem for problem in problems if problem.difficulty == value)
+    if key == "references":
+        if value not in ("yes", "no"):
+            raise UserError(f"{spec.text}: ?references= expects yes or no, got {value!r}")
+        return tuple(problem for problem in problems if bool(problem.references) == (value == "yes"))
     on_hub = spec.kind != "starter" and not Path(spec.path).expanduser().exists()
-    if selection.key == "config":
+    if key == "config":
         if not on_hub:
             raise UserError(f"{spec.text}: ?config= is for data sets on the Hub")
         return problems
     if spec.kind == "mbpp":
-        if selection.value not in mbpp.SPLITS:
-            hint = nearest(selection.value, mbpp.SPLITS)
-            raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
-        first, last = mbpp.SPLITS[selection.value]
+        if value not in mbpp.SPLITS:
+            raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{nearest(value, mbpp.SPLITS)}")
+        first, last = mbpp.SPLITS[value]
         return tuple(problem for problem in problems if first <= int(problem.task_id) <= last)
     if not on_hub:
         raise UserError(f"{spec.text}: ?split= is for mbpp and for data sets on the Hub")
     return problems
-
-
-def _difficulties(problems: tuple[Problem, ...]) -> str:
-    names = sorted({problem.difficulty for problem in problems if problem.difficulty})
-    return f"; difficulties: {', '.join(names)}" if names else ""

@@ -40,7 +40,7 @@ def write_apps(folder: Path, cases: Any, **files: str) -> None:
 def test_specs_are_taken_apart() -> None:
     spec = parse_spec("apps:some/folder[1:2]?difficulty=interview[:-3]")
     assert (spec.kind, spec.path) == ("apps", "some/folder")
-    assert [selection.slice for selection in spec.selections] == [slice(1, 2), None, slice(None, -3)]
+    assert spec.selections == (slice(1, 2), ("difficulty", "interview"), slice(None, -3))
     assert spec.value_of("difficulty") == "interview"
 
 
