@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from augmentation.values import Rule, items, places
@@ -87,10 +87,8 @@ def learn_inputs(texts: Sequence[str]) -> Rule:
         for block in varied:
             for count in counts:
                 count.set(block)
-        header = [[len(varied)]] if size else []
-        return "".join(
-            " ".join(map(str, line)) + "\n" for line in [*header, *(line for block in varied for line in block)]
-        )
+        header = [[[len(varied)]]] if size else []
+        return "".join(" ".join(map(str, line)) + "\n" for line in chain.from_iterable([*header, *varied]))
 
     return vary
 
@@ -114,7 +112,8 @@ def _learn_blocks(blocks: Sequence[Lines], counts: Sequence[_Count]) -> Rule:
     def vary(block: Lines, rng: random.Random) -> Lines:
         varied = [list(line) for line in block]
         free = [number for number, line in enumerate(varied) if len(line) > num_counts[number]]
-        for number in rng.sample(free, min(len(free), 1)):
+        if free:
+            number = rng.choice(free)
             varied[number] = rules[place_of(number)](varied[number], rng)
         return varied
 
