@@ -64,7 +64,7 @@ class SampledModel:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
-            "max_length": self._settings.max_length,
+            "max_length": self._settings.max_model_len,
             "chat_template": self.chat_template,
             "seed": self.seed,
             "dtype": self.dtype,
@@ -85,7 +85,7 @@ class SampledModel:
             if config.get("is_encoder_decoder"):
                 own = None  # T5 knows distances only: `n_positions` is what it was pre-trained with, and no limit
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
-        return ModelSettings(name=self.name, dtype=self.dtype, max_length=length, chat_template=self.chat_template)
+        return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
 
     @cached_property
     def _generator(self) -> GeneratorSettings:
@@ -123,7 +123,7 @@ class SampledModel:
                 seed=self.seed + place * self.num_samples,
             )
             try:
-                completion_room(request, self._settings.max_length)
+                completion_room(request, self._settings.max_model_len)
             except ValueError as error:
                 logger.warning("%s; its programs count as empty", error)
                 requests.append(None)
@@ -131,7 +131,7 @@ class SampledModel:
                 requests.append(request)
         if not any(requests):
             raise UserError(
-                f"no prompt leaves room for a program in {self._settings.max_length} tokens; raise --max-length"
+                f"no prompt leaves room for a program in {self._settings.max_model_len} tokens; raise --max-length"
             )
         return requests
 

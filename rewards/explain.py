@@ -22,7 +22,7 @@ from rewards.lines import line_starts
 from rewards.scoring import score_group
 from rewards.types import Category, Granularity, Sample, Scored
 from sandbox.verdict import Verdict
-from settings import RewardSettings
+from settings import RewardSettings, rewards_of
 
 _LINE_PENALTY = Style(color="white", bgcolor="red3", bold=True)
 _FINDING = Style(color="yellow", underline=True)
@@ -40,9 +40,7 @@ class Explained:
 
 def explaining(preset: str) -> RewardSettings:
     """The settings of a preset with a zero baseline and advantages as they come."""
-    return RewardSettings.model_validate(
-        {"preset": preset, "baseline": "none", "negative_scale": 1.0, "failing_never_positive": False}
-    )
+    return rewards_of(preset, baseline="none", negative_scale=1.0, failing_never_positive=False)
 
 
 def split(code: str, tokenizer: Any) -> NDArray[np.int32]:

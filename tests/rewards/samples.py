@@ -8,14 +8,14 @@ from tokenizers import Tokenizer
 from problems.token_spans import char_spans
 from rewards import Sample
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from settings import RewardSettings
+from settings import RewardSettings, rewards_of
 from tests.small_tokenizers import END
 
 
 def plain(preset: str, **changes: object) -> RewardSettings:
     """The preset with a zero baseline and untouched signs: its rewards as the formulas give them."""
     fields = {"baseline": "none", "negative_scale": 1.0, "failing_never_positive": False} | changes
-    return RewardSettings.model_validate({"preset": preset, **fields})
+    return rewards_of(preset, **fields)
 
 
 def make_verdict(

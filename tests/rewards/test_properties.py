@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rewards import Category, Granularity, ProgramReward, Sample, Scored, score_group
 from sandbox.verdict import Outcome, ProgramError, Verdict
-from settings import RewardSettings
+from settings import RewardSettings, rewards_of
 from tests.rewards.samples import character_sample, make_verdict, plain, tokenized_sample
 from tests.small_tokenizers import FAMILIES
 
@@ -45,8 +45,15 @@ errors = st.none() | st.builds(
     column=st.none(),
 )
 reward_settings = st.builds(
+    rewards_of,
+    algorithm=st.sampled_from(["rltf", "rltf-paper", "rltf-code"]),
+    baseline=st.sampled_from(["greedy_latest", "greedy_best", "mean", "leave_one_out", "none"]),
+    static_weight=st.sampled_from([0.0, 1.0]),
+    negative_scale=st.sampled_from([0.1, 1.0]),
+    failing_never_positive=st.booleans(),
+)
+rltf_settings = st.builds(
     RewardSettings,
-    preset=st.sampled_from(["rltf", "rltf-paper", "rltf-code"]),
     baseline=st.sampled_from(["greedy_latest", "greedy_best", "mean", "leave_one_out", "none"]),
     static_weight=st.sampled_from([0.0, 1.0]),
     negative_scale=st.sampled_from([0.1, 1.0]),
@@ -175,7 +182,7 @@ HIDING_PLACES = "a = [1]\r\r\nb = a[9]\r    # a comment, which has tokens \x0c\n
     st.lists(st.sampled_from(PRIORITY[2:]), max_size=3),
     hidden,
     shown,
-    reward_settings.filter(lambda chosen: chosen.preset == "rltf"),
+    rltf_settings,
     st.sampled_from(["byte_level_bpe", "sentencepiece_bpe"]),
 )
 def test_hiding_the_line_of_an_error_never_pays_in_rltf(
@@ -202,7 +209,7 @@ def test_hiding_the_line_of_an_error_never_pays_in_rltf(
         assert hidden_fine == -0.3
 
 
-@given(samples(), reward_settings.filter(lambda chosen: chosen.preset == "rltf"))
+@given(samples(), rltf_settings)
 def test_every_runtime_error_is_penalised_in_rltf(sample: Sample, chosen: RewardSettings) -> None:
     (scored,) = score_group([sample], chosen).samples
     ran_into = (Outcome.RUNTIME_ERROR, Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
