@@ -26,12 +26,10 @@ def question(problem: Problem) -> Problem:
         f"{one.function}({', '.join(map(repr, one.arguments))})" for one in shown if not isinstance(one, StdinInput)
     ]
     if calls:
-        wanted = "calls with arguments that a program for it must handle, one on each line, without their values"
+        wanted = "calls with arguments that a program for it must handle, one per line, without their values"
         opening = "```python\n" + "".join(f"{call}\n" for call in calls)
     else:
-        wanted = (
-            "inputs that a program for it must handle, each as it stands on standard input, with a line --- between"
-        )
+        wanted = "inputs that a program for it must handle, as they appear on standard input, with a line --- between"
         stdins = [one.stdin.rstrip("\n") for one in shown if isinstance(one, StdinInput)]
         opening = "```\n" + "".join(f"{stdin}\n---\n" for stdin in stdins)
     text = (

@@ -57,8 +57,8 @@ def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
     source = ast.unparse(ast.fix_missing_locations(statement))
     imports = scope.imports_for(condition)
     definitions = [f"{name} = {text}" for name, text in taking.served.items() if text]
-    behind = "\n".join(part for part in (setup.strip(), *definitions) if part)
-    entry_point = ",".join(taking.served) + (f"\n{behind}\n" if behind else "")
+    setup_of_names = "\n".join(part for part in (setup.strip(), *definitions) if part)
+    entry_point = ",".join(taking.served) + (f"\n{setup_of_names}\n" if setup_of_names else "")
     return Check(f"{imports}\ndef check({_CANDIDATE}):\n    {source}\n", entry_point)
 
 

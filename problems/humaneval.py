@@ -57,7 +57,7 @@ def to_row(problem: Problem) -> dict[str, Any]:
     body: list[ast.stmt] = []
     candidate = "candidate"
     in_prompt = {ast.unparse(node) for node in ast.parse(problem.code_prefix).body}
-    # A test function that does not split goes last: everything behind it would become part of it.
+    # A test function that does not split goes last: everything after it would become part of it.
     for test in sorted(problem.tests, key=_does_not_split):
         if isinstance(test, AssertTest):
             before += ast.parse(test.setup).body

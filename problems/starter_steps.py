@@ -2,7 +2,7 @@
 
 In the tables below, a line of code is followed by the ways to say it in words, separated by `|`. The code is one line
 over the list `xs`; in the last table of a vocabulary it is the expression of the answer. `{k}` is the constant of a
-step, and a comment behind the code lists its values. The last wording is the rare one: it occurs only in problems
+step, and a comment after the code lists its values. The last wording is the rare one: it occurs only in problems
 without a reference program, so its meaning can only be learned from unit tests.
 
 `PITFALLS` goes wrong more visibly. Its steps need imports, index lists that may be short or empty, divide, and mix
