@@ -87,11 +87,7 @@ def augment_file(options: argparse.Namespace) -> list[str]:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     if options.max_references < options.min_references:
         raise UserError(f"--max-references {options.max_references} is below --min-references {options.min_references}")
-    for problem in loaded.problems:
-        try:
-            row_of(problem)
-        except UserError as error:
-            raise UserError(f"problem {problem.task_id}: {error}") from error
+    row_of(loaded.problems[0])  # raises if problems of this kind have no rows
     others: defaultdict[str, list[Reference]] = defaultdict(list)
     if options.programs:
         for row, problem in read_programs(options.programs, ProblemIndex(loaded.problems)):

@@ -79,11 +79,7 @@ class Augmented:
 
 
 def augment(
-    problem: Problem,
-    proposed: Sequence[Candidate],
-    graders: Graders,
-    rules: Rules,
-    others: Sequence[Reference] = (),
+    problem: Problem, proposed: Sequence[Candidate], graders: Graders, rules: Rules, others: Sequence[Reference] = ()
 ) -> Augmented:
     """The problem with new tests from `proposed` inputs and from variations of its own.
 
@@ -98,24 +94,21 @@ def augment(
     if not known:
         return Augmented(problem, unchanged="none of its tests has an input that can be separated from the answer")
     varied = vary_inputs(problem, random.Random(f"{rules.seed}:{problem.task_id}"))
+    candidates = [*proposed, *islice(varied, _TRIES_PER_TEST * rules.num_tests)]
     fresh: dict[str, Candidate] = {}
-    dropped: Counter[str] = Counter()
-    for candidate in [*proposed, *islice(varied, _TRIES_PER_TEST * rules.num_tests)]:
-        key = candidate.input.key
-        if key in known or key in fresh:
-            dropped["the input is not new"] += 1
-        else:
-            fresh[key] = candidate
-    new = _agreed(problem, list(fresh.values())[: 2 * rules.num_tests], references, graders, dropped)
+    for candidate in candidates:
+        if candidate.input.key not in known:
+            fresh.setdefault(candidate.input.key, candidate)
+    new, dropped = _agreed(problem, list(fresh.values())[: 2 * rules.num_tests], references, graders)
+    dropped["the input is not new"] += len(candidates) - len(fresh)
     kept = [one for one in new if one.test in read_row(problem.benchmark, row_of(_with_tests(problem, [one]))).tests]
-    if len(kept) < len(new):
-        dropped["the answer does not fit into the benchmark's rows"] += len(new) - len(kept)
+    dropped["the answer does not fit into the benchmark's rows"] += len(new) - len(kept)
     kept = kept[: rules.num_tests]
     return Augmented(
         problem=_with_tests(problem, kept),
         new=tuple(kept),
         references=tuple(reference.name for reference in references),
-        dropped=dropped,
+        dropped=+dropped,
         unchanged="" if kept else "no candidate became a test",
     )
 
@@ -133,13 +126,10 @@ def _sound(problem: Problem, offered: Sequence[Reference], graders: Graders, lim
 
 
 def _agreed(
-    problem: Problem,
-    candidates: Sequence[Candidate],
-    references: Sequence[Reference],
-    graders: Graders,
-    dropped: Counter[str],
-) -> list[NewTest]:
-    """The candidates on whose answer all references agree, in two runs each."""
+    problem: Problem, candidates: Sequence[Candidate], references: Sequence[Reference], graders: Graders
+) -> tuple[list[NewTest], Counter[str]]:
+    """The candidates on whose answer all references agree, in two runs each, and why the others were dropped."""
+    dropped: Counter[str] = Counter()
     new: list[NewTest] = []
     for candidate, result in zip(candidates, _run(problem, references[0], candidates, graders), strict=True):
         test = candidate.input.test(result) if result.end is End.OK else None
@@ -160,7 +150,7 @@ def _agreed(
             else:
                 dropped["a reference fails on it"] += 1
         new = agreeing
-    return new
+    return new, dropped
 
 
 def _run(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, pairwise, permutations
 from typing import Any
 
-_MAX_GROWN_ITEMS = 12
 _SMALL = 10
 
 Rule = Callable[[Any, random.Random], Any]
@@ -107,7 +106,7 @@ def _edit(varied: list[Any], draw: Callable[[], Any], rng: random.Random, least:
     """One small change in a list that is not empty."""
     changes = ["replace", "replace", "swap", "reverse"]
     if not is_fixed:
-        changes += ["insert", "repeat"] if len(varied) < _MAX_GROWN_ITEMS else []
+        changes += ["insert", "repeat"]
         changes += ["remove", "cut"] if len(varied) > max(least, 1) else []
         changes += ["clear"] if least == 0 and rng.random() < 0.2 else []
     place, other = rng.randrange(len(varied)), rng.randrange(len(varied))
@@ -155,24 +154,18 @@ def _learn_type(kind: type, values: list[Any]) -> Rule:
 
 
 def _learn_numbers(values: list[Any]) -> Rule:
-    finite = [value for value in values if value == value and abs(value) != float("inf")]
-    if not finite:
-        return lambda _, rng: rng.choice(values)
-    low, high = min(finite), max(finite)
+    low, high = min(values), max(values)
     if low == high:
         low, high = (min(low, 1), max(high, _SMALL)) if low >= 0 else (low, -low)
-    if isinstance(finite[0], int):
-        return lambda value, rng: rng.choice(
-            (
-                low,
-                high,
-                min(max(value + rng.choice((-1, 1)), low), high),
-                rng.randint(low, high),
-                rng.randint(low, high),
-            )
-        )
-    digits = max(len(repr(value).partition(".")[2]) for value in finite)
-    return lambda _, rng: round(float(rng.choice((low, high, rng.uniform(low, high)))), digits)
+    digits = max(len(repr(value).partition(".")[2]) if isinstance(value, float) else 0 for value in values)
+
+    def vary(value: Any, rng: random.Random) -> Any:
+        if isinstance(value, float):
+            return round(float(rng.choice((low, high, rng.uniform(low, high)))), digits)
+        near = min(max(value + rng.choice((-1, 1)), low), high)
+        return rng.choice((low, high, near, rng.randint(low, high), rng.randint(low, high)))
+
+    return vary
 
 
 def _learn_sequences(values: list[Any], *, is_fixed: bool = False) -> Rule:

@@ -1,8 +1,16 @@
 """`python -m problems augment` is `rltf augment`. This shim is the only import in this room that points upwards."""
 
 import sys
+from collections.abc import Sequence
 
-from augmentation.__main__ import main
+from augmentation.__main__ import main as augment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return augment(words[1:] if words[:1] == ["augment"] else words)
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:] if sys.argv[1:2] == ["augment"] else sys.argv[1:]))
+    sys.exit(main())

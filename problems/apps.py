@@ -34,12 +34,10 @@ def read_folder(path: Path) -> Iterator[Row]:
         folders = [path]
     else:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not folders:
-        raise UserError(f"{path}: no problem folders in it; expected the APPS layout, {path}/0000/question.txt etc.")
     if not any((folder / "question.txt").is_file() for folder in folders):
         inner = [folder.name for folder in folders if any(folder.glob("*/question.txt"))]
         hint = f"; did you mean {path / inner[0]}?" if inner else ""
-        raise UserError(f"{path}: none of its folders has a question.txt, which the APPS layout requires{hint}")
+        raise UserError(f"{path}: expected problems in the APPS layout, {path}/0000/question.txt and so on{hint}")
     for folder in folders:
         try:
             files = {column: folder / name for column, name in _FILES.items()}
@@ -71,7 +69,7 @@ def to_problem(row: Any) -> Problem:
         raise UnusableRowError("expected an object with problem_id, id or task_id")
     statement = row.get("question")
     if not isinstance(statement, str) or not statement.strip():
-        raise UnusableRowError("question: missing or empty", file=_file(row, "question"))
+        raise _unusable(row, "question", "missing or empty")
     metadata = _decoded(row, "metadata") or {}
     difficulty = row.get("difficulty") or (metadata.get("difficulty") if isinstance(metadata, dict) else None)
     tests = _tests(row)
@@ -112,19 +110,18 @@ def to_row(problem: Problem) -> dict[str, Any]:
 def _solutions(row: dict[str, Any]) -> tuple[str, ...]:
     solutions = _decoded(row, "solutions") or []
     if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
-        raise UnusableRowError("solutions: expected a list of programs", file=_file(row, "solutions"))
+        raise _unusable(row, "solutions", "expected a list of programs")
     return tuple(solutions)
 
 
 def _tests(row: dict[str, Any]) -> tuple[Test, ...]:
-    file = _file(row, "input_output")
     cases = _decoded(row, "input_output")
     if not cases:
-        raise UnusableRowError("input_output: no tests", file=file)
+        raise _unusable(row, "input_output", "no tests")
     try:
         return tests_from_cases(cases)
     except UnusableRowError as error:
-        raise UnusableRowError(f"input_output: {error}", file=file) from error
+        raise _unusable(row, "input_output", str(error)) from error
 
 
 def tests_from_cases(cases: Any) -> tuple[Test, ...]:
@@ -198,10 +195,11 @@ def _decoded(row: dict[str, Any], column: str) -> Any:
     try:
         return parse_json(value)
     except UnusableRowError as error:
-        file = _file(row, column)
-        raise UnusableRowError(f"{column}: {error}", file=file, line=error.line if file else None) from error
+        raise _unusable(row, column, str(error), error.line) from error
 
 
-def _file(row: dict[str, Any], column: str) -> str | None:
+def _unusable(row: dict[str, Any], column: str, reason: str, line: int | None = None) -> UnusableRowError:
+    """The error for a column, which names its file if the row is a folder."""
     folder = row.get("folder")
-    return None if folder is None else str(Path(folder) / _FILES[column])
+    file = None if folder is None else str(Path(folder) / _FILES[column])
+    return UnusableRowError(f"{column}: {reason}", file=file, line=line if file else None)

@@ -107,7 +107,8 @@ class _Search:
             # The first fences belong to a docstring.
             head = (part[0], longer)
             blocks = list(blocks_of(self._text, longer, part[1], self.read))
-        goes_on = self._goes_on(head)
+        first = self._text[head[0] : head[1]].lstrip("\r\n")[:1]
+        goes_on = bool(self._problem.code_prefix) and first.isspace()
         if blocks and (goes_on or (self._is_script and not blocks[0].has_tag)):
             # A base model continues its prompt, closes the prompt's code block, and goes on with something else.
             span, rank = self._bare(head, num_starts=0)
@@ -126,10 +127,6 @@ class _Search:
             break
         span, rank = self._bare(head, num_starts=_MAX_STARTS)
         yield span, rank if rank >= _PARTIAL else _BROKEN if goes_on else _TEXT if not blocks else _NOTHING
-
-    def _goes_on(self, span: tuple[int, int]) -> bool:
-        first = self._text[span[0] : span[1]].lstrip("\r\n")
-        return bool(self._problem.code_prefix) and first[:1].isspace()
 
     def _rank_of_block(self, block: Block) -> int:
         inside = self._text[block.start : block.end]

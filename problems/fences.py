@@ -109,10 +109,8 @@ def _answer_start(text: str) -> int:
 
 
 def _thought_end(text: str, position: int) -> int | None:
-    for mark in _MARK.finditer(text, position):
-        if mark["close"] and not _is_quoted(text, mark):
-            return mark.end()
-    return None
+    closing = (mark for mark in _MARK.finditer(text, position) if mark["close"] and not _is_quoted(text, mark))
+    return next((mark.end() for mark in closing), None)
 
 
 def _is_quoted(text: str, mark: re.Match[str]) -> bool:

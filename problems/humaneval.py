@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import ast
 import builtins
-import copy
 import textwrap
 from typing import Any
 
 from problems.assertions import classes_in, split_assertion
 from problems.checks import check_function, refuse_broken_module
-from problems.scope import Scope, WriteOut, bound_names, parse_module, used_names
+from problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
 
 
@@ -68,8 +67,8 @@ def to_row(problem: Problem) -> dict[str, Any]:
             candidate = check.args.args[0].arg
             before += [node for node in helpers if ast.unparse(node) not in in_prompt]
             body += check.body
-    entry_point, module = problem.entry_point or "", ast.Module(body, [])
-    WriteOut({entry_point: ast.Name(candidate, ast.Load())}).visit(module)
+    entry_point = problem.entry_point or ""
+    module = replaced(ast.Module(body, []), {entry_point: ast.Name(candidate, ast.Load())})
     lines = dict.fromkeys(map(ast.unparse, before))
     test_module = [*lines, f"def check({candidate}):\n{textwrap.indent(ast.unparse(module), '    ')}"]
     return {
@@ -103,7 +102,9 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     check = check_function(module)
     if check is None:
         raise UnusableRowError("test: expected a function check(candidate)")
-    helpers = [node for node in prompt_module.body if not _defines(node, entry_point)]
+    helpers = [
+        node for node in prompt_module.body if not (isinstance(node, ast.FunctionDef) and node.name == entry_point)
+    ]
     refuse_broken_module(ast.Module([*helpers, *module.body], []), entry_point)
     # Statements that call `check` come from a harness.
     others = [node for node in module.body if node is not check and not _calls_check(node)]
@@ -115,10 +116,6 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     if not splitter.tests:
         raise UnusableRowError("test: check(candidate) tests nothing")
     return tuple(splitter.tests)
-
-
-def _defines(node: ast.stmt, name: str) -> bool:
-    return isinstance(node, ast.FunctionDef) and node.name == name
 
 
 def _calls_check(node: ast.stmt) -> bool:
@@ -184,8 +181,7 @@ class _Splitter:
         assertion = f"assert {ast.unparse(condition)}"
         self._refuse_unknown(names, setup, assertion)
         if needs_module:
-            written_out = ast.Assert(_replaced(statement.test, self._values))
-            self.tests.append(self._check_test([*imports, written_out]))
+            self.tests.append(self._check_test([*imports, ast.Assert(replaced(statement.test, self._values))]))
             return True
         scope = Scope.of(condition, setup, None)
         used = scope.imports_for(ast.Tuple([ast.Name(n, ast.Load()) for n in names - self._in_prompt]))
@@ -210,9 +206,4 @@ class _Splitter:
 
     def _written_out(self, expression: ast.expr) -> ast.expr:
         candidate = self._check.args.args[0].arg
-        return _replaced(expression, {candidate: ast.Name(self._entry_point, ast.Load())} | self._values)
-
-
-def _replaced(expression: ast.expr, replacements: dict[str, ast.expr]) -> ast.expr:
-    replaced: ast.expr = WriteOut(replacements).visit(copy.deepcopy(expression))
-    return ast.fix_missing_locations(replaced)
+        return replaced(expression, {candidate: ast.Name(self._entry_point, ast.Load())} | self._values)

@@ -45,6 +45,8 @@ def to_problem(row: Any) -> Problem:
     if row.get("test"):
         raise UnusableRowError("test: MBPP rows keep their tests in test_list; no other tests can be run")
     tests = tuple(AssertTest(one, setup, classes_in(one, (code,))) for one in assertions)
+    body = parse_module(code, "code").body
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for test in tests:
         split_assertion(test.assertion, test.setup, test.classes)
     return Problem(
@@ -53,7 +55,7 @@ def to_problem(row: Any) -> Problem:
         statement=statement,
         tests=tests,
         references=(code,),
-        entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], _defined(code)),
+        entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], defined),
         num_visible_tests=len(shown),
     )
 
@@ -81,8 +83,3 @@ def _strings(row: dict[str, Any], key: str) -> list[str]:
 
 def _unix(text: str) -> str:
     return text.replace("\r\n", "\n")
-
-
-def _defined(code: str) -> set[str]:
-    body = parse_module(code, "code").body
-    return {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}

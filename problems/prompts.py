@@ -18,19 +18,14 @@ _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code b
 _CONTENT = "the answer of one turn"
 
 
-class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that chat prompts need."""
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that prompts and answers need."""
 
     chat_template: Any
+    eos_token_id: Any
 
     def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
         """Render a conversation as text."""
-
-
-class TextTokenizer(ChatTokenizer, Protocol):
-    """The part of a transformers tokenizer that encoding needs."""
-
-    eos_token_id: Any
 
     @property
     def added_tokens_decoder(self) -> Any:
@@ -40,7 +35,7 @@ class TextTokenizer(ChatTokenizer, Protocol):
         """The ids of a text."""
 
 
-def render_prompt(problem: Problem, tokenizer: ChatTokenizer | None = None) -> str:
+def render_prompt(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
     """The prompt for a problem; with a `tokenizer`, in its chat template.
 
     The formats are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
@@ -66,7 +61,7 @@ def chat_message(problem: Problem) -> str:
     return request + _FORMATS.get(problem.benchmark, _by_tests)(problem).strip() + "\n"
 
 
-def encode_prompt(problem: Problem, tokenizer: TextTokenizer, *, chat: bool) -> list[int]:
+def encode_prompt(problem: Problem, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
     """The ids of a problem's prompt; with `chat`, in the tokenizer's chat template.
 
     Raises:
@@ -77,13 +72,13 @@ def encode_prompt(problem: Problem, tokenizer: TextTokenizer, *, chat: bool) -> 
     return list(tokenizer.encode(prompt, add_special_tokens=not chat))
 
 
-def encode_answer(program: str, tokenizer: TextTokenizer, *, chat: bool) -> list[int]:
+def encode_answer(program: str, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
     """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block."""
     text = f"```python\n{program.rstrip()}\n```" if chat else program
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
 
 
-def answer_end_id(tokenizer: TextTokenizer, *, chat: bool) -> int:
+def answer_end_id(tokenizer: Tokenizer, *, chat: bool) -> int:
     """The token that ends an answer: in a chat the one with which the template closes a turn, else the end token.
 
     They differ in some models (Phi-3: `<|end|>` and `<|endoftext|>`). If the template closes turns with plain text, it
@@ -99,7 +94,7 @@ def answer_end_id(tokenizer: TextTokenizer, *, chat: bool) -> int:
     return next((i for i in closing if i in special), end)
 
 
-def _continuation(text: str, tokenizer: TextTokenizer) -> list[int]:
+def _continuation(text: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of `text` as the continuation of other text.
 
     SentencePiece tokenizers put a space before the first word, which would indent a program's first line. After a line

@@ -6,11 +6,13 @@ import ast
 import builtins
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from problems.types import UnusableRowError
 
+Tree = TypeVar("Tree", bound=ast.AST)
 # Imports that problem sites put before a function, so programs written for them leave them out. The names are those of
 # LeetCode and of the APPS harness, except those that would hide a builtin (`pow`).
 _SITE_MODULES = (
@@ -227,18 +229,18 @@ def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
     if not literals:
         return condition, setup
     kept = [node for node in body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in literals)]
-    written: ast.expr = WriteOut(literals).visit(copy.deepcopy(condition))
-    return ast.fix_missing_locations(written), "\n".join(map(ast.unparse, kept))
+    return replaced(condition, literals), "\n".join(map(ast.unparse, kept))
 
 
-class WriteOut(ast.NodeTransformer):
-    """Replaces names with expressions."""
+def replaced(tree: Tree, values: Mapping[str, ast.expr]) -> Tree:
+    """A copy of the tree in which expressions replace the names that are read."""
 
-    def __init__(self, values: dict[str, ast.expr]) -> None:
-        self._values = values
+    class Replace(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return copy.deepcopy(values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self._values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
+    copied: Tree = Replace().visit(copy.deepcopy(tree))
+    return ast.fix_missing_locations(copied)
 
 
 def is_literal(expression: ast.expr) -> bool:

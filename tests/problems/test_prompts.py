@@ -28,7 +28,7 @@ CONTINUED = Problem(
 )
 
 
-class Tokenizer:
+class ChatTemplate:
     """A minimal chat template, rendered as transformers would."""
 
     chat_template: Any = "<user>{{ content }}<assistant>"
@@ -49,11 +49,11 @@ def test_formats() -> None:
 
 
 def test_chat_prompts_use_the_template() -> None:
-    prompt = render_prompt(MBPP, Tokenizer())
+    tokenizer: Any = ChatTemplate()
+    prompt = render_prompt(MBPP, tokenizer)
     assert prompt.startswith("<user>")
     assert prompt.endswith("<assistant>")
     assert "assert f(2) == 3" in prompt
-    tokenizer = Tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="chat_template"):
         render_prompt(MBPP, tokenizer)
