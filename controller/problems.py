@@ -12,7 +12,7 @@ from typing import Any
 
 from errors import UserError
 from problems import Problem, describe_rejected, load
-from problems.leakage import find_leaks
+from problems.index import find_leaks
 from problems.spec import Refusal
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from problems.encoding import TextTokenizer, encode_answer, encode_prompt
+from problems.prompts import TextTokenizer, encode_answer, encode_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from transport.columns import Column

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from errors import UserError
 from problems import describe_rejected, load
-from problems.index import ProblemIndex
-from problems.spec import nearest
+from problems.index import ProblemIndex, nearest
 from sandbox import doctor
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, check_programs, grade_file

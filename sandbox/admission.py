@@ -10,9 +10,8 @@ import ast
 from collections.abc import Callable, Iterator
 
 from problems.assertions import Relation, split_assertion
-from problems.errors import UnusableRowError
 from problems.scope import is_literal
-from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
+from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test, UnusableRowError
 from sandbox import codec
 from sandbox.limits import Limits
 

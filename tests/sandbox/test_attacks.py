@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from problems.errors import UnusableRowError
-from problems.types import Problem, StdinTest
+from problems.types import Problem, StdinTest, UnusableRowError
 from sandbox.jobs import StdinJob
 from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox

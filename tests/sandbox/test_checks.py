@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.errors import UnusableRowError
-from problems.types import AssertTest, CheckTest, Problem, Test
+from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
 from sandbox import asserts
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
