@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from augmentation.inputs import AssertInput, CallInput, Candidate, StdinInput, call_arguments, input_of
-from evaluation.run import ProgramSource
+from evaluation.sources import ProgramSource
 from problems.prompts import QUESTION
 from problems.types import Problem
 

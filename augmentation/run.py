@@ -13,7 +13,7 @@ from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.inputs import Candidate
 from augmentation.proposals import propose
 from errors import UserError
-from evaluation.run import ProgramSource
+from evaluation.sources import ProgramSource
 from problems import LoadedProblems, Problem
 from problems.index import ProblemIndex
 from problems.rows import row_of

@@ -40,8 +40,7 @@ from controller.reports import EvaluatedRollout, GradedRollout, GradedSample
 from controller.rollouts import LOST, Graders, GradingCounts, Sampling
 from controller.state import RunState, rollouts_of
 from controller.waiting import StallError, answer, answer_in_turn, outstanding
-from evaluation import EvaluationResult
-from evaluation.result import Tally, evaluate_tally
+from evaluation import EvaluationResult, Tally, evaluate_tally
 from files import newest_checkpoint, prune
 from learner.buffer import BufferItem
 from learner.metrics import StepMetrics, StepReport
