@@ -9,6 +9,8 @@ imports neither torch nor Ray.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,28 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 GIB = 1024**3
 MIB = 1024**2
+
+
+class Algorithm(StrEnum):
+    """Whose reading of RLTF applies."""
+
+    RLTF = "rltf"
+    """This project's."""
+    RLTF_PAPER = "rltf-paper"
+    """The paper's."""
+    RLTF_CODE = "rltf-code"
+    """The code's that the authors released."""
+
+
+class LossAggMode(StrEnum):
+    """What the sum over tokens is divided by, for the supervised and the sampled sequences separately."""
+
+    TOKEN_MEAN = "token-mean"
+    """The number of tokens: every token counts the same."""
+    SEQ_MEAN_TOKEN_MEAN = "seq-mean-token-mean"
+    """The tokens of a sequence, then the number of sequences: every program counts the same."""
+    SEQ_MEAN_TOKEN_SUM = "seq-mean-token-sum"
+    """The number of sequences: the sum over a program's tokens, as the paper writes it, averaged over programs."""
 
 
 class Section(BaseModel):
@@ -78,7 +102,7 @@ class ModelSettings(Section):
         "bfloat16",
         description="Type that generators hold weights in and the learner computes in; its master weights are float32.",
     )
-    max_length: PositiveInt = Field(1536, description="Most tokens of a prompt and its completion together.")
+    max_model_len: PositiveInt = Field(1536, description="Maximum tokens of a prompt and its completion together.")
     chat_template: bool = Field(False, description="Whether prompts go through the tokenizer's chat template.")
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Adapters in place of all weights.")
 
@@ -110,8 +134,7 @@ class GeneratorSettings(Section):
     num_generators: PositiveInt = Field(1, description="Generator actors.")
     num_cpus: float = Field(1.0, ge=0, description="CPU cores that each generator asks Ray for.")
     num_gpus: float = Field(1.0, ge=0, description="GPUs that each generator asks Ray for; 0: it runs on the CPU.")
-    samples_per_problem: PositiveInt = Field(20, description="Programs sampled of a problem in one rollout.")
-    greedy: bool = Field(True, description="Whether a rollout adds a greedy decode, for the greedy baseline.")
+    num_generations: PositiveInt = Field(20, description="Programs sampled for one problem in one rollout.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass that nucleus sampling keeps.")
     max_tokens: PositiveInt = Field(512, description="Most tokens of one completion.")
@@ -137,7 +160,7 @@ class SandboxSettings(Section):
 
     min_workers: PositiveInt = Field(2, description="Sandbox workers kept while the run lasts.")
     max_workers: PositiveInt = Field(16, description="Most sandbox workers that a backlog may bring up.")
-    require: Literal["namespaces+cgroup", "namespaces", "landlock", "rlimits"] = Field(
+    min_isolation: Literal["namespaces+cgroup", "namespaces", "landlock", "rlimits"] = Field(
         "namespaces", description="Weakest isolation level to accept; a machine that gives less is refused."
     )
     num_cpus: float = Field(1.0, ge=0, description="CPU cores that each sandbox worker asks Ray for.")
@@ -167,35 +190,9 @@ class SandboxSettings(Section):
         return self
 
 
-# Where a reward preset differs from `rltf`, whose values are the defaults of `RewardSettings` (see docs/method.md).
-_REWARD_PRESETS: dict[str, dict[str, str | float | bool]] = {
-    "rltf": {},
-    "rltf-paper": {
-        "baseline": "greedy_best",
-        "alpha_cap": math.inf,
-        "adaptive_scope": "failed",
-        "unlocated_category": "ignore",
-        "failing_never_positive": False,
-        "negative_scale": 1.0,
-    },
-    "rltf-code": {
-        "baseline": "greedy_latest",
-        "alpha_cap": 1.0,
-        "adaptive_scope": "replace_coarse",
-        "timeout_category": "ignore",
-        "unlocated_category": "ignore",
-        "failing_never_positive": False,
-        "negative_scale": 1.0,
-    },
-}
-
-
 class RewardSettings(Section):
-    """From verdicts to token weights. The preset fills every field that is not given."""
+    """From verdicts to token weights. `algorithm` sets every field that is not given."""
 
-    preset: Literal["rltf", "rltf-paper", "rltf-code"] = Field(
-        "rltf", description="Whose reading of RLTF applies: this project's, the paper's, or its released code's."
-    )
     coarse_weight: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="Weight of the reward for the program's outcome; 0: off."
     )
@@ -235,24 +232,17 @@ class RewardSettings(Section):
         description="Factor on negative advantages and penalties; undamped ones can destroy a small model.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return _REWARD_PRESETS.get(str(data.get("preset", "rltf")), {}) | data
-        return data
-
     @property
     def needs_greedy(self) -> bool:
         """Whether a rollout must hold a greedy decode for the baseline."""
         return self.baseline in ("greedy_latest", "greedy_best")
 
 
-class WarmStartSettings(Section):
+class SftSettings(Section):
     """Supervised fine-tuning on reference programs before RL starts."""
 
-    num_steps: int = Field(0, ge=0, description="Most supervised updates; 0: no warm start.")
-    learning_rate: PositiveFloat = Field(2e-5, description="Peak learning rate of the warm start.")
+    num_steps: int = Field(0, ge=0, description="Maximum number of supervised updates; 0: no SFT stage.")
+    learning_rate: PositiveFloat = Field(2e-5, description="Peak learning rate of the SFT stage.")
     warmup_steps: int = Field(100, ge=0, description="Updates over which the learning rate rises from 0.")
     final_learning_rate: float = Field(
         0.1, ge=0, le=1, description="Learning rate at `num_steps`, as a share of the peak; cosine decay; 1: constant."
@@ -262,8 +252,50 @@ class WarmStartSettings(Section):
     evaluate_every: PositiveInt = Field(50, description="Updates from one validation to the next.")
     patience: PositiveInt = Field(3, description="Validations without a lower loss after which the stage ends.")
     cache_dir: Path | None = Field(
-        Path("runs/cache"), description="Where warm-started models are kept by content hash; none: not kept."
+        Path("runs/cache"), description="Where fine-tuned models are cached by content hash; none: not cached."
     )
+
+
+class OptimSettings(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(2e-6, ge=0, description="Peak learning rate; 0: the weights never change.")
+    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
+    warmup_steps: int = Field(500, ge=0, description="Updates over which the learning rate rises from 0.")
+    decay_steps: int = Field(
+        0, ge=0, description="Update at which a learning rate that falls linearly would reach 0; 0: constant."
+    )
+    max_grad_norm: PositiveFloat = Field(1.0, description="Norm to which gradients are clipped.")
+
+
+class LossSettings(Section):
+    """The terms of the loss. `algorithm` sets every field that is not given."""
+
+    rl_weight: float = Field(1.0, ge=0, description="Weight of all reinforcement terms together; 0: the control.")
+    supervised_weight: float = Field(1.0, ge=0, description="Weight of the supervised term; 0: off.")
+    loss_agg_mode: LossAggMode = Field(
+        LossAggMode.TOKEN_MEAN, description="How the losses of an update's tokens are averaged."
+    )
+    rollout_is_threshold: PositiveFloat | None = Field(
+        2.0, description="Limit of the importance weights that correct for stale tokens; none: no correction."
+    )
+    clip_ratio_low: float | None = Field(
+        None, gt=0, lt=1, description="PPO's clip range of the ratio below 1; none: truncation only."
+    )
+    clip_ratio_high: float | None = Field(
+        None, gt=0, description="PPO's clip range of the ratio above 1; none: truncation only."
+    )
+    kl_loss_coef: float = Field(0.0, ge=0, description="Weight of the KL divergence from the initial policy of RL.")
+
+    @model_validator(mode="after")
+    def _check(self) -> LossSettings:
+        if self.rl_weight == 0 and self.supervised_weight == 0:
+            raise ValueError("rl_weight and supervised_weight are both 0: there is nothing to train on")
+        if (self.clip_ratio_low is None) != (self.clip_ratio_high is None):
+            raise ValueError("clip_ratio_low and clip_ratio_high belong together: set both, or neither")
+        if self.clip_ratio_low is not None and self.rollout_is_threshold is None:
+            raise ValueError("clip_ratio_low and clip_ratio_high need importance weights: set rollout_is_threshold")
+        return self
 
 
 class LearnerSettings(Section):
@@ -271,49 +303,32 @@ class LearnerSettings(Section):
 
     num_cpus: float = Field(1.0, ge=0, description="CPU cores that the learner asks Ray for.")
     num_gpus: float = Field(1.0, ge=0, description="GPUs that the learner asks Ray for; 0: it trains on the CPU.")
-    learning_rate: float = Field(2e-6, ge=0, description="Peak learning rate (AdamW); 0: weights never change.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
-    warmup_steps: int = Field(500, ge=0, description="Updates over which the learning rate rises from 0.")
-    decay_steps: int = Field(
-        0, ge=0, description="Updates after which the learning rate, falling linearly, would be 0; 0: constant."
-    )
-    max_grad_norm: PositiveFloat = Field(1.0, description="Norm to which gradients are clipped.")
-    batch_size: PositiveInt = Field(128, description="Graded samples of one update; rollouts stay whole.")
-    supervised_batch_size: PositiveInt = Field(128, description="Reference programs of one update.")
-    rl_weight: float = Field(1.0, ge=0, description="Weight of all reinforcement terms together; 0: the control.")
-    supervised_weight: float = Field(1.0, ge=0, description="Weight of the supervised term; 0: off.")
-    normalisation: Literal["token_mean", "sequence_mean", "sum"] | None = Field(
-        None, description="What a term is divided by (`learner.objectives.Normalisation`); none: as the preset says."
-    )
-    importance_correction: bool | None = Field(
-        None, description="Whether stale tokens are reweighted by their likelihood ratio; none: as the preset says."
-    )
-    importance_cap: PositiveFloat = Field(2.0, description="Bound at which importance weights are truncated.")
-    ratio_clip: float | None = Field(
-        None, gt=0, lt=1, description="PPO's clip range of the ratio; none: truncation alone."
-    )
-    kl_weight: float = Field(0.0, ge=0, description="Weight of the KL divergence to the policy that RL starts from.")
-    activation_checkpointing: bool = Field(
-        False, description="Whether activations are computed again in the backward pass: less memory, a third slower."
-    )
-    token_budget: PositiveInt = Field(
-        16384, multiple_of=8, description="Most tokens of one forward pass, padding included."
+    batch_size: PositiveInt = Field(128, description="Graded samples in one update; rollouts are never split.")
+    supervised_batch_size: PositiveInt = Field(128, description="Reference programs in one update.")
+    micro_batch_tokens: PositiveInt = Field(
+        16384, multiple_of=8, description="Maximum tokens of one forward pass, padding included."
     )
     row_tokens: PositiveInt = Field(
         2048,
         description="Tokens to which prompts with many completions are packed in one row; attention grows with it.",
     )
     chunk_tokens: PositiveInt = Field(1024, description="Tokens whose logits over the vocabulary exist at one time.")
-    fetch_timeout_s: PositiveFloat = Field(600.0, description="Longest wait for a snapshot or an object of the store.")
-    checkpoint_every: PositiveInt = Field(100, description="Updates from one checkpoint to the next.")
-    keep_checkpoints: PositiveInt = Field(3, description="Checkpoints kept; older ones are deleted.")
-    warm_start: WarmStartSettings = Field(default_factory=WarmStartSettings, description="Supervised stage before RL.")
+    activation_checkpointing: bool = Field(
+        False, description="Whether the backward pass recomputes activations: less memory, a third slower."
+    )
+    fetch_timeout_s: PositiveFloat = Field(
+        600.0, description="Longest wait for a snapshot, or for an object of the object store."
+    )
+    optim: OptimSettings = Field(default_factory=OptimSettings, description="AdamW and its schedule.")
+    loss: LossSettings = Field(default_factory=LossSettings, description="The terms of the loss.")
+    sft: SftSettings = Field(default_factory=SftSettings, description="Supervised fine-tuning before RL.")
 
-    @model_validator(mode="after")
-    def _check(self) -> LearnerSettings:
-        if self.rl_weight == 0 and self.supervised_weight == 0:
-            raise ValueError("rl_weight and supervised_weight are both 0: there is nothing to train on")
-        return self
+
+class CheckpointSettings(Section):
+    """Checkpoints of the run."""
+
+    every: PositiveInt = Field(100, description="Updates from one checkpoint to the next.")
+    keep: PositiveInt = Field(3, description="Number of checkpoints to keep; older ones are deleted.")
 
 
 class BufferSettings(Section):
@@ -323,7 +338,9 @@ class BufferSettings(Section):
     max_bytes: PositiveInt = Field(1 * GIB, description="Bytes of the samples kept; a new one pushes the oldest out.")
     start_samples: int = Field(0, ge=0, description="Samples that must be there before the first update.")
     refresh_every: PositiveInt = Field(50, description="Updates between snapshots, and weight publications.")
-    max_staleness: int = Field(2, ge=0, description="Weight versions a sample may lag behind when trained on.")
+    max_off_policy_versions: int = Field(
+        2, ge=0, description="Maximum weight versions a sample may lag behind when it is trained on."
+    )
 
 
 class EvaluationSettings(Section):
@@ -386,11 +403,53 @@ class PlanSettings(Section):
     )
 
 
+# Where an algorithm differs from `rltf`, whose values are the defaults of `RewardSettings` and `LossSettings` (see
+# docs/method.md).
+_REWARDS: Mapping[Algorithm, Mapping[str, Any]] = {
+    Algorithm.RLTF: {},
+    Algorithm.RLTF_PAPER: {
+        "baseline": "greedy_best",
+        "alpha_cap": math.inf,
+        "adaptive_scope": "failed",
+        "unlocated_category": "ignore",
+        "failing_never_positive": False,
+        "negative_scale": 1.0,
+    },
+    Algorithm.RLTF_CODE: {
+        "baseline": "greedy_latest",
+        "alpha_cap": 1.0,
+        "adaptive_scope": "replace_coarse",
+        "timeout_category": "ignore",
+        "unlocated_category": "ignore",
+        "failing_never_positive": False,
+        "negative_scale": 1.0,
+    },
+}
+_LOSS: Mapping[Algorithm, Mapping[str, Any]] = {
+    Algorithm.RLTF: {},
+    Algorithm.RLTF_PAPER: {"loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": None},
+    Algorithm.RLTF_CODE: {"loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": None},
+}
+
+
+def rewards_of(algorithm: Algorithm | str, **given: Any) -> RewardSettings:
+    """The reward settings of `algorithm`, except the fields that are `given`."""
+    return RewardSettings.model_validate({**_REWARDS[Algorithm(algorithm)], **given})
+
+
+def loss_of(algorithm: Algorithm | str, **given: Any) -> LossSettings:
+    """The loss settings of `algorithm`, except the fields that are `given`."""
+    return LossSettings.model_validate({**_LOSS[Algorithm(algorithm)], **given})
+
+
 class Settings(BaseSettings):
     """The whole tree. Built from keyword arguments alone; `load_settings` adds the other sources."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    algorithm: Algorithm = Field(
+        Algorithm.RLTF, description="Whose reading of RLTF sets the rewards and the loss, except what is given."
+    )
     run: RunSettings = Field(default_factory=RunSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     problems: ProblemsSettings = Field(default_factory=ProblemsSettings)
@@ -398,6 +457,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     rewards: RewardSettings = Field(default_factory=RewardSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     buffer: BufferSettings = Field(default_factory=BufferSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
@@ -415,17 +475,26 @@ class Settings(BaseSettings):
         """Keep `Settings()` free of the environment, so that every actor of a run sees the same values."""
         return (init_settings,)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_algorithm(cls, data: Any) -> Any:
+        """What is wrong with a value is left for the fields' own validation to say."""
+        if not isinstance(data, dict) or data.get("algorithm", Algorithm.RLTF) not in list(Algorithm):
+            return data
+        algorithm = Algorithm(data.get("algorithm", Algorithm.RLTF))
+        rewards, learner = data.get("rewards", {}), data.get("learner", {})
+        if isinstance(rewards, dict):
+            data = data | {"rewards": {**_REWARDS[algorithm], **rewards}}
+        if isinstance(learner, dict) and isinstance(loss := learner.get("loss", {}), dict):
+            data = data | {"learner": learner | {"loss": {**_LOSS[algorithm], **loss}}}
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        if self.generator.max_tokens >= self.model.max_length:
+        if self.generator.max_tokens >= self.model.max_model_len:
             raise ValueError(
                 f"generator.max_tokens {self.generator.max_tokens} leaves no room for a prompt "
-                f"within model.max_length {self.model.max_length}"
-            )
-        if self.rewards.needs_greedy and not self.generator.greedy:
-            raise ValueError(
-                f"rewards.baseline {self.rewards.baseline} (preset {self.rewards.preset}) needs a greedy decode of "
-                "each problem: set generator.greedy true, or another baseline"
+                f"within model.max_model_len {self.model.max_model_len}"
             )
         snapshot = self.learner.batch_size * self.buffer.refresh_every
         if max(snapshot, self.buffer.start_samples) > self.buffer.capacity:
@@ -434,10 +503,11 @@ class Settings(BaseSettings):
                 f"(learner.batch_size {self.learner.batch_size} x buffer.refresh_every {self.buffer.refresh_every}) or "
                 f"buffer.start_samples {self.buffer.start_samples}: the learner would wait forever"
             )
-        if 0 < self.learner.decay_steps < self.run.num_steps:
+        if 0 < self.learner.optim.decay_steps < self.run.num_steps:
             raise ValueError(
-                f"learner.decay_steps {self.learner.decay_steps} is below run.num_steps {self.run.num_steps}: the "
-                "updates after it would change nothing"
+                f"learner.optim.decay_steps {self.learner.optim.decay_steps} is below run.num_steps "
+                f"{self.run.num_steps}: the updates after it would change nothing. Set it to run.num_steps or more, "
+                "or to 0 for a constant rate"
             )
         if self.problems.evaluation and self.evaluation.every % self.buffer.refresh_every:
             raise ValueError(
@@ -450,10 +520,10 @@ class Settings(BaseSettings):
             self._check_deterministic()
         if self.run.log_batches and self.model.lora.rank:
             raise ValueError("run.log_batches keeps whole models, not adapters: set model.lora.rank to 0")
-        if self.model.max_length > self.learner.token_budget:
+        if self.model.max_model_len > self.learner.micro_batch_tokens:
             raise ValueError(
-                f"learner.token_budget {self.learner.token_budget} is below model.max_length {self.model.max_length}: "
-                "the longest sequence would fit into no micro-batch"
+                f"learner.micro_batch_tokens {self.learner.micro_batch_tokens} is below model.max_model_len "
+                f"{self.model.max_model_len}: the longest sequence would not fit into any micro-batch"
             )
         return self
 
@@ -494,15 +564,15 @@ class Settings(BaseSettings):
                 "run.deterministic holds on CPUs in float32 alone: set generator.num_gpus and learner.num_gpus to 0, "
                 "and model.dtype to float32"
             )
-        if learner.checkpoint_every % buffer.refresh_every:
+        if self.checkpoint.every % buffer.refresh_every:
             raise ValueError(
-                f"run.deterministic: learner.checkpoint_every {learner.checkpoint_every} is no multiple of "
+                f"run.deterministic: checkpoint.every {self.checkpoint.every} is no multiple of "
                 f"buffer.refresh_every {buffer.refresh_every}; a checkpoint must hold the weights that are sampled with"
             )
         snapshot = learner.batch_size * buffer.refresh_every
-        needed = (2 + buffer.max_staleness) * snapshot
+        needed = (2 + buffer.max_off_policy_versions) * snapshot
         if buffer.capacity < needed:
             raise ValueError(
                 f"run.deterministic: buffer.capacity {buffer.capacity} is below {needed}, with which nothing is ever "
-                "evicted (learner.batch_size x buffer.refresh_every x (2 + max_staleness))"
+                "evicted (learner.batch_size x buffer.refresh_every x (2 + max_off_policy_versions))"
             )

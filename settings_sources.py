@@ -35,6 +35,33 @@ SHORT_OPTIONS: dict[FieldPath, tuple[str, ...]] = {
 }
 
 
+# Names of earlier versions: an old file or command line gets an error that says the new one.
+RENAMED = {
+    "buffer.max_staleness": "buffer.max_off_policy_versions",
+    "generator.greedy": "rewards.baseline, which decides whether a greedy decode is sampled",
+    "generator.samples_per_problem": "generator.num_generations",
+    "learner.checkpoint_every": "checkpoint.every",
+    "learner.decay_steps": "learner.optim.decay_steps",
+    "learner.importance_cap": "learner.loss.rollout_is_threshold",
+    "learner.importance_correction": "learner.loss.rollout_is_threshold (none: no correction)",
+    "learner.keep_checkpoints": "checkpoint.keep",
+    "learner.kl_weight": "learner.loss.kl_loss_coef",
+    "learner.learning_rate": "learner.optim.learning_rate",
+    "learner.max_grad_norm": "learner.optim.max_grad_norm",
+    "learner.normalisation": "learner.loss.loss_agg_mode",
+    "learner.ratio_clip": "learner.loss.clip_ratio_low and learner.loss.clip_ratio_high",
+    "learner.rl_weight": "learner.loss.rl_weight",
+    "learner.supervised_weight": "learner.loss.supervised_weight",
+    "learner.token_budget": "learner.micro_batch_tokens",
+    "learner.warm_start": "learner.sft",
+    "learner.warmup_steps": "learner.optim.warmup_steps",
+    "learner.weight_decay": "learner.optim.weight_decay",
+    "model.max_length": "model.max_model_len",
+    "rewards.preset": "algorithm",
+    "sandbox.require": "sandbox.min_isolation",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class CliOptions:
     """What the command line asks for besides settings."""
@@ -188,7 +215,7 @@ def _environment(environ: Mapping[str, str], fields: Mapping[FieldPath, FieldInf
             continue
         if variable not in paths:
             wanted = variable.removeprefix(ENV_PREFIX).lower().replace(ENV_DELIMITER, ".")
-            nearest = _nearest(wanted, fields)
+            nearest = None if wanted in RENAMED else _nearest(wanted, fields)
             hint = f"did you mean {ENV_PREFIX}{nearest.replace('.', ENV_DELIMITER).upper()}?" if nearest else ""
             raise UserError(f"unknown environment variable {variable}: {hint or _hint(wanted, fields)}")
         path = paths[variable]
@@ -275,6 +302,9 @@ def _nearest(name: str, fields: Mapping[FieldPath, FieldInfo]) -> str | None:
 
 
 def _hint(name: str, fields: Mapping[FieldPath, FieldInfo], before: str = "") -> str:
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"it was renamed; use {before if ' ' not in new else ''}{new}{name.removeprefix(old)}"
     nearest = _nearest(name, fields)
     if nearest is not None:
         return f"did you mean {before}{nearest}?"
@@ -282,7 +312,7 @@ def _hint(name: str, fields: Mapping[FieldPath, FieldInfo], before: str = "") ->
     known = sorted({path[1] for path in fields if path[0] == section and len(path) > 1})
     if known:
         return f"{section} has {', '.join(known)}"
-    return f"the sections are {', '.join(dict.fromkeys(path[0] for path in fields))}"
+    return f"the sections are {', '.join(dict.fromkeys(path[0] for path in fields if len(path) > 1))}"
 
 
 def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:

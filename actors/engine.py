@@ -128,6 +128,6 @@ def completion_room(request: SamplingRequest, max_length: int) -> int:
     if prompt_length >= max_length:
         raise ValueError(
             f"request {request.request_id}: the prompt has {prompt_length} tokens and leaves no room for a completion "
-            f"in the model's {max_length}; raise model.max_length or leave the problem out"
+            f"in the model's {max_length}; raise model.max_model_len or leave the problem out"
         )
     return min(request.max_tokens, max_length - prompt_length)

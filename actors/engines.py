@@ -26,7 +26,7 @@ def build_engine(
     check_engine(model, settings.engine)
     options = EngineOptions(
         dtype=model_settings.dtype,
-        max_length=model_settings.max_length,
+        max_length=model_settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_bytes=settings.kv_cache_bytes,
         end_token_ids=end_ids,

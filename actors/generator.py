@@ -111,7 +111,7 @@ class Generator:
         """
         self._name = name
         model = model if home is None else home.fetch(model)
-        self._max_length = model_settings.max_length
+        self._max_length = model_settings.max_model_len
         self._problems = problems
         self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
         self._tokenizer_lock = threading.Lock()

@@ -85,8 +85,8 @@ class VllmEngine:
         except ValueError as error:
             if "max_model_len" in str(error):
                 raise UserError(
-                    f"model.max_length {options.max_length} is more than the context of model {model}: lower "
-                    "model.max_length (with evaluate.py --max-length)"
+                    f"model.max_model_len {options.max_length} is more than the context of model {model}: lower "
+                    "model.max_model_len (with evaluate.py --max-length)"
                 ) from error
             architectures = ", ".join(config.get("architectures") or ["no architecture"])
             reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list some hundreds

@@ -29,18 +29,17 @@ def arguments_of(row: str) -> list[str]:
     """What a row's runs differ in from `configs/ablation.yaml`."""
     settings, _ = load_settings(["--config", CONFIG])
     off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
-    greedy = ["--generator.greedy", "true"]
     return {
         # It needs no samples, so its sampled batch is small; the supervised batches are those of the others.
-        "sl": ["--learner.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
+        "sl": ["--learner.loss.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
         "coarse": off["fine"] + off["adaptive"],
         "coarse-fine": off["adaptive"],
         "rltf": [],
         "static": ["--rewards.static_weight", "1"],
         # One snapshot for the whole run: every sample is the warm-started model's.
         OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],
-        "rltf-paper": ["--rewards.preset", "rltf-paper", *greedy],
-        "rltf-code": ["--rewards.preset", "rltf-code", *greedy],
+        "rltf-paper": ["--algorithm", "rltf-paper"],
+        "rltf-code": ["--algorithm", "rltf-code"],
     }[row]
 
 

@@ -23,6 +23,7 @@ from settings import (
     GIB,
     MIB,
     BufferSettings,
+    CheckpointSettings,
     GeneratorSettings,
     LearnerSettings,
     RunSettings,
@@ -43,10 +44,11 @@ def main() -> int:
     options = parser.parse_args()
     settings = Settings(
         run=RunSettings(num_steps=options.samples // BATCH),
-        generator=GeneratorSettings(num_generators=options.generators, greedy=False),
+        generator=GeneratorSettings(num_generators=options.generators),
         sandbox=SandboxSettings(min_workers=options.sandboxes, max_workers=options.sandboxes),
-        learner=LearnerSettings(batch_size=BATCH, checkpoint_every=10**9),
-        buffer=BufferSettings(capacity=64 * BATCH, refresh_every=4, max_staleness=3),
+        learner=LearnerSettings(batch_size=BATCH),
+        checkpoint=CheckpointSettings(every=10**9),
+        buffer=BufferSettings(capacity=64 * BATCH, refresh_every=4, max_off_policy_versions=3),
     )
     load = os.getloadavg()[0]
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=GIB, log_to_driver=False)

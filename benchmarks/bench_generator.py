@@ -58,7 +58,7 @@ class Scale:
     @property
     def model(self) -> ModelSettings:
         """Of every model here."""
-        return ModelSettings(dtype=self.dtype, max_length=MAX_LENGTH)
+        return ModelSettings(dtype=self.dtype, max_model_len=MAX_LENGTH)
 
     def generator(self, kv_cache_bytes: int, **fields: Any) -> GeneratorSettings:
         """One generator's settings."""
@@ -222,7 +222,7 @@ class BareVllm:
         self._engine = LLM(
             model=str(model),
             dtype=scale.model.dtype,
-            max_model_len=scale.model.max_length,
+            max_model_len=scale.model.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             gpu_memory_utilization=GPU_FREE_SHARE,

@@ -155,11 +155,16 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
     from learner.packing import TokenSequence
     from learner.supervised import SamplerState
     from sandbox.verdict import Outcome
-    from settings import LearnerSettings
+    from settings import LearnerSettings, OptimSettings
 
-    settings = LearnerSettings(num_gpus=float(scale.gpu), learning_rate=1e-5, token_budget=8192, row_tokens=1024)
+    settings = LearnerSettings(
+        num_gpus=float(scale.gpu),
+        optim=OptimSettings(learning_rate=1e-5),
+        micro_batch_tokens=8192,
+        row_tokens=1024,
+    )
     dtype: Any = "bfloat16" if scale.gpu else "float32"
-    learner = Learner(str(model), settings, dtype=dtype, preset="rltf", temperature=1.0, seed=0)
+    learner = Learner(str(model), settings, dtype=dtype, temperature=1.0, seed=0)
     sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     references, experiences = [], []
     for index, (prompt, completion) in enumerate(sequences):

@@ -5,7 +5,7 @@
 Prints one JSON object for each case. `ratio` is overlapped over serial wall time; `bottleneck_busy` the share of the
 overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `controller.planner`
 predicts of the same figures. Driver, pools, buffer and feed are real, the stages sleep (`benchmarks.simulated`).
-The last case is the starter job for real, with `buffer.max_staleness` 0 and 1, without its first updates.
+The last case is the starter job for real, with `buffer.max_off_policy_versions` 0 and 1, without its first updates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ import ray
 
 from benchmarks.simulated import RingRun, StageTimes, run_ring
 from controller.planner import Shape, predict
-from settings import GIB, BufferSettings, GeneratorSettings, LearnerSettings, RunSettings, SandboxSettings, Settings
+from settings import (
+    GIB,
+    BufferSettings,
+    CheckpointSettings,
+    GeneratorSettings,
+    LearnerSettings,
+    RunSettings,
+    SandboxSettings,
+    Settings,
+)
 
 NUM_FIRST = 5
 SAMPLES, BATCH, SLOTS, WORKERS = 8, 64, 4, 4
@@ -82,15 +91,15 @@ def real(updates: int) -> None:
     print(json.dumps({"benchmark": "overlap", "case": "real", "updates": updates, **rounded}), flush=True)
 
 
-def _seconds(folder: Path, updates: int, max_staleness: int) -> float:
-    run = folder / f"staleness-{max_staleness}"
+def _seconds(folder: Path, updates: int, max_off_policy_versions: int) -> float:
+    run = folder / f"staleness-{max_off_policy_versions}"
     settings = {
         "run.dir": run,
         "run.num_steps": updates + NUM_FIRST,
         "learner.sft.cache_dir": folder / "cache",
         "problems.evaluation": "[]",
         "evaluation.initial": "false",
-        "buffer.max_staleness": max_staleness,
+        "buffer.max_off_policy_versions": max_off_policy_versions,
         "cluster.dashboard": "false",
     }
     words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
@@ -99,18 +108,19 @@ def _seconds(folder: Path, updates: int, max_staleness: int) -> float:
     return float(sum(row["elapsed_s"] for row in rows[NUM_FIRST:]))
 
 
-async def _run(num_updates: int, times: StageTimes, max_staleness: int) -> RingRun:
+async def _run(num_updates: int, times: StageTimes, max_off_policy_versions: int) -> RingRun:
     settings = Settings(
         run=RunSettings(num_steps=num_updates),
-        generator=GeneratorSettings(num_generators=2, samples_per_problem=SAMPLES, greedy=False),
+        generator=GeneratorSettings(num_generators=2, num_generations=SAMPLES),
         sandbox=SandboxSettings(min_workers=WORKERS, max_workers=WORKERS),
-        learner=LearnerSettings(batch_size=BATCH, checkpoint_every=10**9),
-        buffer=BufferSettings(capacity=64 * BATCH, refresh_every=1, max_staleness=max_staleness),
+        learner=LearnerSettings(batch_size=BATCH),
+        checkpoint=CheckpointSettings(every=10**9),
+        buffer=BufferSettings(capacity=64 * BATCH, refresh_every=1, max_off_policy_versions=max_off_policy_versions),
     )
     return await run_ring(settings, times)
 
 
-def _shape(times: StageTimes, max_staleness: int) -> Shape:
+def _shape(times: StageTimes, max_off_policy_versions: int) -> Shape:
     return Shape(
         num_generators=2,
         num_workers=WORKERS,
@@ -121,7 +131,7 @@ def _shape(times: StageTimes, max_staleness: int) -> Shape:
         publish_s=times.publish_s,
         load_s=times.load_s,
         latency_s=times.rollout_s + SAMPLES * times.grade_s,
-        max_staleness=max_staleness,
+        max_off_policy_versions=max_off_policy_versions,
     )
 
 

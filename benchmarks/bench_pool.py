@@ -104,7 +104,7 @@ def workers(seconds: float) -> None:
 
 
 async def _tests_per_s(number: int, seconds: float) -> float:
-    settings = SandboxSettings(min_workers=number, max_workers=number, num_cpus=1, require="landlock")
+    settings = SandboxSettings(min_workers=number, max_workers=number, num_cpus=1, min_isolation="landlock")
     pool = SandboxPool(SandboxWorker, settings, ray.put({PROBLEM.task_id: PROBLEM}))
     await pool.start()
     work = [(PROBLEM.task_id, PROGRAM, str(index)) for index in range(8)]

@@ -65,7 +65,7 @@ JOB = {
     "generator.num_generators": "2",
     "generator.num_cpus": "1",
     "learner.supervised_batch_size": "32",
-    "learner.checkpoint_every": "5",
+    "checkpoint.every": "5",
     "learner.num_cpus": "1",
     "sandbox.min_workers": "2",
     "sandbox.max_workers": "2",
@@ -156,7 +156,7 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
     settings = JOB | {
         "run.num_steps": str(options.steps),
         "learner.batch_size": str(options.batch_size),
-        "learner.decay_steps": str(options.steps),  # so that where a run ends depends less on its last updates
+        "learner.optim.decay_steps": str(options.steps),  # so that where a run ends depends less on its last updates
         "run.seed": str(options.seed),
         "run.dir": str(folder),
         "problems.evaluation": f"starter:test[:{options.problems}]",

@@ -226,7 +226,7 @@ class SimulatedLearner:
         self._version += 1
         return WeightsHandle(self._version, (), 0)
 
-    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item], keep: int) -> Path:
         """Nothing to save."""
         return folder
 
@@ -317,7 +317,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
     generators = GeneratorPool(
         lambda index, life: _Handle(hosts[index % num_hosts], index),
         settings.generator.num_generators,
-        max_samples=(times.slots + 1) * settings.generator.samples_per_problem,
+        max_samples=(times.slots + 1) * settings.generator.num_generations,
         start_timeout_s=START_S,
     )
     pool = SimulatedSandboxPool(settings.sandbox, hosts)

@@ -178,7 +178,7 @@ class BatchSource:
 
     def _drop_stale(self, step: int, version: int) -> None:
         """Drop what has become too stale since it was taken: weights went out that were not foreseen."""
-        every, bound = self.settings.buffer.refresh_every, self.settings.buffer.max_staleness
+        every, bound = self.settings.buffer.refresh_every, self.settings.buffer.max_off_policy_versions
         for index, batch in enumerate((*self.taken, self._partial)):
             at_use = version + (step + index) // every - step // every
             stale = [item for item in batch if at_use - item.meta.version > bound]
@@ -191,8 +191,9 @@ class BatchSource:
     def _starved(self, step: int, version: int) -> StallError:
         learner = self.settings.learner
         return StallError(
-            f"update {step + 1} waited {learner.fetch_timeout_s:g} s (learner.fetch_timeout_s) for {learner.batch_size}"
-            f" samples at most {self.settings.buffer.max_staleness} versions older than weights {version}, in vain"
+            f"update {step + 1} timed out after {learner.fetch_timeout_s:g} s (learner.fetch_timeout_s) waiting for "
+            f"{learner.batch_size} samples at most {self.settings.buffer.max_off_policy_versions} versions older than "
+            f"weights {version}"
         )
 
 

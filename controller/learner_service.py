@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from controller.deaths import in_words, is_blameless
 from controller.waiting import StallError, answer
 from files import newest_checkpoint
-from learner.sft import WarmStartProgress, WarmStartReport
+from learner.sft import SftProgress, SftReport
 from problems.types import Problem
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class LearnerService:
     references: Sequence[Problem]
     folder: Path
     warm_start: bool
-    on_warm_start: Callable[[WarmStartProgress], None]
+    on_warm_start: Callable[[SftProgress], None]
     end: Callable[[Any], None] = ray.kill
-    warm_started: WarmStartReport | None = None
+    warm_started: SftReport | None = None
     num_replaced: int = 0
     _actor: Any = field(init=False)
     _deaths_in_a_row: int = 0
@@ -122,17 +122,17 @@ class LearnerService:
                 logger.warning("the new learner is gone too (%s): another one starts", error)
                 cause = error
 
-    async def _warm_start(self) -> WarmStartReport:
-        task = asyncio.ensure_future(self.call("warm_start", deadline_s=WARM_START_S))
+    async def _warm_start(self) -> SftReport:
+        task = asyncio.ensure_future(self.call("sft", deadline_s=WARM_START_S))
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=PROGRESS_S)
-                state: WarmStartProgress | None = await self.call("progress")
+                state: SftProgress | None = await self.call("progress")
                 if state is not None:
                     self.on_warm_start(state)
         finally:
             task.cancel()
-        report: WarmStartReport = await task
+        report: SftReport = await task
         return report
 
 

@@ -1,6 +1,6 @@
 """What a ring will do before it runs: who idles, how stale samples get, and how many generators and sandboxes it takes.
 
-A fluid model. Snapshot n may be sampled from publication n - max_staleness on
+A fluid model. Snapshot n may be sampled from publication n - max_off_policy_versions on
 (`controller.problem_sampler.capacity`); its samples flow
 at the rate of the slower of generators and sandboxes; the learner trains on it when it is there and the one before is
 done, and publishes. Rates do not vary, and long programs are not told from short ones: what it says is a bound that a
@@ -55,7 +55,7 @@ class Shape:
     publish_s: float
     load_s: float
     latency_s: float
-    max_staleness: int
+    max_off_policy_versions: int
 
     @classmethod
     def of(cls, settings: Settings, figures: Figures) -> Shape:
@@ -73,8 +73,8 @@ class Shape:
             train_s=figures.update_s * buffer.refresh_every,
             publish_s=figures.publish_s,
             load_s=figures.load_s,
-            latency_s=num_at_a_time / samples_per_s + generator.samples_per_problem / figures.programs_per_s,
-            max_staleness=buffer.max_staleness,
+            latency_s=num_at_a_time / samples_per_s + generator.num_generations / figures.programs_per_s,
+            max_off_policy_versions=buffer.max_off_policy_versions,
         )
 
 
@@ -104,7 +104,7 @@ def predict(shape: Shape) -> Plan:
     published, filled = [0.0], [0.0]
     staleness: list[float] = []
     for n in range(NUM_ROUNDS):
-        admitted = published[max(0, n - shape.max_staleness)]
+        admitted = published[max(0, n - shape.max_off_policy_versions)]
         # Of samples that flow already the last one comes with the rest; of a fresh start it takes its own time too.
         filled.append(max(filled[-1] + flow_s, admitted + max(flow_s, shape.latency_s)))
         began = max(filled[-1], published[-1])

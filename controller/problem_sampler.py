@@ -14,14 +14,15 @@ from settings import Settings
 def capacity(settings: Settings, *, num_trained: int, step: int) -> int:
     """Samples that may be useful so far (trained or in flight) when weights have just gone out after update `step`.
 
-    The snapshot that is trained on now and the `max_staleness` ones after it may use what is sampled now; whatever else
-    were sampled would be too stale when its turn came. With `max_staleness` 0 sampling and training take turns. (The
-    rule is AReaL's, arXiv 2505.24298, equation 3, counted in snapshots from what has been trained on: rollouts stay
-    whole, so that snapshots may be larger than asked for.) Before the first update `buffer.start_samples` may be more.
+    The snapshot that is trained on now and the `max_off_policy_versions` ones after it may use what is sampled now;
+    anything else would be too stale when its turn came. With `max_off_policy_versions` 0 sampling and training take
+    turns. (The rule is AReaL's, arXiv 2505.24298, equation 3, counted in snapshots from what has been trained on:
+    rollouts stay whole, so snapshots may be larger than asked for.) Before the first update `buffer.start_samples` may
+    be more.
     """
     buffer, batch_size = settings.buffer, settings.learner.batch_size
     remaining = settings.run.num_steps - step
-    wanted = min((1 + buffer.max_staleness) * buffer.refresh_every, remaining) * batch_size
+    wanted = min((1 + buffer.max_off_policy_versions) * buffer.refresh_every, remaining) * batch_size
     if num_trained == 0:
         wanted = max(wanted, buffer.start_samples)
     return num_trained + wanted

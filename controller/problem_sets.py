@@ -48,7 +48,7 @@ class ProblemSets:
         if not train:
             raise UserError(
                 f"the prompts of all {len(self.train)} training problems fill the model's context: raise "
-                "model.max_length, or use a model with a longer one"
+                "model.max_model_len, or use a model with a longer one"
             )
         held_out = tuple(problem for problem in self.held_out if problem.task_id not in task_ids)
         return ProblemSets(train, self.supervised, held_out, self.warnings)
@@ -96,7 +96,7 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     warnings = list(sets.warnings)
     kept: list[tuple[Problem, ...]] = []
     num_workers = len(os.sched_getaffinity(0))
-    with Graders(num_workers, Limits.of(settings), Isolation(settings.require)) as graders:
+    with Graders(num_workers, Limits.of(settings), Isolation(settings.min_isolation)) as graders:
         for problems in (sets.train, sets.supervised, sets.held_out):
             found = validate_references(problems, graders, cache)
             kept.append(found.problems)

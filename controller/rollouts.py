@@ -98,7 +98,7 @@ class Sampling:
 
     async def run(self) -> None:
         """Sample until cancelled. What is issued in the ledger already, by a run that this one resumes, comes first."""
-        num_samples = self.settings.generator.samples_per_problem
+        num_samples = self.settings.generator.num_generations
         async with asyncio.TaskGroup() as rollouts:
             for rollout in self.ledger.issued():
                 rollouts.create_task(self._see_through(rollout))
@@ -159,14 +159,14 @@ class Sampling:
             "rollout %s of %s died with the process that held it: %d samples dropped as lost, its problem is sampled "
             "again as %s", lost.rollout_id, lost.task_id, lost.num_samples, again,
         )  # fmt: skip
-        return self.ledger.issue(again, lost.position, lost.task_id, self.settings.generator.samples_per_problem)
+        return self.ledger.issue(again, lost.position, lost.task_id, self.settings.generator.num_generations)
 
     def _request(self, rollout: Live) -> RolloutRequest:
         generator, run = self.settings.generator, self.settings.run
         return RolloutRequest(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
-            num_samples=generator.samples_per_problem,
+            num_samples=generator.num_generations,
             greedy=self.settings.rewards.needs_greedy,
             temperature=generator.temperature,
             top_p=generator.top_p,

@@ -21,7 +21,7 @@ async def start_controller(
     Raises what the actors raise where they cannot start.
     """
     progress.stage("model")
-    cache_dir = settings.learner.warm_start.cache_dir or settings.run.folder / "cache"
+    cache_dir = settings.learner.sft.cache_dir or settings.run.folder / "cache"
     model = await prepare_model(settings, problems.all_training, cache_dir)
     check_model(model, settings)
     progress.stage("actors")
@@ -42,7 +42,7 @@ async def start_controller(
     await actors.generators.start()
     too_long = await actors.generators.too_long()
     if too_long:
-        progress.note(_left_out(too_long, settings.model.max_length))
+        progress.note(_left_out(too_long, settings.model.max_model_len))
         problems = problems.without(too_long)
     controller = Controller(
         settings=settings,
@@ -76,4 +76,4 @@ def check_model(model: Path, settings: Settings) -> None:
 
 def _left_out(too_long: Sequence[str], max_length: int) -> str:
     named = ", ".join(too_long[:5]) + (" ..." if len(too_long) > 5 else "")
-    return f"{len(too_long)} problems left out, their prompts fill model.max_length {max_length}: {named}"
+    return f"{len(too_long)} problems left out, their prompts fill model.max_model_len {max_length}: {named}"

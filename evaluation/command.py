@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.problems,
             options.output,
             options.k,
-            comparison=options.comparison,
+            comparison=Comparison(options.comparison),
             against=options.against,
             num_workers=options.workers,
-            require=options.require,
+            require=Isolation(options.require),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,11 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the results; an unfinished one continues")
     add("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
     looser = "apps: report by the APPS harness's looser rules as well"
-    add("--comparison", choices=list(Comparison), type=Comparison, default=Comparison.STRICT, help=looser)
+    add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes (default: one per core)")
     levels = "weakest isolation to accept (default: %(default)s)"
-    add("--require", choices=list(Isolation), type=Isolation, default=Isolation.NAMESPACES, help=levels)
+    add("--require", choices=[one.value for one in Isolation], default=Isolation.NAMESPACES.value, help=levels)
     add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
     return parser
 

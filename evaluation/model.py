@@ -61,7 +61,7 @@ class SampledModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_length}
+        identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_model_len}
         del identity["name"]
         return identity | {"model_files": folder_fingerprint(self._folder)}
 
@@ -78,7 +78,7 @@ class SampledModel:
             if config.get("is_encoder_decoder"):
                 own = None  # T5 knows only distances; `n_positions` is the length it was pre-trained with, not a limit
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
-        return ModelSettings(name=self.name, dtype=self.dtype, max_length=length, chat_template=self.chat_template)
+        return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
 
     @cached_property
     def _generator(self) -> GeneratorSettings:
@@ -115,7 +115,7 @@ class SampledModel:
                 seed=self.seed + place * self.num_samples,
             )
             try:
-                completion_room(request, self._settings.max_length)
+                completion_room(request, self._settings.max_model_len)
             except ValueError as error:
                 logger.warning("%s; its programs count as empty", error)
                 requests.append(None)
@@ -123,7 +123,7 @@ class SampledModel:
                 requests.append(request)
         if not any(requests):
             raise UserError(
-                f"no prompt leaves room for a program within {self._settings.max_length} tokens; raise --max-length"
+                f"no prompt leaves room for a program within {self._settings.max_model_len} tokens; raise --max-length"
             )
         return requests
 

@@ -17,12 +17,13 @@ from ray.exceptions import ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
 from errors import UserError
+from files import prune
 from learner.experience import Experiences
 from learner.learner import Learner
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from learner.prefetcher import Item, Prefetcher
 from learner.replay import Recorder
-from learner.sft import WarmStartProgress, WarmStartReport, warm_start
+from learner.sft import SftProgress, SftReport, run_sft
 from learner.stored_rollouts import save_rollouts
 from learner.supervised import SupervisedExample, encode_references
 from problems.types import Problem
@@ -56,7 +57,6 @@ class LearnerActor:
         model_settings: ModelSettings,
         learner_settings: LearnerSettings,
         *,
-        preset: str,
         temperature: float,
         seed: int,
         deterministic: bool = False,
@@ -76,16 +76,15 @@ class LearnerActor:
             str(self._home.fetch(Path(model))),
             learner_settings,
             dtype=model_settings.dtype,
-            preset=preset,
             temperature=temperature,
             seed=seed,
             lora=model_settings.lora,
         )
         context = self._learner.policy.max_length
-        if model_settings.max_length > context:
+        if model_settings.max_model_len > context:
             raise UserError(
-                f"model.max_length {model_settings.max_length} is more than the {context} tokens that {model} can be "
-                "trained on (its positions, or its attention window): lower model.max_length"
+                f"model.max_model_len {model_settings.max_model_len} exceeds the {context} tokens that {model} can be "
+                "trained on (its positions, or its attention window): lower model.max_model_len"
             )
         self._feed = Prefetcher(self._learner)
         self._model_settings = model_settings
@@ -94,7 +93,7 @@ class LearnerActor:
         self._verify_weights_every = verify_weights_every
         self._sender = None if weight_transfer == "object_store" else _sender(weight_transfer)
         self._examples: list[SupervisedExample] = []
-        self._progress: WarmStartProgress | None = None
+        self._progress: SftProgress | None = None
 
     def __repr__(self) -> str:
         """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
@@ -109,9 +108,9 @@ class LearnerActor:
         self._learner.set_examples(self._examples)
         return len(self._examples)
 
-    def warm_start(self) -> WarmStartReport:
-        """See `learner.sft.warm_start`."""
-        return warm_start(self._learner, self._examples, seed=self._seed, report=self._note)
+    def sft(self) -> SftReport:
+        """See `learner.sft.run_sft`."""
+        return run_sft(self._learner, self._examples, seed=self._seed, report=self._note)
 
     def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
         """Make one update with the rollouts `items`; those `ahead`, of the next update, are fetched meanwhile.
@@ -145,8 +144,10 @@ class LearnerActor:
         assert self._sender is not None  # who asks has a handle of weights that it holds
         return self._sender.send(generator, name)
 
-    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item]) -> Path:
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item], keep: int) -> Path:
         """See `Learner.save_checkpoint`; the driver's state and the rollouts that wait for their update go with it.
+
+        Only the newest `keep` checkpoints stay on this node.
 
         Rollouts that are gone from the object store are left out: who resumes has them sampled again.
         """
@@ -157,6 +158,7 @@ class LearnerActor:
 
         path = self._learner.save_checkpoint(folder, write)
         self._home.send(path)
+        prune(folder, keep)
         return path
 
     def resume(self, path: Path, version: int = 0) -> int:
@@ -174,7 +176,7 @@ class LearnerActor:
         return self._learner.evaluate_loss(self._encode(problems))
 
     @ray.method(concurrency_group=_PROGRESS)
-    def progress(self) -> WarmStartProgress | None:
+    def progress(self) -> SftProgress | None:
         """Where the warm start is; None before its first update. Answers while it runs."""
         return self._progress
 
@@ -183,7 +185,7 @@ class LearnerActor:
             problems,
             self._learner.policy.tokenizer,
             chat_template=self._model_settings.chat_template,
-            max_length=self._model_settings.max_length,
+            max_length=self._model_settings.max_model_len,
         )
 
     def _fetched(self, items: Sequence[Item]) -> Iterator[tuple[str, Experiences]]:
@@ -192,7 +194,7 @@ class LearnerActor:
                 timeout_s = self._learner.settings.fetch_timeout_s
                 yield item.meta.rollout_id, ray.get(item.ref, timeout=timeout_s)
 
-    def _note(self, progress: WarmStartProgress) -> None:
+    def _note(self, progress: SftProgress) -> None:
         self._progress = progress
 
 

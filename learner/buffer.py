@@ -3,9 +3,9 @@
     offered -> BUFFERED -> TAKEN -> trained
         \\________\\__________\\____-> dropped, with its reason
 
-Invariants: a rollout stays whole and is handed out once; nothing staler than `max_staleness` is handed out; every
-rollout offered is buffered, taken, trained or dropped, and `BufferStats` balances exactly. What is said twice of a
-rollout counts once. The buffer holds references and metadata alone, so eviction fetches nothing.
+Invariants: a rollout stays whole and is handed out once; nothing staler than `max_off_policy_versions` is handed out;
+every rollout offered is buffered, taken, trained or dropped, and `BufferStats` balances exactly. What is said twice of
+a rollout counts once. The buffer holds references and metadata alone, so eviction fetches nothing.
 
 This is the queue itself, which knows no Ray; `learner.buffer_actor` is the actor around it.
 """
@@ -34,7 +34,7 @@ class DropReason(StrEnum):
     EVICTED = "evicted"
     """Pushed out by newer ones: the learner is slower than the generators."""
     STALE = "stale"
-    """More than `max_staleness` weight versions behind at the moment of use."""
+    """More than `max_off_policy_versions` weight versions behind at the moment of use."""
     DUPLICATE = "duplicate"
     """A rollout of this id is here already, or was before: its producer was restarted."""
     LOST = "lost"
@@ -162,7 +162,7 @@ class OnlineBuffer(Generic[RefT]):
     def take(self, num_samples: int, version: int, at_least: int = 0) -> list[BufferItem[RefT]] | None:
         """Hand out the oldest whole rollouts that hold `num_samples` samples or more together.
 
-        `version` is the learner's: rollouts more than `max_staleness` versions behind are dropped first. None where
+        `version` is the learner's: rollouts more than `max_off_policy_versions` behind are dropped first. None if
         fewer than `num_samples` or `at_least` are left. Raises ValueError for more than the buffer can ever hold.
         """
         if max(num_samples, at_least) > self._settings.capacity:
@@ -173,7 +173,7 @@ class OnlineBuffer(Generic[RefT]):
         for rollout_id in [
             rollout_id
             for rollout_id, item in self._buffered.items()
-            if version - item.meta.version > self._settings.max_staleness
+            if version - item.meta.version > self._settings.max_off_policy_versions
         ]:
             self._discard(rollout_id, DropReason.STALE)
         if self._num_buffered < max(num_samples, at_least):

@@ -110,9 +110,9 @@ class _Part:
 
 
 def pack(
-    sequences: Sequence[TokenSequence], *, start_id: int, token_budget: int, row_tokens: int
+    sequences: Sequence[TokenSequence], *, start_id: int, micro_batch_tokens: int, row_tokens: int
 ) -> list[EncoderDecoderBatch]:
-    """Pack `sequences` into micro-batches of at most `token_budget` tokens of both sides, padding included.
+    """Pack `sequences` into micro-batches of at most `micro_batch_tokens` tokens of both sides, padding included.
 
     Decoder rows are as long as the longest completion, but those of several completions at most `row_tokens`. A prompt
     is encoded once, but where its completions exceed the budget, once a micro-batch. A sequence that just fits may
@@ -120,14 +120,16 @@ def pack(
     fit the budget.
     """
     parts = [
-        part for prompt_ids, rows in _prompts(sequences, row_tokens) for part in _parts(prompt_ids, rows, token_budget)
+        part
+        for prompt_ids, rows in _prompts(sequences, row_tokens)
+        for part in _parts(prompt_ids, rows, micro_batch_tokens)
     ]
     # Like lengths side by side; stable: the layout depends on nothing but the sequences.
     parts.sort(key=lambda part: (-part.length, -len(part.prompt_ids)))
     batches: list[EncoderDecoderBatch] = []
     pending: list[_Part] = []
     for part in parts:
-        if pending and _num_tokens([*pending, part]) > token_budget:
+        if pending and _num_tokens([*pending, part]) > micro_batch_tokens:
             batches.append(_batch(pending, start_id))
             pending = []
         pending.append(part)
@@ -170,14 +172,14 @@ def _prompts(sequences: Sequence[TokenSequence], row_tokens: int) -> list[tuple[
     return prompts
 
 
-def _parts(prompt_ids: Ids, rows: list[_Row], token_budget: int) -> list[_Part]:
+def _parts(prompt_ids: Ids, rows: list[_Row], micro_batch_tokens: int) -> list[_Part]:
     longest = max(row.length for row in rows)
-    if len(prompt_ids) + longest > token_budget:
+    if len(prompt_ids) + longest > micro_batch_tokens:
         raise ValueError(
             f"a sequence of {len(prompt_ids) + longest} tokens does not fit into a micro-batch: raise "
-            f"learner.token_budget ({token_budget})"
+            f"learner.micro_batch_tokens ({micro_batch_tokens})"
         )
-    count = max(1, (token_budget - aligned(len(prompt_ids))) // aligned(longest))
+    count = max(1, (micro_batch_tokens - aligned(len(prompt_ids))) // aligned(longest))
     return [_Part(prompt_ids, rows[first : first + count]) for first in range(0, len(rows), count)]
 
 

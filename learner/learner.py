@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from files import newest_checkpoint, prune, write_folder
+from files import newest_checkpoint, write_folder
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.experience import Experience
 from learner.metrics import UpdateStats
-from learner.objectives import Objective, TokenTable, contributing, loss, token_table
+from learner.objectives import TokenTable, contributing, loss, token_table
 from learner.packing import MicroBatch, TokenSequence
 from learner.policy import ComputeDtype, Policy
 from learner.supervised import ExampleSampler, SamplerState, SupervisedExample
 from rewards import Granularity
-from settings import LearnerSettings, LoraSettings
+from settings import LearnerSettings, LoraSettings, LossSettings, OptimSettings
 from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Learner:
     """One policy and its training state.
 
     Usage:
-        learner = Learner(model, settings, dtype="bfloat16", preset="rltf", temperature=1.0, seed=0)
+        learner = Learner(model, settings, dtype="bfloat16", temperature=1.0, seed=0)
         learner.set_examples(examples)
         stats = learner.update(learner.prepare(experiences))
         handle = learner.publish()
@@ -69,13 +69,12 @@ class Learner:
         settings: LearnerSettings,
         *,
         dtype: ComputeDtype,
-        preset: str,
         temperature: float,
         seed: int,
         lora: LoraSettings | None = None,
     ) -> None:
         self.settings = settings
-        self.objective = Objective.of(preset, settings)
+        self.objective = settings.loss
         self.device = torch.device("cuda" if settings.num_gpus > 0 else "cpu")
         self.policy = Policy(
             model,
@@ -94,14 +93,14 @@ class Learner:
         self._seed = seed
         self._sampler = ExampleSampler((), seed=seed)
         self._trained_position = SamplerState()
-        self._optimizer = make_optimizer(self.policy, settings.weight_decay)
+        self._optimizer = make_optimizer(self.policy, settings.optim.weight_decay)
         self._reference: Policy | None = None
         self.start_reinforcement()
 
     def start_reinforcement(self) -> None:
         """Make the present weights the ones that RL starts from: what the KL term refers to. Resets the optimizer."""
-        self._optimizer = make_optimizer(self.policy, self.settings.weight_decay)
-        if self.objective.kl_weight:
+        self._optimizer = make_optimizer(self.policy, self.settings.optim.weight_decay)
+        if self.objective.kl_loss_coef:
             # What no optimizer changes is shared: of a model with adapters only these are copied.
             frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
             self._reference = copy.deepcopy(self.policy, {id(value): value for value in frozen})
@@ -114,8 +113,8 @@ class Learner:
         """
         if not examples and self.objective.supervised_weight:
             raise UserError(
-                "no reference program for the supervised term fits into model.max_length: give problems that carry "
-                "some, raise model.max_length, or set learner.supervised_weight to 0"
+                "no reference program for the supervised term fits into model.max_model_len: give problems that carry "
+                "some, raise model.max_model_len, or set learner.loss.supervised_weight to 0"
             )
         self._sampler = ExampleSampler(examples, seed=self._seed)
         self._trained_position = SamplerState()
@@ -145,7 +144,7 @@ class Learner:
             num_sampled_sequences=len(experiences),
             num_sampled_tokens=num_sampled_tokens,
             temperature=self._temperature,
-            normalisation=self.objective.normalisation,
+            loss_agg_mode=self.objective.loss_agg_mode,
             dtype=self.policy.model.dtype,
         )
         return PreparedUpdate(
@@ -164,13 +163,13 @@ class Learner:
 
         Raises FloatingPointError, before any weight has changed, where the gradient is not finite.
         """
-        stats = self.optimize(prepared, self._optimizer, learning_rate(self.settings, self.step), self.objective)
+        stats = self.optimize(prepared, self._optimizer, learning_rate(self.settings.optim, self.step), self.objective)
         self.step += 1
         self._trained_position = prepared.sampler_state
         return stats
 
     def optimize(
-        self, prepared: PreparedUpdate, optimizer: torch.optim.Optimizer, learning_rate: float, objective: Objective
+        self, prepared: PreparedUpdate, optimizer: torch.optim.Optimizer, learning_rate: float, objective: LossSettings
     ) -> UpdateStats:
         """`update` with another optimizer, rate and objective; touches no counter. See there."""
         if prepared.num_tokens == 0:
@@ -180,13 +179,15 @@ class Learner:
         for batch, table in self._on_device(prepared):
             logprobs, entropy = self.policy.logprobs(batch, table.temperature)
             reference = None
-            if objective.kl_weight and self._reference is not None:
+            if objective.kl_loss_coef and self._reference is not None:
                 with torch.no_grad():
                     reference, _ = self._reference.logprobs(batch, table.temperature)
             total, terms = loss(logprobs, table, objective, reference)
             total.backward()  # type: ignore[no-untyped-call]
             sums.add(total.detach(), torch.stack([terms.supervised, terms.kl, *terms.rl]), logprobs, entropy, table)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.settings.max_grad_norm).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.policy.model.parameters(), self.settings.optim.max_grad_norm
+        ).item()
         stats = sums.stats(prepared, grad_norm, learning_rate)
         if not math.isfinite(grad_norm):
             raise FloatingPointError(
@@ -226,7 +227,7 @@ class Learner:
         return by(self.version, self.policy.published(), verify=verify)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
-        """Write `folder/step-N` and delete all but the newest `keep_checkpoints`; complete or absent after a crash.
+        """Write `folder/step-N` ; complete or absent after a crash.
 
         `step-N` is a Hugging Face model folder; `trainer_state/` in it is what `resume` needs besides, and what
         `write_more` puts there.
@@ -240,7 +241,6 @@ class Learner:
 
         if not path.exists():  # one of this step is complete already: an interrupt came just after it
             write_folder(path, write)
-        prune(folder, self.settings.keep_checkpoints)
         logger.info("checkpoint %s written", path)
         return path
 
@@ -303,9 +303,11 @@ class Learner:
         if longest > self.policy.max_length:
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than model {self.policy.name} can see "
-                f"({self.policy.max_length}): lower model.max_length"
+                f"({self.policy.max_length}): lower model.max_model_len"
             )
-        return self.policy.pack(sequences, token_budget=self.settings.token_budget, row_tokens=self.settings.row_tokens)
+        return self.policy.pack(
+            sequences, micro_batch_tokens=self.settings.micro_batch_tokens, row_tokens=self.settings.row_tokens
+        )
 
     def _on_device(self, prepared: PreparedUpdate) -> Iterator[tuple[MicroBatch | EncoderDecoderBatch, TokenTable]]:
         table = prepared.table.to(self.device)
@@ -319,7 +321,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return newest_checkpoint(folder)
 
 
-def learning_rate(settings: LearnerSettings, step: int) -> float:
+def learning_rate(settings: OptimSettings, step: int) -> float:
     """Of the update after `step` others: linear rise over `warmup_steps`, linear fall to 0 at `decay_steps`, if any."""
     rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     fall = max(0.0, 1.0 - step / settings.decay_steps) if settings.decay_steps else 1.0

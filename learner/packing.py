@@ -83,16 +83,16 @@ class _Tree:
 
 
 def pack(
-    sequences: Sequence[TokenSequence], *, token_budget: int, row_tokens: int, share_prompts: bool = True
+    sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int, share_prompts: bool = True
 ) -> list[MicroBatch]:
-    """Pack `sequences` into micro-batches of at most `token_budget` tokens, padding included.
+    """Pack `sequences` into micro-batches of at most `micro_batch_tokens` tokens, padding included.
 
-    `token_budget` is a multiple of 8. Trees longer than `row_tokens` are split, each part with the prompt again; a
-    single sequence may be longer.
+    `micro_batch_tokens` is a multiple of 8. Trees longer than `row_tokens` are split, each part with the prompt
+    again; a single sequence may be longer.
     `share_prompts=False` gives every sequence its own tree and its own row (the plain layout, for comparison).
     Raises ValueError for an empty prompt or completion, and for a sequence that does not fit the budget.
     """
-    row_tokens = min(row_tokens, token_budget)
+    row_tokens = min(row_tokens, micro_batch_tokens)
     trees = _trees(sequences, row_tokens if share_prompts else 0)
     trees.sort(key=lambda tree: -tree.length)  # stable: the layout depends on nothing but the sequences
     rows = _rows(trees, row_tokens) if share_prompts else [[tree] for tree in trees]
@@ -101,13 +101,13 @@ def pack(
     pending_length = 0
     for row in rows:
         length = aligned(sum(tree.length for tree in row))
-        if length > token_budget:
+        if length > micro_batch_tokens:
             raise ValueError(
-                f"a sequence of {length} tokens does not fit into a micro-batch: raise learner.token_budget "
-                f"({token_budget})"
+                f"a sequence of {length} tokens does not fit into a micro-batch: raise learner.micro_batch_tokens "
+                f"({micro_batch_tokens})"
             )
         widest = max(pending_length, length)
-        if pending and widest * (len(pending) + 1) > token_budget:
+        if pending and widest * (len(pending) + 1) > micro_batch_tokens:
             batches.append(_micro_batch(pending, pending_length))
             pending, widest = [], length
         pending.append(row)

@@ -86,13 +86,15 @@ class Policy:
         return min((limit for limit in limits if limit is not None), default=2**31)
 
     def pack(
-        self, sequences: Sequence[TokenSequence], *, token_budget: int, row_tokens: int
+        self, sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int
     ) -> list[MicroBatch] | list[EncoderDecoderBatch]:
         """Micro-batches of `sequences` in the layout that the model computes; see the `pack` of either module."""
         if not self.model.config.is_encoder_decoder:
-            return pack(sequences, token_budget=token_budget, row_tokens=row_tokens)
+            return pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens)
         start_id = self.model.config.decoder_start_token_id
-        return encoder_decoder.pack(sequences, start_id=start_id, token_budget=token_budget, row_tokens=row_tokens)
+        return encoder_decoder.pack(
+            sequences, start_id=start_id, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens
+        )
 
     def logprobs(
         self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor
@@ -176,7 +178,7 @@ class Policy:
             TokenSequence(shared, others[1]),
             TokenSequence(others[2], others[3]),
         ]
-        (batch,) = self.pack(sequences, token_budget=64, row_tokens=32)
+        (batch,) = self.pack(sequences, micro_batch_tokens=64, row_tokens=32)
         batch = batch.to(self.device)
         ones = torch.ones(len(batch.target), dtype=self.model.dtype, device=self.device)
         kind = f"model {self.name}: {self.model.config.model_type} models"

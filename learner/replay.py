@@ -99,7 +99,6 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         str(folder / "start"),
         settings.learner,
         dtype=settings.model.dtype,
-        preset=settings.rewards.preset,
         temperature=settings.generator.temperature,
         seed=settings.run.seed,
         lora=settings.model.lora,

@@ -18,9 +18,8 @@ import torch
 
 from files import write_folder
 from learner.learner import Learner, make_optimizer
-from learner.objectives import Normalisation, Objective
 from learner.supervised import ExampleSampler, SupervisedExample, fingerprint, split
-from settings import WarmStartSettings
+from settings import LossAggMode, LossSettings, SftSettings
 from transport.weights import to_numpy
 
 logger = logging.getLogger(__name__)
@@ -28,18 +27,13 @@ logger = logging.getLogger(__name__)
 # Raised when the same inputs would give another model.
 _CACHE_FORMAT = 1
 
-_SUPERVISED = Objective(
-    rl_weight=0.0,
-    supervised_weight=1.0,
-    kl_weight=0.0,
-    normalisation=Normalisation.TOKEN_MEAN,
-    importance_cap=None,
-    ratio_clip=None,
+_SUPERVISED = LossSettings(
+    rl_weight=0.0, supervised_weight=1.0, loss_agg_mode=LossAggMode.TOKEN_MEAN, rollout_is_threshold=None
 )
 
 
 @dataclass(frozen=True, slots=True)
-class WarmStartReport:
+class SftReport:
     """How the stage went. `num_steps` were made, the weights are those after `best_step`; losses in nats per token."""
 
     num_steps: int
@@ -51,7 +45,7 @@ class WarmStartReport:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmStartProgress:
+class SftProgress:
     """Where the stage is: `validation_loss` is the latest one, NaN before the first."""
 
     step: int
@@ -60,19 +54,19 @@ class WarmStartProgress:
     validation_loss: float
 
 
-def warm_start(
+def run_sft(
     learner: Learner,
     examples: Sequence[SupervisedExample],
     *,
     seed: int,
-    report: Callable[[WarmStartProgress], None] = lambda progress: None,
-) -> WarmStartReport:
+    report: Callable[[SftProgress], None] = lambda progress: None,
+) -> SftReport:
     """Fine-tune the learner's policy on `examples`, or take the result of an equal stage from the cache.
 
     Ends after `learner.sft.num_steps` updates, or after `patience` validations without a lower loss; the policy
     then has the weights of the lowest one. Raises UserError where `examples` cannot be split for validation.
     """
-    settings = learner.settings.warm_start
+    settings = learner.settings.sft
     if settings.num_steps == 0:
         raise ValueError("learner.sft.num_steps is 0: there is no warm start to run")
     start = time.monotonic()
@@ -81,15 +75,15 @@ def warm_start(
     if folder is not None and folder.is_dir():
         learner.policy.load_weights(folder)
         learner.start_reinforcement()
-        stored = json.loads((folder / "warm_start.json").read_text())
+        stored = json.loads((folder / "sft.json").read_text())
         logger.info("warm start taken from %s", folder)
-        return WarmStartReport(**{**stored, "cached": True, "seconds": time.monotonic() - start})
+        return SftReport(**{**stored, "cached": True, "seconds": time.monotonic() - start})
     result = _train(learner, examples, settings, seed, start, report)
     learner.start_reinforcement()
 
     def write(path: Path) -> None:
         learner.policy.save_state(path)
-        (path / "warm_start.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
+        (path / "sft.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
 
     if folder is not None:
         try:
@@ -102,14 +96,14 @@ def warm_start(
 def _train(
     learner: Learner,
     examples: Sequence[SupervisedExample],
-    settings: WarmStartSettings,
+    settings: SftSettings,
     seed: int,
     start: float,
-    report: Callable[[WarmStartProgress], None],
-) -> WarmStartReport:
+    report: Callable[[SftProgress], None],
+) -> SftReport:
     training, validation = split(examples, validation_share=settings.validation_share, seed=seed)
     sampler = ExampleSampler(training, seed=seed)
-    optimizer = make_optimizer(learner.policy, learner.settings.weight_decay)
+    optimizer = make_optimizer(learner.policy, learner.settings.optim.weight_decay)
     best_loss, best_step, best_train_loss = math.inf, 0, math.nan
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
@@ -123,13 +117,13 @@ def _train(
                 trained = learner.policy.trained_parameters()
                 best_weights = {name: value.detach().clone() for name, value in trained.items()}
             logger.info("warm start step %d: loss %.4f, validation %.4f", step, stats.loss, validation_loss)
-        report(WarmStartProgress(step, settings.num_steps, stats.loss, validation_loss))
+        report(SftProgress(step, settings.num_steps, stats.loss, validation_loss))
         if step - best_step >= settings.patience * settings.evaluate_every and best_step:
             break
     with torch.no_grad():
         for name, value in learner.policy.trained_parameters().items():
             value.copy_(best_weights[name])
-    return WarmStartReport(
+    return SftReport(
         num_steps=step,
         best_step=best_step,
         train_loss=best_train_loss,
@@ -139,7 +133,7 @@ def _train(
     )
 
 
-def _learning_rate(settings: WarmStartSettings, step: int) -> float:
+def _learning_rate(settings: SftSettings, step: int) -> float:
     """Linear rise over `warmup_steps`, then half a cosine down to `final_learning_rate` at `num_steps`."""
     if step <= settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
@@ -161,8 +155,8 @@ def _key(learner: Learner, examples: Sequence[SupervisedExample], seed: int) -> 
         "dtype": learner.dtype,
         "lora": learner.lora.model_dump(mode="json", exclude={"publish"}) if learner.lora else None,
         "examples": fingerprint(examples),
-        "warm_start": settings.warm_start.model_dump(mode="json", exclude={"cache_dir"}),
-        "learner": settings.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
+        "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
+        "learner": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -95,8 +95,8 @@ def split(
     prompts = sorted({example.prompt_ids.tobytes() for example in examples})
     if len(prompts) < 2:
         raise UserError(
-            f"warm start: {len(examples)} reference programs of {len(prompts)} problems cannot be split for "
-            "validation; give problems whose reference programs fit into model.max_length, raise model.max_length, "
+            f"SFT: {len(examples)} reference programs of {len(prompts)} problems cannot be split for "
+            "validation; give problems with reference programs that fit into model.max_model_len, raise it, "
             "or set learner.sft.num_steps to 0"
         )
     num_validation = min(max(1, round(validation_share * len(prompts))), len(prompts) - 1)

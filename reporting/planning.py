@@ -86,12 +86,15 @@ async def _short_run(settings: Settings, problems: ProblemSets, progress: Progre
 def _shortened(settings: Settings, folder: Path) -> Settings:
     """The same job without evaluation and checkpoints, in a folder of its own, long enough not to be short of work."""
     every, plan = settings.buffer.refresh_every, settings.plan
-    num_steps = plan.num_updates + (2 + settings.buffer.max_staleness) * every
+    num_steps = plan.num_updates + (2 + settings.buffer.max_off_policy_versions) * every
     return settings.model_copy(
         update={
             "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),
             "problems": settings.problems.model_copy(update={"evaluation": ()}),
-            "learner": settings.learner.model_copy(update={"decay_steps": 0, "checkpoint_every": num_steps * every}),
+            "learner": settings.learner.model_copy(
+                update={"optim": settings.learner.optim.model_copy(update={"decay_steps": 0})}
+            ),
+            "checkpoint": settings.checkpoint.model_copy(update={"every": num_steps * every}),
         }
     )
 
@@ -109,7 +112,7 @@ def _print(
         ("balanced", best, predict(best)),
     ]
     table = Table(
-        title=f"A ring of snapshots of {configured.snapshot} samples, max_staleness {configured.max_staleness}"
+        title=f"Snapshots of {configured.snapshot} samples, at most {configured.max_off_policy_versions} versions old"
     )
     table.add_column("")
     for name, _, _ in columns:

@@ -64,10 +64,10 @@ def changed_settings(run: Path, settings: Settings) -> list[str]:
         if before != after and path != ("run", "dir"):
             changed.append(".".join(path))
     for name in changed:
-        if not name.startswith("learner.") and name != "rewards.preset":
+        if not name.startswith("learner.") and name != "algorithm":
             raise UserError(
                 f"--{name} has no effect on a replay, whose samples and token weights are those of the run: give "
-                "settings of the learner, or rewards.preset"
+                "settings of the learner, or algorithm"
             )
     return changed
 

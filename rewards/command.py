@@ -15,13 +15,14 @@ from errors import UserError
 from files import write_jsonl
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
-from rewards.explain import PRESETS, explain_settings, explained_row, render, split
+from rewards.explain import explain_settings, explained_row, render, split
 from rewards.scoring import score_group
 from rewards.types import ProgramTokens
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, ProgramRow, read_programs
 from sandbox.limits import Limits
 from sandbox.verdict import Isolation, Verdict
+from settings import Algorithm
 
 EXIT_UNUSABLE = 2
 
@@ -48,13 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
     add("--programs", required=True, type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     add("--tokenizer", required=True, metavar="DIR", help="model or tokenizer folder, or a Hub id")
-    add("--preset", choices=PRESETS, default=PRESETS[0], help="variant of the method (default: %(default)s)")
+    variant = "variant of the method, `algorithm` in the settings (default: %(default)s)"
+    add("--preset", choices=[one.value for one in Algorithm], default=Algorithm.RLTF.value, help=variant)
     add("--output", type=Path, metavar="FILE.jsonl", help="write one row per program")
     add("--text", action="store_true", help="print the programs with their penalized tokens in color")
     add("--max-tokens", type=_positive, metavar="N", help="length limit the programs were sampled with, if any")
     add("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="number of sandboxes")
     levels = "weakest isolation to accept (default: %(default)s)"
-    add("--require", type=Isolation, choices=tuple(Isolation), default=Isolation.NAMESPACES, help=levels)
+    add("--require", choices=[one.value for one in Isolation], default=Isolation.NAMESPACES.value, help=levels)
     return parser
 
 
@@ -75,7 +77,7 @@ def _explain(options: argparse.Namespace) -> None:
     settings = explain_settings(options.preset)
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, Limits(), options.require) as graders:
+    with Graders(options.workers, Limits(), Isolation(options.require)) as graders:
 
         def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
             return graders.grade(item[1], item[0].code, str(item[0].completion_id))

@@ -20,9 +20,7 @@ from rewards.lines import line_starts
 from rewards.types import Category, Granularity, ProgramTokens, ScoredSample
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Verdict
-from settings import RewardSettings
-
-PRESETS = ("rltf", "rltf-paper", "rltf-code")
+from settings import RewardSettings, rewards_of
 
 _LINE_PENALTY = Style(color="white", bgcolor="red3", bold=True)
 _FINDING = Style(color="yellow", underline=True)
@@ -32,9 +30,7 @@ _POSITIVE = Style(color="green")
 
 def explain_settings(preset: str) -> RewardSettings:
     """The settings of a preset, but with a zero baseline and unchanged advantages."""
-    return RewardSettings.model_validate(
-        {"preset": preset, "baseline": "none", "negative_scale": 1.0, "failing_never_positive": False}
-    )
+    return rewards_of(preset, baseline="none", negative_scale=1.0, failing_never_positive=False)
 
 
 def split(code: str, tokenizer: Any, *, max_tokens: int | None = None) -> ProgramTokens:

@@ -73,7 +73,7 @@ class SandboxWorker:
         Raises `UserError` where the machine gives less than the settings require. (Raised by the constructor, it
         would reach the pool as text.)
         """
-        self.sandbox = Sandbox(Limits.of(self._settings), Isolation(self._settings.require))
+        self.sandbox = Sandbox(Limits.of(self._settings), Isolation(self._settings.min_isolation))
 
     @property
     def isolation(self) -> Isolation:

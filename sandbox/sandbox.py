@@ -302,5 +302,5 @@ def _refusal(finding: selftest.Finding, require: Isolation) -> str:
         reason = finding.reasons.get(level)
         if reason:
             lines.append(f"  {level.value}: {reason}\n    cure: {cure(level, reason)}")
-    lines.append("`python -m sandbox doctor` says more; the setting is `sandbox.require`.")
+    lines.append("`python -m sandbox doctor` says more; the setting is `sandbox.min_isolation`.")
     return "\n".join(lines)

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 JOB = shlex.split(
     "launch.py --run.num_steps 16 --problems.train starter:train?references=no[:200] --problems.evaluation "
-    "starter:test[:20] --generator.samples_per_problem 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
-    "--learner.sft.num_steps 150 --learner.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
+    "starter:test[:20] --generator.num_generations 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
+    "--learner.sft.num_steps 150 --learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
     "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
 )
 NAMES = ("learner", "buffer", "keeper", "generator-0", "sandbox-0", "sandbox-1")

@@ -22,7 +22,7 @@ PROMPT = list(range(10, 80))
 
 @pytest.fixture(scope="module", params=["vllm", "transformers"])
 def engine(tiny_model_dir: Path, request: pytest.FixtureRequest) -> Iterator[SamplingEngine]:
-    model = ModelSettings(dtype="float32", max_length=MAX_LENGTH)
+    model = ModelSettings(dtype="float32", max_model_len=MAX_LENGTH)
     settings = GeneratorSettings(engine=request.param, num_gpus=0, max_num_seqs=64, kv_cache_bytes=64 * 2**20)
     end_ids = end_token_ids(tiny_model_dir, load_tokenizer(tiny_model_dir), chat=False)
     engine = build_engine(tiny_model_dir, model, settings, end_ids, seed=0)

@@ -23,7 +23,7 @@ from transport.rollout_store import start_rollout_store
 from transport.weights import publish
 
 CALL_S = 60.0
-MODEL = ModelSettings(dtype="float32", max_length=256)
+MODEL = ModelSettings(dtype="float32", max_model_len=256)
 SETTINGS = GeneratorSettings(num_cpus=1, num_gpus=0, max_num_seqs=16, kv_cache_bytes=32 * 2**20)
 
 

@@ -39,7 +39,7 @@ def test_weights_go_from_gpu_to_gpu(
     """Where there is one GPU, NCCL, which takes no two processes on one, is told that they are on different hosts."""
     shares_card = weight_transfer == "ipc" or torch.cuda.device_count() == 1
     num_gpus = 0.4 if shares_card else 1.0
-    model_settings = ModelSettings(dtype=dtype, max_length=256)
+    model_settings = ModelSettings(dtype=dtype, max_model_len=256)
     settings = KEEP.model_copy(update={"weight_transfer": weight_transfer, "num_gpus": num_gpus, "num_generators": 1})
     learner = start_learner(tiny_model_dir, model_settings, weight_transfer, num_gpus)
     variables = {"NCCL_HOSTID": "another"} if shares_card else {}

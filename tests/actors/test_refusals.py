@@ -41,7 +41,7 @@ def test_an_update_that_lacks_a_parameter_is_refused(
 
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     longer = dataclasses.replace(options(), max_length=2 * MAX_LENGTH)
-    with pytest.raises(UserError, match=r"model\.max_length 512 is more than the context"):
+    with pytest.raises(UserError, match=r"model\.max_model_len 512 is more than the context"):
         VllmEngine(tiny_model_dir, longer)
 
 

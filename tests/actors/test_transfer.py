@@ -51,7 +51,6 @@ def start_learner(model: Path, model_settings: ModelSettings, weight_transfer: s
         str(model),
         model_settings,
         learner_settings(learning_rate=0.02, warmup_steps=0, num_gpus=num_gpus),
-        preset="rltf",
         temperature=1.0,
         seed=0,
         verify_weights_every=1,
@@ -82,7 +81,7 @@ def train(learner: Any) -> None:
 
 
 def weights_of(learner: Any, folder: Path) -> Weights:
-    return load_file(wait_for(learner.save_checkpoint.remote(folder, "{}", [])) / "model.safetensors")
+    return load_file(wait_for(learner.save_checkpoint.remote(folder, "{}", [], 3)) / "model.safetensors")
 
 
 def check_update_in_flight(
@@ -128,7 +127,7 @@ def check_update_in_flight(
 
 @pytest.fixture(scope="module")
 def model_settings() -> ModelSettings:
-    return ModelHere(dtype="float32", max_length=256)
+    return ModelHere(dtype="float32", max_model_len=256)
 
 
 @pytest.fixture(scope="module")

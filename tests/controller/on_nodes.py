@@ -27,7 +27,9 @@ from settings import SandboxSettings, Settings
 from tests.sandbox.pool_worker import PlacedWorker
 
 NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
-SANDBOX = SandboxSettings(min_workers=2, max_workers=4, num_cpus=0.5, require="rlimits", backlog_per_worker=4, idle_s=1)
+SANDBOX = SandboxSettings(
+    min_workers=2, max_workers=4, num_cpus=0.5, min_isolation="rlimits", backlog_per_worker=4, idle_s=1
+)
 
 
 async def versions(cluster: Cluster, folder: Path) -> dict[str, Any]:

@@ -283,7 +283,7 @@ class SimulatedGraders:
     async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
         rollout_id, task_id, version = refs[0].get()
         await self.cluster.delay(4.0)
-        num_samples = self.settings.generator.samples_per_problem
+        num_samples = self.settings.generator.num_generations
         num_faults = int(self.cluster.random.random() < 0.03)
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
@@ -324,8 +324,8 @@ def _experience(task_id: str, rollout_id: str, index: int, version: int) -> Expe
 class SimulatedLearner:
     """Its weights are the list of what it was trained on: (step, rollout id, samples)."""
 
-    def __init__(self, cluster: Cluster, process: Callable[[], Process], max_staleness: int) -> None:
-        self.cluster, self.process, self.max_staleness = cluster, process, max_staleness
+    def __init__(self, cluster: Cluster, process: Callable[[], Process], max_off_policy_versions: int) -> None:
+        self.cluster, self.process, self.max_off_policy_versions = cluster, process, max_off_policy_versions
         self.step_, self.version = 0, 0
         self.published_step: int | None = None
         self.weights: list[tuple[int, str, int]] = []
@@ -359,7 +359,7 @@ class SimulatedLearner:
         for item in kept:
             meta = item.meta
             assert meta.rollout_id not in {name for _, name, _ in self.weights}, "trained on twice"
-            assert self.version - meta.version <= self.max_staleness, "too stale"
+            assert self.version - meta.version <= self.max_off_policy_versions, "too stale"
             self.weights.append((self.step_, meta.rollout_id, meta.num_samples))
         losses = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         stats = UpdateStats(*losses, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0)
@@ -372,7 +372,7 @@ class SimulatedLearner:
         ref: Any = Ref(self.version, self.process())
         return WeightsHandle(self.version, (ref,), 1)
 
-    async def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Any]) -> Path:
+    async def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Any], keep: int) -> Path:
         path = folder / f"step-{self.step_}"
         if not path.exists():
             kept = [(item.meta.rollout_id, item.ref.value) for item in items if item.ref.owner.is_alive]

@@ -22,7 +22,7 @@ def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_unknown_setting_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "learner.learning_rate" in failing(capsys, "--learner.learning_rat", "1e-3")
+    assert "learner.optim.learning_rate" in failing(capsys, "--learner.learning_rat", "1e-3")
 
 
 def test_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,19 +45,19 @@ def test_an_architecture_that_vllm_does_not_know(tmp_path: Path) -> None:
 @LONG
 def test_a_length_beyond_the_context(tmp_path: Path) -> None:
     model = build_family("gpt2", tmp_path / "model")
-    said = refused(tmp_path, str(model), **{"model.max_length": str(2 * CONTEXT)})
-    assert f"model.max_length {2 * CONTEXT} is more than the {CONTEXT} tokens" in said
+    said = refused(tmp_path, str(model), **{"model.max_model_len": str(2 * CONTEXT)})
+    assert f"model.max_model_len {2 * CONTEXT} is more than the {CONTEXT} tokens" in said
 
 
 @LONG
 @pytest.mark.parametrize("warm_start_steps", [0, 2])
 def test_prompts_longer_than_the_context(warm_start_steps: int, tmp_path: Path) -> None:
     model = build_family("codegen", tmp_path / "model")
-    settings = {"model.max_length": "40", "generator.max_tokens": "8"}
+    settings = {"model.max_model_len": "40", "generator.max_tokens": "8"}
     if not warm_start_steps:
-        settings["learner.supervised_weight"] = "0"
+        settings["learner.loss.supervised_weight"] = "0"
     settings["learner.sft.num_steps"] = str(warm_start_steps)
-    assert "raise model.max_length" in refused(tmp_path, str(model), **settings)
+    assert "raise model.max_model_len" in refused(tmp_path, str(model), **settings)
 
 
 def test_a_chat_model_without_a_template(tmp_path: Path) -> None:

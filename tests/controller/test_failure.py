@@ -59,12 +59,18 @@ class Listener:
     def on_rewind(self, *row: Any) -> None: ...
 
 
-def make_settings(folder: Path, *, refresh_every: int, max_staleness: int, **buffer: int) -> Settings:
+def make_settings(folder: Path, *, refresh_every: int, max_off_policy_versions: int, **buffer: int) -> Settings:
     return Settings(
         run={"num_steps": NUM_STEPS, "dir": folder},
-        generator={"samples_per_problem": 2, "num_generators": len(GENERATORS), "max_num_seqs": 4, "greedy": False},
-        learner={"batch_size": 4, "checkpoint_every": 2, "fetch_timeout_s": 900.0},
-        buffer={"capacity": 24, "refresh_every": refresh_every, "max_staleness": max_staleness, **buffer},
+        generator={"num_generations": 2, "num_generators": len(GENERATORS), "max_num_seqs": 4},
+        learner={"batch_size": 4, "fetch_timeout_s": 900.0},
+        checkpoint={"every": 2},
+        buffer={
+            "capacity": 24,
+            "refresh_every": refresh_every,
+            "max_off_policy_versions": max_off_policy_versions,
+            **buffer,
+        },
     )
 
 
@@ -77,7 +83,7 @@ def start_controller(cluster: Cluster, settings: Settings) -> Controller:
         return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, keeper, slowness=1 + 3 * index))
 
     def spawn_learner() -> Handle:
-        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_staleness)
+        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_off_policy_versions)
         handle = Handle(cluster, "learner", learner)
         return handle
 
@@ -145,13 +151,15 @@ KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS),
     seed=st.integers(0, 2**32),
     kills=KILLS,
     refresh_every=st.integers(1, 3),
-    max_staleness=st.integers(0, 2),
+    max_off_policy_versions=st.integers(0, 2),
 )
 def test_whatever_dies_the_run_ends_and_the_books_balance(
-    seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_staleness: int
+    seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_off_policy_versions: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        settings = make_settings(Path(folder), refresh_every=refresh_every, max_staleness=max_staleness)
+        settings = make_settings(
+            Path(folder), refresh_every=refresh_every, max_off_policy_versions=max_off_policy_versions
+        )
         cluster = Cluster(seed, kills)
         controller = run_virtually(life(cluster, settings, None))
         note(f"{cluster.num_calls} calls, {cluster.num_killed} killed")
@@ -164,13 +172,13 @@ def test_whatever_dies_the_run_ends_and_the_books_balance(
     seed=st.integers(0, 2**32),
     kills=KILLS,
     lives=st.lists(st.floats(1, 120), min_size=1, max_size=3),
-    max_staleness=st.integers(0, 2),
+    max_off_policy_versions=st.integers(0, 2),
 )
 def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
-    seed: int, kills: dict[int, tuple[str, bool]], lives: Sequence[float], max_staleness: int
+    seed: int, kills: dict[int, tuple[str, bool]], lives: Sequence[float], max_off_policy_versions: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        settings = make_settings(Path(folder), refresh_every=2, max_staleness=max_staleness)
+        settings = make_settings(Path(folder), refresh_every=2, max_off_policy_versions=max_off_policy_versions)
         controller = None
         for number, stop_after_s in enumerate([*lives, None]):
             controller = run_virtually(life(Cluster(seed + number, dict(kills)), settings, stop_after_s))
@@ -182,7 +190,7 @@ def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
 
 @pytest.mark.parametrize("who", TARGETS)
 def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
     cluster = Cluster(1, {120: (who, False), 200: (who, True)})
     controller = run_virtually(life(cluster, settings, None))
     assert controller is not None
@@ -202,7 +210,7 @@ def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize("call", range(1, 12))
 @pytest.mark.parametrize("who", TARGETS)
 def test_whatever_dies_while_the_ring_starts_is_replaced(who: str, call: int, tmp_path: Path) -> None:
-    settings = make_settings(tmp_path, refresh_every=2, max_staleness=1)
+    settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
     controller = run_virtually(life(Cluster(call, {call: (who, call % 2 == 0)}), settings, None))
     assert controller is not None
     check_books(controller)
@@ -328,7 +336,7 @@ def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
 
 def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:
     """Without staleness the admission rule leaves no spare samples: one lost one must be asked for again."""
-    settings = make_settings(tmp_path, refresh_every=1, max_staleness=0)
+    settings = make_settings(tmp_path, refresh_every=1, max_off_policy_versions=0)
     for seed in range(20):
         with contextlib.suppress(FileNotFoundError):
             for path in checkpoints(tmp_path / "checkpoints"):

@@ -19,7 +19,7 @@ def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, 
     model = build_family(family, folder / "model", chat=chat)
     settings = {
         "model.name": str(model),
-        "model.max_length": str(WINDOW),
+        "model.max_model_len": str(WINDOW),
         "model.chat_template": str(chat).lower(),
         "problems.evaluation": "starter:test[:3]",
         "generator.max_tokens": "48",

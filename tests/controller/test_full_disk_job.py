@@ -19,7 +19,7 @@ def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path) -> N
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to mount a file system")
     try:
-        options = small_job(tmp_path / "runs", "job", "--learner.keep_checkpoints", "8")
+        options = small_job(tmp_path / "runs", "job", "--checkpoint.keep", "8")
         done = python("launch.py", *options, timeout_s=600.0)
         output = done.stdout + done.stderr
         assert done.returncode == 1, output

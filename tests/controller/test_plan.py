@@ -28,7 +28,7 @@ SHAPE = Shape(
     publish_s=1.0,
     load_s=0.0,
     latency_s=1.0,
-    max_staleness=1,
+    max_off_policy_versions=1,
 )
 SHAPES = st.builds(
     Shape,
@@ -41,7 +41,7 @@ SHAPES = st.builds(
     publish_s=st.floats(0, 5),
     load_s=st.floats(0, 5),
     latency_s=st.floats(0, 5),
-    max_staleness=st.integers(0, 4),
+    max_off_policy_versions=st.integers(0, 4),
 )
 
 
@@ -59,7 +59,7 @@ def test_slow_generators_hide_the_learner() -> None:
 
 
 def test_without_staleness_the_stages_take_turns() -> None:
-    plan = predict(replace(SHAPE, max_staleness=0))
+    plan = predict(replace(SHAPE, max_off_policy_versions=0))
     assert plan.round_s == pytest.approx(5.0 + 9.0)
     assert plan.staleness_mean == 0
 
@@ -78,9 +78,11 @@ def test_of_every_ring(shape: Shape) -> None:
     for share in (plan.generator_idle, plan.sandbox_idle, plan.learner_idle):
         assert 0 <= share < 1
     assert plan.round_s >= (shape.train_s + shape.publish_s) * (1 - 1e-9)
-    assert plan.staleness_mean <= shape.max_staleness + 1e-9
+    assert plan.staleness_mean <= shape.max_off_policy_versions + 1e-9
     assert predict(replace(shape, num_generators=shape.num_generators + 1)).round_s <= plan.round_s * (1 + 1e-9)
-    assert predict(replace(shape, max_staleness=shape.max_staleness + 1)).round_s <= plan.round_s * (1 + 1e-9)
+    assert predict(
+        replace(shape, max_off_policy_versions=shape.max_off_policy_versions + 1)
+    ).round_s <= plan.round_s * (1 + 1e-9)
 
 
 def test_a_cluster_without_room_for_the_balanced_ring_gets_the_fastest_that_fits() -> None:

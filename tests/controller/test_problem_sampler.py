@@ -9,20 +9,26 @@ from controller.problem_sampler import ProblemSampler, capacity
 from settings import Settings
 
 
-def make_settings(refresh_every: int, batch_size: int, max_staleness: int, num_steps: int, start: int = 0) -> Settings:
+def make_settings(
+    refresh_every: int, batch_size: int, max_off_policy_versions: int, num_steps: int, start: int = 0
+) -> Settings:
     return Settings(
         run={"num_steps": num_steps},
         learner={"batch_size": batch_size},
-        buffer={"refresh_every": refresh_every, "max_staleness": max_staleness, "start_samples": start},
+        buffer={
+            "refresh_every": refresh_every,
+            "max_off_policy_versions": max_off_policy_versions,
+            "start_samples": start,
+        },
     )
 
 
 @given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 3), st.integers(1, 40), st.integers(1, 5))
 def test_in_order_use_never_outruns_the_staleness_bound(
-    refresh_every: int, batch_size: int, max_staleness: int, num_steps: int, rollout: int
+    refresh_every: int, batch_size: int, max_off_policy_versions: int, num_steps: int, rollout: int
 ) -> None:
     """Whole rollouts, used in the order in which they were asked for, whatever their size."""
-    settings = make_settings(refresh_every, batch_size, max_staleness, num_steps)
+    settings = make_settings(refresh_every, batch_size, max_off_policy_versions, num_steps)
     issued_at: list[int] = []
     num_used = 0
     for version, step in enumerate(range(0, num_steps, refresh_every)):
@@ -31,17 +37,17 @@ def test_in_order_use_never_outruns_the_staleness_bound(
         wanted = min(refresh_every, num_steps - step) * batch_size
         used = issued_at[num_used : num_used + -(-wanted // rollout)]
         assert len(used) * rollout >= wanted, "the learner would wait for samples that nobody may ask for"
-        assert all(version - sampled <= max_staleness for sampled in used)
+        assert all(version - sampled <= max_off_policy_versions for sampled in used)
         num_used += len(used)
 
 
 def test_without_staleness_sampling_and_training_take_turns() -> None:
-    settings = make_settings(refresh_every=2, batch_size=4, max_staleness=0, num_steps=5)
+    settings = make_settings(refresh_every=2, batch_size=4, max_off_policy_versions=0, num_steps=5)
     assert [capacity(settings, num_trained=4 * step, step=step) for step in (0, 2, 4)] == [8, 16, 20]
 
 
 def test_the_start_fill_may_be_asked_for() -> None:
-    settings = make_settings(refresh_every=1, batch_size=4, max_staleness=0, num_steps=5, start=12)
+    settings = make_settings(refresh_every=1, batch_size=4, max_off_policy_versions=0, num_steps=5, start=12)
     assert capacity(settings, num_trained=0, step=0) == 12
     assert capacity(settings, num_trained=4, step=1) == 8
 

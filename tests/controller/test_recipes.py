@@ -40,14 +40,14 @@ def test_recipes_pass_a_dry_run(recipe: str, capsys: pytest.CaptureFixture[str])
 def test_the_papers_recipes_have_the_papers_values(recipe: str) -> None:
     settings = settings_of(recipe)
     learner, buffer, generator = settings.learner, settings.buffer, settings.generator
-    assert (learner.learning_rate, learner.weight_decay, learner.warmup_steps) == (2e-6, 0.05, 500)
+    assert (learner.optim.learning_rate, learner.optim.weight_decay, learner.optim.warmup_steps) == (2e-6, 0.05, 500)
     assert learner.batch_size + learner.supervised_batch_size == 256
     assert (buffer.capacity, buffer.start_samples, buffer.refresh_every) == (6400, 6400, 50)
     assert buffer.capacity == buffer.refresh_every * learner.batch_size
-    assert generator.samples_per_problem == (10 if "codegen" in recipe else 20)
-    assert (generator.temperature, generator.top_p, generator.max_tokens, generator.greedy) == (1.0, 0.95, 512, True)
-    assert (settings.rewards.preset, learner.warm_start.learning_rate) == ("rltf-paper", 2e-5)
-    assert 600 <= settings.model.max_length - generator.max_tokens <= 800
+    assert generator.num_generations == (10 if "codegen" in recipe else 20)
+    assert (generator.temperature, generator.top_p, generator.max_tokens) == (1.0, 0.95, 512)
+    assert (settings.algorithm, learner.sft.learning_rate) == ("rltf-paper", 2e-5)
+    assert 600 <= settings.model.max_model_len - generator.max_tokens <= 800
 
 
 def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
@@ -58,7 +58,7 @@ def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
         "problems.evaluation": f"apps:{DATA}/apps/test[0:2]",
         "generator.num_cpus": "0.5",
         "generator.num_gpus": "0",
-        "generator.samples_per_problem": "4",
+        "generator.num_generations": "4",
         "generator.max_tokens": "24",
         "generator.max_num_seqs": "8",
         "generator.kv_cache_bytes": str(2**27),
@@ -69,9 +69,9 @@ def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
         "learner.num_gpus": "0",
         "learner.batch_size": "8",
         "learner.supervised_batch_size": "4",
-        "learner.warm_start.num_steps": "2",
-        "learner.warm_start.batch_size": "4",
-        "learner.warm_start.cache_dir": str(folder / "cache"),
+        "learner.sft.num_steps": "2",
+        "learner.sft.batch_size": "4",
+        "learner.sft.cache_dir": str(folder / "cache"),
         "buffer.start_samples": "8",
         "buffer.capacity": "64",
         "buffer.refresh_every": "1",
@@ -120,7 +120,7 @@ def test_the_recipe_of_mbpp_zero_shot_makes_two_updates_with_a_tiny_codet5(tmp_p
 def test_the_recipes_of_decoders_make_two_updates_with_a_tiny_one(recipe: str, family: str, tmp_path: Path) -> None:
     # Tiny contexts, so problems with short statements.
     model = build_family(family, tmp_path / "model")
-    settings = {"model.max_length": "512", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
+    settings = {"model.max_model_len": "512", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
     if family == "qwen2":
-        settings["learner.warm_start.num_steps"] = "0"
+        settings["learner.sft.num_steps"] = "0"
     run_recipe(recipe, model, tmp_path, **settings)

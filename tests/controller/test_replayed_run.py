@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.kl_weight", "0.1")
+    keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.loss.kl_loss_coef", "0.1")
     done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", warm_start_steps=5))
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "kept"
@@ -48,9 +48,9 @@ def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit
 
 
 def test_another_objective_is_compared_update_by_update(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--replay", str(run), "--learner.rl_weight", "0"]) == 0
+    assert main(["--replay", str(run), "--learner.loss.rl_weight", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "with other learner.rl_weight" in shown
+    assert "with other learner.loss.rl_weight" in shown
     assert "From update 1 of 3 on the weights are others than the run's" in shown
     assert " -> " in shown
     assert main(["--replay", str(run), "--generator.temperature", "0.5"]) == 2

@@ -47,9 +47,9 @@ OPTIONS = {
     "problems.skip_solved": "0",
     "generator.engine": "transformers",
     "generator.max_tokens": "24",
-    "generator.samples_per_problem": str(SAMPLES),
-    "learner.checkpoint_every": "1",
-    "learner.keep_checkpoints": "99",
+    "generator.num_generations": str(SAMPLES),
+    "checkpoint.every": "1",
+    "checkpoint.keep": "99",
     "buffer.refresh_every": "1",
 }
 
@@ -144,10 +144,10 @@ def check_books(run: Path) -> None:
 
 
 def test_killed_and_resumed_or_a_plain_loop_it_is_the_same_bits(tmp_path: Path) -> None:
-    finish(*arguments(tmp_path, "whole", run__deterministic=True, buffer__max_staleness=0))
+    finish(*arguments(tmp_path, "whole", run__deterministic=True, buffer__max_off_policy_versions=0))
     whole = weights(tmp_path / "whole")
     assert_same_bits(plain_loop(tmp_path), whole)
-    job = arguments(tmp_path, "killed", run__deterministic=True, buffer__max_staleness=0)
+    job = arguments(tmp_path, "killed", run__deterministic=True, buffer__max_off_policy_versions=0)
     kill_in_training(tmp_path / "killed", job, random.randint(1, NUM_STEPS - 1))
     finish("--resume", str(tmp_path / "killed"))
     assert_same_bits(weights(tmp_path / "killed"), whole)
@@ -161,7 +161,7 @@ def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: 
 
     def job(name: str) -> list[str]:
         return arguments(
-            tmp_path, name, run__deterministic=True, generator__engine=engine, buffer__max_staleness=1
+            tmp_path, name, run__deterministic=True, generator__engine=engine, buffer__max_off_policy_versions=1
         )  # fmt: skip
 
     began = time.monotonic()
@@ -181,7 +181,7 @@ def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: 
 def test_killed_anywhere_and_resumed_no_turn_is_skipped_or_taken_twice(tmp_path: Path) -> None:
     """Two generators, overlapping freely, over more than an epoch of problems."""
     job = arguments(
-        tmp_path, "killed", run__num_steps=32, generator__num_generators=2, buffer__max_staleness=2,
+        tmp_path, "killed", run__num_steps=32, generator__num_generators=2, buffer__max_off_policy_versions=2,
         buffer__refresh_every=2,
     )  # fmt: skip
     run = tmp_path / "killed"
@@ -195,10 +195,10 @@ def test_killed_anywhere_and_resumed_no_turn_is_skipped_or_taken_twice(tmp_path:
 
 def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     """Sample, grade, score, update: one after the other, in this process, from the library's parts."""
-    job = arguments(runs, "loop", run__deterministic=True, buffer__max_staleness=0)
+    job = arguments(runs, "loop", run__deterministic=True, buffer__max_off_policy_versions=0)
     settings, _ = load_settings(job, environ={})
     sets = load_problem_sets(settings.problems)
-    cache = settings.learner.warm_start.cache_dir
+    cache = settings.learner.sft.cache_dir
     assert cache is not None
     model = model_folder(settings.model.name, list(sets.all_training), cache, seed=settings.run.seed)
     prompter = Prompter(model, sets.by_id, chat_template=False)
@@ -207,18 +207,17 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
         str(model),
         settings.learner,
         dtype=settings.model.dtype,
-        preset=settings.rewards.preset,
         temperature=settings.generator.temperature,
         seed=settings.run.seed,
     )
     references = encode_references(
-        sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_length
+        sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_model_len
     )
     learner.set_examples(references)
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:
-        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.require)) as sandbox:
+        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.min_isolation)) as sandbox:
             for step in range(settings.run.num_steps):
                 engine.load_weights(step + 1, learner.policy.published())
                 batch: list[Experience] = []
@@ -240,7 +239,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
 def make_engine(model: Path, prompter: Prompter, settings: Settings) -> TransformersEngine:
     options = EngineOptions(
         dtype=settings.model.dtype,
-        max_length=settings.model.max_length,
+        max_length=settings.model.max_model_len,
         max_num_seqs=settings.generator.max_num_seqs,
         kv_cache_bytes=settings.generator.kv_cache_bytes,
         end_token_ids=end_token_ids(model, prompter.tokenizer, chat=False),
@@ -256,7 +255,7 @@ def sample(
     request = RolloutRequest(
         rollout_id=f"r{position}",
         task_id=task_id,
-        num_samples=generator.samples_per_problem,
+        num_samples=generator.num_generations,
         greedy=False,
         temperature=generator.temperature,
         top_p=generator.top_p,

@@ -27,7 +27,9 @@ from tests.sandbox.pool_worker import PlacedWorker
 
 ROOT = Path(__file__).parents[2]
 STORE_BYTES = 80 << 20
-SANDBOX = SandboxSettings(min_workers=1, max_workers=4, num_cpus=1, require="rlimits", backlog_per_worker=4, idle_s=1)
+SANDBOX = SandboxSettings(
+    min_workers=1, max_workers=4, num_cpus=1, min_isolation="rlimits", backlog_per_worker=4, idle_s=1
+)
 
 
 def configuration() -> dict[str, Any]:

@@ -24,7 +24,7 @@ COMMAND_S = 240.0
 SHORT = {
     "run.num_steps": "1",
     "buffer.refresh_every": "1",
-    "learner.checkpoint_every": "1",
+    "checkpoint.every": "1",
     "problems.evaluation": "[]",
     "generator.engine": "transformers",
     "cluster.address": "auto",

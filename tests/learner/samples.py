@@ -16,39 +16,38 @@ from learner.packing import TokenSequence
 from learner.policy import ComputeDtype, Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
-from settings import LearnerSettings, LoraSettings
+from settings import LearnerSettings, LoraSettings, LossSettings, OptimSettings, loss_of
 
 VOCABULARY = 300
 OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR)
 
 
-def settings(**fields: Any) -> LearnerSettings:
-    """Small settings for the CPU."""
+def settings(algorithm: str = "rltf", **fields: Any) -> LearnerSettings:
+    """Small settings for the CPU; fields of `optim` and `loss` by their own names."""
     small = {
         "num_gpus": 0,
-        "learning_rate": 1e-3,
-        "warmup_steps": 2,
-        "token_budget": 512,
+        "micro_batch_tokens": 512,
         "row_tokens": 128,
         "batch_size": 8,
         "supervised_batch_size": 4,
-        "max_grad_norm": 1e9,
     }
-    return LearnerSettings(**{**small, **fields})
+    given: dict[str, dict[str, Any]] = {"optim": {"learning_rate": 1e-3, "warmup_steps": 2, "max_grad_norm": 1e9}}
+    for group, model in (("optim", OptimSettings), ("loss", LossSettings)):
+        chosen = {name: fields.pop(name) for name in list(fields) if name in model.model_fields}
+        given[group] = given.get(group, {}) | chosen
+    loss = loss_of(algorithm, **given["loss"])
+    return LearnerSettings(**{**small, **fields}, optim=OptimSettings(**given["optim"]), loss=loss)
 
 
 def make_learner(
     model: Path,
     *,
-    preset: str = "rltf",
     temperature: float = 0.8,
     dtype: ComputeDtype = "float32",
     lora: LoraSettings | None = None,
     **fields: Any,
 ) -> Learner:
-    return Learner(
-        str(model), settings(**fields), dtype=dtype, preset=preset, temperature=temperature, seed=0, lora=lora
-    )
+    return Learner(str(model), settings(**fields), dtype=dtype, temperature=temperature, seed=0, lora=lora)
 
 
 def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:

@@ -31,16 +31,16 @@ def make_item(rollout_id: str, *, num_samples: int = 4, version: int = 0, size_b
 
 
 def make_buffer(**fields: int) -> OnlineBuffer[str]:
-    return OnlineBuffer(BufferSettings(**{"capacity": 20, "max_bytes": 1000, "max_staleness": 1, **fields}))
+    return OnlineBuffer(BufferSettings(**{"capacity": 20, "max_bytes": 1000, "max_off_policy_versions": 1, **fields}))
 
 
 class BufferMachine(RuleBasedStateMachine):
     """Compares the buffer with a plain model of it: lists in the order of arrival."""
 
-    @initialize(max_staleness=st.integers(0, 2))
-    def start(self, max_staleness: int) -> None:
-        self.max_staleness = max_staleness
-        self.buffer = make_buffer(max_staleness=max_staleness)
+    @initialize(max_off_policy_versions=st.integers(0, 2))
+    def start(self, max_off_policy_versions: int) -> None:
+        self.max_off_policy_versions = max_off_policy_versions
+        self.buffer = make_buffer(max_off_policy_versions=max_off_policy_versions)
         self.version = 0
         self.num_ids = 0
         self.num_offered = 0
@@ -80,7 +80,7 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(num_samples=st.integers(1, 20))
     def take(self, num_samples: int) -> None:
         items = self.buffer.take(num_samples, self.version)
-        self.waiting = [i for i in self.waiting if self.version - i.meta.version <= self.max_staleness]
+        self.waiting = [i for i in self.waiting if self.version - i.meta.version <= self.max_off_policy_versions]
         if sum(i.meta.num_samples for i in self.waiting) < num_samples:
             assert items is None
             return
@@ -88,7 +88,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert items == self.waiting[: len(items)]  # oldest first, whole rollouts
         counts = [i.meta.num_samples for i in items]
         assert sum(counts) >= num_samples > sum(counts[:-1])
-        assert all(self.version - i.meta.version <= self.max_staleness for i in items)
+        assert all(self.version - i.meta.version <= self.max_off_policy_versions for i in items)
         self.waiting = self.waiting[len(items) :]
         self.taken += items
         self.handed_out += [i.meta.rollout_id for i in items]
@@ -154,7 +154,7 @@ def test_first_snapshot_waits_for_the_start_fill() -> None:
 
 
 def test_samples_of_newer_weights_than_a_resumed_learner_has_are_fresh() -> None:
-    buffer = make_buffer(max_staleness=0)
+    buffer = make_buffer(max_off_policy_versions=0)
     buffer.add(make_item("r0", version=7))
     assert buffer.take(4, version=5) is not None
 

@@ -24,6 +24,7 @@ from learner.encoder_decoder import pack, plain_logits
 from learner.packing import TokenSequence
 from learner.policy import Policy
 from learner.supervised import SamplerState
+from settings import LossAggMode
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 from tests.learner.samples import (
     gradients,
@@ -57,8 +58,8 @@ def test_every_token_sees_its_own_prompt_and_completion_and_nothing_else(
     spec: list[tuple[int, int]], row_tokens: int, budget: int
 ) -> None:
     sequences = build(spec)
-    token_budget = 8 * budget
-    batches = pack(sequences, start_id=START, token_budget=token_budget, row_tokens=row_tokens)
+    micro_batch_tokens = 8 * budget
+    batches = pack(sequences, start_id=START, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens)
     completions = np.concatenate([s.token_ids for s in sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(s.token_ids) for s in sequences])
     first = np.searchsorted(owner, np.arange(len(sequences)))
@@ -67,7 +68,7 @@ def test_every_token_sees_its_own_prompt_and_completion_and_nothing_else(
     assert sorted(seen.tolist()) == list(range(len(completions)))  # each token is predicted once
     longest = max(len(s.token_ids) for s in sequences)
     for batch in batches:
-        assert batch.encoder_ids.numel() + batch.decoder_ids.numel() <= token_budget
+        assert batch.encoder_ids.numel() + batch.decoder_ids.numel() <= micro_batch_tokens
         assert batch.decoder_ids.shape[1] <= -(-longest // 8) * 8
         visible = batch.decoder_mask()[:, 0]
         length = batch.decoder_ids.shape[1]
@@ -92,17 +93,17 @@ def test_a_prompt_is_encoded_once_and_short_completions_share_rows() -> None:
     prompt = np.arange(1, 11, dtype=np.int32)
     lengths = (9, 4, 4, 1)
     sequences = [TokenSequence(prompt, np.arange(length, dtype=np.int32)) for length in lengths]
-    (batch,) = pack(sequences, start_id=START, token_budget=512, row_tokens=128)
+    (batch,) = pack(sequences, start_id=START, micro_batch_tokens=512, row_tokens=128)
     assert batch.encoder_ids.shape == (1, 16)
     assert batch.decoder_ids.shape == (2, 16)  # 9, and 4 + 4 + 1
 
 
 def test_unusable_sequences_are_refused() -> None:
     empty, some = np.array([], np.int32), np.array([5], np.int32)
-    options: dict[str, Any] = {"start_id": START, "token_budget": 8, "row_tokens": 8}
+    options: dict[str, Any] = {"start_id": START, "micro_batch_tokens": 8, "row_tokens": 8}
     with pytest.raises(ValueError, match="sequence 0: 1 prompt and 0 completion tokens"):
         pack([TokenSequence(some, empty)], **options)
-    with pytest.raises(ValueError, match=r"raise learner.token_budget \(8\)"):
+    with pytest.raises(ValueError, match=r"raise learner.micro_batch_tokens \(8\)"):
         pack([TokenSequence(np.arange(9, dtype=np.int32), some)], **options)
 
 
@@ -111,7 +112,7 @@ def test_logprobs_are_those_of_the_plain_forward_pass(model_dir: Path) -> None:
     random = np.random.default_rng(3)
     long = TokenSequence(*(random.integers(2, 300, count, dtype=np.int32) for count in (40, 50)))  # past n_positions
     sequences = [TokenSequence(e.prompt_ids, e.token_ids) for e in make_experiences(0)] + make_references(1) + [long]
-    for batch in policy.pack(sequences, token_budget=256, row_tokens=64):
+    for batch in policy.pack(sequences, micro_batch_tokens=256, row_tokens=64):
         ones = torch.ones(len(batch.target))
         logprobs, _ = policy.logprobs(batch, ones)
         expected = torch.cat(
@@ -128,19 +129,21 @@ def test_logprobs_are_those_of_the_plain_forward_pass(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     "layout",
     [
-        {"row_tokens": 1, "token_budget": 64},  # one completion a row, several micro-batches
-        {"row_tokens": 4096, "token_budget": 512, "chunk_tokens": 3},
-        {"row_tokens": 128, "token_budget": 512, "activation_checkpointing": True},
+        {"row_tokens": 1, "micro_batch_tokens": 64},  # one completion a row, several micro-batches
+        {"row_tokens": 4096, "micro_batch_tokens": 512, "chunk_tokens": 3},
+        {"row_tokens": 128, "micro_batch_tokens": 512, "activation_checkpointing": True},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("normalisation", ["token_mean", "sum"])
-def test_layout_changes_neither_loss_nor_gradient(codet5: Path, layout: dict[str, Any], normalisation: str) -> None:
+@pytest.mark.parametrize("loss_agg_mode", [LossAggMode.TOKEN_MEAN, LossAggMode.SEQ_MEAN_TOKEN_SUM])
+def test_layout_changes_neither_loss_nor_gradient(
+    codet5: Path, layout: dict[str, Any], loss_agg_mode: LossAggMode
+) -> None:
     experiences, references = make_experiences(0), make_references(1)
     results = []
-    whole: dict[str, Any] = {"row_tokens": 128, "token_budget": 4096, "chunk_tokens": 4096}
+    whole: dict[str, Any] = {"row_tokens": 128, "micro_batch_tokens": 4096, "chunk_tokens": 4096}
     for fields in (whole, layout):
-        learner = make_learner(codet5, normalisation=normalisation, **fields)
+        learner = make_learner(codet5, loss_agg_mode=loss_agg_mode, **fields)
         stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
         results.append((stats.loss, gradients(learner.policy)))
     (loss, gradient), (other_loss, other_gradient) = results

@@ -31,7 +31,7 @@ def sequences() -> list[TokenSequence]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_compute_what_single_sequences_do(family: str, tmp_path: Path) -> None:
     policy = Policy(str(build_family(family, tmp_path)), compute_dtype="float32", device=torch.device("cpu"))
-    (batch,) = pack(sequences(), token_budget=2 * ROW_TOKENS, row_tokens=ROW_TOKENS)
+    (batch,) = pack(sequences(), micro_batch_tokens=2 * ROW_TOKENS, row_tokens=ROW_TOKENS)
     assert batch.input_ids.shape[1] > 512
     packed, _ = policy.logprobs(batch, torch.ones(len(batch.target)))
     plain = torch.cat([plain_logprobs(policy, sequence, 1.0) for sequence in sequences()])

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errors import UserError
-from files import checkpoints, write_folder
+from files import checkpoints, prune, write_folder
 from learner.experience import Experience
 from learner.learner import Learner, latest_checkpoint
 from learner.packing import TokenSequence
@@ -113,7 +113,7 @@ def test_learning_rate_warms_up_and_large_gradients_are_clipped(tiny_model_dir: 
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tiny_model_dir: Path) -> None:
-    learner = make_learner(tiny_model_dir, importance_cap=1e30)
+    learner = make_learner(tiny_model_dir, rollout_is_threshold=1e30)
     experiences = make_experiences(0)
     experiences[0].logprobs[:] = -1e4
     before = weights(learner)
@@ -146,12 +146,12 @@ def test_checkpoint_loads_in_plain_transformers(tiny_model_dir: Path, tmp_path: 
     assert AutoTokenizer.from_pretrained(path).eos_token_id == learner.policy.tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 0.1])
+@pytest.mark.parametrize("kl_loss_coef", [0.0, 0.1])
 def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(
-    tiny_model_dir: Path, tmp_path: Path, kl_weight: float
+    tiny_model_dir: Path, tmp_path: Path, kl_loss_coef: float
 ) -> None:
     def start() -> Learner:
-        learner = make_learner(tiny_model_dir, kl_weight=kl_weight, warmup_steps=5)
+        learner = make_learner(tiny_model_dir, kl_loss_coef=kl_loss_coef, warmup_steps=5)
         learner.set_examples(make_references(0, count=7))  # 4 an update: passes end in the middle of updates
         return learner
 
@@ -172,11 +172,12 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_model_dir: Path, tmp_path: Path) -> None:
-    learner = make_learner(tiny_model_dir, keep_checkpoints=2)
+    learner = make_learner(tiny_model_dir)
     (tmp_path / ".incomplete-step-9").mkdir()
     for step in (9, 10, 11):
         learner.step = step
         learner.save_checkpoint(tmp_path)
+    prune(tmp_path, keep=2)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-10", "step-11"]
     assert latest_checkpoint(tmp_path) == tmp_path / "step-11"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-11"]
@@ -239,11 +240,11 @@ def test_published_weights_are_those_of_the_policy(tiny_model_dir: Path, ray_ses
 def test_sequences_that_the_model_cannot_see_are_refused(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir)
     long = TokenSequence(np.ones(250, np.int32), np.ones(10, np.int32))
-    with pytest.raises(ValueError, match=r"260 tokens is longer than model .* \(256\): lower model\.max_length"):
+    with pytest.raises(ValueError, match=r"260 tokens is longer than model .* \(256\): lower model\.max_model_len"):
         learner.prepare_with([], [long], SamplerState())
     with pytest.raises(ValueError, match="step 1: neither experiences nor reference programs"):
         learner.update(learner.prepare_with([], [], SamplerState()))
-    with pytest.raises(ValueError, match=r"set learner\.supervised_weight to 0"):
+    with pytest.raises(UserError, match=r"set learner\.loss\.supervised_weight to 0"):
         learner.set_examples([])
     with pytest.raises(ValueError, match="no reference programs were set"):
         learner.prepare(make_experiences(0))

@@ -23,12 +23,12 @@ from learner.metrics import StepReport
 from learner.prefetcher import Prefetcher
 from learner.stored_rollouts import load_rollouts, save_rollouts
 from problems.types import Problem, StdinTest
-from settings import BufferSettings, ModelSettings, WarmStartSettings
+from settings import BufferSettings, ModelSettings, SftSettings
 from tests.learner.producer import Producer
 from tests.learner.samples import make_learner, make_references, make_rollout, settings
 
 DEADLINE_S = 240
-BUFFER = BufferSettings(capacity=32, refresh_every=2, max_staleness=1)
+BUFFER = BufferSettings(capacity=32, refresh_every=2, max_off_policy_versions=1)
 
 
 def rollouts(first: int, count: int, version: int = 0) -> list[tuple[str, Experiences]]:
@@ -79,9 +79,8 @@ def start_learner(model: Path) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.remote(
         str(model),
-        ModelSettings(name=str(model), dtype="float32", max_length=256),
-        settings(fetch_timeout_s=60.0, warm_start=WarmStartSettings(num_steps=2, cache_dir=None)),
-        preset="rltf",
+        ModelSettings(name=str(model), dtype="float32", max_model_len=256),
+        settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
         temperature=0.8,
         seed=0,
     )
@@ -116,7 +115,7 @@ def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_mode
     assert {"step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive"} <= row.keys()
     assert (row["buffer_size"], row["dropped"]) == (7, {"stale": 1})
     waiting = [*items[2:], *wait_for(buffer.contents.remote())]
-    path = wait_for(learner.save_checkpoint.remote(tmp_path, '{"state": 1}', waiting))
+    path = wait_for(learner.save_checkpoint.remote(tmp_path, '{"state": 1}', waiting, 3))
     assert (path / "trainer_state" / "run_state.json").read_text() == '{"state": 1}'
     kept = load_rollouts(path / "trainer_state" / "rollouts.npz")
     assert [name for name, _ in kept] == ["r2", "r3", "r4"]

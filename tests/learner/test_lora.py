@@ -16,7 +16,7 @@ from actors.transformers_engine import TransformersEngine
 from errors import UserError
 from learner.learner import Learner
 from learner.packing import TokenSequence
-from learner.sft import warm_start
+from learner.sft import run_sft
 from learner.supervised import SamplerState
 from settings import LoraSettings
 from tests.actors.sampling import make_request
@@ -120,13 +120,15 @@ def test_after_an_update_the_engine_samples_with_the_adapters(model_dir: Path) -
         finished += engine.step()
     prompt_ids = np.arange(10, 40, dtype=np.int32)
     for sample in finished[0].samples:
-        (batch,) = learner.policy.pack([TokenSequence(prompt_ids, sample.token_ids)], token_budget=128, row_tokens=64)
+        (batch,) = learner.policy.pack(
+            [TokenSequence(prompt_ids, sample.token_ids)], micro_batch_tokens=128, row_tokens=64
+        )
         logprobs, _ = learner.policy.logprobs(batch, torch.full((len(batch.target),), 0.9))
         np.testing.assert_allclose(sample.logprobs, logprobs.detach().numpy(), atol=1e-4, rtol=0)
 
 
 def test_resume_gives_the_same_next_update(model_dir: Path, tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"lora": LORA, "kl_weight": 0.1}
+    fields: dict[str, Any] = {"lora": LORA, "kl_loss_coef": 0.1}
     learner = make_learner(model_dir, **fields)
     train(learner)
     path = learner.save_checkpoint(tmp_path)
@@ -141,7 +143,7 @@ def test_resume_gives_the_same_next_update(model_dir: Path, tmp_path: Path) -> N
 
 
 def test_kl_refers_to_what_rl_starts_from_and_shares_the_base(tiny_model_dir: Path) -> None:
-    learner = make_learner(tiny_model_dir, lora=LORA, kl_weight=1.0)
+    learner = make_learner(tiny_model_dir, lora=LORA, kl_loss_coef=1.0)
     reference = learner._reference
     assert reference is not None
     for (name, ours), (_, theirs) in zip(
@@ -158,8 +160,8 @@ def test_warm_start_trains_adapters_and_comes_from_the_cache_again(tiny_model_di
     stage = {"num_steps": 4, "learning_rate": 1e-2, "warmup_steps": 1, "batch_size": 4, "evaluate_every": 2}
     results = []
     for _ in range(2):
-        learner = make_learner(tiny_model_dir, lora=LORA, warm_start={**stage, "cache_dir": tmp_path})
-        report = warm_start(learner, make_references(0, 12), seed=0)
+        learner = make_learner(tiny_model_dir, lora=LORA, sft={**stage, "cache_dir": tmp_path})
+        report = run_sft(learner, make_references(0, 12), seed=0)
         results.append((report.cached, logits(learner.policy.model)))
     (first, trained), (second, cached) = results
     assert not first

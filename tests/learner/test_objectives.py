@@ -12,10 +12,11 @@ import torch
 
 from learner.experience import Experience
 from learner.learner import Learner
-from learner.objectives import Normalisation, Objective, contributing
+from learner.objectives import contributing
 from learner.packing import TokenSequence
 from learner.supervised import SamplerState
 from rewards import Granularity
+from settings import LossAggMode
 from tests.learner.samples import (
     gradients,
     largest_difference,
@@ -32,12 +33,21 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rltf", {}),
     ("rltf-paper", {}),
     ("rltf-code", {}),
-    ("rltf", {"normalisation": "sequence_mean"}),
-    ("rltf", {"normalisation": "sum", "importance_cap": 0.5}),
-    ("rltf", {"importance_correction": False}),
-    ("rltf", {"ratio_clip": 0.2}),
-    ("rltf", {"ratio_clip": 0.2, "importance_cap": 1.1, "normalisation": "sum"}),
-    ("rltf", {"kl_weight": 0.5}),
+    ("rltf", {"loss_agg_mode": "seq-mean-token-mean"}),
+    ("rltf", {"loss_agg_mode": "seq-mean-token-sum", "rollout_is_threshold": 0.5}),
+    ("rltf", {"rollout_is_threshold": None}),
+    ("rltf", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2}),
+    ("rltf", {"clip_ratio_low": 0.1, "clip_ratio_high": 0.3}),
+    (
+        "rltf",
+        {
+            "clip_ratio_low": 0.2,
+            "clip_ratio_high": 0.2,
+            "rollout_is_threshold": 1.1,
+            "loss_agg_mode": "seq-mean-token-sum",
+        },
+    ),
+    ("rltf", {"kl_loss_coef": 0.5}),
     ("rltf-paper", {"rl_weight": 0.0}),
     ("rltf", {"supervised_weight": 0.0}),
 ]
@@ -49,10 +59,10 @@ def direct_loss(learner: Learner, experiences: list[Experience], references: lis
 
     def divisor(length: int, all_lengths: list[int]) -> float:
         return {
-            Normalisation.TOKEN_MEAN: sum(all_lengths),
-            Normalisation.SEQUENCE_MEAN: len(all_lengths) * length,
-            Normalisation.SUM: len(all_lengths),
-        }[objective.normalisation]
+            LossAggMode.TOKEN_MEAN: sum(all_lengths),
+            LossAggMode.SEQ_MEAN_TOKEN_MEAN: len(all_lengths) * length,
+            LossAggMode.SEQ_MEAN_TOKEN_SUM: len(all_lengths),
+        }[objective.loss_agg_mode]
 
     total = torch.zeros((), dtype=torch.float64)
     lengths = [len(e.token_ids) for e in experiences]
@@ -64,18 +74,18 @@ def direct_loss(learner: Learner, experiences: list[Experience], references: lis
             with torch.no_grad():
                 reference = plain_logprobs(learner._reference, sequence, TEMPERATURE)
             difference = reference - logprobs
-            total = total + objective.kl_weight * (difference.exp() - difference - 1).sum() / by
+            total = total + objective.kl_loss_coef * (difference.exp() - difference - 1).sum() / by
         for t, logprob in enumerate(logprobs):
             ratio = torch.exp(logprob - float(experience.logprobs[t]))
             for row in experience.token_weights.astype(np.float64):
                 weight = float(row[t])
-                if objective.importance_cap is None:
+                if objective.rollout_is_threshold is None:
                     term = -weight * logprob
-                elif objective.ratio_clip is None:
-                    term = -weight * min(ratio.item(), objective.importance_cap) * logprob
+                elif objective.clip_ratio_low is None or objective.clip_ratio_high is None:
+                    term = -weight * min(ratio.item(), objective.rollout_is_threshold) * logprob
                 else:
-                    bounded = torch.clamp(ratio, max=objective.importance_cap)
-                    clipped = torch.clamp(bounded, 1 - objective.ratio_clip, 1 + objective.ratio_clip)
+                    bounded = torch.clamp(ratio, max=objective.rollout_is_threshold)
+                    clipped = torch.clamp(bounded, 1 - objective.clip_ratio_low, 1 + objective.clip_ratio_high)
                     term = torch.maximum(-weight * bounded, -weight * clipped)
                 total = total + objective.rl_weight * term / by
     lengths = [len(r.token_ids) for r in references]
@@ -85,11 +95,11 @@ def direct_loss(learner: Learner, experiences: list[Experience], references: lis
     return total
 
 
-@pytest.mark.parametrize(("preset", "fields"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("algorithm", "fields"), CASES, ids=lambda value: str(value))
 def test_loss_and_gradient_equal_the_direct_computation(
-    tiny_model_dir: Path, preset: str, fields: dict[str, Any]
+    tiny_model_dir: Path, algorithm: str, fields: dict[str, Any]
 ) -> None:
-    learner = make_learner(tiny_model_dir, preset=preset, temperature=TEMPERATURE, **fields)
+    learner = make_learner(tiny_model_dir, algorithm=algorithm, temperature=TEMPERATURE, **fields)
     learner.policy.model.double()
     if learner._reference is not None:
         # A reference that differs from the policy, as it does after the first update.
@@ -106,7 +116,7 @@ def test_loss_and_gradient_equal_the_direct_computation(
     stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
 
     assert stats.loss == pytest.approx(expected.item(), abs=1e-6)
-    num_idle = len(experiences) if fields.get("rl_weight") == 0 else 0 if "kl_weight" in fields else 1
+    num_idle = len(experiences) if fields.get("rl_weight") == 0 else 0 if "kl_loss_coef" in fields else 1
     assert stats.num_idle_samples == num_idle
     norm = math.sqrt(sum(g.square().sum().item() for g in expected_gradients))
     # Llama's normalisation layers round to float32 even here, which the size of the gradient multiplies.
@@ -142,25 +152,26 @@ def test_control_without_rl_updates_exactly_as_supervised_training_does(tiny_mod
     assert difference == 0
 
 
-def test_presets_choose_what_is_left_open_and_settings_win() -> None:
-    paper = Objective.of("rltf-paper", settings())
-    assert paper.normalisation is Normalisation.SUM
-    assert paper.importance_cap is None
-    ours = Objective.of("rltf", settings())
-    assert ours.normalisation is Normalisation.TOKEN_MEAN
-    assert ours.importance_cap == 2.0
-    mixed = Objective.of("rltf-paper", settings(normalisation="sequence_mean", importance_correction=True))
-    assert mixed.normalisation is Normalisation.SEQUENCE_MEAN
-    assert mixed.importance_cap == 2.0
+def test_algorithm_sets_the_loss_except_what_is_given() -> None:
+    paper = settings("rltf-paper").loss
+    assert (paper.loss_agg_mode, paper.rollout_is_threshold) == (LossAggMode.SEQ_MEAN_TOKEN_SUM, None)
+    ours = settings().loss
+    assert (ours.loss_agg_mode, ours.rollout_is_threshold) == (LossAggMode.TOKEN_MEAN, 2.0)
+    mixed = settings("rltf-paper", loss_agg_mode="seq-mean-token-mean", rollout_is_threshold=3.0).loss
+    assert (mixed.loss_agg_mode, mixed.rollout_is_threshold) == (LossAggMode.SEQ_MEAN_TOKEN_MEAN, 3.0)
 
 
-def test_unusable_objectives_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"rewards\.preset: 'grpoo' is none of rltf, rltf-paper, rltf-code"):
-        Objective.of("grpoo", settings())
-    with pytest.raises(ValueError, match=r"learner\.ratio_clip .* learner\.importance_correction"):
-        Objective.of("rltf-paper", settings(ratio_clip=0.2))
-    with pytest.raises(ValueError, match="nothing to train on"):
-        settings(rl_weight=0, supervised_weight=0)
+@pytest.mark.parametrize(
+    ("algorithm", "fields", "message"),
+    [
+        ("rltf-paper", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2}, "set rollout_is_threshold"),
+        ("rltf", {"clip_ratio_low": 0.2}, "set both, or neither"),
+        ("rltf", {"rl_weight": 0, "supervised_weight": 0}, "nothing to train on"),
+    ],
+)
+def test_unusable_loss_is_refused(algorithm: str, fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(algorithm, **fields)
 
 
 def test_experiences_that_do_not_fit_together_are_refused() -> None:
@@ -177,7 +188,7 @@ def test_experiences_that_do_not_fit_together_are_refused() -> None:
         good.outcome,
     )
     with pytest.raises(ValueError, match=r"experience r0/0: token_weights .* do not fit"):
-        contributing([short], Objective.of("rltf", settings()))
+        contributing([short], settings().loss)
     broken = good.token_weights.copy()
     broken[0, 0] = np.nan
     infinite = Experience(
@@ -192,4 +203,4 @@ def test_experiences_that_do_not_fit_together_are_refused() -> None:
         good.outcome,
     )
     with pytest.raises(ValueError, match=r"experience r0/0: .* not finite"):
-        contributing([infinite], Objective.of("rltf", settings()))
+        contributing([infinite], settings().loss)

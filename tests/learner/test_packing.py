@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from learner.logprobs import chunked_logprobs
 from learner.packing import TokenSequence, pack
 from learner.supervised import SamplerState
+from settings import LossAggMode
 from tests.learner.samples import gradients, largest_difference, make_experiences, make_learner, make_references
 
 sequence_lists = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=12)
@@ -34,8 +35,8 @@ def test_every_token_sees_its_own_sequence_and_nothing_else(
     spec: list[tuple[int, int]], row_tokens: int, budget: int, share: bool
 ) -> None:
     sequences = build(spec)
-    token_budget = 8 * budget
-    batches = pack(sequences, token_budget=token_budget, row_tokens=row_tokens, share_prompts=share)
+    micro_batch_tokens = 8 * budget
+    batches = pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens, share_prompts=share)
     completions = np.concatenate([s.token_ids for s in sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(s.token_ids) for s in sequences])
     first = np.searchsorted(owner, np.arange(len(sequences)))
@@ -44,7 +45,7 @@ def test_every_token_sees_its_own_sequence_and_nothing_else(
     assert sorted(seen.tolist()) == list(range(len(completions)))  # each token is predicted once
     for batch in batches:
         rows, length = batch.input_ids.shape
-        assert rows * length <= token_budget
+        assert rows * length <= micro_batch_tokens
         visible = batch.attention_mask(torch.float32)[:, 0] == 0
         for predictor, target, source in zip(
             batch.predictor.tolist(), batch.target.tolist(), batch.source.tolist(), strict=True
@@ -61,7 +62,7 @@ def test_every_token_sees_its_own_sequence_and_nothing_else(
 
 def test_shared_prompts_are_computed_once() -> None:
     sequences = build([(3, 9)] * 8)
-    (batch,) = pack(sequences, token_budget=512, row_tokens=128)
+    (batch,) = pack(sequences, micro_batch_tokens=512, row_tokens=128)
     assert batch.input_ids.numel() == 80  # 10 prompt tokens and 8 x 8, in rows of a multiple of 8
 
 
@@ -69,33 +70,33 @@ def test_unusable_sequences_are_refused() -> None:
     empty = np.array([], np.int32)
     some = np.array([5], np.int32)
     with pytest.raises(ValueError, match="sequence 1: 0 prompt and 1 completion tokens"):
-        pack([TokenSequence(some, some), TokenSequence(empty, some)], token_budget=8, row_tokens=8)
+        pack([TokenSequence(some, some), TokenSequence(empty, some)], micro_batch_tokens=8, row_tokens=8)
     with pytest.raises(ValueError, match="sequence 0: 1 prompt and 0 completion tokens"):
-        pack([TokenSequence(some, empty)], token_budget=8, row_tokens=8)
-    with pytest.raises(ValueError, match=r"raise learner.token_budget \(8\)"):
-        pack([TokenSequence(np.arange(9, dtype=np.int32), some)], token_budget=8, row_tokens=8)
+        pack([TokenSequence(some, empty)], micro_batch_tokens=8, row_tokens=8)
+    with pytest.raises(ValueError, match=r"raise learner.micro_batch_tokens \(8\)"):
+        pack([TokenSequence(np.arange(9, dtype=np.int32), some)], micro_batch_tokens=8, row_tokens=8)
 
 
 @pytest.mark.parametrize(
     "layout",
     [
-        {"row_tokens": 1, "token_budget": 64},  # one sequence a row, several micro-batches
-        {"row_tokens": 64, "token_budget": 4096},
-        {"row_tokens": 4096, "token_budget": 4096},  # everything in one row
-        {"row_tokens": 128, "token_budget": 512, "chunk_tokens": 3},
-        {"row_tokens": 128, "token_budget": 512, "activation_checkpointing": True},
+        {"row_tokens": 1, "micro_batch_tokens": 64},  # one sequence a row, several micro-batches
+        {"row_tokens": 64, "micro_batch_tokens": 4096},
+        {"row_tokens": 4096, "micro_batch_tokens": 4096},  # everything in one row
+        {"row_tokens": 128, "micro_batch_tokens": 512, "chunk_tokens": 3},
+        {"row_tokens": 128, "micro_batch_tokens": 512, "activation_checkpointing": True},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("normalisation", ["token_mean", "sequence_mean", "sum"])
+@pytest.mark.parametrize("loss_agg_mode", list(LossAggMode))
 def test_layout_changes_neither_loss_nor_gradient(
-    tiny_model_dir: Path, layout: dict[str, Any], normalisation: str
+    tiny_model_dir: Path, layout: dict[str, Any], loss_agg_mode: LossAggMode
 ) -> None:
     experiences, references = make_experiences(0), make_references(1)
     results = []
-    whole: dict[str, Any] = {"row_tokens": 128, "token_budget": 4096, "chunk_tokens": 4096}
+    whole: dict[str, Any] = {"row_tokens": 128, "micro_batch_tokens": 4096, "chunk_tokens": 4096}
     for fields in (whole, layout):
-        learner = make_learner(tiny_model_dir, normalisation=normalisation, **fields)
+        learner = make_learner(tiny_model_dir, loss_agg_mode=loss_agg_mode, **fields)
         stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
         results.append((stats.loss, gradients(learner.policy)))
     (loss, gradient), (other_loss, other_gradient) = results

@@ -31,7 +31,7 @@ def test_models_with_learned_positions_and_dropout_are_packed_rightly(tiny_model
     assert config.resid_pdrop > 0  # what the learner has to switch off
     policy.model.train()
     references = make_references(0)
-    (batch,) = pack(references, token_budget=1024, row_tokens=512)
+    (batch,) = pack(references, micro_batch_tokens=1024, row_tokens=512)
     logprobs, _ = policy.logprobs(batch, torch.ones(len(batch.target)))
     expected = torch.cat([plain_logprobs(policy, r, 1.0) for r in references])
     torch.testing.assert_close(logprobs, expected[batch.source], rtol=0, atol=1e-5)

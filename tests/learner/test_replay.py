@@ -19,7 +19,7 @@ from transport.folders import HomeFolders
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 SETTINGS = Settings(
-    model=ModelSettings(dtype="float32", max_length=256),
+    model=ModelSettings(dtype="float32", max_model_len=256),
     generator=GeneratorSettings(temperature=0.8, max_tokens=32),
     learner=learner_settings(),
 )

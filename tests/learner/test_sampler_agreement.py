@@ -21,7 +21,7 @@ TEMPERATURE = 0.8
 
 
 def test_at_learning_rate_zero_the_ratio_to_vllm_stays_one(tiny_model_dir: Path) -> None:
-    model = ModelSettings(dtype="float32", max_length=256)
+    model = ModelSettings(dtype="float32", max_model_len=256)
     sampling = GeneratorSettings(num_gpus=0, max_num_seqs=16, kv_cache_bytes=64 * 2**20)
     engine = build_engine(
         tiny_model_dir,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from learner.learner import learning_rate
-from settings import LearnerSettings, Settings
+from settings import OptimSettings, Settings
 
 
 def test_rises_over_warmup_and_falls_to_zero() -> None:
-    settings = LearnerSettings(learning_rate=1.0, warmup_steps=4, decay_steps=10)
+    settings = OptimSettings(learning_rate=1.0, warmup_steps=4, decay_steps=10)
     rates = [learning_rate(settings, step) for step in range(11)]
     assert rates[:4] == [0.25, pytest.approx(0.5 * 0.9), pytest.approx(0.75 * 0.8), pytest.approx(0.7)]
     assert rates[4:] == sorted(rates[4:], reverse=True)
@@ -17,10 +17,10 @@ def test_rises_over_warmup_and_falls_to_zero() -> None:
 
 
 def test_constant_without_decay() -> None:
-    settings = LearnerSettings(learning_rate=1.0, warmup_steps=0)
+    settings = OptimSettings(learning_rate=1.0, warmup_steps=0)
     assert {learning_rate(settings, step) for step in range(100)} == {1.0}
 
 
 def test_updates_after_the_decay_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"learner\.decay_steps 10 is below run\.num_steps 20"):
-        Settings.model_validate({"run": {"num_steps": 20}, "learner": {"decay_steps": 10}})
+    with pytest.raises(ValueError, match=r"learner\.optim\.decay_steps 10 is below run\.num_steps 20"):
+        Settings.model_validate({"run": {"num_steps": 20}, "learner": {"optim": {"decay_steps": 10}}})

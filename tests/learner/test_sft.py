@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from errors import UserError
 from learner.learner import Learner
 from learner.packing import TokenSequence
-from learner.sft import WarmStartProgress, warm_start
+from learner.sft import SftProgress, run_sft
 from learner.supervised import ExampleSampler, encode_references, split
 from problems.prompts import render_prompt
 from problems.types import Problem, StdinTest
-from settings import WarmStartSettings
+from settings import SftSettings
 from tests.learner.samples import largest_difference, make_learner, random_ids
 
 
@@ -30,21 +30,21 @@ def copying_examples(count: int = 48) -> list[TokenSequence]:
 
 def stage(model: Path, cache_dir: Path | None, **fields: Any) -> Learner:
     given = {"num_steps": 40, "learning_rate": 3e-3, "warmup_steps": 5, "batch_size": 16, "evaluate_every": 5}
-    return make_learner(model, warm_start=WarmStartSettings(**{**given, "cache_dir": cache_dir, **fields}))
+    return make_learner(model, sft=SftSettings(**{**given, "cache_dir": cache_dir, **fields}))
 
 
 def test_warm_start_learns_and_an_equal_one_comes_from_the_cache(tiny_model_dir: Path, tmp_path: Path) -> None:
     examples = copying_examples()
     first = stage(tiny_model_dir, tmp_path)
     before = first.evaluate_loss(examples)
-    seen: list[WarmStartProgress] = []
-    report = warm_start(first, examples, seed=0, report=seen.append)
+    seen: list[SftProgress] = []
+    report = run_sft(first, examples, seed=0, report=seen.append)
     assert not report.cached
     assert [p.step for p in seen] == list(range(1, report.num_steps + 1))
     assert first.evaluate_loss(examples) < before / 3
 
     second = stage(tiny_model_dir, tmp_path)
-    cached = warm_start(second, examples, seed=0)
+    cached = run_sft(second, examples, seed=0)
     assert cached.cached
     assert (cached.best_step, cached.validation_loss) == (report.best_step, report.validation_loss)
     same = largest_difference(list(first.policy.model.parameters()), list(second.policy.model.parameters()))
@@ -56,20 +56,20 @@ def test_warm_start_learns_and_an_equal_one_comes_from_the_cache(tiny_model_dir:
 @pytest.mark.parametrize("change", ["data", "settings", "seed", "weights"])
 def test_what_the_result_depends_on_is_in_the_key(tiny_model_dir: Path, tmp_path: Path, change: str) -> None:
     examples = copying_examples()
-    warm_start(stage(tiny_model_dir, tmp_path, num_steps=2), examples, seed=0)
+    run_sft(stage(tiny_model_dir, tmp_path, num_steps=2), examples, seed=0)
     other = stage(tiny_model_dir, tmp_path, num_steps=2 + (change == "settings"))
     if change == "weights":
         with torch.no_grad():
             next(other.policy.model.parameters())[0, 0] += 1
     data = examples[:-1] if change == "data" else examples
-    assert not warm_start(other, data, seed=int(change == "seed")).cached
+    assert not run_sft(other, data, seed=int(change == "seed")).cached
 
 
 def test_stage_ends_when_validation_gains_no_more_and_keeps_the_best_weights(tiny_model_dir: Path) -> None:
     random = np.random.default_rng(0)
     noise = [TokenSequence(random_ids(random, 4), random_ids(random, 6)) for _ in range(30)]
     learner = stage(tiny_model_dir, None, num_steps=400, patience=2, learning_rate=1e-2, validation_share=0.3)
-    report = warm_start(learner, noise, seed=0)  # nothing to generalise: validation only gets worse after a while
+    report = run_sft(learner, noise, seed=0)  # nothing to generalise: validation only gets worse after a while
     assert report.num_steps == report.best_step + 2 * 5 < 400
     _, validation = split(noise, validation_share=0.3, seed=0)
     assert learner.evaluate_loss(validation) == pytest.approx(report.validation_loss, abs=1e-6)

@@ -45,7 +45,7 @@ async def main() -> None:
     buffer_class: Any = BufferActor
     kept = [start_rollout_store(name="keeper"), buffer_class.options(name="buffer").remote(BufferSettings())]
     level = selftest.find_level(Limits()).level
-    sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, require=level)
+    sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()
     learner = LearnerService(spawn_learner, (), Path(), warm_start=False, on_warm_start=print)

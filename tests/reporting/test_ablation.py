@@ -76,12 +76,12 @@ def test_interval_covers_seeds_as_well_as_problems() -> None:
 def test_every_row_is_a_usable_run(row: str) -> None:
     settings, _ = load_settings(["--config", CONFIG, *arguments_of(row)])
     weights = settings.rewards
-    assert settings.learner.rl_weight == (0 if row == "sl" else 1)
+    assert settings.learner.loss.rl_weight == (0 if row == "sl" else 1)
     assert (weights.fine_weight > 0) == (row != "coarse")
     assert (weights.adaptive_weight > 0) == (row not in ("coarse", "coarse-fine"))
     assert (weights.static_weight > 0) == (row == "static")
     assert (settings.buffer.refresh_every == settings.run.num_steps) == (row == "offline")
-    assert weights.preset == (row if row.startswith("rltf-") else "rltf")
+    assert settings.algorithm == (row if row.startswith("rltf-") else "rltf")
 
 
 def test_an_interrupted_run_is_not_finished(tmp_path: Path) -> None:

@@ -8,19 +8,14 @@ from tokenizers import Tokenizer
 from problems.token_spans import char_spans
 from rewards import ProgramTokens, ScoredSample, score_group
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from settings import RewardSettings
+from settings import RewardSettings, rewards_of
 from tests.small_tokenizers import END
-
-
-def preset_settings(preset: str, **changes: object) -> RewardSettings:
-    """A preset with some of its fields changed."""
-    return RewardSettings.model_validate({"preset": preset, **changes})
 
 
 def plain(preset: str, **changes: object) -> RewardSettings:
     """A preset with a zero baseline and unchanged signs, so that its rewards are those of the formulas."""
     fields = {"baseline": "none", "negative_scale": 1.0, "failing_never_positive": False} | changes
-    return preset_settings(preset, **fields)
+    return rewards_of(preset, **fields)
 
 
 def score_one(program: ProgramTokens, verdict: Verdict, settings: RewardSettings) -> ScoredSample:

@@ -1,4 +1,4 @@
-"""What a preset fills in, what overrides it, and values that are refused."""
+"""What an algorithm sets, what overrides it, and values that are refused."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from settings import RewardSettings, Settings
+from settings import RewardSettings, Settings, rewards_of
 
 
 def test_presets_by_name() -> None:
-    paper, code, ours = (RewardSettings.model_validate({"preset": p}) for p in ("rltf-paper", "rltf-code", "rltf"))
+    paper, code, ours = (rewards_of(p) for p in ("rltf-paper", "rltf-code", "rltf"))
     assert ours == RewardSettings()
     assert (paper.baseline, paper.alpha_cap, paper.adaptive_scope) == ("greedy_best", math.inf, "failed")
     assert (code.baseline, code.alpha_cap, code.adaptive_scope) == ("greedy_latest", 1.0, "replace_coarse")
@@ -25,7 +25,7 @@ def test_presets_by_name() -> None:
 
 
 def test_given_fields_override_the_preset_and_survive_a_round_trip() -> None:
-    chosen = RewardSettings.model_validate({"preset": "rltf-paper", "alpha_cap": 4, "baseline": "mean"})
+    chosen = rewards_of("rltf-paper", alpha_cap=4, baseline="mean")
     assert (chosen.alpha_cap, chosen.baseline, chosen.adaptive_scope) == (4, "mean", "failed")
     assert RewardSettings.model_validate(chosen.model_dump()) == chosen
 
@@ -33,8 +33,6 @@ def test_given_fields_override_the_preset_and_survive_a_round_trip() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"preset": "rltf-papers"}, "'rltf', 'rltf-paper' or 'rltf-code'"),
-        ({"preset": ["rltf"]}, "'rltf', 'rltf-paper' or 'rltf-code'"),
         ({"fein_weight": 1}, "fein_weight"),
         ({"fine_weight": -1}, "greater than or equal to 0"),
         ({"fine_weight": math.inf}, "finite"),
@@ -49,8 +47,22 @@ def test_nonsensical_values_are_refused(fields: dict[str, object], message: str)
         RewardSettings.model_validate(fields)
 
 
-def test_a_greedy_baseline_needs_a_greedy_decode() -> None:
-    with pytest.raises(ValidationError, match="needs a greedy decode"):
-        Settings.model_validate({"rewards": {"preset": "rltf-paper"}, "generator": {"greedy": False}})
-    without = Settings.model_validate({"generator": {"greedy": False}})
-    assert not without.rewards.needs_greedy
+@pytest.mark.parametrize("algorithm", ["rltf-papers", ["rltf"]])
+def test_unknown_algorithm_is_refused(algorithm: object) -> None:
+    with pytest.raises(ValidationError, match="'rltf', 'rltf-paper' or 'rltf-code'"):
+        Settings.model_validate({"algorithm": algorithm})
+
+
+def test_algorithm_sets_rewards_and_loss_alike() -> None:
+    settings = Settings.model_validate({"algorithm": "rltf-paper", "rewards": {"alpha_cap": 4}})
+    assert (settings.rewards.baseline, settings.rewards.alpha_cap) == ("greedy_best", 4)
+    assert (settings.learner.loss.loss_agg_mode, settings.learner.loss.rollout_is_threshold) == (
+        "seq-mean-token-sum",
+        None,
+    )
+    assert Settings.model_validate(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(("algorithm", "is_needed"), [("rltf", False), ("rltf-paper", True), ("rltf-code", True)])
+def test_greedy_baselines_need_a_greedy_decode(algorithm: str, is_needed: bool) -> None:
+    assert Settings.model_validate({"algorithm": algorithm}).rewards.needs_greedy == is_needed
