@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
 _NUM_RETRIES = 4  # with growing pauses, 7 s in all
 _CONCURRENT_REQUESTS = 16
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
 
 @dataclass(frozen=True)
