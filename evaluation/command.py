@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             comparison=Comparison(options.comparison),
             against=options.against,
             num_workers=options.workers,
-            require=Isolation(options.require),
+            min_isolation=Isolation(options.min_isolation),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes (default: one per core)")
-    levels = "weakest isolation to accept (default: %(default)s)"
-    add("--require", choices=[one.value for one in Isolation], default=Isolation.NAMESPACES.value, help=levels)
+    levels, weakest = [one.value for one in Isolation], "weakest isolation to accept (default: %(default)s)"
+    add("--min-isolation", "--require", choices=levels, default=Isolation.NAMESPACES.value, help=weakest)
     add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
     return parser
 

@@ -80,7 +80,7 @@ def run_evaluation(
     comparison: Comparison = Comparison.STRICT,
     against: Path | None = None,
     num_workers: int = 1,
-    require: Isolation = Isolation.NAMESPACES,
+    min_isolation: Isolation = Isolation.NAMESPACES,
 ) -> dict[str, Any]:
     """Grade the programs of `source` that `output` lacks, write `output/results.json`, and return its content.
 
@@ -98,7 +98,8 @@ def run_evaluation(
         num_left_out = 0
         if isinstance(source, SamplesFile):
             source, num_left_out = source.checked(loaded, max(ks))
-        counts = _grade_into(store, source, loaded.problems, Graders(num_workers, Limits(), require), comparison)
+        graders = Graders(num_workers, Limits(), min_isolation)
+        counts = _grade_into(store, source, loaded.problems, graders, comparison)
     try:
         results = counts.results(ks)
         results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}

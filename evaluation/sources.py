@@ -132,7 +132,7 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         UserError: the options contradict each other.
     """
     asked = {name: getattr(options, name) for name in ("num_samples", "temperature", "top_p", "max_tokens", "seed")}
-    # Imported only here: the one brings torch and the engines, the other an HTTP client; grading a file needs neither.
+    # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
     if options.model.startswith(("http://", "https://")):
         for name in ("dtype", "engine", "max_length"):
             if getattr(options, name) is not None:

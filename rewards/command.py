@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--text", action="store_true", help="print the programs with their penalized tokens in color")
     add("--max-tokens", type=_positive, metavar="N", help="length limit the programs were sampled with, if any")
     add("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="number of sandboxes")
-    levels = "weakest isolation to accept (default: %(default)s)"
-    add("--require", choices=[one.value for one in Isolation], default=Isolation.NAMESPACES.value, help=levels)
+    levels, weakest = [one.value for one in Isolation], "weakest isolation to accept (default: %(default)s)"
+    add("--min-isolation", "--require", choices=levels, default=Isolation.NAMESPACES.value, help=weakest)
     return parser
 
 
@@ -77,7 +77,7 @@ def _explain(options: argparse.Namespace) -> None:
     settings = explain_settings(options.preset)
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, Limits(), Isolation(options.require)) as graders:
+    with Graders(options.workers, Limits(), Isolation(options.min_isolation)) as graders:
 
         def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
             return graders.grade(item[1], item[0].code, str(item[0].completion_id))
