@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
@@ -41,7 +43,8 @@ def main() -> int:
         output = options.output or Path(temporary) / "evaluation"
         started = time.monotonic()
         command = ["--samples", str(samples), "--problems", HUMANEVAL.format(data), "--output", str(output)]
-        status = evaluation.command.main([*command, "--k", "1", "10", str(NUM_SAMPLES)])
+        with redirect_stdout(sys.stderr):  # the table
+            status = evaluation.command.main([*command, "--k", "1", "10", str(NUM_SAMPLES)])
         if status:
             return status
         results = json.loads((output / "results.json").read_text(encoding="utf-8"))
