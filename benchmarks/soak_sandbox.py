@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import SandboxSettings
 from tests.sandbox import threats
 
-LIMITS = Limits(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
+LIMITS = SandboxSettings(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
 HOSTILE_SHARE = 0.2
 NUM_MEASUREMENTS = 10
 SLACK_BYTES = 8 << 20
@@ -189,7 +189,7 @@ def soak(num_programs: int, seed: int = 0) -> SoakReport:
     """
     verdicts, measured, num_hostile = Verdicts(), list[Resources](), 0
     started = time.monotonic()
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         verdicts.add(LOUDEST, sandbox.grade(LOUDEST.problem, LOUDEST.program, "0"))
         for number, case in enumerate(_drawn(num_programs, seed), start=1):
             verdicts.add(case, sandbox.grade(case.problem, case.program, str(number)))
@@ -224,7 +224,7 @@ def orders(num_programs: int | None = None, seed: int = 0) -> Iterator[OrderRepo
         cases = {"forwards": corpus, "backwards": corpus[::-1], "shuffled": draw.sample(corpus, len(corpus))}[order]
         verdicts.wrong, verdicts.changed = [], []
         started = time.monotonic()
-        with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
             for number, case in enumerate(cases):
                 verdicts.add(case, sandbox.grade(case.problem, case.program, str(number)))
         seconds = round(time.monotonic() - started, 1)

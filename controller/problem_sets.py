@@ -11,10 +11,8 @@ from errors import UserError
 from problems import Problem, describe_rejected, load
 from problems.leakage import find_leaks
 from problems.spec import Refusal
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import Graders
-from sandbox.limits import Limits
-from sandbox.validation import validate_references
+from sandbox.grading import Graders, validate_references
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation
 from settings import ProblemsSettings, SandboxSettings
 
@@ -54,7 +52,7 @@ class ProblemSets:
         return ProblemSets(train, self.supervised, held_out, self.warnings)
 
 
-def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) -> ProblemSets:
+def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None = None) -> ProblemSets:
     """Load what the SPECs name. Rows that cannot be used and leaks into the held-out problems become warnings.
 
     Rows that could not be graded within `limits` (by default: the usual ones) cannot be used.
@@ -65,7 +63,7 @@ def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) 
         UserError: a SPEC with nothing usable, or a task id in two benchmarks.
     """
     warnings: list[str] = []
-    refuse = reason_to_refuse(limits or Limits())
+    refuse = reason_to_refuse(limits or SandboxSettings())
     train = _load(settings.train, warnings, refuse)
     supervised = _load(settings.supervised, warnings, refuse) if settings.supervised else train
     trained = {problem.task_id for problem in (*train, *supervised)}
@@ -96,7 +94,7 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     warnings = list(sets.warnings)
     kept: list[tuple[Problem, ...]] = []
     num_workers = len(os.sched_getaffinity(0))
-    with Graders(num_workers, Limits.of(settings), Isolation(settings.require)) as graders:
+    with Graders(num_workers, settings, Isolation(settings.require)) as graders:
         for problems in (sets.train, sets.supervised, sets.held_out):
             found = validate_references(problems, graders, cache)
             kept.append(found.problems)

@@ -22,11 +22,11 @@ from evaluation.samples_file import SamplesFile
 from evaluation.store import SampleStore
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
-from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 1000
@@ -70,8 +70,7 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
         UserError: an evaluation that cannot be run or continued as asked.
         UserError: the machine gives less isolation than asked for.
     """
-    limits = Limits()
-    loaded = load(run.spec, reason_to_refuse(limits))
+    loaded = load(run.spec, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         logger.warning("%d rows cannot be used:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
     theirs = _read_against(run.against, loaded.problems, run.comparison) if run.against else None
@@ -82,7 +81,7 @@ def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
         if isinstance(source, SamplesFile):
             source = replace(source, rejected=loaded.rejected)
             num_left_out = _survey(source, loaded.problems, max(run.ks))
-        counts = _grade_into(store, source, loaded.problems, run, limits)
+        counts = _grade_into(store, source, loaded.problems, run)
         results = counts.results(run.ks) | counts.coverage()
         results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}
         if theirs is not None:
@@ -115,9 +114,7 @@ def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Compa
     return read_counts(folder, problems, comparison)
 
 
-def _grade_into(
-    store: SampleStore, source: ProgramSource, problems: tuple[Problem, ...], run: EvaluationRun, limits: Limits
-) -> Counts:
+def _grade_into(store: SampleStore, source: ProgramSource, problems: tuple[Problem, ...], run: EvaluationRun) -> Counts:
     """Grade what `store` lacks, and what the grader failed on before; the counts of all."""
     counts = Counts(problems, run.comparison)
     num_stored = sum(1 for _ in store.rows())
@@ -128,7 +125,7 @@ def _grade_into(
         logger.info("%s holds %d graded programs; going on behind them", store.folder, num_done)
     index = ProblemIndex(problems)
     programs = source.programs(problems, num_done)
-    with Graders(run.num_workers, limits, run.require) as graders:
+    with Graders(run.num_workers, SandboxSettings(), run.require) as graders:
         _grade_again(graders, store, index, run.comparison)
         for row in store.rows():
             counts.add(index.find(row["task_id"]).task_id, Outcome(row["outcome"]), row.get(APPS_KEY))

@@ -14,9 +14,9 @@ from augmentation.run import Summary, augment_file
 from errors import UserError
 from evaluation.sources import add_sampling_options, model_source, positive
 from problems import describe_rejected, load
-from sandbox.admission import reason_to_refuse
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 EXIT_UNUSABLE = 2
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _augment(options: argparse.Namespace) -> Summary:
-    loaded = load(options.problems, reason_to_refuse(Limits()))
+    loaded = load(options.problems, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     if options.max_references < options.min_references:

@@ -20,7 +20,6 @@ from controller.problem_sets import ProblemSets, load_problem_sets
 from controller.profile import Profile
 from controller.start import start_controller
 from reporting.progress import Progress
-from sandbox.limits import Limits
 from settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def plan_ring(settings: Settings, console: Console) -> int:
                 shortened, problems = _shortened(settings, Path(folder)), None
                 if None in given.values():  # what cannot be used is said before anything starts
                     check_resources(settings)
-                    problems = load_problem_sets(shortened.problems, Limits.of(settings.sandbox))
+                    problems = load_problem_sets(shortened.problems, settings.sandbox)
                 progress.stage("Ray")
                 start_ray(settings)
                 resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -18,10 +18,10 @@ from files import write_jsonl
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
 from rewards.explain import Explained, explain, explained_row, explaining, render, split
-from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, ProgramRow, read_programs
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Verdict
+from settings import SandboxSettings
 
 EXIT_UNUSABLE = 2
 
@@ -74,7 +74,7 @@ def _positive(text: str) -> int:
 
 def _explain(options: argparse.Namespace) -> None:
     tokenizer = _load_tokenizer(options.tokenizer)
-    loaded = load(options.problems, reason_to_refuse(Limits()))
+    loaded = load(options.problems, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     console = Console(highlight=False)
@@ -94,7 +94,7 @@ def _explained(
     settings = explaining(options.preset)
     programs = list(read_programs(options.programs, index))
     spans = [_split(program, tokenizer, options.tokenizer) for program, _ in programs]
-    with Graders(options.workers, Limits(), options.require) as graders:
+    with Graders(options.workers, SandboxSettings(), options.require) as graders:
 
         def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
             return graders.grade(item[1], item[0].code, str(item[0].completion_id))

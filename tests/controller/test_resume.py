@@ -30,7 +30,6 @@ from learner.learner import Learner
 from learner.model_source import model_folder
 from learner.supervised import encode_references
 from rewards import Sample, score_group
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import Settings
@@ -218,7 +217,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:
-        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.require)) as sandbox:
+        with Sandbox(settings.sandbox, Isolation(settings.sandbox.require)) as sandbox:
             for step in range(settings.run.num_steps):
                 engine.load_weights(step + 1, learner.policy.published())
                 batch: list[Experience] = []

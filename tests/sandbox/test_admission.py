@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
-from sandbox.admission import reason_to_refuse
 from sandbox.codec import MAX_DEPTH
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
+from settings import SandboxSettings
 
-LIMITS = Limits(output_bytes=1000)
+LIMITS = SandboxSettings(output_bytes=1000)
 PROBLEM = Problem("p", "jsonl", "Add.", (StdinTest("1", "2"),))
 
 

@@ -13,13 +13,13 @@ from benchmarks.bench_references import measure
 from benchmarks.corpora import CORPORA, Case
 from problems import CheckTest, Problem, StdinTest
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
 # Programs of the corpora that loop for ever cost their whole limit.
-LIMITS = Limits(cpu_s=1.0, wall_s=2.5)
+LIMITS = SandboxSettings(cpu_s=1.0, wall_s=2.5)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest
-from sandbox.asserts import outcome_of, plan
 from sandbox.codec import Opaque
 from sandbox.compare import Comparison
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, RunResult, StdinJob
+from sandbox.judge import outcome_of, plan
 from sandbox.verdict import Outcome
 
 

@@ -14,32 +14,34 @@ import pytest
 from problems.errors import UnusableRowError
 from problems.types import Problem, StdinTest
 from sandbox.jobs import StdinJob
-from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import MIB, SandboxSettings
 from tests.sandbox.attacks import checks, endings, hiding, lies, memory, traces, truth
 from tests.sandbox.attacks.shape import FAILED, NEVER_PASSED, PASSED, SQUARE, SQUARES, Attack, Step, problem
 
-LIMITS = Limits(cpu_s=1.0, wall_s=3.0, program_wall_s=20.0, memory_bytes=160 * MIB)
+LIMITS = SandboxSettings(cpu_s=1.0, wall_s=3.0, program_wall_s=20.0, memory_bytes=160 * MIB)
 # Kernel memory is slow to fill: little of it, and time enough to do so.
-SMALL = Limits(cpu_s=5.0, wall_s=8.0, program_wall_s=40.0, memory_bytes=64 * MIB)
+SMALL = SandboxSettings(cpu_s=5.0, wall_s=8.0, program_wall_s=40.0, memory_bytes=64 * MIB)
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
 @pytest.fixture(scope="module")
 def small_sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SMALL, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SMALL, min_isolation=Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
 def take(sandbox: Sandbox, step: Step) -> None:
     verdict = sandbox.grade(step.problem, step.source, "0", step.comparison)
-    assert verdict.outcome in step.outcomes, f"{verdict.outcome} {verdict.tests} {verdict.error} {sandbox.last_fault}"
+    assert verdict.outcome in step.outcomes, (
+        f"{verdict.outcome} {verdict.tests} {verdict.error} {sandbox.last_grader_error}"
+    )
     json.dumps(verdict.to_json()).encode()
     if step.error_line is not None:
         assert verdict.error is not None
@@ -147,7 +149,7 @@ def jail_bytes(sandbox: Sandbox) -> int:
     "sources", [traces.WARNINGS, traces.FLOODS, traces.SPOILED * 10], ids=["warnings", "large outputs", "spoiled"]
 )
 def test_neither_side_grows_with_what_it_has_graded(sources: tuple[str, ...], on: Problem) -> None:
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         for source in sources[:20]:
             sandbox.grade(on, source, "0")
         gc.collect()

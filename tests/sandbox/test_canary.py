@@ -8,20 +8,20 @@ from collections.abc import Iterator
 import pytest
 
 from problems.types import CallTest, CheckTest, StdinTest, Test
-from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import MIB, SandboxSettings
 from tests.sandbox.attacks.memory import earlier
 from tests.sandbox.attacks.search import FINDS_NOTHING, PREFIX, WHOLE_MEMORY, thief
 from tests.sandbox.attacks.shape import SQUARE, problem
 
-LIMITS = Limits(cpu_s=4.0, wall_s=10.0, program_wall_s=60.0, memory_bytes=256 * MIB)
+LIMITS = SandboxSettings(cpu_s=4.0, wall_s=10.0, program_wall_s=60.0, memory_bytes=256 * MIB)
 HONEST = "print(int(input()) ** 2)"
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 

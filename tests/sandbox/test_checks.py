@@ -8,10 +8,10 @@ import pytest
 
 from problems.errors import UnusableRowError
 from problems.types import AssertTest, CheckTest, Problem, Test
-from sandbox import asserts
-from sandbox.limits import Limits
+from sandbox import judge
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
 YES = """
 class Yes:
@@ -73,7 +73,7 @@ def f(x):
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(cpu_s=1.0, wall_s=3.0), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(cpu_s=1.0, wall_s=3.0), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
@@ -180,7 +180,7 @@ def test_literals_of_the_setup_stay_outside(sandbox: Sandbox, setup: str, condit
 @pytest.mark.parametrize("condition", ["f(xs) == sorted(xs)", "f(xs) == xs", "f(xs) is None and xs == [1]"])
 def test_values_of_the_setup_that_the_program_could_change_are_refused(condition: str) -> None:
     with pytest.raises(UnusableRowError, match=r"`xs`"):
-        asserts.plan(AssertTest(f"assert {condition}", "xs = list(range(3))"))
+        judge.plan(AssertTest(f"assert {condition}", "xs = list(range(3))"))
 
 
 def test_arguments_are_the_tests_own(sandbox: Sandbox) -> None:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems.types import AssertTest, CallTest, StdinTest
-from sandbox.asserts import outcome_of, plan
 from sandbox.codec import Opaque
 from sandbox.compare import (
     Comparison,
@@ -25,6 +24,7 @@ from sandbox.compare import (
     values_match,
 )
 from sandbox.jobs import End, RunResult
+from sandbox.judge import outcome_of, plan
 
 tokens = st.text(alphabet="abXY019.-+e", min_size=1, max_size=6)
 documents = st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=5)

@@ -13,11 +13,11 @@ from errors import UserError
 from problems import load
 from problems.extraction import extract_program
 from problems.types import Problem
-from sandbox.admission import reason_to_refuse
 from sandbox.grading import ProgramRow
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 FOLDER = Path(os.environ.get("BENCHMARK_DATA", "missing")) / "field_cases"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folde
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
@@ -67,7 +67,7 @@ def differing(folder: Path, sandbox: Sandbox, *, slow: bool = False) -> dict[str
     described = json.loads((folder / "expected.json").read_text("utf-8"))
     spec = f"{described['kind']}:{folder / 'problems.jsonl'}"
     try:
-        problems = {problem.task_id: problem for problem in load(spec, reason_to_refuse(Limits())).problems}
+        problems = {problem.task_id: problem for problem in load(spec, reason_to_refuse(SandboxSettings())).problems}
     except UserError:
         problems = {}
     found = {

@@ -11,7 +11,7 @@ import pytest
 from errors import UserError
 from problems import Problem, StdinTest
 from problems.index import ProblemIndex
-from sandbox.__main__ import main
+from sandbox.command import main
 
 OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
@@ -83,7 +83,7 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         ([program(RIGHT, task_id="sum-of-lines")], "did you mean sum-of-line?"),
         ([{**program(RIGHT), "code": 1}], "programs.jsonl:1: code"),
         ([[1]], "programs.jsonl:1: row"),
-        ([], "holds no programs"),
+        ([], "contains no programs"),
     ],
 )
 def test_bad_programs_are_named_before_anything_runs(

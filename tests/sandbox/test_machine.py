@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroups, selftest
-from sandbox.cures import cure
-from sandbox.interpreter import blocking_folder, find_runtime
 from sandbox.jail import confinement
-from sandbox.limits import Limits
+from sandbox.runtime import blocking_folder, find_runtime
+from sandbox.selftest import fix
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -98,15 +98,15 @@ def test_folder_that_only_its_owner_may_enter_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", list(Isolation))
-def test_every_level_has_a_cure(level: Isolation) -> None:
-    assert cure(level, "the jail ended: no message")
+def test_every_level_has_a_fix(level: Isolation) -> None:
+    assert fix(level, "the jail ended: no message")
 
 
 def test_doctor_names_the_level() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", "doctor"], capture_output=True, text=True, timeout=120, check=False
     )
-    level = selftest.find_level(Limits()).level
+    level = selftest.find_level(SandboxSettings()).level
     assert level is not None
     assert f"isolation level: {level.value}" in done.stdout
     assert done.returncode == (0 if level in selftest.CONFINED else 1)
@@ -118,4 +118,4 @@ def test_doctor_without_bubblewrap_says_how_to_get_it() -> None:
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PATH": "/nonexistent"},
     )  # fmt: skip
     assert "bubblewrap is not installed" in done.stdout
-    assert "cure: apt-get install bubblewrap" in done.stdout
+    assert "fix: apt-get install bubblewrap" in done.stdout

@@ -16,7 +16,6 @@ import sandbox.pool
 from errors import UserError
 from problems.types import Problem, StdinTest
 from sandbox import selftest
-from sandbox.limits import Limits
 from sandbox.pool import PoolError, SandboxPool
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"), StdinTest("6\n", "36\n")))
 RIGHT, WRONG = "print(int(input()) ** 2)", "print(25)"
-LEVEL = selftest.find_level(Limits()).level
+LEVEL = selftest.find_level(SandboxSettings()).level
 
 
 def settings(**changes: Any) -> SandboxSettings:

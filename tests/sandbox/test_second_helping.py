@@ -11,10 +11,10 @@ import pytest
 
 from errors import UserError
 from problems import load
-from sandbox.admission import reason_to_refuse
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 _CHECK = "def check(candidate):\n"
 _MANY = "    for i in range(2):\n        "
@@ -97,7 +97,7 @@ ASSERTIONS = {
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
@@ -105,7 +105,7 @@ def _outcome(sandbox: Sandbox, folder: Path, kind: str, row: dict[str, Any], pro
     path = folder / "problems.jsonl"
     path.write_text(json.dumps(row) + "\n", "utf-8")
     try:
-        (problem,) = load(f"{kind}:{path}", reason_to_refuse(Limits())).problems
+        (problem,) = load(f"{kind}:{path}", reason_to_refuse(SandboxSettings())).problems
     except UserError:
         return "refused"
     return sandbox.grade(problem, program, "0").outcome.value

@@ -11,9 +11,9 @@ from problems.types import AssertTest, CheckTest, Problem, StdinTest
 from sandbox import codec
 from sandbox.compare import apps_call_matches
 from sandbox.jobs import End, StdinJob
-from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import MIB, SandboxSettings
 from tests.sandbox.attacks.shape import SQUARE, problem
 
 _LENGTH = struct.Struct("<I")
@@ -21,8 +21,8 @@ _LENGTH = struct.Struct("<I")
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    limits = Limits(cpu_s=2.0, wall_s=5.0, memory_bytes=160 * MIB)
-    with Sandbox(limits, require=Isolation.LANDLOCK) as sandbox:
+    limits = SandboxSettings(cpu_s=2.0, wall_s=5.0, memory_bytes=160 * MIB)
+    with Sandbox(limits, min_isolation=Isolation.LANDLOCK) as sandbox:
         if sandbox.isolation is not Isolation.NAMESPACES_CGROUP:
             pytest.skip("without a control group nobody counts the jail's memory")
         yield sandbox

@@ -8,13 +8,13 @@ import pytest
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 from sandbox import selftest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 from tests.sandbox import threats
 from tests.sandbox.threats import Threat
 
-LIMITS = Limits(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
+LIMITS = SandboxSettings(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
 SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"),))
 CALL = Problem("call", "tests", "", (CallTest("f", (5,), 25),))
 ASSERT = Problem("assert", "tests", "", (AssertTest("assert f(5) == 25"),))
@@ -31,7 +31,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         pytest.skip(reasons[request.param])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selftest, "find_level", lambda limits: selftest.Finding(request.param))
-        with Sandbox(LIMITS, require=request.param) as sandbox:
+        with Sandbox(LIMITS, min_isolation=request.param) as sandbox:
             yield sandbox
 
 

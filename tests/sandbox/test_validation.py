@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from problems.types import Problem, StdinTest
-from sandbox.grading import Graders
-from sandbox.limits import Limits
-from sandbox.validation import validate_references
+from sandbox.grading import Graders, validate_references
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"
 TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
@@ -21,7 +20,7 @@ TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
 
 @pytest.fixture(scope="module")
 def graders() -> Iterator[Graders]:
-    with Graders(1, Limits(), Isolation.NAMESPACES) as made:
+    with Graders(1, SandboxSettings(), Isolation.NAMESPACES) as made:
         yield made
 
 
