@@ -16,7 +16,6 @@ import resource
 import struct
 import time
 from types import CodeType
-from typing import NamedTuple
 
 from sandbox.jail import confinement, job, program, scratch, supervision
 from sandbox.jail.protocol import END, NOT_A_CHECK, REQUEST, SEED, STDIN, Config, Task, read_source, read_tasks
@@ -105,82 +104,58 @@ class Zygote:
     def _run_loader(
         self, descriptor: int, source_bytes: int, num_jobs: int, cpu_s: float, wall_s: float
     ) -> tuple[int, int]:
-        config = self._config
-        limits = config.program_cpu_s, config.program_wall_s, config.program_output_bytes
-        pid = supervision.start(self._load, descriptor, source_bytes, num_jobs, Budget(*limits, cpu_s, wall_s))
+        pid = supervision.start(self._load, descriptor, source_bytes, num_jobs, cpu_s, wall_s)
         # The loader's own CPU time is the compilation, and about half a millisecond per job for watching.
-        hard_wall_s = supervision.HARD_WALL_FACTOR * (config.program_wall_s + wall_s)
+        hard_wall_s = supervision.HARD_WALL_FACTOR * (self._config.program_wall_s + wall_s)
         control = self._control.fileno()
         ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, control, has_children=True)
         return ending.cause, ending.status
 
-    def _load(self, descriptor: int, source_bytes: int, num_jobs: int, budget: Budget) -> int:
+    def _load(self, descriptor: int, source_bytes: int, num_jobs: int, cpu_s: float, wall_s: float) -> int:
+        """The loader: compile the program, run and report every job, and return the status to exit with."""
         # The compiler's warnings go to a file that ends with the loader.
         os.dup2(os.memfd_create("stream"), 2)
         tasks = read_tasks(descriptor, source_bytes, num_jobs)
-        status = load(tasks, budget, self._limits, self._runner, self._reporter, self._scratch)
+        resource.setrlimit(resource.RLIMIT_AS, self._limits.address)
+        code = self._compile(tasks[0])
+        status = DONE if code is None else self._run_all(tasks, code, cpu_s, wall_s)
         self._reporter.flush()
         return status
 
+    def _compile(self, task: Task) -> CodeType | None:
+        """The program's code. None if it does not compile, in which case that is reported."""
+        source = read_source(task.descriptor, task.source_bytes)
+        try:
+            code = program.compile_program(source)
+        except BaseException as error:  # noqa: BLE001 - whatever the compiler raises is about the program's text
+            output, errors, value, milestones = (os.memfd_create("stream") for _ in range(4))
+            program.write_all(milestones, b"S" + program.syntax_record(error))
+            ending = supervision.Ending(supervision.SELF_ENDED, program.EXIT_SYNTAX << 8, 0.0, 0.0, 0)
+            self._reporter.add(ending, output, errors, value, milestones, NOT_A_CHECK)
+            return None
+        program.remember_source(source)
+        return code
 
-class Budget(NamedTuple):
-    """What all jobs of a program may use together, and what each of them may use."""
-
-    program_cpu_s: float
-    program_wall_s: float
-    program_output_bytes: int
-    cpu_s: float
-    wall_s: float
-
-
-def load(
-    tasks: list[Task],
-    budget: Budget,
-    limits: program.ProcessLimits,
-    runner: Runner,
-    reporter: Reporter,
-    folder: scratch.Scratch,
-) -> int:
-    """The loader: compile the program, run and report every job, and return the status to exit with.
-
-    It stops early after a timeout, or when the budget is used up.
-    """
-    resource.setrlimit(resource.RLIMIT_AS, limits.address)
-    code = _compile(tasks[0], reporter)
-    if code is None:
+    def _run_all(self, tasks: list[Task], code: CodeType, cpu_s: float, wall_s: float) -> int:
+        """Run the jobs until one times out, or what the program may use in all is used up."""
+        config, reporter = self._config, self._reporter
+        started, cpu_left = time.monotonic(), config.program_cpu_s
+        last_bytes = reporter.total_bytes + config.program_output_bytes
+        for task in tasks:
+            if cpu_left <= 0 or time.monotonic() - started >= config.program_wall_s:
+                break
+            if reporter.total_bytes >= last_bytes:
+                return TOO_MUCH_OUTPUT
+            if reporter.is_full:
+                reporter.flush_and_wait()
+            stdin = os.memfd_create("stream")
+            if task.kind == STDIN:
+                task.copy_stdin(stdin)
+            ending = self._runner.run(task, stdin, code, min(cpu_s, cpu_left), wall_s)
+            cpu_left -= ending.cpu_s
+            if ending.cause != supervision.SELF_ENDED or not self._scratch.clear():
+                break
         return DONE
-    started, cpu_left = time.monotonic(), budget.program_cpu_s
-    last_bytes = reporter.total_bytes + budget.program_output_bytes
-    for task in tasks:
-        if cpu_left <= 0 or time.monotonic() - started >= budget.program_wall_s:
-            break
-        if reporter.total_bytes >= last_bytes:
-            return TOO_MUCH_OUTPUT
-        if reporter.is_full:
-            reporter.flush_and_wait()
-        stdin = os.memfd_create("stream")
-        if task.kind == STDIN:
-            task.copy_stdin(stdin)
-        ending = runner.run(task, stdin, code, min(budget.cpu_s, cpu_left), budget.wall_s)
-        cpu_left -= ending.cpu_s
-        if ending.cause != supervision.SELF_ENDED or not folder.clear():
-            break
-    return DONE
-
-
-def _compile(task: Task, reporter: Reporter) -> CodeType | None:
-    """The program's code. None if it does not compile, in which case that is reported."""
-    source = read_source(task.descriptor, task.source_bytes)
-    try:
-        code = program.compile_program(source)
-    except BaseException as error:  # noqa: BLE001 - whatever the compiler raises is about the program's text
-        output, errors, value, milestones = (os.memfd_create("stream") for _ in range(4))
-        program.write_all(milestones, b"S" + program.syntax_record(error))
-        ending = supervision.Ending(supervision.SELF_ENDED, program.EXIT_SYNTAX << 8, 0.0, 0.0, 0)
-        reporter.add(ending, output, errors, value, milestones, NOT_A_CHECK)
-        return None
-    program.remember_source(source)
-    return code
 
 
 def _move_high(descriptor: int) -> int:
