@@ -1,4 +1,4 @@
-"""The soak test in little; `make soak` runs ten thousand programs, and all of the corpus in each order."""
+"""A small soak test. `make soak` runs ten thousand programs, and the whole corpus in each order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks.soak_sandbox import HONEST, Verdicts, orders, soak, watching
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from tests.sandbox.soak import HONEST, Verdicts, orders, soak, watching
 
 
 def test_hostile_programs_among_honest_ones_change_nothing() -> None:
