@@ -1,4 +1,4 @@
-"""`python -m sandbox grade`: rows in, verdict rows out in the same order; bad input is named and costs status 2."""
+"""`python -m sandbox grade`: rows in, verdict rows out in the same order. Bad input is named, with exit status 2."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         ([], "contains no programs"),
     ],
 )
-def test_bad_programs_are_named_before_anything_runs(
+def test_bad_programs_are_named_before_grading(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], message: str
 ) -> None:
     status, verdicts = grade(tmp_path, rows)

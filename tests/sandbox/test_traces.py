@@ -31,7 +31,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize("pair", traces.PAIRS)
-def test_a_program_leaves_no_sign_for_the_next(sandbox: Sandbox, pair: str) -> None:
+def test_program_leaves_no_sign_for_the_next(sandbox: Sandbox, pair: str) -> None:
     sender, receiver = traces.PAIRS[pair]
     seen = [sandbox.run(source, [StdinJob(b"")])[0].stdout for source in (receiver, sender, receiver)]
     assert seen[0]
@@ -39,7 +39,7 @@ def test_a_program_leaves_no_sign_for_the_next(sandbox: Sandbox, pair: str) -> N
 
 
 @pytest.mark.parametrize("pair", traces.PAIRS)
-def test_a_test_leaves_no_sign_for_the_next(sandbox: Sandbox, pair: str) -> None:
+def test_test_leaves_no_sign_for_the_next(sandbox: Sandbox, pair: str) -> None:
     program = f"exec({list(traces.PAIRS[pair])!r}[int(input())])"
     seen = [result.stdout for result in sandbox.run(program, [StdinJob(b"1"), StdinJob(b"0"), StdinJob(b"1")])]
     assert seen[0]
@@ -65,7 +65,7 @@ def jail_bytes(sandbox: Sandbox) -> int:
 @pytest.mark.parametrize(
     "sources", [traces.WARNINGS, traces.FLOODS, traces.SPOILED * 10], ids=["warnings", "large outputs", "spoiled"]
 )
-def test_neither_side_grows_with_what_it_has_graded(sources: tuple[str, ...], on: Problem) -> None:
+def test_neither_side_grows(sources: tuple[str, ...], on: Problem) -> None:
     with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         for source in sources[:20]:
             sandbox.grade(on, source, "0")

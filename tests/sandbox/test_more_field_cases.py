@@ -1,4 +1,4 @@
-"""More cases of the kinds of the field cases: what a test may be, and what an honest program may do."""
+"""More cases like the field cases: what a test may be, and what an honest program may do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RAISES = (
 )
 _ECHO = "def f(x):\n    return x\n"
 
-# What a HumanEval-shaped `test` says, the body of the program, and the outcome.
+# A `test` in HumanEval's format, the body of the program, and the outcome.
 CHECKS = {
     "only asks whether it can be called": (_CHECK + "    assert callable(candidate)\n", _SUM, "passed"),
     "returns at its end": (_CHECK + "    assert candidate([1]) == 1\n    return True\n", _SUM, "passed"),
@@ -112,7 +112,7 @@ def _outcome(sandbox: Sandbox, folder: Path, kind: str, row: dict[str, Any], pro
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_checks_ask_what_they_can_or_are_refused(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_checks_run_or_are_refused(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
     test, program, wanted = CHECKS[name]
     prompt = 'def f(xs):\n    """Add them."""\n'
     row = {"task_id": "H/0", "prompt": prompt, "entry_point": "f", "canonical_solution": _SUM, "test": test}
@@ -120,7 +120,7 @@ def test_checks_ask_what_they_can_or_are_refused(name: str, sandbox: Sandbox, tm
 
 
 @pytest.mark.parametrize("name", ASSERTIONS)
-def test_assertions_need_no_imports_and_ask_functions(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_assertions_need_no_imports(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
     assertion, program, wanted = ASSERTIONS[name]
     row = {"task_id": "0", "statement": "s", "tests": [{"assert": assertion}]}
     assert _outcome(sandbox, tmp_path, "jsonl", row, program) == wanted

@@ -24,7 +24,7 @@ def graders() -> Iterator[Graders]:
         yield made
 
 
-def test_failing_references_go_and_problems_without_a_good_one(tmp_path: Path, graders: Graders) -> None:
+def test_failing_references_are_rejected(tmp_path: Path, graders: Graders) -> None:
     mixed = Problem("mixed", "own", "?", TESTS, references=(WRONG, RIGHT, CRASHING))
     wrong = Problem("wrong", "own", "?", TESTS, references=(WRONG,))
     without = Problem("without", "own", "?", TESTS)
@@ -36,7 +36,7 @@ def test_failing_references_go_and_problems_without_a_good_one(tmp_path: Path, g
     assert "ModuleNotFoundError" in found.rejected[1].reason
 
 
-def test_what_is_known_is_believed_until_the_problem_changes(tmp_path: Path, graders: Graders) -> None:
+def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders: Graders) -> None:
     cache = tmp_path / "made" / "cache.json"
     problem = Problem("p", "own", "?", TESTS, references=(RIGHT,))
     assert validate_references([problem], graders, cache).problems == (problem,)
