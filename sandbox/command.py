@@ -14,7 +14,7 @@ from errors import UserError
 from problems import describe_rejected, load
 from problems.index import ProblemIndex
 from problems.spec import nearest
-from sandbox.grading import Graders, check_programs, grade_file
+from sandbox.grading import Graders, grade_file, read_programs
 from sandbox.judge import reason_to_refuse
 from sandbox.runtime import find_runtime
 from sandbox.selftest import CANARIES, CONFINED, LEVELS, find_level, fix
@@ -74,7 +74,8 @@ def _grade(options: argparse.Namespace) -> int:
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     index = ProblemIndex(loaded.problems)
-    check_programs(options.programs, index)
+    for _ in read_programs(options.programs, index):
+        pass  # a bad row is named before anything runs
     outcomes: Counter[Outcome] = Counter()
     started = time.monotonic()
     with Graders(options.workers, settings, options.min_isolation) as graders:

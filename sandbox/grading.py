@@ -71,12 +71,6 @@ def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow,
         raise UserError(f"{path}: contains no programs")
 
 
-def check_programs(path: Path, index: ProblemIndex) -> None:
-    """Read all rows of a file of programs. Raises what `read_programs` raises."""
-    for _ in read_programs(path, index):
-        pass
-
-
 def verdict_row(program: ProgramRow, verdict: Verdict) -> dict[str, Any]:
     """The output row of a graded program, with the ids exactly as in the input row."""
     return {"task_id": program.task_id, "completion_id": program.completion_id, **verdict.to_json()}

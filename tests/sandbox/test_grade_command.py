@@ -96,7 +96,11 @@ def test_bad_programs_are_named_before_grading(
 
 
 def test_bad_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, message in (("--workers=0", "a number from 1"), ("--require=namespace", "did you mean namespaces?")):
+    for option, message in (
+        ("--workers=0", "a number from 1"),
+        ("--require=namespace", "did you mean namespaces?"),
+        ("--min-isolation=namespace", "did you mean namespaces?"),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             grade(tmp_path, [program(RIGHT)], option)
         assert exit_info.value.code == 2
