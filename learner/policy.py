@@ -27,12 +27,12 @@ from learner.encoder_decoder import EncoderDecoderBatch
 from learner.logprobs import chunked_logprobs
 from learner.packing import MicroBatch, TokenSequence, pack
 from problems.token_spans import keeps_code
-from settings import LoraSettings
+from settings import Dtype, LoraSettings
 from transport.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
 
 logger = logging.getLogger(__name__)
 
-ComputeDtype = Literal["float32", "bfloat16"]
+ComputeDtype = Dtype | Literal["float32", "bfloat16"]
 
 # Largest difference that the self-test accepts between packed and plain log-probabilities of the same tokens.
 _SELF_TEST_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}

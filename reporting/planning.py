@@ -21,7 +21,7 @@ from controller.profile import Profile
 from controller.start import start_controller
 from reporting.progress import Progress
 from sandbox.limits import Limits
-from settings import Settings
+from settings import PlanOptions, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +35,18 @@ UNITS = {
 }
 
 
-def plan_ring(settings: Settings, console: Console) -> int:
+def plan_ring(settings: Settings, plan: PlanOptions, console: Console) -> int:
     """Print what the ring of `settings` will do; returns the exit status.
 
-    Figures that `settings.plan` does not give are measured in a short run. Raises UserError where there is nothing to
+    Figures that `plan` does not give are measured in a short run. Raises UserError where there is nothing to
     plan, and what a job raises for settings and problems that cannot be used.
     """
-    plan = settings.plan
     given = {field.name: getattr(plan, field.name) for field in fields(Figures)}
     figures, observed, cpus, gpus = None, None, plan.num_cpus, plan.num_gpus
     if None in given.values() or cpus is None or gpus is None:
         with Progress(plan.num_updates, console) as progress, tempfile.TemporaryDirectory() as folder:
             try:
-                shortened, problems = _shortened(settings, Path(folder)), None
+                shortened, problems = _shortened(settings, plan, Path(folder)), None
                 if None in given.values():  # what cannot be used is said before anything starts
                     check_resources(settings)
                     problems = load_problem_sets(shortened.problems, Limits.of(settings.sandbox))
@@ -57,7 +56,7 @@ def plan_ring(settings: Settings, console: Console) -> int:
                 cpus = resources["CPU"] if cpus is None else cpus
                 gpus = resources.get("GPU", 0.0) if gpus is None else gpus
                 if problems is not None:
-                    figures, observed = asyncio.run(_short_run(shortened, problems, progress))
+                    figures, observed = asyncio.run(_short_run(shortened, plan, problems, progress))
             except KeyboardInterrupt:
                 return 130
             except Exception as error:  # the process border: said in words
@@ -74,18 +73,20 @@ def plan_ring(settings: Settings, console: Console) -> int:
     return 0
 
 
-async def _short_run(settings: Settings, problems: ProblemSets, progress: Progress) -> tuple[Figures, Plan]:
+async def _short_run(
+    settings: Settings, plan: PlanOptions, problems: ProblemSets, progress: Progress
+) -> tuple[Figures, Plan]:
     profile = Profile()
     actors, controller = await start_controller(settings, problems, progress, profile)
-    progress.stage(f"{settings.plan.num_updates} updates")
-    measured = await profile.measure(controller, settings.plan.num_updates)
+    progress.stage(f"{plan.num_updates} updates")
+    measured = await profile.measure(controller, plan.num_updates)
     await actors.close()
     return measured
 
 
-def _shortened(settings: Settings, folder: Path) -> Settings:
+def _shortened(settings: Settings, plan: PlanOptions, folder: Path) -> Settings:
     """The same job without evaluation and checkpoints, in a folder of its own, long enough not to be short of work."""
-    every, plan = settings.buffer.refresh_every, settings.plan
+    every = settings.buffer.refresh_every
     num_steps = plan.num_updates + (2 + settings.buffer.max_off_policy_versions) * every
     return settings.model_copy(
         update={

@@ -13,7 +13,8 @@ from learner.metrics import UpdateStats
 from learner.replay import replay
 from reporting.rows import read_rows
 from settings import Settings
-from settings_sources import leaf_fields, load_settings
+from settings.reference import leaf_fields
+from settings_sources import load_settings
 
 COMPARED = ("loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_kl", "grad_norm", "entropy")
 

@@ -158,6 +158,11 @@ class RunFolder:
         writer.close()
         self._report_again()
 
+    def has_learned(self) -> bool:
+        """Whether the run got as far as an update, an evaluation or a checkpoint."""
+        rows = (self.path / name for name in ("metrics.jsonl", "evaluations.jsonl"))
+        return any(self.checkpoints.iterdir()) or any(file.exists() and file.stat().st_size for file in rows)
+
     def report(self) -> Path:
         """Write `report.html` from what is in the folder, and return its path."""
         self._reported = time.monotonic()

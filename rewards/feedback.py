@@ -6,7 +6,6 @@ Liu et al. 2023 (RLTF), section 3.2, with the gaps closed as docs/method.md says
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rewards.syntax_facts import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
 from rewards.types import Category, Sample
 from sandbox.verdict import Outcome, Verdict
+from settings import AdaptiveScope
 
 FINE_PENALTY = -0.3
 
@@ -27,8 +27,6 @@ _COARSE = {
     Outcome.SYNTAX_ERROR: -1.0,
 }
 _NOT_AN_ERROR = (Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED)
-
-AdaptiveScope = Literal["ran", "failed", "replace_coarse"]
 
 
 def coarse_rewards(verdicts: Sequence[Verdict]) -> NDArray[np.float64]:
@@ -47,7 +45,7 @@ def adaptive_rewards(verdicts: Sequence[Verdict], scope: AdaptiveScope) -> NDArr
     """
     ratios = np.array([verdict.pass_ratio for verdict in verdicts], dtype=np.float64)
     outcomes = [verdict.outcome for verdict in verdicts]
-    if scope == "ran":
+    if scope is AdaptiveScope.RAN:
         inside = [outcome is not Outcome.SYNTAX_ERROR for outcome in outcomes]
     else:
         inside = [outcome is Outcome.FAILED for outcome in outcomes]

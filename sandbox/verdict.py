@@ -1,9 +1,11 @@
-"""What the sandbox says of a program. Frozen, slotted, and free of imports, so that `rewards/` can use it alone."""
+"""What the sandbox says of a program. Frozen and slotted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from settings.choices import Isolation as Isolation  # part of a verdict
 
 GRADER_ERROR = "GraderError"
 """The type of a verdict's error where the fault is the grader's or the test's; the message says which."""
@@ -21,15 +23,6 @@ class Outcome(StrEnum):
     SYNTAX_ERROR = "syntax_error"
     INFRASTRUCTURE_ERROR = "infrastructure_error"
     SKIPPED = "skipped"
-
-
-class Isolation(StrEnum):
-    """How well programs are kept apart from the machine and from each other, best first."""
-
-    NAMESPACES_CGROUP = "namespaces+cgroup"
-    NAMESPACES = "namespaces"
-    LANDLOCK = "landlock"
-    RLIMITS = "rlimits"
 
 
 @dataclass(frozen=True, slots=True)
