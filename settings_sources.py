@@ -268,12 +268,12 @@ def _nearest(name: str, fields: Mapping[FieldPath, FieldInfo]) -> str | None:
     """The setting most like `name`: by its dotted name, its last part, or its initials (`lr`); None if none is."""
     last = name.rpartition(".")[2]
 
-    def likeness(path: FieldPath) -> tuple[float, int]:
+    def likeness(path: FieldPath) -> tuple[float, bool]:
         whole = difflib.SequenceMatcher(None, name, ".".join(path)).ratio()
         part = difflib.SequenceMatcher(None, last, path[-1]).ratio()
         initials = "".join(word[0] for word in path[-1].split("_"))
-        shared = len(os.path.commonprefix([name.split("."), list(path)]))
-        return max(whole, 0.95 * part, 0.9 * (len(last) > 1 and last == initials)), shared
+        is_in_section = name.startswith(".".join((*path[:-1], "")))
+        return max(whole, 0.95 * part, 0.9 * (len(last) > 1 and last == initials)), is_in_section
 
     best = max(fields, key=likeness)
     return ".".join(best) if likeness(best)[0] >= 0.6 else None

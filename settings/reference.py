@@ -108,7 +108,7 @@ def _plain(annotation: Any, metadata: list[Any]) -> tuple[type[Any], list[str]]:
         inner = next(argument for argument in get_args(annotation) if argument not in (type(None), ...))
         return _plain(inner, metadata)
     signs = [(item, kind, sign) for kind, sign in _BOUNDS.items() for item in metadata if isinstance(item, kind)]
-    bounds = [f"{sign} {getattr(item, kind.__name__.lower()):g}" for item, kind, sign in signs]
+    bounds = [f"{sign} {getattr(item, kind.__name__.lower())}" for item, kind, sign in signs]
     bounds += [f"multiple of {item.multiple_of}" for item in metadata if isinstance(item, annotated_types.MultipleOf)]
     return annotation, bounds
 
