@@ -1,4 +1,4 @@
-"""One job, from its settings to a finished run folder: wires the actors, and writes down and shows what they say.
+"""One job, from its settings to a finished run folder: wires the actors, and hands what happens to who shows it.
 
 Imported only once the settings are known, because it brings torch and Ray.
 """
@@ -9,8 +9,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -18,22 +17,20 @@ from rich.console import Console
 
 from controller.cluster import check_resources
 from controller.connection import NO_DASHBOARD, start_ray, while_head_lives
-from controller.errors import FAILED, user_message
-from controller.ledger import LedgerCounts
+from controller.errors import FAILED, UNUSABLE_INPUT, user_message
+from controller.events import Began, Event, Said
 from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
-from controller.reports import GradedRollout, GradedSample
-from controller.rollouts import GradingCounts
-from controller.start import check_model, start_controller, step_of
-from evaluation import EvaluationResult
+from controller.profile import measured_forecast
+from controller.start import check_model, polling, start_controller, step_of
+from errors import UserError
 from files import newest_checkpoint
-from learner.metrics import StepMetrics
-from reporting import Progress, RunFolder
-from reporting.planning import plan_ring
-from reporting.replaying import replay_run
-from reporting.summary import print_plan, print_summary
+from learner.replay import changed_settings, replay
+from reporting.progress import Progress
+from reporting.run_folder import RunFolder
+from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from reporting.telemetry import Telemetry
 from sandbox.limits import Limits
-from settings import Settings
+from settings import PlanOptions, Settings
 from settings_sources import CliOptions
 
 logger = logging.getLogger("launch")
@@ -41,80 +38,44 @@ logger = logging.getLogger("launch")
 
 @dataclass(slots=True)
 class Job:
-    """One run: writes down and shows what happens in it."""
+    """One run, and the consumers of its events."""
 
     settings: Settings
     problems: ProblemSets
     folder: RunFolder
     progress: Progress
-    resume: Path | None
     telemetry: Telemetry
-    evaluations: list[tuple[int, EvaluationResult]] = field(default_factory=list)
-    publish_s: float = 0.0
-    last_step: float = field(default_factory=time.monotonic)
+    resume: Path | None
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
-        """After every update."""
-        now = time.monotonic()
-        row = metrics.row() | asdict(grading) | {"publish_s": self.publish_s, "elapsed_s": now - self.last_step}
-        self.last_step, self.publish_s = now, 0.0
-        self.folder.metrics(row)
-        self.folder.ledger(metrics.step, ledger)
-        self.progress.step(row)
-        self.telemetry.step(metrics, self.settings.run.num_steps)
-
-    def on_graded(self, graded: GradedRollout) -> None:
-        """After every rollout that was graded."""
-        self.telemetry.graded(graded)
-
-    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
-        """After every publication of weights."""
-        self.publish_s += seconds
-        self.telemetry.publication(seconds)
-        if shown:
-            self.folder.samples(version, shown, self.problems.by_id)
-
-    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
-        """After every evaluation."""
-        problems = ", ".join(self.settings.problems.evaluation)
-        row = {"step": step, "problems": problems, **result.to_json(), "num_passed": num_passed}
-        self.folder.evaluation(row)
-        self.progress.evaluation(row)
-        self.telemetry.evaluation(result)
-        self.evaluations.append((step, result))
-
-    def on_rewind(self, step: int, why: str) -> None:
-        """After updates were undone."""
-        self.folder.rewind(step)
-        self.progress.note(why, style="yellow")
-        self.evaluations = [(at, result) for at, result in self.evaluations if at <= step]
+    def emit(self, event: Event) -> None:
+        """Hand an event to every consumer."""
+        self.folder.emit(event)
+        self.progress.emit(event)
+        self.telemetry.emit(event)
 
     async def run(self) -> None:
         """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learned."""
         checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve() / "checkpoints")
         if self.resume is not None and checkpoint is None:
-            self._say(f"{self.resume} has no checkpoint: starting again from the beginning")
-        actors, controller = await start_controller(self.settings, self.problems, self.progress, self, checkpoint)
+            text = f"{self.resume} has no checkpoint: it starts again from the beginning"
+            logger.warning("%s", text)
+            self.emit(Said(text))
+        actors, controller = await start_controller(self.settings, self.problems, self.emit, checkpoint)
         if checkpoint is None and self.settings.evaluation.initial:
-            self.progress.stage("evaluation before")
+            self.emit(Began("evaluation before"))
             await controller.evaluate()
-        self.progress.stage("reinforcement learning")
-        self.last_step = time.monotonic()
+        self.emit(Began("reinforcement learning"))
         try:
-            async with self.telemetry.watching(actors.generators, actors.pool, actors.buffer):
+            async with polling(actors, self.emit):
                 await controller.run()
         except asyncio.CancelledError:
             path = await controller.save_interrupted()
             if path is not None:
-                self.progress.note(f"interrupted: the model is in {path}; continue with --resume {self.folder.path}")
+                self.emit(Said(f"interrupted: the model is in {path}; continue with --resume {self.folder.path}"))
             raise
-        self.progress.stage("evaluation after")
+        self.emit(Began("evaluation after"))
         await controller.evaluate()
         await actors.close()
-
-    def _say(self, text: str) -> None:
-        logger.warning("%s", text)
-        self.progress.note(text)
 
 
 def run_job(settings: Settings, options: CliOptions, program: str = "launch.py") -> int:
@@ -124,12 +85,13 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     """
     console = Console()
     if options.dry_run:
-        print_plan(settings, console)
+        print_dry_run(settings, console)
         return 0
     if options.replay is not None:
-        return replay_run(options.replay, settings, console)
+        changed = changed_settings(options.replay, settings)
+        return print_replay(options.replay, replay(options.replay, settings), changed, console)
     if options.plan is not None:
-        return plan_ring(settings, options.plan, console)
+        return _plan(settings, options.plan, console, program)
     check_resources(settings)
     name = settings.model.name
     if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
@@ -141,59 +103,75 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     return _train(settings, options.resume, problems, console, program)
 
 
+def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:
+    try:
+        with Progress(plan.num_updates, console) as progress:
+            forecast = measured_forecast(settings, plan, progress.emit)
+        print_plan(forecast, console)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the process border: the cause in words, the traceback in the log
+        message, status = user_message(error)
+        if status == UNUSABLE_INPUT:
+            raise UserError(message) from error
+        logger.exception("the short run failed")
+        console.print(f"{program}: {message}", style="red", highlight=False, markup=False)
+        return status
+    return 0
+
+
 def _train(settings: Settings, resume: Path | None, problems: ProblemSets, console: Console, program: str) -> int:
     started = time.monotonic()
-    folder = _run_folder(settings, resume)
+    folder = _run_folder(settings, resume, problems)
     log = folder.path / "launch.log"
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
     for warning in problems.warnings:
         logger.warning("%s", warning)
     status = 0
-    with Progress(settings.run.num_steps, console) as progress:
+    with Progress(settings.run.num_steps, console, log) as progress:
         for warning in problems.warnings:
-            progress.note(warning)
+            progress.emit(Said(warning))
         try:
             with folder:
-                progress.stage("Ray")
+                progress.emit(Began("Ray"))
                 dashboard = start_ray(settings)
-                telemetry = Telemetry(settings.run.name, settings.buffer)
-                job = Job(settings, problems, folder, progress, resume, telemetry)
+                job = Job(settings, problems, folder, progress, Telemetry(settings), resume)
                 if dashboard:
-                    progress.note(f"Ray dashboard: http://{dashboard}")
+                    progress.emit(Said(f"Ray dashboard: http://{dashboard}"))
                 elif settings.cluster.dashboard:
-                    progress.note(NO_DASHBOARD, style="yellow")
+                    progress.emit(Said(NO_DASHBOARD, "yellow"))
                 head = ray.get_runtime_context().gcs_address
-                asyncio.run(while_head_lives(job.run(), head, lambda text: progress.note(text, style="red")))
+                asyncio.run(while_head_lives(job.run(), head, lambda text: progress.emit(Said(text, "red"))))
         except KeyboardInterrupt:
             logger.info("interrupted")
             status = 130
         except BaseException as error:  # the process border: the message for people, the traceback in the log
             logger.exception("the run failed")
             message, status = user_message(error)
-            progress.note(f"{program}: {message}", style="red")
+            progress.emit(Said(f"{program}: {message}", "red"))
         finally:
             ray.shutdown()
         if status and resume is None and not folder.has_learned():
             log = _without_folder(folder.path, keep_log=status == FAILED)
         if status == FAILED:
-            progress.note(f"(traceback in {log})", style="red")
+            progress.emit(Said(f"(traceback in {log})", "red"))
     if status == 0:
-        print_summary(console, folder.path, job.evaluations, progress.stages, time.monotonic() - started)
+        print_summary(folder.path, progress.stages, time.monotonic() - started, console)
     return status
 
 
-def _run_folder(settings: Settings, resume: Path | None) -> RunFolder:
+def _run_folder(settings: Settings, resume: Path | None, problems: ProblemSets) -> RunFolder:
     if resume is None:
-        return RunFolder.create(settings.run.folder, settings)
+        return RunFolder.create(settings.run.folder, settings, problems.by_id)
     checkpoint = newest_checkpoint(resume / "checkpoints")
-    return RunFolder.resume(resume, settings, -1 if checkpoint is None else step_of(checkpoint))
+    return RunFolder.resume(resume, settings, problems.by_id, -1 if checkpoint is None else step_of(checkpoint))
 
 
 def _without_folder(folder: Path, *, keep_log: bool) -> Path:
     """Delete the folder of a run that learned nothing, so that its name is free again; returns where its log is."""
     log = folder.with_name(f"{folder.name}.log")
-    if keep_log:
-        shutil.move(folder / "launch.log", log)
-    shutil.rmtree(folder)
+    if keep_log and (folder / "launch.log").is_file():
+        (folder / "launch.log").replace(log)
+    shutil.rmtree(folder, ignore_errors=True)
     return log

@@ -25,26 +25,26 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
+from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Step
 from controller.generators import GeneratorPool
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, step_shown
-from controller.ledger import Ledger, LedgerCounts, State
+from controller.ledger import Ledger, State
 from controller.problem_sampler import ProblemSampler, capacity
-from controller.reports import EvaluatedRollout, GradedRollout, GradedSample
+from controller.reports import EvaluatedRollout, GradedRollout
 from controller.rollouts import LOST, Graders, GradingCounts, Sampling
 from controller.state import RunState, rollouts_of
 from controller.waiting import StallError, answer, answer_in_turn, outstanding
-from evaluation import EvaluationResult
 from evaluation.result import Tally, evaluate_tally
 from files import newest_checkpoint, prune
 from learner.buffer import BufferItem
-from learner.metrics import StepMetrics, StepReport
+from learner.metrics import StepReport
 from problems.types import Problem
 from settings import Settings
 from transport.weights import WeightsHandle
@@ -58,25 +58,6 @@ WATCH_S = 30.0
 STALL_S = 120.0
 
 
-class Listener(Protocol):
-    """Who is told how the run goes."""
-
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
-        """After every update, with what was graded since the last."""
-
-    def on_graded(self, graded: GradedRollout) -> None:
-        """After a rollout's programs were graded."""
-
-    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
-        """After every publication of weights, which took `seconds`, with some programs graded since the last."""
-
-    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
-        """After every evaluation; `num_passed` programs of each problem did."""
-
-    def on_rewind(self, step: int, why: str) -> None:
-        """The updates after `step` are undone, and will be made again."""
-
-
 @dataclass(slots=True)
 class Controller:
     """One run, from published first weights to the last update. `step` updates have been made."""
@@ -88,7 +69,7 @@ class Controller:
     pool: Graders
     buffer: Any
     learner: LearnerService
-    listener: Listener
+    emit: Emit
     step: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
@@ -100,8 +81,11 @@ class Controller:
     def __post_init__(self) -> None:
         run, problems = self.settings.run, self.settings.problems
         order = ProblemSampler([problem.task_id for problem in self.train], run.seed, problems.skip_solved)
-        self.sampling = Sampling(self.settings, self.ledger, order, self.generators, self.pool, self.listener.on_graded)
+        self.sampling = Sampling(self.settings, self.ledger, order, self.generators, self.pool, self._graded)
         self.supply = BatchSource(self.settings, self.ledger, self.buffer)
+
+    def _graded(self, rollout: GradedRollout) -> None:
+        self.emit(Graded(rollout))
 
     async def restore(self, checkpoint: Path) -> None:
         """Go on where the run was that wrote `checkpoint`. Raises UserError where it does not fit."""
@@ -142,7 +126,7 @@ class Controller:
                 watch.cancel()
 
     async def evaluate(self) -> None:
-        """Tell the listener pass@k on the held-out problems, if any, with the learner's present weights."""
+        """Emit pass@k on the held-out problems, if any, with the learner's present weights."""
         while not await self._surviving(self._evaluate):
             pass
 
@@ -152,13 +136,14 @@ class Controller:
         await self.publish()
         wanted = self.settings.evaluation
         tally = Tally(self.held_out)
+        self._num_evaluated = 0
         rollouts = (self._evaluate_one(problem) for problem in self.held_out)
         evaluated = asyncio.gather(*rollouts)
         for rollout in await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated):
             for outcome in rollout.outcomes:
                 tally.add(rollout.task_id, outcome)
         result = evaluate_tally(tally, wanted.ks)
-        self.listener.on_evaluation(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples})
+        self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
 
     async def publish(self) -> None:
         """Have the generators sample with the learner's present weights, where they do not yet."""
@@ -171,7 +156,7 @@ class Controller:
         self._published_at, self.version = self.step, weights.version
         self.generators.use(weights)
         self.sampling.allow(capacity(self.settings, num_trained=self.ledger.num_trained, step=self.step))
-        self.listener.on_refresh(weights.version, self.sampling.shown, time.monotonic() - began)
+        self.emit(Refreshed(weights.version, tuple(self.sampling.shown), time.monotonic() - began))
         self.sampling.shown = []
 
     async def save_checkpoint(self) -> Path:
@@ -244,7 +229,7 @@ class Controller:
         self.step = metrics.step
         counts = self.ledger.counts()
         metrics = metrics.with_driver(waited_s, self.ledger.num_in(State.BUFFERED), counts.dropped)
-        self.listener.on_step(metrics, self.sampling.grading, counts)
+        self.emit(Step(metrics, self.sampling.grading, counts))
         self.sampling.grading = GradingCounts()
 
     async def _surviving(self, work: Callable[[], Awaitable[None]]) -> bool:
@@ -269,7 +254,7 @@ class Controller:
             f"the {num_undone} samples that they were made with dropped as rewound"
         )
         logger.warning("%s", why)
-        self.listener.on_rewind(self.step, why)
+        self.emit(Rewound(self.step, why))
 
     async def _watch(self) -> None:
         """Say in the log who waits for what, where nothing moves."""
@@ -314,4 +299,5 @@ class Controller:
                 logger.warning("programs for %s died with the keeper: they are sampled again", problem.task_id)
                 continue
             self._num_evaluated += 1
+            self.emit(EvaluationProgress(self._num_evaluated, len(self.held_out)))
             return rollout

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.types import Completion, Rollout
+from actors.types import Completion, FinishReason, Rollout
 from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
 from learner.experience import Experience, Experiences
 from problems.types import Problem
@@ -82,6 +82,8 @@ class GradingWorker(SandboxWorker):
             buffer=buffer,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
+            num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
+            has_signal=any(scored.token_weights.any() for _, _, scored in graded),
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:

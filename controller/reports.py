@@ -34,7 +34,8 @@ class GradedRollout:
     `num_samples` were scored and given to the incarnation `buffer` of the online buffer, `num_passed` of them passed,
     `num_faults` were lost to the grader, one of them by `fault`; `outcomes` counts all of them, `num_tokens` what was
     sampled for them; a worker was busy with it for `seconds`. `greedy` is what the next rollout of the problem must
-    know for the greedy baselines. `shown` holds as many graded samples as were asked for.
+    know for the greedy baselines. `shown` holds as many graded samples as were asked for. `num_truncated` completions
+    reached the token limit. `has_signal` is False if every token weight is 0, so that nothing is learned from them.
     """
 
     rollout_id: str
@@ -51,6 +52,8 @@ class GradedRollout:
     buffer: str
     greedy: ProgramReward | None
     shown: tuple[GradedSample, ...]
+    num_truncated: int = 0
+    has_signal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,17 @@ class Graders(Protocol):
 @dataclass(slots=True)
 class GradingCounts:
     """What generators and sandboxes did: tokens sampled of graded programs, these by the isolation they ran under,
-    tests, programs lost to the grader's faults, and the seconds of all workers that grading took.
+    tests, programs lost to the grader's faults, truncated completions, groups of samples and those without a signal,
+    and the seconds of all workers that grading took.
     """
 
     isolation: dict[str, int] = field(default_factory=dict)
     num_tests: int = 0
     num_faults: int = 0
     num_sampled_tokens: int = 0
+    num_truncated: int = 0
+    num_groups: int = 0
+    num_silent_groups: int = 0
     grading_s: float = 0.0
 
     def add(self, graded: GradedRollout) -> None:
@@ -67,6 +71,10 @@ class GradingCounts:
         self.num_tests += graded.num_tests
         self.num_faults += graded.num_faults
         self.num_sampled_tokens += graded.num_tokens
+        self.num_truncated += graded.num_truncated
+        if graded.num_samples:
+            self.num_groups += 1
+            self.num_silent_groups += not graded.has_signal
         self.grading_s += graded.seconds
 
 

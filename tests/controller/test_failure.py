@@ -51,14 +51,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.learner_service.MAX_DEATHS_IN_A_ROW", 100)
 
 
-class Listener:
-    def on_step(self, *row: Any) -> None: ...
-    def on_graded(self, *row: Any) -> None: ...
-    def on_refresh(self, *row: Any) -> None: ...
-    def on_evaluation(self, *row: Any) -> None: ...
-    def on_rewind(self, *row: Any) -> None: ...
-
-
 def make_settings(folder: Path, *, refresh_every: int, max_off_policy_versions: int, **buffer: int) -> Settings:
     return Settings(
         run={"num_steps": NUM_STEPS, "dir": folder},
@@ -94,7 +86,7 @@ def start_controller(cluster: Cluster, settings: Settings) -> Controller:
     folder = settings.run.folder / "checkpoints"
     learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
     graders = SimulatedGraders(cluster, buffer, settings)
-    return Controller(settings, PROBLEMS, (), pool, graders, buffer, learner, Listener())
+    return Controller(settings, PROBLEMS, (), pool, graders, buffer, learner, lambda event: None)
 
 
 def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
