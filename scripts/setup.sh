@@ -89,7 +89,8 @@ install_packages() {
     fail "the requirements could not be installed; the whole output is in $log"
 }
 
-install_project() {  # `.venv/bin/rltf`: from this folder, by what the locks installed, so nothing is fetched
+install_project() {  # .venv/bin/rltf, from this folder; builds with the setuptools of the locks, so it downloads nothing
+    if [ ! -f pyproject.toml ]; then return; fi  # the image installs the requirements before it copies the program
     .venv/bin/python -m pip install --no-input --no-index --no-deps --no-build-isolation --editable . > "$log" 2>&1 \
         || { tail -n 15 "$log" >&2; fail "the command rltf could not be installed; the whole output is in $log"; }
     cp pyproject.toml .venv/.project
@@ -101,7 +102,7 @@ choose_accelerator "${1:-auto}"
 wanted=$("$PYTHON" --version 2>&1 || true; cat requirements/"$accelerator".txt requirements/dev.txt)
 stamp=.venv/.requirements
 if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-    if [ -x .venv/bin/rltf ] && cmp -s pyproject.toml .venv/.project; then exit 0; fi
+    if [ ! -f pyproject.toml ] || { [ -x .venv/bin/rltf ] && cmp -s pyproject.toml .venv/.project; }; then exit 0; fi
     install_project
     rm -f "$log"
     say "installed the command .venv/bin/rltf"
