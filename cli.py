@@ -1,7 +1,7 @@
 """The command `rltf`.
 
     rltf train [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...]
-    rltf evaluate | grade | doctor | explain | augment | report ...
+    rltf evaluate | grade | doctor | explain | augment | report | completion ...
 
 A command is imported only once its name is known, and torch, Ray and vLLM only once the options are parsed, so that
 help and mistakes show up at once. `launch.py`, `evaluate.py` and `python -m sandbox|rewards|problems|reporting` are
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from errors import UserError
 from settings import PlanOptions, Settings
-from settings.reference import Entry, SectionEntry, sections
+from settings.reference import Entry, SectionEntry, leaf_fields, sections
 from settings_sources import SHORT_OPTIONS, load_settings
 
 UNUSABLE_INPUT = 2
@@ -52,7 +52,8 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": Command("Show how well this machine isolates programs, and how to improve it.", _SANDBOX, ("doctor",)),
     "explain": Command("Show what a reward says about each token of a program.", _REWARDS, ("explain",)),
     "augment": Command("Add tests to problems that have too few.", _PROBLEMS, ("augment",)),
-    "report": Command("Write the report of a run, or compare runs.", "reporting.__main__:main"),
+    "report": Command("Write the report of a run, or compare runs.", "reporting.command:main"),
+    "completion": Command("Print a line for .bashrc that completes commands and settings.", "cli:completion"),
 }
 
 # Options of a job that are not settings.
@@ -107,6 +108,17 @@ def launch(arguments: Sequence[str], program: str = "launch.py") -> int:
         return run_job(settings, options, program)
     except UserError as error:
         return _refuse(program, str(error))
+
+
+def completion(arguments: Sequence[str]) -> int:
+    """Print the bash command that completes the words of `rltf`; zsh runs it after `bashcompinit`."""
+    if arguments:
+        print('usage: rltf completion\n\nPut this into .bashrc: eval "$(rltf completion)"')
+        return 0 if arguments[0] in HELP else UNUSABLE_INPUT
+    paths = leaf_fields(Settings) | leaf_fields(PlanOptions, ("plan",))
+    words = [*COMMANDS, *(option.split()[0] for option in _JOB_OPTIONS), *("--" + ".".join(path) for path in paths)]
+    print(f"complete -o default -W '{' '.join(words)}' rltf")
+    return 0
 
 
 def remote_address(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:

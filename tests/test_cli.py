@@ -95,7 +95,18 @@ def test_scripts_import_nothing_heavy_before_parsing(script: str) -> None:
     assert done.stdout == "imported:\n"
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in JOBS])
+def test_completion_offers_commands_and_settings() -> None:
+    script = """
+        eval "$(python cli.py completion)"
+        compgen_of() { complete -p rltf | sed "s/.*-W '\\(.*\\)' rltf/\\1/"; }
+        compgen -W "$(compgen_of)" -- tra
+        compgen -W "$(compgen_of)" -- --learner.optim.l
+    """.replace("python", sys.executable)
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["train", "--learner.optim.learning_rate"]
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in [*JOBS, "completion"]])
 def test_commands_reach_their_room(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, _, function = str(cli.COMMANDS[name].function).partition(":")
     assert callable(getattr(importlib.import_module(module), function))
