@@ -42,16 +42,15 @@ class Command:
     before: tuple[str, ...] = ()
 
 
-_SANDBOX, _REWARDS, _PROBLEMS = "sandbox.__main__:main", "rewards.__main__:main", "problems.__main__:main"
 COMMANDS: Mapping[str, Command] = {
     "train": Command("Train a code model with reinforcement learning. Without arguments: the starter job."),
     "plan": Command("Predict what will sit idle, and how many actors to use.", before=("--plan",)),
     "replay": Command("Repeat the recorded updates of a run.", before=("--replay",)),
-    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "evaluate:main"),
-    "grade": Command("Grade a file of programs.", _SANDBOX, ("grade",)),
-    "doctor": Command("Show how well this machine isolates programs, and how to improve it.", _SANDBOX, ("doctor",)),
-    "explain": Command("Show what a reward says about each token of a program.", _REWARDS, ("explain",)),
-    "augment": Command("Add tests to problems that have too few.", _PROBLEMS, ("augment",)),
+    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "evaluation.command:main"),
+    "grade": Command("Grade a file of programs.", "sandbox.command:main", ("grade",)),
+    "doctor": Command("Show how well this machine isolates programs.", "sandbox.command:main", ("doctor",)),
+    "explain": Command("Show what a reward says about each token of a program.", "rewards.command:main", ("explain",)),
+    "augment": Command("Add tests to problems that have too few.", "augmentation.__main__:main"),
     "report": Command("Write the report of a run, or compare runs.", "reporting.command:main"),
     "completion": Command("Print a line for .bashrc that completes commands and settings.", "cli:completion"),
 }

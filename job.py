@@ -15,11 +15,9 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from controller.cluster import check_resources
-from controller.connection import NO_DASHBOARD, start_ray, while_head_lives
-from controller.errors import FAILED, UNUSABLE_INPUT, user_message
+from controller.cluster import NO_DASHBOARD, check_resources, start_ray, while_head_lives
 from controller.events import Began, Event, Said
-from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
+from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
 from controller.start import check_model, polling, start_controller, step_of
 from errors import UserError
@@ -29,9 +27,9 @@ from reporting.progress import Progress
 from reporting.run_folder import RunFolder
 from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from reporting.telemetry import Telemetry
-from sandbox.limits import Limits
 from settings import PlanOptions, Settings
 from settings_sources import CliOptions
+from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 
 logger = logging.getLogger("launch")
 
@@ -96,7 +94,7 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     name = settings.model.name
     if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
         check_model(Path(name).expanduser(), settings)
-    problems = load_problem_sets(settings.problems, Limits.of(settings.sandbox))
+    problems = load_problem_sets(settings.problems, settings.sandbox)
     if settings.problems.validate_references:
         cache = settings.run.folder.parent / "references.json"
         problems = without_failing_references(problems, settings.sandbox, cache)
@@ -112,7 +110,7 @@ def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str)
         return 130
     except Exception as error:  # the process border: the cause in words, the traceback in the log
         message, status = user_message(error)
-        if status == UNUSABLE_INPUT:
+        if status == EXIT_UNUSABLE_INPUT:
             raise UserError(message) from error
         logger.exception("the short run failed")
         console.print(f"{program}: {message}", style="red", highlight=False, markup=False)
@@ -153,8 +151,8 @@ def _train(settings: Settings, resume: Path | None, problems: ProblemSets, conso
         finally:
             ray.shutdown()
         if status and resume is None and not folder.has_learned():
-            log = _without_folder(folder.path, keep_log=status == FAILED)
-        if status == FAILED:
+            log = _without_folder(folder.path, keep_log=status == EXIT_FAILED)
+        if status == EXIT_FAILED:
             progress.emit(Said(f"(traceback in {log})", "red"))
     if status == 0:
         print_summary(folder.path, progress.stages, time.monotonic() - started, console)

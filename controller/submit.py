@@ -1,4 +1,4 @@
-"""Having a cluster run launch.py, with the program as it stands here: a Ray job, from a laptop.
+"""Submitting a run to a cluster as a Ray job, from a laptop, with the working tree as it is here.
 
     python launch.py --config configs/mbpp.yaml --cluster.address ray://HOST:10001  # or http://HOST:8265, its dashboard
 
@@ -22,7 +22,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from controller.connection import answers
+from controller.cluster import answers
 from errors import UserError
 from settings_sources import ENV_PREFIX, load_settings
 
@@ -32,7 +32,7 @@ HOME = "$HOME/rltf"
 
 
 def submit(address: str, arguments: Sequence[str]) -> int:
-    """Have the cluster at `address` run launch.py with `arguments`, follow the output, and return the exit status.
+    """Run launch.py with `arguments` on the cluster at `address`, follow its output, and return the exit status.
 
     Raises UserError for unusable settings and UserError where nothing answers: no node starts in vain.
     """
@@ -57,7 +57,7 @@ def submit(address: str, arguments: Sequence[str]) -> int:
             },
         )
     except RuntimeError as error:
-        raise UserError(f"cluster.address {address}: the cluster did not take the job: {error}") from error
+        raise UserError(f"cluster.address {address}: the cluster rejected the job: {error}") from error
     console.out(f"submitted as {job_id}; `ray job logs --address {dashboard} --follow {job_id}` shows it again")
     return asyncio.run(_follow(client, job_id, console))
 
@@ -90,7 +90,7 @@ def _dashboard(address: str) -> str:
     try:
         with ray.init(address, logging_level=logging.WARNING) as context:
             return f"http://{context.dashboard_url}"
-    except (ConnectionError, RuntimeError) as error:  # another Ray or Python, or no Ray at all
+    except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, or no Ray at all
         raise UserError(f"cluster.address {address}: {error}") from error
 
 

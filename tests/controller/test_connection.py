@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from controller import connection
-from controller.connection import HeadLostError, start_ray, while_head_lives
+from controller import cluster
+from controller.cluster import HeadLostError, start_ray, while_head_lives
 from errors import UserError
 from settings import Settings
 from tests.controller.jobs import python
@@ -19,8 +19,8 @@ from tests.controller.jobs import python
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WATCH_EVERY_S", 0.02)
-    monkeypatch.setattr(connection, "MAX_SILENCE_S", 0.1)
+    monkeypatch.setattr(cluster, "HEAD_EVERY_S", 0.02)
+    monkeypatch.setattr(cluster, "MAX_SILENCE_S", 0.1)
 
 
 def free_port() -> int:
@@ -48,7 +48,7 @@ def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: p
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray
-        from controller.connection import start_ray
+        from controller.cluster import start_ray
         from ray._private import ray_constants
         from settings import Settings
 from tests.controller.jobs import python
