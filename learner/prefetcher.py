@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
-from learner.buffer import BufferItem
-from learner.buffer_actor import RolloutRef
+from learner.buffer import BufferItem, RolloutRef
 from learner.experience import Experiences
 from learner.learner import Learner, PreparedUpdate
 

@@ -19,8 +19,8 @@ import numpy as np
 from ray.exceptions import ActorDiedError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
-from controller.reports import GradedRollout
-from learner.buffer_actor import BufferServer
+from controller.grading import GradedRollout
+from learner.buffer import BufferServer
 from learner.experience import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from learner.stored_rollouts import save_rollouts
@@ -288,7 +288,7 @@ class SimulatedGraders:
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        buffer = await self.buffer.add.remote([(rollout_id, samples)])
+        added = await self.buffer.add.remote(rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout_id,
             task_id=task_id,
@@ -301,7 +301,7 @@ class SimulatedGraders:
             seconds=0.5,
             outcomes=Counter(),
             isolation=Isolation.NAMESPACES,
-            buffer=buffer,
+            added=added,
             greedy=None,
             shown=(),
         )

@@ -12,7 +12,7 @@ from learner.experience import Experiences
 @ray.remote
 class Producer:
     def produce(self, buffer: Any, rollouts: list[tuple[str, Experiences]], timeout_s: float) -> None:
-        ray.get(buffer.add.remote(rollouts), timeout=timeout_s)
+        ray.get([buffer.add.remote(*rollout) for rollout in rollouts], timeout=timeout_s)
 
     def put(self, experiences: Experiences) -> list[Any]:
         """A reference to an object that dies with this process."""
