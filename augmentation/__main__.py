@@ -18,15 +18,15 @@ from evaluation.sources import add_sampling_options, model_source, positive
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
 from problems.spec import row_of
-from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, read_programs
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 logger = logging.getLogger("augmentation")
 EXIT_UNUSABLE = 2
 # Half of what a test may take, so that programs half as fast as the references still finish in time.
-LIMITS = Limits(cpu_s=2.0, wall_s=5.0)
+LIMITS = SandboxSettings(cpu_s=2.0, wall_s=5.0)
 _LOG_EVERY = 100
 
 
@@ -82,7 +82,7 @@ def augment_file(options: argparse.Namespace) -> list[str]:
         UserError: problems that cannot be written as rows, a bad row of programs, a model that cannot be asked, or a
             machine with less isolation than required.
     """
-    loaded = load(options.problems, reason_to_refuse(Limits()))
+    loaded = load(options.problems, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     if options.max_references < options.min_references:

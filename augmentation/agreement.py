@@ -13,7 +13,7 @@ from augmentation.inputs import Candidate, inputs_of, vary_inputs
 from problems.python_source import as_run
 from problems.spec import read_row, row_of
 from problems.types import CheckTest, Problem, Test
-from sandbox import asserts
+from sandbox import judge
 from sandbox.grading import Graders
 from sandbox.jobs import End, RunResult
 from sandbox.verdict import Outcome
@@ -142,7 +142,7 @@ def _agreed(
         agreeing = []
         results = _run(problem, reference, [one.candidate for one in new], graders, seed)
         for one, result in zip(new, results, strict=True):
-            outcome = asserts.outcome_of(asserts.plan(one.test), result)
+            outcome = judge.outcome_of(judge.plan(one.test), result)
             if outcome is Outcome.PASSED:
                 agreeing.append(one)
             elif outcome is Outcome.FAILED:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 
 from augmentation.inputs import CallInput, Candidate, Input, StdinInput, call_arguments, inputs_of, through_json
-from evaluation.run import ProgramSource
+from evaluation.sources import ProgramSource
 from problems.prompts import QUESTION
 from problems.types import Problem
 

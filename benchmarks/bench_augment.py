@@ -33,8 +33,8 @@ from benchmarks.mutants import mutants
 from problems import AssertTest, Problem, load
 from problems.assertions import Relation, split_assertion
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 NUM_TESTS = 20
 NUM_MUTANTS = 8
@@ -100,7 +100,7 @@ def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) ->
     counts: defaultdict[str, int] = defaultdict(int)
     with (
         Graders(workers, LIMITS, Isolation.NAMESPACES) as making,
-        Graders(workers, Limits(), Isolation.NAMESPACES) as g,
+        Graders(workers, SandboxSettings(), Isolation.NAMESPACES) as g,
     ):
 
         def one(group: Group) -> dict[str, int]:

@@ -11,8 +11,8 @@ import pytest
 from errors import UserError
 from problems import AssertTest, load
 from problems.assertions import split_assertion
-from sandbox.admission import reason_to_refuse
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
+from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
@@ -73,7 +73,7 @@ def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
     "spec", ["mbpp:{}/mbpp/mbpp.jsonl", "humaneval:{}/humaneval/HumanEval.jsonl.gz", "apps:{}/apps/train"]
 )
 def test_every_problem_can_be_graded(spec: str) -> None:
-    loaded = load(spec.format(DATA), reason_to_refuse(Limits()))
+    loaded = load(spec.format(DATA), reason_to_refuse(SandboxSettings()))
     assert not loaded.rejected
 
 
