@@ -12,7 +12,7 @@ import ray
 
 from actors.types import Completion, FinishReason, Rollout
 from learner.buffer import Added
-from learner.experience import Experience, Experiences
+from learner.data import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
 from sandbox.pool import SandboxWorker
