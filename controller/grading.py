@@ -131,7 +131,7 @@ class GradingWorker(SandboxWorker):
             num_samples=len(graded),
             num_passed=sum(verdict.passed for _, verdict, _ in graded),
             num_faults=len(verdicts) - len(graded),
-            fault=self.sandbox.last_fault,
+            fault=self.sandbox.last_grader_error,
             num_tests=sum(len(verdict.tests) for verdict in verdicts),
             num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
             seconds=time.monotonic() - began,

@@ -16,11 +16,11 @@ from evaluation.store import SampleStore, changed_tests, fingerprints, read_fing
 from files import write_json
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
-from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY_S = 30.0
@@ -88,7 +88,7 @@ def run_evaluation(
         UserError: the problems or programs are unusable, the evaluation cannot run or continue as asked, or the machine
             isolates programs less than required.
     """
-    loaded = load(spec, reason_to_refuse(Limits()))
+    loaded = load(spec, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         logger.warning("%d unusable rows:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
     theirs = _read_against(against, loaded.problems, comparison) if against else None
@@ -98,7 +98,7 @@ def run_evaluation(
         num_left_out = 0
         if isinstance(source, SamplesFile):
             source, num_left_out = source.checked(loaded, max(ks))
-        graders = Graders(num_workers, Limits(), min_isolation)
+        graders = Graders(num_workers, SandboxSettings(), min_isolation)
         counts = _grade_into(store, source, loaded.problems, graders, comparison)
     try:
         results = counts.results(ks)

@@ -18,11 +18,10 @@ from problems.index import ProblemIndex
 from rewards.explain import explain_settings, explained_row, render, split
 from rewards.scoring import score_group
 from rewards.types import ProgramTokens
-from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, ProgramRow, read_programs
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Verdict
-from settings import Algorithm
+from settings import Algorithm, SandboxSettings
 
 EXIT_UNUSABLE = 2
 
@@ -69,7 +68,7 @@ def _positive(text: str) -> int:
 def _explain(options: argparse.Namespace) -> None:
     """Grade and score the programs of the file, in its order. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
-    loaded = load(options.problems, reason_to_refuse(Limits()))
+    loaded = load(options.problems, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} unusable rows:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     programs = list(read_programs(options.programs, ProblemIndex(loaded.problems)))
@@ -77,7 +76,7 @@ def _explain(options: argparse.Namespace) -> None:
     settings = explain_settings(options.preset)
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, Limits(), Isolation(options.min_isolation)) as graders:
+    with Graders(options.workers, SandboxSettings(), Isolation(options.min_isolation)) as graders:
 
         def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
             return graders.grade(item[1], item[0].code, str(item[0].completion_id))

@@ -28,7 +28,6 @@ from learner.data import Experience, encode_references
 from learner.learner import Learner
 from learner.model_source import model_folder
 from rewards import score_group
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import Settings
@@ -215,7 +214,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:
-        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.min_isolation)) as sandbox:
+        with Sandbox(settings.sandbox, Isolation(settings.sandbox.min_isolation)) as sandbox:
             for step in range(settings.run.num_steps):
                 engine.load_weights(step + 1, learner.policy.published())
                 batch: list[Experience] = []
