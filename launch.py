@@ -24,11 +24,9 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from controller.cluster import check_resources
-from controller.connection import start_ray, while_head_lives
-from controller.errors import UNUSABLE_INPUT, user_message
+from controller.cluster import check_resources, start_ray, while_head_lives
 from controller.events import Began, Event, Said
-from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
+from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
 from controller.start import check_model, polling, start_controller, step_of
 from controller.submit import remote_address, submit
@@ -39,9 +37,9 @@ from reporting.progress import Progress
 from reporting.run_folder import RunFolder
 from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from reporting.telemetry import Telemetry
-from sandbox.limits import Limits
 from settings import Settings
 from settings_sources import CliOptions, load_settings
+from supervise import EXIT_UNUSABLE_INPUT, user_message
 
 logger = logging.getLogger("launch")
 
@@ -109,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made
             check_model(Path(name).expanduser(), settings)
-        problems = load_problem_sets(settings.problems, Limits.of(settings.sandbox))
+        problems = load_problem_sets(settings.problems, settings.sandbox)
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"
             problems = without_failing_references(problems, settings.sandbox, cache)
@@ -128,7 +126,7 @@ def _plan(settings: Settings, console: Console) -> int:
         return 130
     except Exception as error:  # the process border: the cause in words, the traceback in the log
         message, status = user_message(error)
-        if status == UNUSABLE_INPUT:
+        if status == EXIT_UNUSABLE_INPUT:
             raise UserError(message) from error
         logger.exception("the short run failed")
         console.print(f"launch.py --plan: {message}", style="red", highlight=False, markup=False)
@@ -168,11 +166,11 @@ def _launch(settings: Settings, options: CliOptions, problems: ProblemSets, cons
         except BaseException as error:  # the process border: said in words, the traceback in the log
             logger.exception("the run failed")
             message, status = user_message(error)
-            traceback = "" if status == UNUSABLE_INPUT else f"\n(traceback in {log})"
+            traceback = "" if status == EXIT_UNUSABLE_INPUT else f"\n(traceback in {log})"
             progress.emit(Said(f"launch.py: {message}{traceback}", "red"))
         finally:
             ray.shutdown()
-    if status == UNUSABLE_INPUT and options.resume is None:
+    if status == EXIT_UNUSABLE_INPUT and options.resume is None:
         shutil.rmtree(folder.path)  # nothing was learnt: the name is free for the job with the mended settings
     if status == 0:
         print_summary(folder.path, progress.stages, time.monotonic() - started, console)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from actors.messages import GeneratorStats
+from controller.grading import GradedRollout, GradedSample, TokenMark
 from controller.ledger import LedgerCounts
-from controller.reports import GradedRollout, GradedSample, TokenMark
 from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats

@@ -1,32 +1,89 @@
-"""A sandbox worker of the ring: rollout in, graded and scored samples to the buffer, counts to the driver."""
+"""Grading: a rollout in, its graded and scored samples to the buffer, counts and a few programs to the controller."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.types import Completion, FinishReason, Rollout
-from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
-from learner.experience import Experience, Experiences
+from learner.buffer import Added
+from learner.data import Experience, Experiences
 from problems.types import Problem
-from rewards import ProgramReward, Sample, Scored, score_group
+from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
 from sandbox.pool import SandboxWorker
-from sandbox.verdict import Verdict
+from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import RewardSettings, SandboxSettings
 
 FETCH_TIMEOUT_S = 60.0
-# A buffer that died is up again within seconds, on another node within half a minute.
+# A buffer that died is up again within seconds, or half a minute if it moves to another node.
 BUFFER_TIMEOUT_S = 120.0
 
 
-class GradingWorker(SandboxWorker):
-    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer actor.
+@dataclass(frozen=True, slots=True)
+class TokenMark:
+    """Some characters of a program, and the total weight of their token (which multiplies `-log p`)."""
 
-    Rollouts are fetched from the object store and experiences go straight to the buffer: the caller sees counts.
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradedSample:
+    """A graded program to show to people: its verdict, and its tokens with their weights."""
+
+    verdict: Verdict
+    program: str
+    reward: float
+    tokens: tuple[TokenMark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRollout:
+    """What became of one rollout.
+
+    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none.
+    `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
+    `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
+    baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
+    `num_truncated` completions reached the token limit. `has_signal` is False if every token weight is 0, so that
+    nothing is learned from them.
+    """
+
+    rollout_id: str
+    task_id: str
+    num_samples: int
+    num_passed: int
+    num_faults: int
+    fault: str
+    num_tests: int
+    num_tokens: int
+    seconds: float
+    outcomes: Counter[Outcome]
+    isolation: Isolation
+    added: Added | None
+    greedy: ProgramReward | None
+    shown: tuple[GradedSample, ...]
+    num_truncated: int = 0
+    has_signal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRollout:
+    """The outcomes of the programs sampled for a held-out problem."""
+
+    task_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+class GradingWorker(SandboxWorker):
+    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer.
+
+    It fetches rollouts from the object store, and experiences go straight to the buffer: the caller only sees counts.
     """
 
     def __init__(
@@ -43,17 +100,18 @@ class GradingWorker(SandboxWorker):
     def grade_rollout(
         self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
     ) -> GradedRollout:
-        """Grade and score a rollout and put its experiences into the buffer.
+        """Grade and score a rollout, and put its experiences into the buffer.
 
-        `ref` is wrapped in a list so that Ray hands over the reference. `previous` is the problem's last
-        `GradedRollout.greedy`. The first `num_shown` samples come back to be shown.
+        `ref` is wrapped in a list so that Ray passes the reference itself. `previous` is the problem's last
+        `GradedRollout.greedy`. The first `num_shown` samples are returned to be shown.
         """
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         verdicts = [self._verdict(completion) for completion in rollout.samples]
         greedy = None if rollout.greedy is None else self._verdict(rollout.greedy)
         scores = score_group(
-            [Sample.of(completion, verdict) for completion, verdict in zip(rollout.samples, verdicts, strict=True)],
+            [program_tokens(completion) for completion in rollout.samples],
+            verdicts,
             self._rewards,
             greedy=greedy,
             previous=previous,
@@ -63,23 +121,23 @@ class GradingWorker(SandboxWorker):
             for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
             if scored is not None
         ]
-        buffer = ""
+        added = None
         if graded:
             experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
-            buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
+            added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
             num_samples=len(graded),
             num_passed=sum(verdict.passed for _, verdict, _ in graded),
             num_faults=len(verdicts) - len(graded),
-            fault=self.sandbox.last_fault,
+            fault=self.sandbox.last_grader_error,
             num_tests=sum(len(verdict.tests) for verdict in verdicts),
             num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
             seconds=time.monotonic() - began,
             outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
-            buffer=buffer,
+            added=added,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
             num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
@@ -87,7 +145,7 @@ class GradingWorker(SandboxWorker):
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:
-        """Grade a rollout of a held-out problem; nothing of it reaches the buffer."""
+        """Grade a rollout of a held-out problem, which never reaches the buffer."""
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
         return EvaluatedRollout(rollout.task_id, tuple(self._verdict(completion).outcome for completion in completions))
@@ -96,8 +154,17 @@ class GradingWorker(SandboxWorker):
         return self.sandbox.grade(self.problems[completion.task_id], completion.program, completion.completion_id)
 
 
-def experience(completion: Completion, scored: Scored) -> Experience:
-    """What the learner trains on of a scored completion."""
+def program_tokens(completion: Completion) -> ProgramTokens:
+    """The part of a completion that rewards look at."""
+    return ProgramTokens(
+        text=completion.program,
+        char_spans=completion.char_spans - completion.program_start,
+        truncated=completion.finish_reason is FinishReason.LENGTH,
+    )
+
+
+def experience(completion: Completion, scored: ScoredSample) -> Experience:
+    """What the learner needs of a scored completion."""
     return Experience(
         task_id=completion.task_id,
         completion_id=completion.completion_id,
@@ -107,11 +174,11 @@ def experience(completion: Completion, scored: Scored) -> Experience:
         token_weights=scored.token_weights,
         version=min(span.version for span in completion.weight_versions),
         reward=scored.coarse,
-        outcome=scored.outcome,
+        outcome=scored.verdict.outcome,
     )
 
 
-def _shown(completion: Completion, verdict: Verdict, scored: Scored) -> GradedSample:
+def _shown(completion: Completion, verdict: Verdict, scored: ScoredSample) -> GradedSample:
     weights = scored.token_weights.sum(axis=0)
     marks = []
     end = completion.program_start

@@ -190,9 +190,9 @@ class Telemetry:
             self._count_up_to(GENERATOR_SECONDS, stats.wall_s, stats.name, "all")
             self._set(GPU_MEMORY_BYTES, stats.gpu_memory_bytes, stats.name)
         if buffer is not None:
-            self._set(QUEUED_SAMPLES, buffer.num_buffered, "buffered")
-            self._set(QUEUED_SAMPLES, buffer.num_taken, "taken")
-            self._set(BUFFER_FILL, buffer.num_buffered / self._capacity)
+            self._set(QUEUED_SAMPLES, buffer.num_samples, "buffered")
+            self._set(QUEUED_SAMPLES, buffer.num_lent, "taken")
+            self._set(BUFFER_FILL, buffer.num_samples / self._capacity)
             self._set(BUFFER_BYTES, buffer.size_bytes)
 
     def _set(self, one: Series, value: float, *tags: str) -> None:

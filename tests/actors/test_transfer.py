@@ -21,14 +21,14 @@ from actors.generator import Generator, actor_options, update_timeout_s
 from actors.messages import GeneratorError, GeneratorStats, WeightsGoneError
 from controller.generators import POLL_S, GeneratorPool
 from learner.actor import LearnerActor
-from learner.buffer_actor import BufferActor
+from learner.buffer import BufferActor
 from problems.types import Problem, StdinTest
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
 from tests.actors.test_generator import PROBLEMS, fetch, rollout_request, take
 from tests.actors.without_gpu import DIES, STALLS, Forger, ModelHere
 from tests.learner.samples import settings as learner_settings
-from tests.learner.test_learner_actor import BUFFER, rollouts
+from tests.learner.test_learner_actor import BUFFER, fill, rollouts
 from tests.learner.test_learner_actor import take as take_graded
 from transport.rollout_store import start_rollout_store
 from transport.weights import WeightsHandle
@@ -75,8 +75,8 @@ def train(learner: Any) -> None:
     """One update."""
     buffer_class: Any = BufferActor
     buffer = buffer_class.remote(BUFFER)
-    incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
-    items = list(take_graded(buffer, 16, incarnation=incarnation).items)
+    fill(buffer, rollouts(0, 4))
+    items = take_graded(buffer, "r0", "r1", "r2", "r3")
     assert wait_for(learner.step.remote(items)).metrics is not None
 
 

@@ -27,8 +27,9 @@ from controller.events import (
     Refreshed,
     Step,
 )
+from controller.ledger import DropReason
 from evaluation import EvaluationResult
-from learner.buffer import BufferStats, DropReason
+from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
 from reporting.telemetry import SERIES, Telemetry
 from sandbox.pool import PoolStats
@@ -79,7 +80,7 @@ def graded_rollout() -> GradedRollout:
         2.5,
         outcomes,
         Isolation.NAMESPACES,
-        "",
+        None,
         greedy=None,
         shown=(),
     )
@@ -100,7 +101,7 @@ def polled(generator_tokens: int, num_deaths: int) -> Polled:
         num_outstanding=32,
         num_replaced_generators=num_deaths,
         pool=PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=num_deaths),
-        buffer=BufferStats(999, 128, 16, 855, {}, 8, 9000, 1 << 20),
+        buffer=BufferStats(8, 128, 1 << 20, 16),
     )
 
 

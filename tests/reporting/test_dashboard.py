@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.learner_service import step_shown
+from controller.learner_service import shown_step
 from scripts.browser import CHROMIUM, Browser
 from scripts.screenshots import show_calls
 
@@ -35,7 +35,7 @@ def test_actors_and_their_calls_have_names(tmp_path: Path) -> None:
     async def look() -> None:
         async with Browser.start(tmp_path) as browser:
             await browser.open(f"{address}/#/actors", width=1500)
-            for name in ("learner", "keeper", "buffer", "sandbox-0"):
+            for name in ("learner", "rollout-store", "buffer", "sandbox-0"):
                 await browser.until(f"{ROW.format(name)}?.innerText.includes('ALIVE')")
             await show_calls(browser, "learner")
             await browser.until("document.body.innerText.includes('learner.step 12 of 60')")
@@ -48,7 +48,7 @@ def test_actors_and_their_calls_have_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 60, 100, 101, 5000])
 def test_a_long_run_has_few_call_names(num_steps: int) -> None:
-    shown = [step_shown(step, num_steps) for step in range(num_steps)]
+    shown = [shown_step(step, num_steps) for step in range(num_steps)]
     assert len(set(shown)) <= 100
     assert shown[0].startswith("learner.step 1")
     assert shown[-1].endswith(f"{num_steps} of {num_steps}")

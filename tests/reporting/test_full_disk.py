@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.errors import FAILED, user_message
 from errors import UserError
 from files import checkpoints, read_rows, write_folder
 from reporting.run_folder import RunFolder
 from settings import Settings
+from supervise import EXIT_FAILED, user_message
 from tests.reporting.runs import PROBLEMS, failed_sample, step_row
 
 
@@ -67,7 +67,7 @@ def test_a_failed_row_names_its_file(small_disk: Path) -> None:
     with pytest.raises(OSError, match=r"metrics\.jsonl|tfevents") as caught:
         write_rows(folder)
     message, status = user_message(caught.value)
-    assert status == FAILED
+    assert status == EXIT_FAILED
     assert message.startswith("the disk is full: ")
     assert "--resume" in message
     filler.unlink()

@@ -1,0 +1,35 @@
+"""Which deaths of nodes are told of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from controller import cluster
+
+OLD, SHORT, LASTING = "aaaaaaaa01", "bbbbbbbb02", "cccccccc03"
+
+
+def test_a_node_that_joins_and_dies_between_two_looks_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {OLD: ("10.0.0.1", False), LASTING: ("10.0.0.3", True)}
+    after = before | {SHORT: ("10.0.0.2", False)}
+    looks: Iterator[dict[str, tuple[str, bool]]] = iter([before, before, after, after])
+
+    def look() -> dict[str, tuple[str, bool]]:
+        found = next(looks, None)
+        if found is None:
+            raise EOFError
+        return found
+
+    monkeypatch.setattr(cluster, "_nodes", look)
+    monkeypatch.setattr(cluster, "NODES_EVERY_S", 0.0)
+    with caplog.at_level(logging.WARNING), pytest.raises(EOFError):
+        asyncio.run(cluster._note_nodes())
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1, "neither the node that died before the run, nor the one that lives, nor any twice"
+    assert said[0].startswith("node bbbbbbbb (10.0.0.2) is gone")

@@ -1,0 +1,47 @@
+"""References that fail their own tests are found once, and remembered until something changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from problems.types import Problem, StdinTest
+from sandbox.grading import Graders, validate_references
+from sandbox.verdict import Isolation
+from settings import SandboxSettings
+
+RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"
+TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
+
+
+@pytest.fixture(scope="module")
+def graders() -> Iterator[Graders]:
+    with Graders(1, SandboxSettings(), Isolation.NAMESPACES) as made:
+        yield made
+
+
+def test_failing_references_are_rejected(tmp_path: Path, graders: Graders) -> None:
+    mixed = Problem("mixed", "own", "?", TESTS, references=(WRONG, RIGHT, CRASHING))
+    wrong = Problem("wrong", "own", "?", TESTS, references=(WRONG,))
+    without = Problem("without", "own", "?", TESTS)
+    found = validate_references([mixed, wrong, without], graders, tmp_path / "cache.json")
+    assert found.problems == (replace(mixed, references=(RIGHT,)), without)
+    assert found.left_out == (wrong,)
+    assert [(item.task_id, item.number) for item in found.rejected] == [("mixed", 0), ("mixed", 2), ("wrong", 0)]
+    assert str(found.rejected[0]) == "problem mixed, reference 0: failed at test 0"
+    assert "ModuleNotFoundError" in found.rejected[1].reason
+
+
+def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders: Graders) -> None:
+    cache = tmp_path / "made" / "cache.json"
+    problem = Problem("p", "own", "?", TESTS, references=(RIGHT,))
+    assert validate_references([problem], graders, cache).problems == (problem,)
+    known = json.loads(cache.read_text())
+    cache.write_text(json.dumps({key: {"0": "marked"} for key in known}))
+    assert validate_references([problem], graders, cache).rejected[0].reason == "marked"
+    changed = replace(problem, tests=TESTS[:1])
+    assert validate_references([changed], graders, cache).problems == (changed,)

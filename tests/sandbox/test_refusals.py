@@ -1,0 +1,61 @@
+"""Problems whose values or texts do not fit through the grader are refused, with the place and the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from sandbox.codec import MAX_DEPTH
+from sandbox.judge import reason_to_refuse
+from settings import SandboxSettings
+
+LIMITS = SandboxSettings(output_bytes=1000)
+PROBLEM = Problem("p", "jsonl", "Add.", (StdinTest("1", "2"),))
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"),
+    [
+        (StdinTest("1", "x" * 1000), r"tests\[0\]: expects 1000 bytes of output; the limit is 1000"),
+        (StdinTest("\ud800", "1"), r"tests\[0\]: input: holds a lone surrogate"),
+        (StdinTest("1", "\udc80"), "expected output: holds a lone surrogate"),
+        (CallTest("f", (nested(MAX_DEPTH),), 1), "arguments: the value is nested deeper"),
+        (CallTest("f", (1,), "x" * 1000), "expected value: the value takes more than 999 bytes"),
+        (CallTest("f", (1,), object()), "expected value: a value of type object is not plain data"),
+        (AssertTest(f"assert f(1) == {'x' * 1000!r}"), "expected value: the value takes more than"),
+        (AssertTest("assert f(1) == 2", "x = '\ud800'"), "lone surrogate"),
+        (AssertTest("assert f(1).val == 2"), "no plain value has"),
+    ],
+)
+def test_tests_that_no_program_can_pass_are_refused(test: Test, reason: str) -> None:
+    found = reason_to_refuse(LIMITS)(replace(PROBLEM, tests=(test,)))
+    assert found is not None
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(found)
+
+
+@pytest.mark.parametrize("field", ["task_id", "statement", "starter_code", "code_prefix"])
+def test_texts_that_are_not_utf8_are_refused(field: str) -> None:
+    changed: Any = {field: "a\ud800"}
+    assert "lone surrogate" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, **changed)))
+    assert "references[0]" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, references=("\ud800",))))
+
+
+def test_everything_else_is_accepted() -> None:
+    tests = (
+        StdinTest("1", "x" * 999),
+        CallTest("f", ("\ud800",), [1.5, None, {"a": [True]}]),
+        AssertTest("assert f(1) == Counter('aab')"),
+        AssertTest("assert len(f(1)) == 2"),
+    )
+    assert reason_to_refuse(LIMITS)(replace(PROBLEM, tests=tests)) is None
