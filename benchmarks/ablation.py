@@ -16,7 +16,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reporting.ablation import OFFLINE, ROWS, is_finished
+from reporting.comparisons import OFFLINE, ROWS, is_finished
 from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 
 from evaluation.passes import bootstrap_interval
-from reporting.rows import read_rows
+from files import read_rows
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 1500.0

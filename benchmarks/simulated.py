@@ -14,7 +14,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,10 @@ import ray
 from actors.messages import RolloutHandle, RolloutRequest
 from actors.types import Completion, FinishReason, Rollout, VersionSpan
 from controller.controller import Controller
+from controller.events import Event, Step
 from controller.generators import GeneratorPool
-from controller.grading import GradedRollout, GradedSample
+from controller.grading import GradedRollout
 from controller.learner_service import LearnerService
-from controller.ledger import LedgerCounts
-from controller.rollouts import GradingCounts
-from evaluation import EvaluationResult
 from learner.buffer import BufferActor
 from learner.experience import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
@@ -266,8 +264,8 @@ class SimulatedSandboxPool(SandboxPool):
 
 @dataclass(slots=True)
 class Observed:
-    """A listener that keeps what it is told: the metrics of each step, when it ended, the driver's memory then, and the
-    CPU seconds that the driver and the process `buffer_pid` had used."""
+    """Keeps the metrics of each step, when it ended, the driver's memory then, and the CPU seconds that the driver and
+    the process `buffer_pid` had used."""
 
     buffer_pid: int
     steps: list[StepMetrics] = field(default_factory=list)
@@ -276,25 +274,14 @@ class Observed:
     driver_cpu_s: list[float] = field(default_factory=list)
     buffer_cpu_s: list[float] = field(default_factory=list)
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
-        """After every update."""
-        self.steps.append(metrics)
-        self.at_s.append(time.monotonic())
-        self.driver_bytes.append(_resident_bytes())
-        self.driver_cpu_s.append(time.process_time())
-        self.buffer_cpu_s.append(_cpu_s(self.buffer_pid))
-
-    def on_graded(self, graded: GradedRollout) -> None:
-        """Nothing is kept of it."""
-
-    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
-        """Nothing is shown."""
-
-    def on_rewind(self, step: int, why: str) -> None:
-        """No learner dies."""
-
-    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
-        """Nothing is evaluated."""
+    def emit(self, event: Event) -> None:
+        """Keep what belongs to an update."""
+        if isinstance(event, Step):
+            self.steps.append(event.metrics)
+            self.at_s.append(time.monotonic())
+            self.driver_bytes.append(_resident_bytes())
+            self.driver_cpu_s.append(time.process_time())
+            self.buffer_cpu_s.append(_cpu_s(self.buffer_pid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,11 +309,11 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
     )
     pool = SimulatedSandboxPool(settings.sandbox, hosts)
     learner = LearnerService(
-        lambda: learner_class.remote(settings.learner, times),
+        lambda life: learner_class.remote(settings.learner, times),
         references=(),
         folder=Path("none"),
-        warm_start=False,
-        on_warm_start=lambda progress: None,
+        sft=False,
+        on_sft=lambda progress: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
     observed = Observed(await buffer.pid.remote())
@@ -339,7 +326,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         pool=pool,
         buffer=buffer,
         learner=learner,
-        listener=observed,
+        emit=observed.emit,
     )
     began = time.monotonic()
     await controller.run()
@@ -348,7 +335,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)
     ]
     await generators.close()
-    learner.end(learner._actor)
+    await learner.close()
     for actor in (*hosts, buffer):
         ray.kill(actor)
     num_slots = settings.generator.num_generators * times.slots

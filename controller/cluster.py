@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,8 +144,8 @@ async def start_actors(
         spawner.learner,
         sets.supervised,
         folder=run.folder.resolve() / "checkpoints",
-        warm_start=settings.learner.sft.num_steps > 0,
-        on_warm_start=on_warm_start,
+        sft=settings.learner.sft.num_steps > 0,
+        on_sft=on_warm_start,
     )
     pool = SandboxPool(
         GradingWorker,
@@ -172,12 +171,11 @@ class _Spawner:
     problems: ray.ObjectRef[Mapping[str, Problem]]
     keeper: Any
     resumed_step: int | None
-    _learner_lives: Iterator[int] = field(default_factory=itertools.count)
 
-    def learner(self) -> Any:
+    def learner(self, life: int) -> Any:
         settings, run = self.settings, self.settings.run
         folder = run.folder.resolve() / "replay"
-        return _LEARNER.options(name=named("learner", next(self._learner_lives)), **self.placement.learner()).remote(
+        return _LEARNER.options(name=named("learner", life), **self.placement.learner()).remote(
             str(self.model),
             settings.model,
             settings.learner,

@@ -1,6 +1,6 @@
 """What a run tells the rest of the program: one event after each thing that happened, handed to one `emit` function.
 
-Whoever listens imports this module and nothing else of the controller:
+A consumer imports this module and nothing else from the controller:
 
     def emit(event: Event) -> None:
         match event:
@@ -12,23 +12,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from actors.messages import GeneratorStats
 from controller.grading import GradedRollout, GradedSample, TokenMark
 from controller.ledger import LedgerCounts
 from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
+from learner.buffer import BufferStats
 from learner.metrics import StepMetrics
+from learner.sft import SftProgress
+from sandbox.pool import PoolStats
 
 __all__ = [
+    "Began",
     "Emit",
     "Evaluated",
+    "EvaluationProgress",
     "Event",
     "Graded",
     "GradedRollout",
     "GradedSample",
     "GradingCounts",
     "LedgerCounts",
+    "Polled",
     "Refreshed",
     "Rewound",
+    "Said",
+    "SftProgress",
     "Step",
     "TokenMark",
 ]
@@ -79,5 +88,39 @@ class Rewound:
     why: str
 
 
-Event = Step | Graded | Refreshed | Evaluated | Rewound
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The run entered a new stage, and the stage before it is over."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message for the person who watches the run. `style` is a rich style, if the message needs one."""
+
+    text: str
+    style: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """Another held-out problem was evaluated."""
+
+    num_done: int
+    num_problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What the actors said about themselves when they were last asked. `buffer` is None if it did not answer."""
+
+    generators: tuple[GeneratorStats, ...]
+    num_outstanding: int
+    num_replaced_generators: int
+    pool: PoolStats
+    buffer: BufferStats | None
+
+
+Event = Step | Graded | Refreshed | Evaluated | Rewound | Began | Said | SftProgress | EvaluationProgress | Polled
 Emit = Callable[[Event], None]

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from actors.types import Completion, Rollout
+from actors.types import Completion, FinishReason, Rollout
 from learner.buffer import Added
 from learner.experience import Experience, Experiences
 from problems.types import Problem
@@ -50,6 +50,8 @@ class GradedRollout:
     `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
     `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
     baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
+    `num_truncated` completions reached the token limit. `has_signal` is False if every token weight is 0, so that
+    nothing is learned from them.
     """
 
     rollout_id: str
@@ -66,6 +68,8 @@ class GradedRollout:
     added: Added | None
     greedy: ProgramReward | None
     shown: tuple[GradedSample, ...]
+    num_truncated: int = 0
+    has_signal: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class GradingWorker(SandboxWorker):
             added=added,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
+            num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
+            has_signal=any(scored.token_weights.any() for _, _, scored in graded),
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:

@@ -69,9 +69,7 @@ class LearnerService:
             logger.warning("the learner is gone (%s) before it was ready: a new one starts", error)
             return await self.replace(error, version)
 
-    async def call(
-        self, method: Callable[[Any], Awaitable[T]], what: str, *, deadline_s: float = ANSWER_S
-    ) -> T:
+    async def call(self, method: Callable[[Any], Awaitable[T]], what: str, *, deadline_s: float = ANSWER_S) -> T:
         """The value of a call to the learner: `method` makes it on the handle it gets, and `what` says what it is for.
 
         Raises what the method raises, and LearnerGoneError if no learner answers.
@@ -84,6 +82,10 @@ class LearnerService:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise  # it would fail again
             raise LearnerGoneError(in_words(error)) from error
+
+    async def close(self) -> None:
+        """End the learner."""
+        self.end(self._place.actor)
 
     def progressed(self) -> None:
         """The learner made an update: earlier deaths no longer count against it."""

@@ -96,6 +96,28 @@ class Plan:
         return min(idle, key=lambda stage: idle[stage])
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What rings of the same `figures` will do: by name, the shape of a ring and its plan."""
+
+    figures: Figures
+    rings: dict[str, tuple[Shape, Plan]]
+
+
+def forecast(settings: Settings, figures: Figures, num_cpus: float, num_gpus: float, observed: Plan | None) -> Forecast:
+    """Compare the ring of `settings` with the best one for so many CPUs and GPUs, and with a balanced one.
+
+    `observed` is what a short run of that ring measured. Raises UserError if the resources are too few for any ring.
+    """
+    configured = Shape.of(settings, figures)
+    fitting, best = balanced(configured, room_beside(settings, num_cpus, num_gpus)), balanced(configured)
+    rings = {} if observed is None else {"the short run": (configured, observed)}
+    rings["as configured"] = configured, predict(configured)
+    rings[f"best on {num_cpus:g} CPUs, {num_gpus:g} GPUs"] = fitting, predict(fitting)
+    rings["balanced"] = best, predict(best)
+    return Forecast(figures, rings)
+
+
 def predict(shape: Shape) -> Plan:
     """Follow the ring over `NUM_ROUNDS` snapshots, and look at those after the first few."""
     generating_s = shape.snapshot / (shape.num_generators * shape.samples_per_s) + shape.load_s

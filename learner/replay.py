@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from errors import UserError
 from files import write_folder
@@ -24,6 +25,7 @@ from learner.metrics import UpdateStats
 from learner.stored_rollouts import load_rollouts, save_rollouts
 from learner.supervised import SamplerState, SupervisedExample
 from settings import Settings
+from settings_sources import leaf_fields, load_settings
 from transport.folders import HomeFolders
 from transport.weights import checksum, pack
 
@@ -92,6 +94,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
 
     Raises UserError where none were kept, and what `Learner.update` does.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = run / "replay"
     if not (folder / "update-1").is_dir():
         raise UserError(f"--replay {run}: it kept no updates; run the job with --run.log_batches N")
@@ -111,6 +114,26 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         prepared = learner.prepare_with(experiences, references, SamplerState(**about["sampler_state"]))
         stats = learner.update(prepared)
         yield ReplayedUpdate(learner.step, stats, weights_checksum(learner) == about["weights_checksum"])
+
+
+def changed_settings(run: Path, settings: Settings) -> list[str]:
+    """The names of the settings that differ from the run's. Raises UserError for one that a replay does not follow."""
+    recorded, _ = load_settings(["--config", str(run / "settings.yaml")], {})
+    old, new = recorded.model_dump(), settings.model_dump()
+    changed = []
+    for path in leaf_fields(Settings):
+        before, after = old, new
+        for key in path:
+            before, after = before[key], after[key]
+        if before != after and path != ("run", "dir"):
+            changed.append(".".join(path))
+    for name in changed:
+        if not name.startswith("learner.") and name != "rewards.preset":
+            raise UserError(
+                f"--{name} has no effect on a replay, which uses the samples and token weights of the run: change "
+                "settings of the learner, or rewards.preset"
+            )
+    return changed
 
 
 def weights_checksum(learner: Learner) -> int:

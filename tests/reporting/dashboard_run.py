@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from controller.learner_service import LearnerService, step_shown
+from controller.learner_service import LearnerService, shown_step
 from learner.buffer import BufferActor
 from sandbox import selftest
 from sandbox.limits import Limits
@@ -32,7 +32,7 @@ class SlowLearner:
         time.sleep(600)
 
 
-def spawn_learner() -> Any:
+def spawn_learner(life: int) -> Any:
     """By the name that a run gives it."""
     return ray.remote(SlowLearner).options(name="learner", num_cpus=0).remote()
 
@@ -48,8 +48,10 @@ async def main() -> None:
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()
-    learner = LearnerService(spawn_learner, (), Path(), warm_start=False, on_warm_start=print)
-    update = asyncio.create_task(learner.call("step", shown=step_shown(11, 60)))
+    learner = LearnerService(spawn_learner, (), Path(), sft=False, on_sft=print)
+    update: asyncio.Task[None] = asyncio.create_task(
+        learner.call(lambda actor: actor.step.options(name=shown_step(11, 60)).remote(), "make an update")
+    )
     print(f"http://{context.dashboard_url}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     update.cancel()

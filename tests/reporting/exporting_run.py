@@ -17,16 +17,24 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.grading import GradedRollout
+from controller.events import (
+    Evaluated,
+    Graded,
+    GradedRollout,
+    GradingCounts,
+    LedgerCounts,
+    Polled,
+    Refreshed,
+    Step,
+)
 from controller.ledger import DropReason
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
-from reporting.series import SERIES
-from reporting.telemetry import Telemetry
+from reporting.telemetry import SERIES, Telemetry
 from sandbox.pool import PoolStats
 from sandbox.verdict import Isolation, Outcome
-from settings import BufferSettings
+from settings import Settings
 
 DEADLINE_S = 60.0
 
@@ -66,7 +74,7 @@ def graded_rollout() -> GradedRollout:
         len(outcomes) - 1,
         1,
         1,
-        None,
+        "",
         30,
         900,
         2.5,
@@ -86,17 +94,25 @@ def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
     )  # fmt: skip
 
 
-def set_all(telemetry: Telemetry, step: int) -> None:
-    """Set every series as a run does after `step` updates."""
-    telemetry.step(step_metrics(step), 100)
-    telemetry.graded(graded_rollout())
-    telemetry.publication(0.2)
-    telemetry.evaluation(
-        EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
+def polled(generator_tokens: int, num_deaths: int) -> Polled:
+    """What the actors say, the generator having sampled so many tokens."""
+    return Polled(
+        generators=(generator_stats("generator-0", generator_tokens),),
+        num_outstanding=32,
+        num_replaced_generators=num_deaths,
+        pool=PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=num_deaths),
+        buffer=BufferStats(8, 128, 9000, 1 << 20, 16),
     )
-    telemetry.sandboxes(PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=step))
-    telemetry.buffer(BufferStats(8, 128, 9000, 1 << 20, 16))
-    telemetry.queues(num_outstanding=32, num_replaced=step)
+
+
+def set_all(telemetry: Telemetry, step: int, generator_tokens: int) -> None:
+    """Set every series as a run does after `step` updates."""
+    result = EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
+    telemetry.emit(Step(step_metrics(step), GradingCounts(), LedgerCounts(0, 0, {}, {})))
+    telemetry.emit(Graded(graded_rollout()))
+    telemetry.emit(Refreshed(step, (), 0.2))
+    telemetry.emit(Evaluated(step, result, {}))
+    telemetry.emit(polled(generator_tokens, step))
 
 
 def main() -> None:
@@ -110,10 +126,10 @@ def main() -> None:
         _metrics_export_port=int(sys.argv[1]),
         _system_config={"metrics_report_interval_ms": 1000},
     )
-    telemetry = Telemetry("test-run", BufferSettings())
-    set_all(telemetry, 1)
-    for num_tokens in (1000, 1500, 200):
-        telemetry.generators([generator_stats("generator-0", num_tokens)])
+    telemetry = Telemetry(Settings(run={"name": "test-run"}))
+    set_all(telemetry, 1, 1000)
+    for num_tokens in (1500, 200):
+        telemetry.emit(polled(num_tokens, 1))
     Path(sys.argv[2]).write_text(endpoint_text())
     print("ready", flush=True)
     ended = threading.Event()
@@ -126,8 +142,7 @@ def main() -> None:
     step = 1
     while not ended.wait(1.0):
         step += 1
-        set_all(telemetry, step)
-        telemetry.generators([generator_stats("generator-0", 200 + 100 * step)])
+        set_all(telemetry, step, 200 + 100 * step)
 
 
 def endpoint_text() -> str:

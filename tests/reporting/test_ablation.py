@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import CONFIG, arguments_of
-from reporting.__main__ import main
-from reporting.ablation import ROWS, interval, is_finished
+from reporting.command import main
+from reporting.comparisons import ROWS, interval, is_finished
 from settings_sources import load_settings
 
 
@@ -41,7 +41,7 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| SL only | 25.0 [0.0, 50.0] | 25.0, 25.0, 25.0 |" in printed
     # Every problem of every seed gains a half, so nothing is left for the bootstrap to vary.
     assert "| + coarse - SL only | 50.0 [50.0, 50.0] | above 0 |" in printed
-    assert "33.3 % end in an error that has a line: NameError 33.3 %" in printed
+    assert "33.3 % end in an error with a line number: NameError 33.3 %" in printed
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
@@ -49,8 +49,8 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("spoil", "message"),
     [
         (lambda folder: write_run(folder / "coarse-0", {"a": 1}, step=3), "coarse-0 is not finished"),
-        (lambda folder: write_run(folder / "coarse-0", {"b": 1}), "evaluated on other problems"),
-        (lambda folder: write_run(folder / "coarse-1", {"a": 1}), "row coarse has the seeds 1, others have 0"),
+        (lambda folder: write_run(folder / "coarse-0", {"b": 1}), "evaluated on different problems"),
+        (lambda folder: write_run(folder / "coarse-1", {"a": 1}), "row coarse has the seeds 1, but other rows have 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

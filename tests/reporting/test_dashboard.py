@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.learner_service import step_shown
+from controller.learner_service import shown_step
 from scripts.browser import CHROMIUM, Browser
 from scripts.screenshots import show_calls
 
@@ -48,7 +48,7 @@ def test_actors_have_names_and_say_what_they_are_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 60, 100, 101, 5000])
 def test_a_long_run_shows_its_updates_by_few_names(num_steps: int) -> None:
-    shown = [step_shown(step, num_steps) for step in range(num_steps)]
+    shown = [shown_step(step, num_steps) for step in range(num_steps)]
     assert len(set(shown)) <= 100
     assert shown[0].startswith("learner.step 1")
     assert shown[-1].endswith(f"{num_steps} of {num_steps}")

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from reporting.__main__ import main
-from reporting.rows import RowWriter
+from files import RowWriter
+from reporting.command import main
 from tests.reporting.runs import evaluation_row
 
 
@@ -37,9 +37,9 @@ def test_labels_say_how_many_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: [], "no run folder is named"),
-        (lambda folder: [str(folder / "missing")], "holds no evaluation of pass@1"),
-        (lambda folder: [run_folder(folder / "a", 0.1), run_folder(folder / "b", 0.1, (0, 30))], "at other steps"),
+        (lambda folder: [], "name at least one run folder"),
+        (lambda folder: [str(folder / "missing")], "has no evaluation of pass@1"),
+        (lambda folder: [run_folder(folder / "a", 0.1), run_folder(folder / "b", 0.1, (0, 30))], "at different steps"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from errors import UserError
-from files import checkpoints, write_folder
-from reporting import RunFolder
-from reporting.rows import read_rows
+from files import checkpoints, read_rows, write_folder
+from reporting.run_folder import RunFolder
 from settings import Settings
 from supervise import EXIT_FAILED, user_message
 from tests.reporting.runs import PROBLEMS, failed_sample, step_row
@@ -50,7 +49,7 @@ def write_rows(folder: RunFolder) -> None:
 
 def write_samples(folder: RunFolder) -> None:
     for refresh in range(20):
-        folder.samples(refresh, [failed_sample()], PROBLEMS)
+        folder.samples(refresh, [failed_sample()])
 
 
 def write_little(folder: Path) -> None:
@@ -62,7 +61,7 @@ def write_weights(folder: Path) -> None:
 
 
 def test_a_row_that_cannot_be_written_names_its_file(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run", Settings())
+    folder = RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     folder.metrics(step_row(1))
     filler = fill(small_disk)
     with pytest.raises(OSError, match=r"metrics\.jsonl|tfevents") as caught:
@@ -78,7 +77,7 @@ def test_a_row_that_cannot_be_written_names_its_file(small_disk: Path) -> None:
 
 
 def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run", Settings())
+    folder = RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     fill(small_disk)
     with pytest.raises(OSError, match="refresh-00") as caught:
         write_samples(folder)
@@ -101,9 +100,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Pa
 def test_a_run_does_not_begin_on_a_full_disk(small_disk: Path) -> None:
     filler = fill(small_disk)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        RunFolder.create(small_disk / "run", Settings())
+        RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     filler.unlink()
-    RunFolder.create(small_disk / "run", Settings()).close()
+    RunFolder.create(small_disk / "run", Settings(), PROBLEMS).close()
     fill(small_disk)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        RunFolder.resume(small_disk / "run", Settings(), step=0)
+        RunFolder.resume(small_disk / "run", Settings(), PROBLEMS, step=0)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reporting.series import RUN_TAG, SERIES, Kind
+from reporting.telemetry import RUN_TAG, SERIES, Kind
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = shutil.which("prometheus")

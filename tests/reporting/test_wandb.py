@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from reporting import RunFolder
+from reporting.run_folder import RunFolder
 from settings import RunSettings, Settings
-from tests.reporting.runs import evaluation_row, step_row
+from tests.reporting.runs import PROBLEMS, evaluation_row, step_row
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(run=RunSettings(name="demo", wandb_project="rltf"))
@@ -57,11 +57,11 @@ def payloads(log: bytes) -> Iterator[bytes]:
 
 def test_one_setting_brings_the_curves_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with RunFolder.create(tmp_path / "run", SETTINGS) as folder:
+    with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.metrics(step_row(2))
         folder.evaluation(evaluation_row(2, 0.5))
-    with RunFolder.resume(tmp_path / "run", SETTINGS, step=2) as folder:
+    with RunFolder.resume(tmp_path / "run", SETTINGS, PROBLEMS, step=2) as folder:
         folder.metrics(step_row(3))
     all_records = records(tmp_path / "run")
     runs = [record.run for record in all_records if record.WhichOneof("record_type") == "run"]
@@ -79,15 +79,16 @@ def test_one_setting_brings_the_curves_there(tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_the_setting_nothing_of_it_is_loaded(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", Settings()).close()
+    RunFolder.create(tmp_path / "run", Settings(), PROBLEMS).close()
     assert not list((tmp_path / "run").glob("wandb*"))
 
 
 def test_a_missing_key_is_said_in_words_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     code = (
-        "from pathlib import Path; from reporting import RunFolder; from tests.reporting.test_wandb import SETTINGS;"
-        f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS)"
+        "from pathlib import Path; from reporting.run_folder import RunFolder; "
+        "from tests.reporting.test_wandb import SETTINGS;"
+        f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS, {{}})"
     )
     # In a process of its own: the client reads its mode once.
     command = [sys.executable, "-c", code]
