@@ -24,10 +24,9 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from controller.cluster import check_resources
-from controller.connection import start_ray, while_head_lives
+from controller.cluster import check_resources, start_ray, while_head_lives
 from controller.events import Began, Event, Said
-from controller.problem_sets import ProblemSets, load_problem_sets, without_failing_references
+from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
 from controller.start import check_model, polling, start_controller, step_of
 from controller.submit import remote_address, submit

@@ -36,7 +36,7 @@ from controller.generators import GeneratorPool
 from controller.grading import EvaluatedRollout
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
 from controller.ledger import Ledger, State
-from controller.problem_sampler import ProblemSampler, capacity
+from controller.problems import ProblemSampler, capacity
 from controller.rollouts import LOST, Graders, GradingCounts, RolloutLoop
 from controller.state import RunState, rollouts_of
 from evaluation.result import Tally, evaluate_tally

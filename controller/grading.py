@@ -26,7 +26,7 @@ BUFFER_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class TokenMark:
-    """Some characters of a program with the summed weight of their token (what multiplies `-log p`)."""
+    """Some characters of a program, and the total weight of their token (which multiplies `-log p`)."""
 
     text: str
     weight: float
@@ -34,7 +34,7 @@ class TokenMark:
 
 @dataclass(frozen=True, slots=True)
 class GradedSample:
-    """A graded program to show to people: its verdict, its tokens with their weights."""
+    """A graded program to show to people: its verdict, and its tokens with their weights."""
 
     verdict: Verdict
     program: str
@@ -81,9 +81,9 @@ class EvaluatedRollout:
 
 
 class GradingWorker(SandboxWorker):
-    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer actor.
+    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer.
 
-    Rollouts are fetched from the object store and experiences go straight to the buffer: the caller sees counts.
+    It fetches rollouts from the object store, and experiences go straight to the buffer: the caller only sees counts.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class GradingWorker(SandboxWorker):
     def grade_rollout(
         self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
     ) -> GradedRollout:
-        """Grade and score a rollout and put its experiences into the buffer.
+        """Grade and score a rollout, and put its experiences into the buffer.
 
-        `ref` is wrapped in a list so that Ray hands over the reference. `previous` is the problem's last
-        `GradedRollout.greedy`. The first `num_shown` samples come back to be shown.
+        `ref` is wrapped in a list so that Ray passes the reference itself. `previous` is the problem's last
+        `GradedRollout.greedy`. The first `num_shown` samples are returned to be shown.
         """
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
@@ -144,7 +144,7 @@ class GradingWorker(SandboxWorker):
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:
-        """Grade a rollout of a held-out problem; nothing of it reaches the buffer."""
+        """Grade a rollout of a held-out problem, which never reaches the buffer."""
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
         return EvaluatedRollout(rollout.task_id, tuple(self._verdict(completion).outcome for completion in completions))
@@ -154,7 +154,7 @@ class GradingWorker(SandboxWorker):
 
 
 def experience(completion: Completion, scored: Scored) -> Experience:
-    """What the learner trains on of a scored completion."""
+    """What the learner needs of a scored completion."""
     return Experience(
         task_id=completion.task_id,
         completion_id=completion.completion_id,

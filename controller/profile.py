@@ -12,12 +12,11 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.cluster import check_resources
-from controller.connection import start_ray
+from controller.cluster import check_resources, start_ray
 from controller.controller import Controller
 from controller.events import Began, Emit, Event, GradingCounts, Refreshed, Rewound, Step
 from controller.planner import Figures, Forecast, Plan, forecast
-from controller.problem_sets import ProblemSets, load_problem_sets
+from controller.problems import ProblemSets, load_problem_sets
 from controller.start import start_controller
 from errors import UserError
 from learner.metrics import StepMetrics
@@ -42,9 +41,9 @@ class Profile:
     _changes: Changes = field(default_factory=Changes)
 
     async def measure(self, controller: Controller, num_updates: int) -> tuple[Figures, Plan]:
-        """Run `ring` until a first snapshot was trained on and `num_updates` updates more were made.
+        """Run until the first snapshot is trained on, and measure the `num_updates` updates after it.
 
-        Raises what the ring raises, and UserError where nothing was sampled meanwhile.
+        Raises what the run raises, and UserError if nothing was sampled meanwhile.
         """
         skipped = controller.settings.buffer.refresh_every
         run = asyncio.create_task(controller.run(), name="profile")
@@ -58,7 +57,7 @@ class Profile:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
         last = slice(skipped, skipped + num_updates)
-        return _reckoned(
+        return _figures(
             controller.settings,
             self.steps[last],
             self.grading[last],
@@ -89,9 +88,9 @@ class Profile:
 
 
 def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
-    """The forecast for the ring of `settings`. Figures that `settings.plan` lacks are measured in a short run.
+    """The forecast for the job of `settings`. A short run measures the figures that `settings.plan` lacks.
 
-    Raises UserError if the cluster has no room for the ring, and what a job raises for unusable settings and problems.
+    Raises UserError if the cluster has no room for the job, and what a job raises for unusable settings and problems.
     """
     plan = settings.plan
     given = {field.name: getattr(plan, field.name) for field in fields(Figures)}
@@ -141,12 +140,15 @@ def _shortened(settings: Settings, folder: Path) -> Settings:
         update={
             "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),
             "problems": settings.problems.model_copy(update={"evaluation": ()}),
-            "learner": settings.learner.model_copy(update={"decay_steps": 0, "checkpoint_every": num_steps * every}),
+            "learner": settings.learner.model_copy(
+                update={"optim": settings.learner.optim.model_copy(update={"decay_steps": 0})}
+            ),
+            "checkpoint": settings.checkpoint.model_copy(update={"every": num_steps * every}),
         }
     )
 
 
-def _reckoned(
+def _figures(
     settings: Settings,
     steps: Sequence[StepMetrics],
     grading: Sequence[GradingCounts],
@@ -154,7 +156,7 @@ def _reckoned(
     stats: tuple[Sequence[GeneratorStats], Sequence[GeneratorStats]],
     seconds: float,
 ) -> tuple[Figures, Plan]:
-    """The figures of `seconds` in which `steps` were made."""
+    """The figures of a stretch of `seconds`, in which the updates `steps` were made."""
     num_programs = sum(sum(counts.isolation.values()) for counts in grading)
     num_tokens, busy_s, updating_s, num_loads = _between(*stats)
     grading_s = sum(counts.grading_s for counts in grading)
@@ -184,7 +186,7 @@ def _reckoned(
 
 
 def _between(before: Sequence[GeneratorStats], after: Sequence[GeneratorStats]) -> tuple[int, float, float, int]:
-    """What the generators did between the two: tokens, seconds busy, seconds loading weights, loads."""
+    """What the generators did in between: tokens, seconds busy, seconds loading weights, number of loads."""
     earlier = {stats.name: stats for stats in before}
     pairs = [(earlier[now.name], now) for now in after if now.name in earlier]
     return (

@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.grading import GradedRollout, GradedSample
 from controller.ledger import DropReason, Ledger, Live, State
-from controller.problem_sampler import ProblemSampler
+from controller.problems import ProblemSampler
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
@@ -135,7 +135,7 @@ class RolloutLoop:
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     def allow(self, num_samples: int) -> None:
-        """`num_samples` may be useful in all (see `controller.problem_sampler.capacity`)."""
+        """`num_samples` may be useful in all (see `controller.problems.capacity`)."""
         self._allowed = num_samples
         self.ledger.changes.notify()
 

@@ -87,14 +87,14 @@ def print_plan(forecast: Forecast, console: Console) -> None:
     """Print the figures that a forecast is based on, and its rings side by side."""
     given = ", ".join(f"{value:.4g} {UNITS[name]}" for name, value in asdict(forecast.figures).items())
     console.print(f"Based on {given}.", soft_wrap=True)
-    shape, _ = forecast.rings["as configured"]
+    shape, _ = forecast.setups["as configured"]
     table = Table(
         title=f"{shape.snapshot} samples between publications, at most {shape.max_off_policy_versions} versions old"
     )
     table.add_column("")
-    for name in forecast.rings:
+    for name in forecast.setups:
         table.add_column(name, justify="right")
-    rings = forecast.rings.values()
+    rings = forecast.setups.values()
     table.add_row("generators", *(str(ring.num_generators) for ring, _ in rings))
     table.add_row("sandbox workers", *(str(ring.num_workers) for ring, _ in rings))
     table.add_row("seconds per snapshot", *(f"{plan.round_s:.2f}" for _, plan in rings))

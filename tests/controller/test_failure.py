@@ -317,7 +317,7 @@ def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
             assert spawn.num_spawned == 11
             await pool.close()
         else:
-            with pytest.raises(ActorDiedError):
+            with pytest.raises(GaveUpError, match="generator 0 died 4 times"):
                 await pool.start()
             with pytest.raises(GaveUpError, match="the learner died 4 times"):
                 await service.start(None)

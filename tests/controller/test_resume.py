@@ -21,8 +21,7 @@ from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
 from actors.types import Completion
 from controller.grading import experience
-from controller.problem_sampler import ProblemSampler
-from controller.problem_sets import load_problem_sets
+from controller.problems import ProblemSampler, load_problem_sets
 from controller.rollouts import seed_of
 from controller.state import RunState
 from learner.experience import Experience
