@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from controller import cluster
 from controller.cluster import HeadLostError, start_ray, while_head_lives
 from errors import UserError
 from settings import Settings
