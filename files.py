@@ -128,26 +128,18 @@ class AppendedFile:
         self._file.close()
 
 
-class RowWriter:
+class RowWriter(AppendedFile):
     """Appends rows to a JSONL file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = AppendedFile(path)
-
-    def write(self, row: Mapping[str, object]) -> None:
+    def write_row(self, row: Mapping[str, object]) -> None:
         """Append one row. NaN and infinities become null, because JSON has no number for them."""
-        self._file.write((json.dumps(_finite(row), allow_nan=False) + "\n").encode())
+        self.write((json.dumps(_finite(row), allow_nan=False) + "\n").encode())
 
     def rewind(self, step: int) -> None:
         """Drop the rows of steps after `step`."""
         self.close()
         keep_rows_until(self._path, step)
-        self._file = AppendedFile(self._path)
-
-    def close(self) -> None:
-        """Close the file; writing afterwards raises ValueError."""
-        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from actors.messages import RolloutRequest
 from actors.model_folder import check_model_folder, load_tokenizer
 from actors.types import Completion, FinishReason, Rollout
 from errors import UserError
-from problems.encoding import encode_prompt
 from problems.extraction import extract_program
+from problems.prompts import encode_prompt
 from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
 

@@ -1,7 +1,7 @@
 """A ring whose stages take the time that they are told to, for measuring what the ring itself adds.
 
 The driver's side is the real one: `Controller`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's
-feed and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
+prefetcher and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
 actors share one process, so that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and
 its objects.
 """
@@ -29,10 +29,10 @@ from controller.events import Event, Step
 from controller.generators import GeneratorPool
 from controller.grading import GradedRollout
 from controller.learner_service import LearnerService
+from learner.actor import Item, Prefetcher
 from learner.buffer import BufferActor
-from learner.experience import Experience, Experiences
+from learner.data import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
-from learner.prefetcher import Item, Prefetcher
 from problems.types import Problem, StdinTest
 from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from sandbox.verdict import Isolation, Outcome
@@ -166,13 +166,13 @@ class Host:
 
 
 class SimulatedLearner:
-    """Fetches its batches by the real feed and sleeps; see `learner.actor.LearnerActor`."""
+    """Fetches its batches with the real prefetcher and sleeps; see `learner.actor.LearnerActor`."""
 
     def __init__(self, learner: LearnerSettings, times: StageTimes) -> None:
         self.settings = learner
         self._version = self._step = 0
         self._times = times
-        self._feed = Prefetcher(self)  # type: ignore[arg-type]
+        self._prefetcher = Prefetcher(self)  # type: ignore[arg-type]
 
     def prepare(self, experiences: Sequence[Experience]) -> object:
         """Nothing to pack."""
@@ -188,32 +188,24 @@ class SimulatedLearner:
     def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
         """One update."""
         began = time.monotonic()
-        fed = self._feed.get(items)
+        fetched = self._prefetcher.get(items)
         waited = time.monotonic()
         if ahead:
-            self._feed.announce(ahead)
+            self._prefetcher.announce(ahead)
         time.sleep(self._times.update_s)
         self._step += 1
-        num_samples = sum(item.meta.num_samples for item in fed.items)
-        num_tokens = sum(item.meta.num_tokens for item in fed.items)
-        staleness = [self._version - item.meta.version for item in fed.items]
-        seconds = time.monotonic() - began
-        metrics = StepMetrics(
+        rollouts = list(fetched.rollouts.values())
+        samples = [sample for rollout in rollouts for sample in rollout]
+        num_tokens = sum(len(sample.token_ids) for sample in samples)
+        metrics = StepMetrics.of(
+            replace(_NOTHING_LEARNT, num_samples=len(samples), num_tokens=num_tokens),
+            rollouts,
             step=self._step,
             weights_version=self._version,
-            update=replace(_NOTHING_LEARNT, num_samples=num_samples, num_tokens=num_tokens),
-            reward_mean=0.0,
-            pass_rate=0.0,
-            outcomes={},
-            staleness={str(versions): count for versions, count in Counter(staleness).items()},
-            staleness_mean=sum(staleness) / len(staleness),
-            staleness_max=max(staleness),
-            tokens_per_s=num_tokens / seconds,
             wait_s=waited - began,
-            seconds=seconds,
-            gpu_memory_bytes=0,
+            seconds=time.monotonic() - began,
         )
-        return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), ())
+        return StepReport(metrics, tuple(fetched.rollouts), fetched.lost)
 
     def progress(self) -> None:
         """It is alive."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
-from learner.experience import Experience, Experiences
-from learner.stored_rollouts import load_rollouts
-from sandbox.verdict import Outcome
+from learner.data import Experience, Experiences, load_rollouts
 from settings import BufferSettings
 
 # Ids of discarded rollouts to remember, so that one that arrives again is not queued: 100,000 ids are about 10 MB.
@@ -43,13 +41,9 @@ class RolloutMeta:
     """
 
     rollout_id: str
-    task_id: str
     num_samples: int
-    num_tokens: int
     version: int
     size_bytes: int
-    outcomes: tuple[tuple[Outcome, int], ...]
-    reward_sum: float
 
     @classmethod
     def of(cls, rollout_id: str, experiences: Sequence[Experience]) -> RolloutMeta:
@@ -61,13 +55,9 @@ class RolloutMeta:
         }
         return cls(
             rollout_id=rollout_id,
-            task_id=experiences[0].task_id,
             num_samples=len(experiences),
-            num_tokens=sum(len(e.token_ids) for e in experiences),
             version=min(e.version for e in experiences),
             size_bytes=sum(array.nbytes for array in arrays.values()),
-            outcomes=tuple(sorted(Counter(e.outcome for e in experiences).items())),
-            reward_sum=sum(e.reward for e in experiences),
         )
 
 
@@ -85,7 +75,6 @@ class BufferStats:
 
     num_rollouts: int
     num_samples: int
-    num_tokens: int
     size_bytes: int
     num_lent: int
 
@@ -178,9 +167,8 @@ class OnlineBuffer(Generic[RefT]):
 
     def stats(self) -> BufferStats:
         """What is queued now, and how many samples are lent."""
-        num_tokens = sum(item.meta.num_tokens for item in self._queued.values())
         num_lent = sum(item.meta.num_samples for item in self._lent.values())
-        return BufferStats(len(self._queued), self._num_samples, num_tokens, self._size_bytes, num_lent)
+        return BufferStats(len(self._queued), self._num_samples, self._size_bytes, num_lent)
 
     def _count(self, meta: RolloutMeta, sign: int) -> None:
         self._num_samples += sign * meta.num_samples

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from tensorboard.compat.proto.event_pb2 import Event
@@ -18,16 +18,6 @@ from errors import UserError
 from files import AppendedFile
 
 ID_FILE = "wandb-run-id"
-
-
-class CurveWriter(Protocol):
-    """A tool that draws curves."""
-
-    def write(self, prefix: str, row: Mapping[str, object]) -> None:
-        """Add the numbers of a row, which has its `step`."""
-
-    def close(self) -> None:
-        """Flush and close."""
 
 
 class TensorBoardWriter:

@@ -50,7 +50,7 @@ class Progress:
     """Shows stage, step, reward, pass rate, outcomes, tokens per second and time left.
 
         with Progress(num_steps=60) as progress:
-            progress.emit(Began("warm start"))
+            progress.emit(Began("model"))
             progress.emit(Step(metrics, grading, ledger))
 
     `stages` holds the finished stages in order, each with its duration in seconds. While the panel is up, everything
@@ -69,7 +69,7 @@ class Progress:
         self._metrics: StepMetrics | None = None
         self._held_out = ""
         self._step_seconds: deque[float] = deque(maxlen=20)
-        self._num_lines = 0
+        self._printed_at = time.monotonic()
         self._closed = threading.Event()
         self._exit = contextlib.ExitStack()
 
@@ -118,16 +118,18 @@ class Progress:
 
     def _print(self, text: str, style: str | None = None) -> None:
         """Print a line that stays on the screen."""
-        self._num_lines += 1
+        self._printed_at = time.monotonic()
         self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _heartbeat(self) -> None:
-        num_lines = self._num_lines
-        while not self._closed.wait(HEARTBEAT_S):
-            if num_lines == self._num_lines and self._stage:
-                seconds = time.monotonic() - self._stage_started
-                self._print(f"{self._stage}: still running after {_duration(seconds)}  {self._detail}".rstrip())
-            num_lines = self._num_lines
+        while not self._closed.wait(max(0.0, self._printed_at + HEARTBEAT_S - time.monotonic())):
+            now = time.monotonic()
+            if now - self._printed_at < HEARTBEAT_S:
+                continue
+            self._printed_at = now
+            if self._stage:
+                elapsed = _duration(now - self._stage_started)
+                self._print(f"{self._stage}: still running after {elapsed}  {self._detail}".rstrip())
 
     def _end_stage(self) -> None:
         if self._stage:

@@ -15,7 +15,7 @@ from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound
 from errors import UserError
 from files import RowWriter, keep_rows_until, write_json, write_text
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
-from reporting.curves import CurveWriter, TensorBoardWriter, WandbWriter
+from reporting.curves import TensorBoardWriter, WandbWriter
 from reporting.report import build_report
 from sandbox.verdict import Outcome
 from settings import Settings
@@ -58,7 +58,7 @@ class RunFolder:
         self._clock: float | None = None
         self._made_update = False
         self._publish_s = 0.0
-        self._curves: list[CurveWriter] = [TensorBoardWriter(path / "tensorboard")]
+        self._curves: list[TensorBoardWriter | WandbWriter] = [TensorBoardWriter(path / "tensorboard")]
         if settings.run.wandb_project is not None:
             self._curves.append(WandbWriter(path, settings.run.wandb_project))
 
@@ -142,13 +142,13 @@ class RunFolder:
         missing = STEP_FIELDS - row.keys()
         if missing:
             raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
-        self._metrics.write(row)
+        self._metrics.write_row(row)
         for curves in self._curves:
             curves.write("train", row)
 
     def evaluation(self, row: Mapping[str, object]) -> None:
         """Add one evaluation: `step`, `problems`, and the object that `EvaluationResult.to_json` makes."""
-        self._evaluations.write(row)
+        self._evaluations.write_row(row)
         self._report_again()
         for curves in self._curves:
             curves.write("evaluation", row)
@@ -157,7 +157,7 @@ class RunFolder:
         """Keep some programs of refresh number `refresh` for people to look at."""
         writer = RowWriter(self._samples / f"refresh-{refresh:06d}.jsonl")
         for sample in samples:
-            writer.write(_sample_row(sample, self._problems[sample.verdict.task_id]))
+            writer.write_row(_sample_row(sample, self._problems[sample.verdict.task_id]))
         writer.close()
         self._report_again()
 

@@ -13,6 +13,7 @@ function element(tag, className, text) {
 
 // ---- Charts, drawn by uPlot.
 let plots = [];
+const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5].flatMap((power) => [power, 2 * power, 5 * power]);
 
 function format(value, percent) {
   if (value == null) return "";
@@ -74,7 +75,7 @@ function draw(chart, figure) {
   for (const curve of curves) {
     const stroke = color(curve.color);
     series.push({
-      label: curve.name, stroke, width: 1.8, hasInterval: Boolean(curve.low), fill: chart.stacked ? stroke : undefined,
+      label: curve.name, stroke, width: 1.8, spanGaps: true, hasInterval: Boolean(curve.low), fill: chart.stacked ? stroke : undefined,
       dash: curve.dashes ? [9 / curve.dashes, 4] : undefined, points: chart.stacked ? { show: false } : undefined,
       value: (u, y, i, at) => {
         const text = format(curve.share ? curve.share[at] : y, chart.percent);
@@ -92,7 +93,7 @@ function draw(chart, figure) {
     ...sizeOf(figure), series, bands, class: chart.stacked ? "stacked" : undefined,
     scales: { x: { time: false }, y: { range: (u, low, high) => yRange(chart, low, high) } },
     axes: [
-      { ...look, label: xName, size: 32, space: 60 },
+      { ...look, label: xName, size: 32, space: 60, incrs: axis === "step" ? WHOLE : undefined },
       { ...look, label: chart.unit, size: 52, values: (u, ticks) => ticks.map((tick) => format(tick, chart.percent)) },
     ],
     cursor: { sync: { key: "report" }, drag: { x: true, y: false } },

@@ -12,7 +12,7 @@ from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from actors.types import Completion, FinishReason, VersionSpan
-from learner.supervised import encode_references
+from learner.data import encode_references
 from problems.types import Problem, StdinTest
 from tests.families import build_family
 

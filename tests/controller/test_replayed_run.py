@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.loss.kl_loss_coef", "0.1")
-    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", warm_start_steps=5))
+    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", sft_steps=5))
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "kept"
 
@@ -68,4 +68,4 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
 def test_a_run_that_kept_nothing_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run / "settings.yaml", tmp_path)
     assert main(["--replay", str(tmp_path)]) == 2
-    assert "it kept no updates; run the job with --run.log_batches N" in capsys.readouterr().err
+    assert "the run recorded no updates; run the job with --run.log_batches N" in capsys.readouterr().err

@@ -20,16 +20,14 @@ from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
 from actors.types import Completion
-from controller.grading import experience
+from controller.grading import experience, program_tokens
 from controller.problems import ProblemSampler, load_problem_sets
 from controller.rollouts import seed_of
 from controller.state import RunState
-from learner.experience import Experience
+from learner.data import Experience, encode_references
 from learner.learner import Learner
 from learner.model_source import model_folder
-from learner.supervised import encode_references
-from rewards import Sample, score_group
-from sandbox.limits import Limits
+from rewards import score_group
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import Settings
@@ -57,7 +55,7 @@ def arguments(runs: Path, name: str, **more: object) -> list[str]:
     """Of a job; `more` are further settings, `__` for the dot."""
     options = OPTIONS | {key.replace("__", "."): str(value).lower() for key, value in more.items()}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return small_job(runs, name, *words, warm_start_steps=0)
+    return small_job(runs, name, *words, sft_steps=0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -212,11 +210,11 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     references = encode_references(
         sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_model_len
     )
-    learner.set_examples(references)
+    learner.set_references(references)
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:
-        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.min_isolation)) as sandbox:
+        with Sandbox(settings.sandbox, Isolation(settings.sandbox.min_isolation)) as sandbox:
             for step in range(settings.run.num_steps):
                 engine.load_weights(step + 1, learner.policy.published())
                 batch: list[Experience] = []
@@ -280,6 +278,5 @@ def sample(
 
 
 def scored(completions: tuple[Completion, ...], verdicts: list[Verdict], settings: Settings) -> list[Experience]:
-    samples = [Sample.of(c, v) for c, v in zip(completions, verdicts, strict=True)]
-    scores = score_group(samples, settings.rewards, greedy=None, previous=None)
+    scores = score_group([program_tokens(c) for c in completions], verdicts, settings.rewards)
     return [experience(c, s) for c, s in zip(completions, scores.samples, strict=True) if s is not None]

@@ -1,4 +1,4 @@
-"""Processes that make rollouts and may die."""
+"""A Ray actor that produces rollouts; tests kill it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from learner.experience import Experiences
+from learner.data import Experiences
 
 
 @ray.remote
@@ -15,5 +15,5 @@ class Producer:
         ray.get([buffer.add.remote(*rollout) for rollout in rollouts], timeout=timeout_s)
 
     def put(self, experiences: Experiences) -> list[Any]:
-        """A reference to an object that dies with this process."""
+        """A reference to an object that is lost when this process dies."""
         return [ray.put(experiences)]

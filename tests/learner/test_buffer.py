@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from learner.buffer import BufferItem, BufferServer, OnlineBuffer, RolloutMeta
-from sandbox.verdict import Outcome
 from settings import BufferSettings
 from tests.learner.samples import make_rollout
 
@@ -21,13 +20,9 @@ CAPACITY, MAX_BYTES = 20, 1000
 def make_item(rollout_id: str, *, num_samples: int = 4, version: int = 0, size_bytes: int = 100) -> BufferItem[str]:
     meta = RolloutMeta(
         rollout_id=rollout_id,
-        task_id="task",
         num_samples=num_samples,
-        num_tokens=10 * num_samples,
         version=version,
         size_bytes=size_bytes,
-        outcomes=((Outcome.FAILED, num_samples),),
-        reward_sum=0.0,
     )
     return BufferItem(ref=f"ref of {rollout_id}", meta=meta)
 
@@ -86,7 +81,6 @@ class BufferMachine(RuleBasedStateMachine):
         assert stats.num_rollouts == len(self.queued)
         assert stats.num_samples == sum(i.meta.num_samples for i in self.queued) <= CAPACITY
         assert stats.num_lent == sum(i.meta.num_samples for i in self.lent)
-        assert stats.num_tokens == 10 * stats.num_samples
         assert stats.size_bytes == sum(i.meta.size_bytes for i in self.queued) <= MAX_BYTES
         for item in (*self.queued, *self.lent):
             assert self.buffer.holds(item.meta.rollout_id) == item.meta
@@ -109,12 +103,10 @@ def test_a_rollout_that_can_never_fit_is_refused() -> None:
 def test_metadata_summarizes_a_rollout() -> None:
     experiences = make_rollout(np.random.default_rng(0), "r0", version=3)
     meta = RolloutMeta.of("r0", experiences)
-    assert (meta.rollout_id, meta.task_id, meta.num_samples, meta.version) == ("r0", "r0", 4, 3)
-    assert meta.num_tokens == sum(len(e.token_ids) for e in experiences)
-    assert dict(meta.outcomes) == {e.outcome: 1 for e in experiences}
-    assert meta.reward_sum == pytest.approx(1.0 - 3 * 0.3)
+    assert (meta.rollout_id, meta.num_samples, meta.version) == ("r0", 4, 3)
     # Ids, log-probabilities and four weights of a token; the prompt that the samples share.
-    assert meta.size_bytes == 24 * meta.num_tokens + 4 * len(experiences[0].prompt_ids)
+    num_tokens = sum(len(e.token_ids) for e in experiences)
+    assert meta.size_bytes == 24 * num_tokens + 4 * len(experiences[0].prompt_ids)
 
 
 def test_a_rollout_that_arrives_again_counts_once() -> None:

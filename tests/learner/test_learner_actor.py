@@ -1,4 +1,4 @@
-"""Learner and buffer as real Ray actors: references in, weights out, and what happens when something dies."""
+"""The learner and the buffer as real Ray actors: updates, checkpoints, and the death of a process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
-from learner.actor import LearnerActor
+from learner.actor import LearnerActor, Prefetcher
 from learner.buffer import Added, BufferActor, BufferItem, RolloutMeta
-from learner.experience import Experiences
+from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
-from learner.prefetcher import Prefetcher
-from learner.stored_rollouts import load_rollouts, save_rollouts
 from problems.types import Problem, StdinTest
 from settings import BufferSettings, ModelSettings, SftSettings
 from tests.learner.producer import Producer
@@ -39,14 +37,14 @@ def wait_for(reply: Any) -> Any:
 
 
 def wait_until_lost(ref: Any) -> None:
-    """An owner's death is noticed a little later than it happens."""
+    """Ray notices the death of an owner with a delay."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         try:
             wait_for(ref)
         except ObjectLostError:
             return
-    raise TimeoutError("the object outlives its owner")
+    raise TimeoutError("the object is still there after the death of its owner")
 
 
 def fill(buffer: Any, stored: list[tuple[str, Experiences]]) -> str:
@@ -72,9 +70,9 @@ def buffer(ray_session: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def feed(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
+def prefetcher(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
     learner = make_learner(tiny_model_dir, fetch_timeout_s=60.0)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     return Prefetcher(learner)
 
 
@@ -94,7 +92,7 @@ def start_learner(model: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_updates_checkpoint_and_successor(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = start_learner(tiny_model_dir)
     assert wait_for(learner.progress.remote()) is None
     assert wait_for(learner.sft.remote()).num_steps == 2
@@ -123,7 +121,7 @@ def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_mode
     kept = load_rollouts(path / "trainer_state" / "rollouts.npz")
     assert [name for name, _ in kept] == ["r2", "r3", "r4"]
 
-    # Another learner goes on from there, with newer versions than the dead one may have published since.
+    # Another learner continues, with versions newer than any that the dead one may have published.
     ray.kill(learner)
     learner = start_learner(tiny_model_dir)
     assert wait_for(learner.resume.remote(path, 3)) == 1
@@ -134,7 +132,7 @@ def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_mode
     ray.kill(learner)
 
 
-def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
+def test_stored_rollouts_are_bit_identical(tmp_path: Path) -> None:
     stored = rollouts(0, 3, version=2)
     save_rollouts(tmp_path / "rollouts.npz", stored)
     loaded = load_rollouts(tmp_path / "rollouts.npz")
@@ -152,15 +150,16 @@ def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
     assert load_rollouts(tmp_path / "none.npz") == []
 
 
-def test_what_was_announced_comes_next(feed: Prefetcher, buffer: Any) -> None:
+def test_prefetcher_refuses_rollouts_that_were_not_announced(prefetcher: Prefetcher, buffer: Any) -> None:
     fill(buffer, rollouts(0, 4))
     items = take(buffer, "r0", "r1", "r2", "r3")
-    feed.announce(items[:2])
-    with pytest.raises(ValueError, match="announced as the next"):
-        feed.get(items[2:])
-    fed = feed.get(items[2:])
-    assert fed.prepared is not None
-    assert fed.prepared.num_samples == 8
+    prefetcher.announce(items[:2])
+    with pytest.raises(ValueError, match=r"expected the announced rollouts \['r0', 'r1'\], got \['r2', 'r3'\]"):
+        prefetcher.get(items[2:])
+    fetched = prefetcher.get(items[2:])
+    assert list(fetched.rollouts) == ["r2", "r3"]
+    assert fetched.prepared is not None
+    assert len(fetched.prepared.experiences) == 8
 
 
 def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
@@ -174,17 +173,17 @@ def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
     assert ids(take(buffer, "r2", "r3")) == ["r2", "r3"]
 
 
-def test_rollouts_outlive_the_process_that_made_them(feed: Prefetcher, buffer: Any) -> None:
+def test_rollouts_outlive_their_producer(prefetcher: Prefetcher, buffer: Any) -> None:
     actor_class: Any = Producer
     producer = actor_class.remote()
     wait_for(producer.produce.remote(buffer, rollouts(0, 4), DEADLINE_S))
     ray.kill(producer)
-    fed = feed.get(take(buffer, "r0", "r1"))
-    assert fed.prepared is not None
-    assert fed.prepared.num_samples == 8
+    fetched = prefetcher.get(take(buffer, "r0", "r1"))
+    assert fetched.prepared is not None
+    assert len(fetched.prepared.experiences) == 8
 
 
-def test_rollouts_whose_objects_are_gone_are_told(feed: Prefetcher) -> None:
+def test_lost_rollouts_are_reported(prefetcher: Prefetcher) -> None:
     producer_class: Any = Producer
     producers = [producer_class.remote() for _ in range(2)]
     items = []
@@ -193,9 +192,8 @@ def test_rollouts_whose_objects_are_gone_are_told(feed: Prefetcher) -> None:
         items.append(BufferItem(ref, RolloutMeta.of(name, group)))
     ray.kill(producers[0])
     wait_until_lost(items[0].ref)
-    fed = feed.get(items)
-    assert [item.meta.rollout_id for item in fed.items] == ["r1"]
-    assert [item.meta.rollout_id for item in fed.lost] == ["r0"]
-    fed = feed.get(items[:1])
-    assert (fed.items, fed.prepared) == ([], None)
+    fetched = prefetcher.get(items)
+    assert (list(fetched.rollouts), fetched.lost) == (["r1"], ("r0",))
+    fetched = prefetcher.get(items[:1])
+    assert (fetched.rollouts, fetched.lost, fetched.prepared) == ({}, ("r0",), None)
     ray.kill(producers[1])

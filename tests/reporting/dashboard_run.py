@@ -1,6 +1,6 @@
-"""A Ray with its dashboard and some of a run's actors, the learner at an update; ends with its input.
+"""Starts Ray with its dashboard and some actors of a run, with the learner at an update; ends when its input ends.
 
-python -m tests.reporting.dashboard_run     prints the dashboard's address when all is there
+python -m tests.reporting.dashboard_run     prints the address of the dashboard when everything is up
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import ray
 from controller.learner_service import LearnerService, shown_step
 from learner.buffer import BufferActor
 from sandbox import selftest
-from sandbox.limits import Limits
 from sandbox.pool import SandboxPool, SandboxWorker
 from settings import BufferSettings, SandboxSettings
 from transport.rollout_store import start_rollout_store
 
 
 class SlowLearner:
-    """Stands for a learner at a long update."""
+    """Stands in for a learner at a long update."""
 
     def __repr__(self) -> str:
         return "learner"
@@ -33,18 +32,18 @@ class SlowLearner:
 
 
 def spawn_learner(life: int) -> Any:
-    """By the name that a run gives it."""
+    """Start it under the name that a run gives it."""
     return ray.remote(SlowLearner).options(name="learner", num_cpus=0).remote()
 
 
 async def main() -> None:
-    """Start everything, and wait."""
+    """Start everything and wait."""
     context = ray.init(
         address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
     )
     buffer_class: Any = BufferActor
     kept = [start_rollout_store(name="rollout-store"), buffer_class.options(name="buffer").remote(BufferSettings())]
-    level = selftest.find_level(Limits()).level
+    level = selftest.find_level(SandboxSettings()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()

@@ -1,8 +1,8 @@
-"""A run that sets every series once, in a Ray of its own: what scrapers are tested against.
+"""A run that sets every series, in its own Ray: tests scrape it.
 
 python -m tests.reporting.exporting_run PORT FILE
 
-It serves them on PORT, writes what the endpoint says once all are there into FILE, and counts on until its input ends.
+It serves the series on PORT, writes the endpoint's text into FILE once all are there, and counts until its input ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEADLINE_S = 60.0
 
 
 def step_metrics(step: int) -> StepMetrics:
-    """Of an update of 16 samples."""
+    """The metrics of an update with 16 samples."""
     terms = dict.fromkeys(("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl"), 0.1)
     rest = dict.fromkeys(("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max"), 1.0)
     update = UpdateStats(
@@ -66,7 +66,7 @@ def step_metrics(step: int) -> StepMetrics:
 
 
 def graded_rollout() -> GradedRollout:
-    """One program of every outcome."""
+    """A rollout with one program of every outcome."""
     outcomes = Counter(dict.fromkeys(Outcome, 1))
     return GradedRollout(
         "r1",
@@ -87,7 +87,7 @@ def graded_rollout() -> GradedRollout:
 
 
 def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
-    """Of a generator that has sampled `num_tokens`."""
+    """The counts of a generator that has sampled `num_tokens`."""
     return GeneratorStats(
         name=name, version=1, num_in_flight=2, num_sequences=8, num_rollouts=4, num_tokens=num_tokens, num_updates=1,
         busy_s=num_tokens / 100, updating_s=0.1 * num_tokens, wall_s=num_tokens / 50, gpu_memory_bytes=1 << 30,
@@ -95,13 +95,13 @@ def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
 
 
 def polled(generator_tokens: int, num_deaths: int) -> Polled:
-    """What the actors say, the generator having sampled so many tokens."""
+    """What the actors say when the generator has sampled so many tokens."""
     return Polled(
         generators=(generator_stats("generator-0", generator_tokens),),
         num_outstanding=32,
         num_replaced_generators=num_deaths,
         pool=PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=num_deaths),
-        buffer=BufferStats(8, 128, 9000, 1 << 20, 16),
+        buffer=BufferStats(8, 128, 1 << 20, 16),
     )
 
 
@@ -116,7 +116,7 @@ def set_all(telemetry: Telemetry, step: int, generator_tokens: int) -> None:
 
 
 def main() -> None:
-    """Start Ray, set everything, and serve or print it."""
+    """Start Ray, set every series and serve them."""
     ray.init(
         address="local",
         num_cpus=1,
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def endpoint_text() -> str:
-    """What Ray's metrics endpoint says, once every series is on it."""
+    """The text of Ray's metrics endpoint, once every series is on it."""
     node = ray.nodes()[0]  # type: ignore[no-untyped-call]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + DEADLINE_S

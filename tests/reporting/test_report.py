@@ -93,7 +93,7 @@ def test_programs_come_from_the_whole_run_the_newest_first(report: Path) -> None
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_shows_programs_with_their_error_and_penalised_tokens(report: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_programs_with_error_and_penalized_tokens(report: Path, tmp_path: Path) -> None:
     command = [
         str(CHROMIUM),
         "--headless",
@@ -110,14 +110,14 @@ def test_a_browser_shows_programs_with_their_error_and_penalised_tokens(report: 
     assert "expected output:" in dom
 
 
-def test_the_command_writes_it_anew(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_it_again(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.unlink()
     assert main([str(report.parent)]) == 0
     assert capsys.readouterr().out.strip() == str(report)
     assert report.is_file()
 
 
-def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+def test_a_new_run_has_a_report(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", Settings(), PROBLEMS).close()
     assert "Nothing has been measured yet" in (tmp_path / "run" / "report.html").read_text()
 
@@ -240,21 +240,21 @@ def test_controls_smooth_zoom_choose_and_share(comparison: Path, tmp_path: Path)
     asyncio.run(look())
 
 
-def test_it_is_made_during_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_written_during_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunFolder.create(tmp_path / "run", Settings(), PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.samples(1, [failed_sample()])
         assert "Update 1 of" in (folder.path / "report.html").read_text()
         folder.metrics(step_row(2))
         folder.samples(2, [failed_sample()])
-        assert "Update 1 of" in (folder.path / "report.html").read_text()  # a moment old: not made at every occasion
+        assert "Update 1 of" in (folder.path / "report.html").read_text()  # too recent to be written again
         monkeypatch.setattr("reporting.run_folder.REPORT_EVERY_S", 0.0)
         folder.evaluation(evaluation_row(2, 0.5))
         assert "Update 2 of" in (folder.path / "report.html").read_text()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_on_a_phone_nothing_is_wider_than_the_page_and_the_dark_is_dark(report: Path, tmp_path: Path) -> None:
+def test_it_fits_a_phone_and_has_a_dark_mode(report: Path, tmp_path: Path) -> None:
     async def look() -> tuple[int, list[str]]:
         backgrounds = []
         async with Browser.start(tmp_path) as browser:

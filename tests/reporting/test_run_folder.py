@@ -23,7 +23,7 @@ from tests.reporting.runs import (
 SETTINGS = Settings()
 
 
-def test_a_run_writes_every_file_that_readers_know(tmp_path: Path) -> None:
+def test_a_run_writes_every_promised_file(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.evaluation(evaluation_row(1, 0.5))
@@ -86,7 +86,7 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not empty") as caught:
         RunFolder.create(tmp_path, SETTINGS, PROBLEMS)
@@ -100,14 +100,14 @@ def test_a_path_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "file" / "run", SETTINGS, PROBLEMS)
 
 
-def test_resume_drops_what_comes_again(tmp_path: Path) -> None:
+def test_resume_drops_later_rows(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, SETTINGS, PROBLEMS) as folder:
         for step in range(1, 8):
             folder.metrics(step_row(step))
         folder.evaluation(evaluation_row(5, 0.5))
         folder.evaluation(evaluation_row(7, 0.6))
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 8, "lo')  # killed while it wrote
+        file.write('{"step": 8, "lo')  # killed while writing
     with RunFolder.resume(tmp_path, SETTINGS, PROBLEMS, step=5) as folder:
         folder.metrics(step_row(6))
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
@@ -126,9 +126,9 @@ def test_a_row_without_a_promised_field_is_refused(tmp_path: Path) -> None:
         folder.metrics(row)
 
 
-def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
     writer = RowWriter(tmp_path / "rows.jsonl")
-    writer.write({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
+    writer.write_row({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
     writer.close()
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": None}}
 
