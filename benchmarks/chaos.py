@@ -43,7 +43,7 @@ TITLES = {
     "generator": re.compile(r"ray::\w*Generator\b"),
     "sandbox worker": re.compile(r"ray::GradingWorker\b"),
     "buffer": re.compile(r"ray::BufferServer\b"),
-    "keeper": re.compile(r"ray::Keeper\b"),
+    "rollout store": re.compile(r"ray::RolloutStore\b"),
     "learner": re.compile(r"ray::(LearnerActor|learner)\b"),  # its updates have names of their own
 }
 KINDS = (*TITLES, DRIVER, NODE)
@@ -52,7 +52,7 @@ SAID = {
     "generator": re.compile(r"generator \d+ is gone"),
     "sandbox worker": re.compile(r"sandbox worker \S+ is gone"),
     "buffer": re.compile(r"the buffer is gone"),
-    "keeper": re.compile(r"the keeper is gone"),
+    "rollout store": re.compile(r"the rollout store is gone"),
     "learner": re.compile(r"the learner is gone"),
     DRIVER: re.compile(r"resumed from|starts again from the beginning"),
     NODE: re.compile(r"node \S+ .*is gone"),

@@ -23,7 +23,6 @@ import numpy as np
 import ray
 
 from actors.messages import RolloutHandle, RolloutRequest
-from actors.types import Completion, FinishReason, Rollout, VersionSpan
 from controller.controller import Controller
 from controller.generators import GeneratorPool
 from controller.learner_service import LearnerService
@@ -39,7 +38,8 @@ from problems.types import Problem, StdinTest
 from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from sandbox.verdict import Isolation, Outcome
 from settings import LearnerSettings, Settings
-from transport.weights import WeightsHandle, WeightUpdateReply
+from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
+from transport.weights import WeightsHandle
 
 NUM_PROBLEMS = 1000
 NUM_TOKENS = 64
@@ -104,11 +104,11 @@ class Host:
         handles, generator.ready = generator.ready, []
         return handles
 
-    async def update_weights(self, index: int, weights: WeightsHandle) -> WeightUpdateReply:
+    async def update_weights(self, index: int, weights: WeightsHandle) -> int:
         """See `actors.generator.Generator`."""
         await asyncio.sleep(self._times.load_s)
         self._generators[index].version = weights.version
-        return WeightUpdateReply(weights.version, self._times.load_s)
+        return weights.version
 
     async def start(self, index: int) -> None:
         """A sandbox worker is ready."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.generator import Generator, actor_options, update_timeout_s
@@ -34,7 +35,7 @@ from problems.types import Problem
 from sandbox.pool import SandboxPool
 from settings import GIB, MIB, Settings
 from transport.folders import HomeFolders
-from transport.rollout_store import start_rollout_store
+from transport.rollouts import RolloutStore, start_rollout_store
 
 # Ray's decorator makes them actor classes, which its types do not say.
 _BUFFER: Any = BufferActor
@@ -50,13 +51,13 @@ _SANDBOX_BYTES = 200 * MIB
 
 @dataclass(slots=True)
 class Actors:
-    """The actors of a run. Each looks after its own; the buffer and the keeper are handles, which Ray looks after."""
+    """The actors of a run. Each looks after its own. Ray restarts the buffer and the rollout store."""
 
     generators: GeneratorPool
     pool: SandboxPool
     learner: LearnerService
     buffer: Any
-    keeper: Any
+    rollout_store: ActorProxy[RolloutStore]
     faults: asyncio.Task[None]
 
     async def close(self) -> None:
@@ -130,8 +131,8 @@ async def start_actors(
     problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
     problems_ref = ray.put(problems)
     buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
-    keeper = start_rollout_store(name="keeper")
-    spawner = _Spawner(settings, model, placement, home, problems_ref, keeper, resumed_step)
+    rollout_store = start_rollout_store(name="rollout-store")
+    spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
     generators = GeneratorPool(
         spawner.generator,
         settings.generator.num_generators,
@@ -158,7 +159,8 @@ async def start_actors(
         resources=placement.sandbox(),
     )
     await pool.start()
-    return Actors(generators, pool, service, buffer, keeper, asyncio.create_task(note_faults(keeper)))
+    faults = asyncio.create_task(note_faults(rollout_store))
+    return Actors(generators, pool, service, buffer, rollout_store, faults)
 
 
 @dataclass(slots=True)
@@ -170,7 +172,7 @@ class _Spawner:
     placement: Placement
     home: HomeFolders
     problems: ray.ObjectRef[Mapping[str, Problem]]
-    keeper: Any
+    rollout_store: ActorProxy[RolloutStore]
     resumed_step: int | None
     _learner_lives: Iterator[int] = field(default_factory=itertools.count)
 
@@ -203,7 +205,7 @@ class _Spawner:
                 settings.model,
                 settings.generator,
                 self.problems,
-                self.keeper,
+                self.rollout_store,
                 # Another life draws other samples.
                 seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
                 deterministic=run.deterministic,

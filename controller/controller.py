@@ -12,7 +12,7 @@ references; where each rollout is stands in the ledger, which outlives every act
 |---|---|---|
 | generator | what it was sampling | others sample it; a new one starts with the newest weights |
 | sandbox worker | nothing | its rollouts are graded again by others, and counted once |
-| keeper | rollouts that wait to be graded | dropped as lost; their problems are sampled again |
+| rollout store | rollouts that wait to be graded | dropped as lost; their problems are sampled again |
 | buffer | the rollouts in it | dropped as lost; others are sampled in their place |
 | learner | updates since the last checkpoint | undone, their samples dropped as rewound; a new one goes on from there |
 | node | what the actors on it lose | the same, on other nodes or on the one that takes its place |
@@ -311,7 +311,7 @@ class Controller:
                     "evaluate_rollout", handle.ref, num_items=handle.num_samples
                 )
             except LOST:
-                logger.warning("programs for %s died with the keeper: they are sampled again", problem.task_id)
+                logger.warning("programs for %s died with the rollout store: they are sampled again", problem.task_id)
                 continue
             self._num_evaluated += 1
             return rollout

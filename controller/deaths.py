@@ -6,6 +6,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 
 from actors.messages import GeneratorError
 from controller.waiting import StallError
+from transport.weight_receiver import TransferError
 
 _NODE_DIED = "its node has died"  # in Ray's text; it gives the cause in no other way
 
@@ -13,8 +14,8 @@ _NODE_DIED = "its node has died"  # in Ray's text; it gives the cause in no othe
 def is_gone(error: Exception) -> bool:
     """Whether an actor is of no more use: its process or node died, it does not answer, or its engine failed."""
     if isinstance(error, RayTaskError):
-        return isinstance(error, (GeneratorError, TimeoutError))  # whatever else its method raised
-    return isinstance(error, (RayError, StallError, GeneratorError))
+        return isinstance(error, (GeneratorError, TransferError, TimeoutError))  # whatever else its method raised
+    return isinstance(error, (RayError, StallError, GeneratorError, TransferError))
 
 
 def is_blameless(cause: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Deaths that nobody else notices, said in the log: nodes, and the keeper, which Ray starts again by itself."""
+"""Logs deaths that nobody else notices: nodes, and the rollout store, which Ray restarts by itself."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 
 import ray
 from ray._private.state import actors
+from ray.actor import ActorProxy
 from ray.exceptions import RayError
 
 from controller.waiting import StallError, answer
+from transport.rollouts import RolloutStore
 
 logger = logging.getLogger(__name__)
 
 NODES_EVERY_S = 5.0
-KEEPER_EVERY_S = 1.0
+ROLLOUT_STORE_EVERY_S = 1.0
 ANSWER_S = 60.0
 MEMORY_S = 60.0
 
 
-async def note_faults(keeper: Any) -> None:
+async def note_faults(rollout_store: ActorProxy[RolloutStore]) -> None:
     """Until cancelled."""
-    await asyncio.gather(_note_nodes(), _note_keeper(keeper))
+    await asyncio.gather(_note_nodes(), _note_rollout_store(rollout_store))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,18 @@ def _actors() -> dict[tuple[str, str], _Seen]:
     return found
 
 
-async def _note_keeper(keeper: Any) -> None:
+async def _note_rollout_store(rollout_store: ActorProxy[RolloutStore]) -> None:
     known = None
     while True:
         try:
-            now: str = await answer(keeper.incarnation.remote(), ANSWER_S, "the keeper")
+            now = await answer(rollout_store.epoch.remote(), ANSWER_S, "the rollout store")
         except (RayError, StallError) as error:
-            logger.warning("the keeper does not answer: %s", error)
+            logger.warning("the rollout store does not answer: %s", error)
             now = ""
         if known and now and known != now:
             logger.warning(
-                "the keeper is gone: its process died, and a new one has taken its place, empty; rollouts that waited "
-                "there for a grader are dropped as lost when they are come for, and their problems sampled again"
+                "the rollout store is gone: its process died, and an empty one took its place; rollouts that waited in "
+                "it for a grader are dropped as lost once a grader asks for them, and their problems are sampled again"
             )
         known = now or known
-        await asyncio.sleep(KEEPER_EVERY_S)
+        await asyncio.sleep(ROLLOUT_STORE_EVERY_S)

@@ -20,9 +20,10 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.messages import GeneratorStats, RolloutHandle, RolloutRequest, WeightsGoneError
+from actors.messages import GeneratorStats, RolloutHandle, RolloutRequest
 from controller.deaths import in_words, is_blameless, is_gone
 from controller.waiting import Changes, StallError, answer, answer_in_turn
+from transport.weight_receiver import WeightsGoneError
 from transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)

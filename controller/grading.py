@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from actors.types import Completion, Rollout
 from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
 from learner.experience import Experience, Experiences
 from problems.types import Problem
@@ -17,6 +16,7 @@ from rewards import ProgramReward, Sample, Scored, score_group
 from sandbox.pool import SandboxWorker
 from sandbox.verdict import Verdict
 from settings import RewardSettings, SandboxSettings
+from transport.rollouts import Completion, Rollout
 
 FETCH_TIMEOUT_S = 60.0
 # A buffer that died is up again within seconds, on another node within half a minute.

@@ -27,7 +27,7 @@ class State(IntEnum):
     ISSUED = 0
     """A generator has been asked, or will be."""
     GENERATED = 1
-    """It lies with the keeper; a sandbox worker has been asked, or will be."""
+    """It is in the rollout store; a sandbox worker has been asked, or will be."""
     GRADED = 2
     """Its verdicts are known."""
     BUFFERED = 3

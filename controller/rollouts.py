@@ -32,7 +32,7 @@ GRADE_S = 3600.0
 DRAIN_S = 3600.0
 NUM_SHOWN = 2
 MAX_SHOWN = 16
-# A rollout lies with the keeper between generator and grader, and may be gone when the grader comes for it.
+# Between generator and grader, a rollout is in the rollout store, and may be gone when the grader asks for it.
 LOST = (ObjectLostError, GetTimeoutError)
 
 

@@ -28,7 +28,7 @@ def print_plan(settings: Settings, console: Console) -> None:
     table.add_row("sandbox", workers, f"{sandbox.num_cpus:g}", "0", f"{sandbox.memory_bytes / MIB:,.0f} MiB a program")
     table.add_row("learner", "1", f"{learner.num_cpus:g}", f"{learner.num_gpus:g}", "")
     table.add_row("buffer", "1", "0", "0", f"at most {settings.buffer.max_bytes / MIB:,.0f} MiB of samples")
-    table.add_row("keeper", "1", "0", "0", "")
+    table.add_row("rollout store", "1", "0", "0", "")
     console.print(table)
 
 

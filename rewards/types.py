@@ -34,7 +34,7 @@ class Category(StrEnum):
 
 
 class SampledProgram(Protocol):
-    """What `Sample.of` needs of a completion (see `actors.types.Completion`, which has it)."""
+    """What `Sample.of` needs of a completion (see `transport.rollouts.Completion`, which has it)."""
 
     @property
     def task_id(self) -> str: ...

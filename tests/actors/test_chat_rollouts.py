@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.engine import FinishedRequest, SampledSequence
+from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.types import Completion, FinishReason, VersionSpan
 from learner.supervised import encode_references
 from problems.types import Problem, StdinTest
 from tests.families import build_family
+from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
 PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PROGRAM,))
@@ -30,8 +30,8 @@ def completion(prompter: Prompter, token_ids: list[int], reason: FinishReason) -
     spans = (VersionSpan(0, len(ids), 0),)
     sampled = SampledSequence(ids, np.zeros(len(ids), dtype=np.float32), spans, reason)
     request = RolloutRequest("r", "p", 1, greedy=False, temperature=1.0, top_p=1.0, max_tokens=99, seed=0)
-    rollout = prompter.rollout(request, prompter.encode("p"), FinishedRequest("r", (sampled,), None))
-    return rollout.samples[0]
+    asked = SamplingRequest(request, prompter.encode("p"))
+    return prompter.rollout(asked, FinishedRequest("r", (sampled,), None)).samples[0]
 
 
 def characters(made: Completion, token: int) -> str:

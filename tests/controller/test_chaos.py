@@ -9,7 +9,7 @@ import pytest
 
 from tests.controller.jobs import python
 
-ACTORS = ("generator", "sandbox worker", "buffer", "keeper", "learner")
+ACTORS = ("generator", "sandbox worker", "buffer", "rollout store", "learner")
 SMALL = ("--problems", "4", "--warm-start", "0", "--undisturbed", "0")
 
 

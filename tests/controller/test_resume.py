@@ -19,7 +19,6 @@ from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
-from actors.types import Completion
 from controller.grading import experience
 from controller.problem_sampler import ProblemSampler
 from controller.problem_sets import load_problem_sets
@@ -36,6 +35,7 @@ from sandbox.verdict import Isolation, Verdict
 from settings import Settings
 from settings_sources import load_settings
 from tests.controller.jobs import ROOT, launch, small_job
+from transport.rollouts import Completion
 
 pytestmark = pytest.mark.slow
 
@@ -239,7 +239,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
 def make_engine(model: Path, prompter: Prompter, settings: Settings) -> TransformersEngine:
     options = EngineOptions(
         dtype=settings.model.dtype,
-        max_length=settings.model.max_model_len,
+        max_model_len=settings.model.max_model_len,
         max_num_seqs=settings.generator.max_num_seqs,
         kv_cache_bytes=settings.generator.kv_cache_bytes,
         end_token_ids=end_token_ids(model, prompter.tokenizer, chat=False),
@@ -262,22 +262,11 @@ def sample(
         max_tokens=generator.max_tokens,
         seed=seed_of(settings.run.seed, "rollout", position),
     )
-    prompt_ids = prompter.encode(task_id)
-    engine.add_request(
-        SamplingRequest(
-            request.rollout_id,
-            prompt_ids,
-            request.num_samples,
-            request.greedy,
-            request.temperature,
-            request.top_p,
-            request.max_tokens,
-            request.seed,
-        )
-    )
+    sampling = SamplingRequest(request, prompter.encode(task_id))
+    engine.add_request(sampling)
     while not (finished := engine.step()):
         pass
-    return prompter.rollout(request, prompt_ids, finished[0]).samples
+    return prompter.rollout(sampling, finished[0]).samples
 
 
 def scored(completions: tuple[Completion, ...], verdicts: list[Verdict], settings: Settings) -> list[Experience]:

@@ -43,7 +43,7 @@ def test_a_stall_further_down_is_passed_on() -> None:
     ticks = count()
 
     async def scenario() -> None:
-        with pytest.raises(StallError, match="waited 5 s for the keeper"):
-            await answer_in_turn(answer(after(500), 5, "the keeper"), 50, "rollouts", lambda: next(ticks))
+        with pytest.raises(StallError, match="waited 5 s for the rollout store"):
+            await answer_in_turn(answer(after(500), 5, "the rollout store"), 50, "rollouts", lambda: next(ticks))
 
     run_virtually(scenario())

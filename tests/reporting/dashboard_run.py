@@ -19,7 +19,7 @@ from sandbox import selftest
 from sandbox.limits import Limits
 from sandbox.pool import SandboxPool, SandboxWorker
 from settings import BufferSettings, SandboxSettings
-from transport.rollout_store import start_rollout_store
+from transport.rollouts import start_rollout_store
 
 
 class SlowLearner:
@@ -43,7 +43,7 @@ async def main() -> None:
         address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
     )
     buffer_class: Any = BufferActor
-    kept = [start_rollout_store(name="keeper"), buffer_class.options(name="buffer").remote(BufferSettings())]
+    kept = [start_rollout_store(name="rollout-store"), buffer_class.options(name="buffer").remote(BufferSettings())]
     level = selftest.find_level(Limits()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")

@@ -35,7 +35,7 @@ def test_actors_have_names_and_say_what_they_are_at(tmp_path: Path) -> None:
     async def look() -> None:
         async with Browser.start(tmp_path) as browser:
             await browser.open(f"{address}/#/actors", width=1500)
-            for name in ("learner", "keeper", "buffer", "sandbox-0"):
+            for name in ("learner", "rollout-store", "buffer", "sandbox-0"):
                 await browser.until(f"{ROW.format(name)}?.innerText.includes('ALIVE')")
             await show_calls(browser, "learner")
             await browser.until("document.body.innerText.includes('learner.step 12 of 60')")

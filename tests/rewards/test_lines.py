@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from actors.types import Completion, FinishReason, VersionSpan
 from rewards import Category, Granularity, Sample, Scored, score_group
 from rewards.lines import line_characters, token_range
 from rewards.syntax_facts import code_lines
 from sandbox.verdict import Outcome, ProgramError
 from tests.rewards.samples import character_sample, make_verdict, plain, tokenized_sample
 from tests.small_tokenizers import FAMILIES
+from transport.rollouts import Completion, FinishReason, VersionSpan
 
 BLANK = (0, -1)
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from tests.actors.elsewhere import Elsewhere
+from tests.transport.elsewhere import Elsewhere
 from transport.folders import PIECE_BYTES, HomeFolders, listing
 
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_gets_to_the_driver_whole(tmp_path: Path, home: HomeFolders
 
 
 def test_a_folder_that_is_nowhere_is_an_error(home: HomeFolders) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing is no folder"):
+    with pytest.raises(FileNotFoundError, match="not a directory: nothing"):
         home.fetch(Path("nothing"))
 
 
