@@ -297,7 +297,8 @@ def _sample(actor: ActorProxy[Generator], problems: dict[str, Problem], repeat: 
     ray.get(actor.submit.remote(requests), timeout=WAIT_S)
     handles: list[RolloutHandle] = []
     while len(handles) < len(requests):
-        handles.extend(ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S))
+        finished = ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
+        handles += finished
     return sum(handle.num_tokens for handle in handles) / (time.perf_counter() - began)
 
 
