@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from errors import UserError
 
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY_PREFIX = ".incomplete-"
@@ -103,3 +106,73 @@ def prune(folder: Path, keep: int) -> None:
         path.rename(doomed)
     for path in folder.glob(_TEMPORARY_PREFIX + "*"):
         shutil.rmtree(path)
+
+
+class AppendedFile:
+    """A file that grows by whole pieces. Each piece is written at once, unbuffered: a killed program loses none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Append all of `data`. Raises OSError with the path as its file name, for example if the disk is full."""
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def close(self) -> None:
+        """Close the file; writing afterwards raises ValueError."""
+        self._file.close()
+
+
+class RowWriter(AppendedFile):
+    """Appends rows to a JSONL file."""
+
+    def write_row(self, row: Mapping[str, object]) -> None:
+        """Append one row. NaN and infinities become null, because JSON has no number for them."""
+        self.write((json.dumps(_finite(row), allow_nan=False) + "\n").encode())
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of steps after `step`."""
+        self.close()
+        keep_rows_until(self._path, step)
+        self._file = self._path.open("ab", buffering=0)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All complete rows of a JSONL file; [] if there is no such file. A last line that was cut short is left out.
+
+    Raises UserError, which names file and line, for a complete line that is not a JSON object.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def keep_rows_until(path: Path, step: int) -> None:
+    """Drop the rows of steps after `step`; a resumed run writes them again."""
+    write_jsonl(path, [row for row in read_rows(path) if row["step"] <= step])
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

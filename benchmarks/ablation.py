@@ -1,9 +1,9 @@
-"""The ablation: each of RLTF's terms, presets and ways to get samples, over seeds, each run a real `launch.py`.
+"""The ablation: RLTF's terms, presets and sampling schemes, each over several seeds, each run a real `launch.py`.
 
-    make ablation        # = python -m benchmarks.ablation; goes on where it was stopped
+    make ablation        # = python -m benchmarks.ablation; continues where it was stopped
 
-A run is a folder `ROW-SEED`; one that holds its last evaluation is done, any other is made anew. The rows of a seed
-have the initial weights and the warm start in common. `python -m reporting ablation` makes table and figure of them.
+A run is a folder `ROW-SEED`. A run with its last evaluation is done, and any other is started again. All rows of a seed
+share the initial weights and supervised fine-tuning. `python -m reporting ablation` makes tables and a figure of them.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reporting.ablation import OFFLINE, ROWS, is_finished
+from reporting.comparisons import OFFLINE, ROWS, is_finished
 from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"
 RUN_S = 3600.0
-# A run keeps about two cores busy: generator and learner one, sandboxes and driver the other.
+# A run keeps about two cores busy: one with generator and learner, one with sandboxes and driver.
 CORES_PER_RUN = 2
 
 
 def arguments_of(row: str) -> list[str]:
-    """What a row's runs differ in from `configs/ablation.yaml`."""
+    """How the runs of a row differ from `configs/ablation.yaml`."""
     settings, _ = load_settings(["--config", CONFIG])
     off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
     return {
-        # It needs no samples, so its sampled batch is small; the supervised batches are those of the others.
+        # It needs no samples, so its sampled batch is small; its supervised batches are the same as in other rows.
         "sl": ["--learner.loss.rl_weight", "0", "--learner.batch_size", "8", "--evaluation.initial", "true"],
         "coarse": off["fine"] + off["adaptive"],
         "coarse-fine": off["adaptive"],
         "rltf": [],
         "static": ["--rewards.static_weight", "1"],
-        # One snapshot for the whole run: every sample is the warm-started model's.
+        # The generators never get new weights: every sample comes from the fine-tuned model.
         OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],
         "rltf-paper": ["--algorithm", "rltf-paper"],
         "rltf-code": ["--algorithm", "rltf-code"],
@@ -44,7 +44,7 @@ def arguments_of(row: str) -> list[str]:
 
 
 def make_run(folder: Path, row: str, seed: int) -> None:
-    """Make one run, unless it is there. Raises CalledProcessError, with the run's output, where it fails."""
+    """Make one run unless it is done. Prints its output and raises CalledProcessError if it fails."""
     if is_finished(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,9 +59,9 @@ def make_run(folder: Path, row: str, seed: int) -> None:
 
 
 def main() -> None:
-    """Make all runs that are missing."""
+    """Make all missing runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows of the table to run")
     parser.add_argument(
@@ -69,7 +69,7 @@ def main() -> None:
     )
     wanted = parser.parse_args()
     for seed in range(wanted.seeds):
-        # The first run of a seed makes the warm start that the others take from the cache.
+        # The first run of a seed does the fine-tuning; the others take its result from the cache.
         first, *others = wanted.rows
         make_run(wanted.output / f"{first}-{seed}", first, seed)
         with ThreadPoolExecutor(wanted.jobs) as pool:

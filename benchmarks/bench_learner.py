@@ -1,14 +1,15 @@
-"""Speed of the policy update beside transformers' Trainer and TRL's GRPO loss step: same model, same sequences.
+"""Compares the speed of a policy update with transformers' Trainer and TRL's GRPO loss step on the same sequences.
 
     python benchmarks/bench_learner.py [--gpu]
 
-Prints one JSON object per case: completion and prompt tokens per CPU second on one thread (CPU time, because it does
-not depend on what else the machine does; one thread never waits), and the peak resident memory of the process. With
-`--gpu` a model of half a billion parameters, more sequences, bfloat16 over float32 weights on both sides, tokens per
-second of wall time, and the most memory that tensors had on the GPU.
-`supervised` trains on one reference program for each prompt, `grpo` on groups of eight samples of a prompt. Lengths are
-those of APPS in shape: prompts around 400 tokens, programs around 150, both with a long tail. The peers come from
-`benchmarks/requirements-peers.txt`; without them their cases are left out.
+Prints one JSON object per case: prompt and completion tokens per CPU second on one thread, and the peak resident memory
+of the process. CPU time does not depend on other load, and a single thread never waits. With `--gpu`, the model has
+half a billion parameters, there are more sequences, and both sides compute in bfloat16 with float32 weights. The
+results are then tokens per second of wall time, and the peak memory of tensors on the GPU.
+
+`supervised` trains on one reference program per prompt, `grpo` on groups of eight samples per prompt. Lengths are like
+those of APPS: prompts around 400 tokens, programs around 150, both with a long tail. The peers are installed from
+`benchmarks/requirements-peers.txt`; without them, their cases are skipped.
 """
 
 from __future__ import annotations
@@ -34,35 +35,35 @@ import numpy as np
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 GROUP_SIZE = 8
 MICRO_BATCH = 8
-"""Sequences of one forward pass of the peers; what they cannot say in tokens."""
+"""Sequences per forward pass of the peers, which have no limit in tokens."""
 NUM_STEPS = 3
-"""Updates measured, after one that is not."""
+"""Measured updates, after one for warm-up."""
 TARGET = 1.5
 VOCABULARY = 8000
-"""Token ids drawn; every model here knows more."""
+"""Number of different token ids drawn; every model here has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a kind of machine is measured with."""
+    """The workload for one kind of machine."""
 
     gpu: bool
     num_groups: int
     shape: dict[str, int]
-    """Of a Llama."""
+    """Configuration of a Llama."""
 
     @property
     def num_sequences(self) -> int:
-        """Of one update."""
+        """Sequences per update."""
         return self.num_groups * GROUP_SIZE
 
     @property
     def unit(self) -> str:
-        """What speed is told in."""
+        """The unit of speed."""
         return "tokens_per_s" if self.gpu else "tokens_per_cpu_s"
 
     def now(self) -> float:
-        """Seconds so far: of this process's CPU time, or, where a GPU works for it, of wall time."""
+        """Seconds of this process's CPU time, or of wall time on a GPU."""
         if not self.gpu:
             return time.process_time()
         import torch
@@ -71,7 +72,7 @@ class Scale:
         return time.perf_counter()
 
     def peak_bytes(self) -> int:
-        """Most memory of this process: of the host's, or of tensors on the GPU."""
+        """Peak memory of this process: resident memory, or tensors on the GPU."""
         if not self.gpu:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         import torch
@@ -110,7 +111,7 @@ Sequences = list[tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.d
 
 
 def draw_sequences(scale: Scale, *, shared_prompts: bool) -> Sequences:
-    """(prompt, completion) pairs; in groups of eight with the same prompt, or each with its own."""
+    """Pairs (prompt, completion), either in groups of eight with the same prompt or each with its own."""
     random = np.random.default_rng(0)
 
     def ids(median: int, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -124,7 +125,7 @@ def draw_sequences(scale: Scale, *, shared_prompts: bool) -> Sequences:
 
 
 def build_model(folder: Path, scale: Scale) -> None:
-    """A Llama, random, with a tokenizer that only has to be there."""
+    """Write a random Llama with a tokenizer that is loaded but not used."""
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -138,7 +139,7 @@ def build_model(folder: Path, scale: Scale) -> None:
 
 
 def measure(scale: Scale, step: Callable[[], object]) -> float:
-    """Median seconds of a step, the first one left out."""
+    """Median seconds of a step, without the first one."""
     step()
     seconds = []
     for _ in range(NUM_STEPS):
@@ -149,11 +150,9 @@ def measure(scale: Scale, step: Callable[[], object]) -> float:
 
 
 def run_ours(model: Path, scale: Scale, kind: str) -> float:
-    """This project's update, packing included."""
-    from learner.experience import Experience
+    """This project's update, including packing."""
+    from learner.data import Experience, TokenSequence
     from learner.learner import Learner
-    from learner.packing import TokenSequence
-    from learner.supervised import SamplerState
     from sandbox.verdict import Outcome
     from settings import LearnerSettings, OptimSettings
 
@@ -175,11 +174,11 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
             logprobs = np.full(len(completion), -np.log(VOCABULARY), np.float32)
             sample = Experience("t", str(index), prompt, completion, logprobs, advantages, 0, 0.0, Outcome.FAILED)
             experiences.append(sample)
-    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references, SamplerState())))
+    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references)))
 
 
 def run_trainer(model: Path, scale: Scale) -> float:
-    """`transformers.Trainer` with padded batches; its own loop, timed from step to step."""
+    """The loop of `transformers.Trainer` with padded batches, timed from step to step."""
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -225,7 +224,7 @@ def run_trainer(model: Path, scale: Scale) -> float:
 
 
 def run_trl(folder: Path, scale: Scale) -> float:
-    """TRL's GRPO loss, its gradient and the optimizer's step, on a batch padded as its generation step pads."""
+    """TRL's GRPO loss, gradient and optimizer step, on a batch padded like TRL's generation step does."""
     import torch
     from datasets import Dataset
 
@@ -252,7 +251,7 @@ def run_trl(folder: Path, scale: Scale) -> float:
             train_dataset=Dataset.from_list([{"prompt": "w2"}] * GROUP_SIZE),
         )
         trainer.create_optimizer()
-        model = trainer.accelerator.prepare_model(trainer.model.train())  # which is what has it compute in bfloat16
+        model = trainer.accelerator.prepare_model(trainer.model.train())  # makes it compute in bfloat16
         trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
         batches = list(_trl_batches(sequences))
 
@@ -268,7 +267,7 @@ def run_trl(folder: Path, scale: Scale) -> float:
 
 
 def _trl_batches(sequences: Sequences) -> Sequence[dict[str, Any]]:
-    """Shuffled micro-batches, padded to the longest prompt (left) and completion (right) of the whole batch."""
+    """Shuffled micro-batches, padded to the longest prompt (left) and completion (right) of the batch."""
     import torch
 
     longest_prompt = max(len(prompt) for prompt, _ in sequences)
@@ -302,7 +301,7 @@ CASES: dict[tuple[str, str], Callable[[Path, Scale], float]] = {
 
 
 def run_case(kind: str, system: str, model: Path, scale: Scale) -> None:
-    """Measure one case in this process and print it as JSON."""
+    """Measure one case in this process, and print it as JSON."""
     import torch
 
     torch.set_num_threads(1)
@@ -314,7 +313,7 @@ def run_case(kind: str, system: str, model: Path, scale: Scale) -> None:
 
 
 def main() -> None:
-    """Every case in a process of its own, then each peer's ratio."""
+    """Run each case in its own process, then print the ratio to each peer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", nargs=3, metavar=("KIND", "SYSTEM", "MODEL"), help=argparse.SUPPRESS)
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU")

@@ -1,9 +1,9 @@
-"""What vLLM's packing of weights for oneDNN costs a weight update on a CPU, and what it gives to sampling.
+"""Measures how vLLM's packing of weights for oneDNN slows weight updates and speeds up sampling on a CPU.
 
     PYTHONPATH=. python benchmarks/bench_packing.py [--updates N]
 
-Prints one JSON object with the packing and one without, for a Llama of 100 M float32 parameters on one thread, each in
-a process of its own. `update_ratio` is the time of `load_weights` from memory over that of one copy of the same bytes.
+Prints one JSON object with packing and one without, for a Llama of 100 M float32 parameters on one thread, each in its
+own process. `update_ratio` is the time of `load_weights` from memory divided by that of copying the same bytes once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MAX_TOKENS = 60
 
 
 def main() -> int:
-    """Measure both, or in a child process the one asked for."""
-    parser = argparse.ArgumentParser(description="Packing of weights.")
+    """Measure both cases, or in a child process the given one."""
+    parser = argparse.ArgumentParser(description="Measure the packing of weights.")
     parser.add_argument("--updates", type=int, default=7)
     parser.add_argument("--packs", choices=("yes", "no"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def measure(num_updates: int, *, packs: bool) -> dict[str, object]:
-    """Tokens a second of sampling, and seconds of updates and copies: medians without the first."""
+    """Tokens per second of sampling and seconds per update, as medians without the first."""
     import torch
     import vllm._custom_ops as custom_ops
     from transformers import AutoModelForCausalLM

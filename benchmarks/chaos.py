@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 
 from evaluation.passes import bootstrap_interval
-from reporting.rows import read_rows
+from files import read_rows
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 1500.0
@@ -160,7 +160,7 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
         "run.seed": str(options.seed),
         "run.dir": str(folder),
         "problems.evaluation": f"starter:test[:{options.problems}]",
-        "learner.sft.num_steps": str(options.warm_start),
+        "learner.sft.num_steps": str(options.sft_steps),
         "learner.sft.cache_dir": str(folder.parent / "cache"),
         "cluster.address": address,
     }
@@ -276,7 +276,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=80, help="updates of the job")
     parser.add_argument("--batch-size", type=int, default=64, help="samples of an update")
     parser.add_argument("--problems", type=int, default=150, help="held-out problems")
-    parser.add_argument("--warm-start", type=int, default=1000, help="most supervised updates before")
+    parser.add_argument("--sft-steps", type=int, default=1000, help="maximum number of supervised updates before RL")
     parser.add_argument("--undisturbed", type=int, default=2, help="runs without kills to compare with")
     parser.add_argument("--seed", type=int, default=0, help="of the kills, and of the job")
     parser.add_argument("--runs", type=Path, help="where the runs are kept; default: nowhere")

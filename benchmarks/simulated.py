@@ -1,7 +1,7 @@
 """A ring whose stages take the time that they are told to, for measuring what the ring itself adds.
 
 The driver's side is the real one: `Controller`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's
-feed and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
+prefetcher and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
 actors share one process, so that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and
 its objects.
 """
@@ -14,7 +14,7 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,14 @@ import ray
 
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.controller import Controller
+from controller.events import Event, Step
 from controller.generators import GeneratorPool
+from controller.grading import GradedRollout
 from controller.learner_service import LearnerService
-from controller.ledger import LedgerCounts
-from controller.reports import GradedRollout, GradedSample
-from controller.rollouts import GradingCounts
-from evaluation import EvaluationResult
-from learner.buffer_actor import BufferActor
-from learner.experience import Experience, Experiences
+from learner.actor import Item, Prefetcher
+from learner.buffer import BufferActor
+from learner.data import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
-from learner.prefetcher import Item, Prefetcher
 from problems.types import Problem, StdinTest
 from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from sandbox.verdict import Isolation, Outcome
@@ -124,7 +122,7 @@ class Host:
             await asyncio.sleep(seconds)
             self._grading_s += seconds
             samples = Experiences(_experience(sample) for sample in rollout.samples)
-            buffer = await self._buffer.add.remote([(rollout.rollout_id, samples)])
+            added = await self._buffer.add.remote(rollout.rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
@@ -137,7 +135,7 @@ class Host:
             seconds=seconds,
             outcomes=Counter({Outcome.FAILED: len(rollout.samples)}),
             isolation=Isolation.NAMESPACES,
-            buffer=buffer,
+            added=added,
             greedy=None,
             shown=(),
         )
@@ -168,13 +166,13 @@ class Host:
 
 
 class SimulatedLearner:
-    """Fetches its batches by the real feed and sleeps; see `learner.actor.LearnerActor`."""
+    """Fetches its batches with the real prefetcher and sleeps; see `learner.actor.LearnerActor`."""
 
     def __init__(self, learner: LearnerSettings, times: StageTimes) -> None:
         self.settings = learner
         self._version = self._step = 0
         self._times = times
-        self._feed = Prefetcher(self)  # type: ignore[arg-type]
+        self._prefetcher = Prefetcher(self)  # type: ignore[arg-type]
 
     def prepare(self, experiences: Sequence[Experience]) -> object:
         """Nothing to pack."""
@@ -190,32 +188,24 @@ class SimulatedLearner:
     def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
         """One update."""
         began = time.monotonic()
-        fed = self._feed.get(items)
+        fetched = self._prefetcher.get(items)
         waited = time.monotonic()
         if ahead:
-            self._feed.announce(ahead)
+            self._prefetcher.announce(ahead)
         time.sleep(self._times.update_s)
         self._step += 1
-        num_samples = sum(item.meta.num_samples for item in fed.items)
-        num_tokens = sum(item.meta.num_tokens for item in fed.items)
-        staleness = [self._version - item.meta.version for item in fed.items]
-        seconds = time.monotonic() - began
-        metrics = StepMetrics(
+        rollouts = list(fetched.rollouts.values())
+        samples = [sample for rollout in rollouts for sample in rollout]
+        num_tokens = sum(len(sample.token_ids) for sample in samples)
+        metrics = StepMetrics.of(
+            replace(_NOTHING_LEARNT, num_samples=len(samples), num_tokens=num_tokens),
+            rollouts,
             step=self._step,
             weights_version=self._version,
-            update=replace(_NOTHING_LEARNT, num_samples=num_samples, num_tokens=num_tokens),
-            reward_mean=0.0,
-            pass_rate=0.0,
-            outcomes={},
-            staleness={str(versions): count for versions, count in Counter(staleness).items()},
-            staleness_mean=sum(staleness) / len(staleness),
-            staleness_max=max(staleness),
-            tokens_per_s=num_tokens / seconds,
             wait_s=waited - began,
-            seconds=seconds,
-            gpu_memory_bytes=0,
+            seconds=time.monotonic() - began,
         )
-        return StepReport(metrics, tuple(item.meta.rollout_id for item in fed.items), ())
+        return StepReport(metrics, tuple(fetched.rollouts), fetched.lost)
 
     def progress(self) -> None:
         """It is alive."""
@@ -266,8 +256,8 @@ class SimulatedSandboxPool(SandboxPool):
 
 @dataclass(slots=True)
 class Observed:
-    """A listener that keeps what it is told: the metrics of each step, when it ended, the driver's memory then, and the
-    CPU seconds that the driver and the process `buffer_pid` had used."""
+    """Keeps the metrics of each step, when it ended, the driver's memory then, and the CPU seconds that the driver and
+    the process `buffer_pid` had used."""
 
     buffer_pid: int
     steps: list[StepMetrics] = field(default_factory=list)
@@ -276,25 +266,14 @@ class Observed:
     driver_cpu_s: list[float] = field(default_factory=list)
     buffer_cpu_s: list[float] = field(default_factory=list)
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
-        """After every update."""
-        self.steps.append(metrics)
-        self.at_s.append(time.monotonic())
-        self.driver_bytes.append(_resident_bytes())
-        self.driver_cpu_s.append(time.process_time())
-        self.buffer_cpu_s.append(_cpu_s(self.buffer_pid))
-
-    def on_graded(self, graded: GradedRollout) -> None:
-        """Nothing is kept of it."""
-
-    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
-        """Nothing is shown."""
-
-    def on_rewind(self, step: int, why: str) -> None:
-        """No learner dies."""
-
-    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
-        """Nothing is evaluated."""
+    def emit(self, event: Event) -> None:
+        """Keep what belongs to an update."""
+        if isinstance(event, Step):
+            self.steps.append(event.metrics)
+            self.at_s.append(time.monotonic())
+            self.driver_bytes.append(_resident_bytes())
+            self.driver_cpu_s.append(time.process_time())
+            self.buffer_cpu_s.append(_cpu_s(self.buffer_pid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,11 +301,11 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
     )
     pool = SimulatedSandboxPool(settings.sandbox, hosts)
     learner = LearnerService(
-        lambda: learner_class.remote(settings.learner, times),
+        lambda life: learner_class.remote(settings.learner, times),
         references=(),
         folder=Path("none"),
-        warm_start=False,
-        on_warm_start=lambda progress: None,
+        sft=False,
+        on_sft=lambda progress: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
     observed = Observed(await buffer.pid.remote())
@@ -339,7 +318,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         pool=pool,
         buffer=buffer,
         learner=learner,
-        listener=observed,
+        emit=observed.emit,
     )
     began = time.monotonic()
     await controller.run()
@@ -348,7 +327,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)
     ]
     await generators.close()
-    learner.end(learner._actor)
+    await learner.close()
     for actor in (*hosts, buffer):
         ray.kill(actor)
     num_slots = settings.generator.num_generators * times.slots

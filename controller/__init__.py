@@ -1,7 +1,7 @@
-"""The ring in motion: which actor works on what, and what happens when one fails.
+"""The controller: which actor works on what, and what happens when one fails.
 
     problems -> generators -> sandbox pool -> scored experiences -> online buffer -> learner -> weights -> generators
 
-Invariants: the driver handles references and counters only; every issued rollout ends trained or dropped with a reason;
-no wait is without a deadline.
+Invariants: only references and counts pass through the driver; every issued rollout ends trained or dropped with a
+reason; no wait is without a deadline.
 """

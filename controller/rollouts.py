@@ -1,4 +1,4 @@
-"""Rollouts on their way: which problem is sampled next, what is graded, and what happens when one is lost.
+"""The life of a rollout before the buffer: sampled, graded, and sampled again if it is lost.
 
 next problem -> GeneratorPool.sample -> SandboxPool.submit(grade_rollout) -> [worker -> buffer]
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,15 +16,13 @@ from typing import Any, Protocol
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
-from controller.breaker import Breaker
-from controller.ledger import Ledger, Live
-from controller.problem_sampler import ProblemSampler
-from controller.reports import GradedRollout, GradedSample
-from controller.waiting import answer_in_turn
-from learner.buffer import DropReason
+from controller.grading import GradedRollout, GradedSample
+from controller.ledger import DropReason, Ledger, Live, State
+from controller.problems import ProblemSampler
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
+from supervise import answer_in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,18 @@ GRADE_S = 3600.0
 DRAIN_S = 3600.0
 NUM_SHOWN = 2
 MAX_SHOWN = 16
-# Between generator and grader, a rollout is in the rollout store, and may be gone when the grader asks for it.
+# The share of the last BREAKER_WINDOW programs that may be lost to grader errors, once BREAKER_MIN_SEEN were seen.
+MAX_ERROR_SHARE = 0.1
+BREAKER_WINDOW = 1000
+BREAKER_MIN_SEEN = 200
+# The rollout store holds a rollout until it is graded, and may die before the grader fetches it.
 LOST = (ObjectLostError, GetTimeoutError)
+# Where a rollout is until it is graded: another worker may have graded one that is further along.
+UNGRADED = (State.ISSUED, State.GENERATED)
+
+
+class GraderFailedError(RuntimeError):
+    """The sandbox fails on so many programs that training on the rest would mean nothing."""
 
 
 class Generators(Protocol):
@@ -50,14 +58,20 @@ class Graders(Protocol):
 
 @dataclass(slots=True)
 class GradingCounts:
-    """What generators and sandboxes did: tokens sampled of graded programs, these by the isolation they ran under,
-    tests, programs lost to the grader's faults, and the seconds of all workers that grading took.
+    """What generators and sandbox workers did since the last update.
+
+    `isolation` counts graded programs by isolation level, `num_sampled_tokens` their tokens; `num_faults` programs were
+    lost to grader errors, `num_truncated` reached the token limit, and `num_silent_groups` of `num_groups` rollouts
+    carry no signal; `grading_s` are seconds of all workers.
     """
 
     isolation: dict[str, int] = field(default_factory=dict)
     num_tests: int = 0
     num_faults: int = 0
     num_sampled_tokens: int = 0
+    num_truncated: int = 0
+    num_groups: int = 0
+    num_silent_groups: int = 0
     grading_s: float = 0.0
 
     def add(self, graded: GradedRollout) -> None:
@@ -67,19 +81,48 @@ class GradingCounts:
         self.num_tests += graded.num_tests
         self.num_faults += graded.num_faults
         self.num_sampled_tokens += graded.num_tokens
+        self.num_truncated += graded.num_truncated
+        if graded.num_samples:
+            self.num_groups += 1
+            self.num_silent_groups += not graded.has_signal
         self.grading_s += graded.seconds
 
 
-@dataclass(slots=True)
-class Sampling:
-    """Keeps as many samples under way as `allow` said, for ever.
+class Breaker:
+    """Stops the run if the graders failed on too many of the last programs, however long the run is."""
 
-    `greedy` holds what the greedy baselines know of each problem, `shown` programs to show since somebody took them.
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, int]] = deque()
+        self._num_seen = 0
+        self._num_errors = 0
+
+    def note(self, num_programs: int, num_errors: int, cause: str) -> None:
+        """The graders failed on `num_errors` of `num_programs` more. Raises GraderFailedError, with `cause`."""
+        self._recent.append((num_programs, num_errors))
+        self._num_seen += num_programs
+        self._num_errors += num_errors
+        while self._num_seen - self._recent[0][0] >= BREAKER_WINDOW:
+            programs, errors = self._recent.popleft()
+            self._num_seen -= programs
+            self._num_errors -= errors
+        if num_errors and self._num_seen >= BREAKER_MIN_SEEN and self._num_errors > MAX_ERROR_SHARE * self._num_seen:
+            raise GraderFailedError(
+                f"the sandbox failed on {self._num_errors} of the last {self._num_seen} programs; the last time: "
+                f"{cause}; `python -m sandbox doctor` says what is wrong with a machine"
+            )
+
+
+@dataclass(slots=True)
+class RolloutLoop:
+    """Keeps as many samples in flight or trained on as `allow` says, until it is cancelled.
+
+    `greedy` holds what the greedy baselines know about each problem; `shown` holds programs to show, until they are
+    taken.
     """
 
     settings: Settings
     ledger: Ledger
-    order: ProblemSampler
+    sampler: ProblemSampler
     generators: Generators
     graders: Graders
     on_graded: Callable[[GradedRollout], None]
@@ -92,26 +135,26 @@ class Sampling:
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     def allow(self, num_samples: int) -> None:
-        """So many samples may be useful from now on (see `controller.problem_sampler.capacity`)."""
+        """`num_samples` may be useful in all (see `controller.problems.capacity`)."""
         self._allowed = num_samples
         self.ledger.changes.notify()
 
     async def run(self) -> None:
-        """Sample until cancelled. What is issued in the ledger already, by a run that this one resumes, comes first."""
+        """Sample until cancelled. Rollouts that the ledger of a resumed run has issued already come first."""
         num_samples = self.settings.generator.num_generations
         async with asyncio.TaskGroup() as rollouts:
             for rollout in self.ledger.issued():
                 rollouts.create_task(self._see_through(rollout))
             while True:
                 while self.ledger.num_useful < self._allowed:
-                    task_id = self.order.next()
-                    position = self.order.position
+                    task_id = self.sampler.next()
+                    position = self.sampler.position
                     rollout = self.ledger.issue(f"r{position}", position, task_id, num_samples)
                     rollouts.create_task(self._see_through(rollout))
                 await self.ledger.changes.wait()
 
     async def drained(self) -> None:
-        """Until every rollout is in the buffer, or further. Raises StallError where that takes too long."""
+        """Wait until every rollout has reached the buffer. Raises StallError if that takes too long."""
         what = "all rollouts to be sampled and graded"
         await answer_in_turn(self._drained(), DRAIN_S, what, lambda: self._num_graded)
 
@@ -120,17 +163,17 @@ class Sampling:
             await self.ledger.changes.wait()
 
     async def _see_through(self, rollout: Live | None) -> None:
-        """Sample and grade a rollout; where it is lost on the way, another one of the same problem."""
+        """Sample and grade a rollout; if it is lost on the way, another one of the same problem."""
         while rollout is not None:
             if self.settings.run.deterministic:
-                # What a rollout leaves behind for the next one of its problem must not depend on which is graded first.
+                # What a rollout leaves for the next one of its problem must not depend on which is graded first.
                 async with self._turns[rollout.task_id]:
                     rollout = await self._attempt(rollout)
             else:
                 rollout = await self._attempt(rollout)
 
     async def _attempt(self, rollout: Live) -> Live | None:
-        """The rollout to go on with, where this one is lost; its experiences go to the buffer without passing here."""
+        """The rollout to continue with if this one is lost. Its experiences go to the buffer, not through here."""
         try:
             handle = await self.generators.sample(self._request(rollout))
             self.ledger.generated(rollout.rollout_id)
@@ -143,15 +186,15 @@ class Sampling:
             return self._issue_again(rollout)
         except CallLostError as error:
             logger.warning("rollout %s of %s is dropped: %s", rollout.rollout_id, rollout.task_id, error)
-            self.ledger.drop_on_the_way(rollout.rollout_id, DropReason.UNGRADED)
+            self.ledger.drop(rollout.rollout_id, DropReason.UNGRADED, *UNGRADED)
             self.breaker.note(rollout.num_samples, rollout.num_samples, str(error))
         else:
             self._account(graded)
         return None
 
     def _issue_again(self, lost: Live) -> Live | None:
-        """Its object died with the process that held it: the samples are dropped, the problem keeps its place."""
-        if not self.ledger.drop_on_the_way(lost.rollout_id, DropReason.LOST):
+        """Replace a rollout that died with the process that held it; its problem keeps its place in the order."""
+        if not self.ledger.drop(lost.rollout_id, DropReason.LOST, *UNGRADED):
             return None
         name, _, attempt = lost.rollout_id.partition(".")
         again = f"{name}.{int(attempt or 0) + 1}"
@@ -176,17 +219,24 @@ class Sampling:
 
     def _account(self, graded: GradedRollout) -> None:
         self._num_graded += 1
-        self.ledger.graded(graded.rollout_id, graded.num_samples, graded.buffer)
+        if (added := graded.added) is None:
+            self.ledger.drop(graded.rollout_id, DropReason.UNGRADED, *UNGRADED)
+        elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
+            self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
+        else:
+            self.ledger.buffer(graded.rollout_id, added.meta, added.epoch)
+            for rollout_id in added.evicted:
+                self.ledger.drop(rollout_id, DropReason.EVICTED, State.BUFFERED)
         self.grading.add(graded)
         self.on_graded(graded)
         num_programs = graded.num_samples + graded.num_faults
         self.breaker.note(num_programs, graded.num_faults, graded.fault)
-        self.order.note(graded.task_id, solved=graded.num_passed == graded.num_samples > 0)
+        self.sampler.note(graded.task_id, solved=graded.num_passed == graded.num_samples > 0)
         if graded.greedy is not None:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)
 
 
 def seed_of(*parts: object) -> int:
-    """A seed of 31 bits that follows from what it is for."""
+    """A seed of 31 bits that depends only on `parts`."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "little") >> 1

@@ -1,48 +1,96 @@
-"""From settings and problems to a ring that is ready to run."""
+"""From settings and problems to a controller that is ready to run: which actors start, where, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import ray
+from ray.actor import ActorProxy
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.generator import Generator, actor_options, update_timeout_s
 from actors.model_folder import check_engine, load_tokenizer
-from controller.cluster import Actors, prepare_model, start_actors
-from controller.controller import Controller, Listener
-from controller.problem_sets import ProblemSets
-from reporting.progress import Progress
+from controller.cluster import check_nodes, note_deaths
+from controller.controller import Controller
+from controller.events import Began, Emit, Polled, Said
+from controller.generators import GeneratorPool
+from controller.grading import GradingWorker
+from controller.learner_service import LearnerService
+from controller.placement import Placement, hold_room, room_timeout_s
+from controller.problems import ProblemSets
+from controller.rollouts import seed_of
+from learner.actor import LearnerActor
+from learner.buffer import BufferActor, BufferStats
+from learner.replay import Recorder
+from learner.sft import SftProgress
+from problems.types import Problem
+from sandbox.pool import SandboxPool
 from settings import Settings
+from supervise import StallError, answer
+from transport.folders import HomeFolders
+from transport.rollouts import RolloutStore, start_rollout_store
+
+logger = logging.getLogger(__name__)
+
+# Ray's decorator makes them actor classes, which its types do not say.
+_BUFFER: Any = BufferActor
+_LEARNER: Any = LearnerActor
+
+POLL_EVERY_S = 5.0
+ANSWER_S = 30.0
+START_TIMEOUT_S = 600.0
+MODEL_TIMEOUT_S = 3600.0
+
+
+@dataclass(slots=True)
+class Actors:
+    """The actors of a run. Ray itself restarts the buffer and the rollout store."""
+
+    generators: GeneratorPool
+    pool: SandboxPool
+    learner: LearnerService
+    buffer: Any
+    rollout_store: ActorProxy[RolloutStore]
+    deaths: asyncio.Task[None]
+
+    async def close(self) -> None:
+        """End the actors that have child processes; the others end with the job."""
+        self.deaths.cancel()
+        await self.generators.close()
+        await self.pool.close()
 
 
 async def start_controller(
-    settings: Settings, problems: ProblemSets, progress: Progress, listener: Listener, checkpoint: Path | None = None
+    settings: Settings, problems: ProblemSets, emit: Emit, checkpoint: Path | None = None
 ) -> tuple[Actors, Controller]:
-    """Start all actors, and restore what `checkpoint`, if any, keeps of the run that wrote it.
+    """Start all actors, and restore the run that wrote `checkpoint`, if any.
 
-    Raises what the actors raise where they cannot start.
+    Raises whatever the actors raise if they cannot start.
     """
-    progress.stage("model")
+    emit(Began("model"))
     cache_dir = settings.learner.sft.cache_dir or settings.run.folder / "cache"
     model = await prepare_model(settings, problems.all_training, cache_dir)
     check_model(model, settings)
-    progress.stage("actors")
+    emit(Began("actors"))
     resumed_step = None if checkpoint is None else step_of(checkpoint)
-    actors = await start_actors(
-        settings,
-        model,
-        problems,
-        lambda at: progress.warm_start(at.step, at.num_steps, at.train_loss, at.validation_loss),
-        resumed_step=resumed_step,
-    )
-    progress.stage("learner")
+    actors = await start_actors(settings, model, problems, emit, resumed_step=resumed_step)
+    emit(Began("learner"))
     step = await actors.learner.start(checkpoint)
-    if (warm := actors.learner.warm_started) is not None:
-        origin = "from the cache" if warm.cached else f"{warm.num_steps} updates"
-        progress.note(f"warm start: {origin}, validation loss {warm.validation_loss:.3f}")
-    progress.stage("generators")
+    if (sft := actors.learner.sft_report) is not None:
+        origin = "from the cache" if sft.cached else f"{sft.num_steps} updates"
+        emit(Said(f"SFT: {origin}, validation loss {sft.validation_loss:.3f}"))
+    emit(Began("generators"))
     await actors.generators.start()
     too_long = await actors.generators.too_long()
     if too_long:
-        progress.note(_left_out(too_long, settings.model.max_model_len))
+        emit(Said(_left_out(too_long, settings.model.max_model_len)))
         problems = problems.without(too_long)
     controller = Controller(
         settings=settings,
@@ -52,12 +100,37 @@ async def start_controller(
         pool=actors.pool,
         buffer=actors.buffer,
         learner=actors.learner,
-        listener=listener,
+        emit=emit,
         step=step,
     )
     if checkpoint is not None:
         await controller.restore(checkpoint)
     return actors, controller
+
+
+@contextlib.asynccontextmanager
+async def polling(actors: Actors, emit: Emit) -> AsyncIterator[None]:
+    """Ask the actors about themselves every POLL_EVERY_S seconds while the context lasts, and emit what they say."""
+    task = asyncio.create_task(_poll(actors, emit), name="polling")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _poll(actors: Actors, emit: Emit) -> None:
+    while True:
+        buffer: BufferStats | None = None
+        try:
+            buffer = await answer(actors.buffer.stats.remote(), ANSWER_S, "the buffer's counts")
+        except (RayError, StallError) as error:  # it may be restarting; the next round asks again
+            logger.warning("the buffer did not report its counts: %s", error)
+        generators = actors.generators
+        stats = tuple(await generators.stats())
+        emit(Polled(stats, generators.num_outstanding, generators.num_replaced, actors.pool.stats(), buffer))
+        await asyncio.sleep(POLL_EVERY_S)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -66,14 +139,136 @@ def step_of(checkpoint: Path) -> int:
 
 
 def check_model(model: Path, settings: Settings) -> None:
-    """Whether the folder `model` holds a model that the engine runs, with the tokenizer and the template asked for.
-
-    Raises UserError if not.
-    """
+    """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
     check_engine(model, settings.generator.engine)
     load_tokenizer(model, chat_template=settings.model.chat_template)
 
 
 def _left_out(too_long: Sequence[str], max_length: int) -> str:
     named = ", ".join(too_long[:5]) + (" ..." if len(too_long) > 5 else "")
-    return f"{len(too_long)} problems left out, their prompts fill model.max_model_len {max_length}: {named}"
+    return f"{len(too_long)} problems are left out because their prompts fill model.max_model_len {max_length}: {named}"
+
+
+async def start_actors(
+    settings: Settings,
+    model: Path,
+    sets: ProblemSets,
+    on_sft: Callable[[SftProgress], None],
+    *,
+    resumed_step: int | None,
+) -> Actors:
+    """Start all actors at once and wait for the sandbox workers; `start` of generators and learner waits for those.
+
+    Raises UserError if the cluster cannot be used, and whatever the actors raise if they cannot start.
+    """
+    run = settings.run
+    checked = await check_nodes()
+    placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
+    await check_nodes(checked)  # some may have come for it
+    home = HomeFolders.of_driver()
+    problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
+    problems_ref = ray.put(problems)
+    buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
+    rollout_store = start_rollout_store(name="rollout-store")
+    spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
+    generators = GeneratorPool(
+        spawner.generator,
+        settings.generator.num_generators,
+        # Enough to fill the engine's batch, and one rollout that waits; one at a time if samples must not depend on
+        # what else is sampled.
+        max_samples=1 if run.deterministic else settings.generator.max_num_seqs + 1,
+        start_timeout_s=START_TIMEOUT_S,
+        load_timeout_s=update_timeout_s(settings.generator),
+    )
+    service = LearnerService(
+        spawner.learner,
+        sets.supervised,
+        folder=run.folder.resolve() / "checkpoints",
+        sft=settings.learner.sft.num_steps > 0,
+        on_sft=on_sft,
+    )
+    pool = SandboxPool(
+        GradingWorker,
+        settings.sandbox,
+        problems_ref,
+        settings.rewards,
+        buffer,
+        name="sandbox",
+        resources=placement.sandbox(),
+    )
+    await pool.start()
+    deaths = asyncio.create_task(note_deaths(rollout_store))
+    return Actors(generators, pool, service, buffer, rollout_store, deaths)
+
+
+@dataclass(slots=True)
+class _Spawner:
+    """Starts the learner and generators, the first ones and those that replace them."""
+
+    settings: Settings
+    model: Path
+    placement: Placement
+    home: HomeFolders
+    problems: ray.ObjectRef[Mapping[str, Problem]]
+    rollout_store: ActorProxy[RolloutStore]
+    resumed_step: int | None
+
+    def learner(self, life: int) -> Any:
+        settings, run = self.settings, self.settings.run
+        folder = run.folder.resolve() / "replay"
+        return _LEARNER.options(name=named("learner", life), **self.placement.learner()).remote(
+            str(self.model),
+            settings.model,
+            settings.learner,
+            temperature=settings.generator.temperature,
+            seed=run.seed,
+            deterministic=run.deterministic,
+            home=self.home,
+            recorder=Recorder(folder, run.log_batches, self.home) if run.log_batches else None,
+            verify_weights_every=settings.generator.verify_weights_every,
+            weight_transfer=settings.generator.weight_transfer,
+        )
+
+    def generator(self, index: int, life: int) -> Any:
+        settings, run = self.settings, self.settings.run
+        name = named(f"generator-{index}", life)
+        options = actor_options(name, settings.generator) | self.placement.generator(index)
+        return (
+            ray.remote(Generator)
+            .options(**options)
+            .remote(
+                name,
+                self.model,
+                settings.model,
+                settings.generator,
+                self.problems,
+                self.rollout_store,
+                # A replacement draws different samples.
+                seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
+                deterministic=run.deterministic,
+                home=self.home,
+            )
+        )
+
+
+def named(name: str, life: int) -> str:
+    """The name of an actor. Its replacement gets another, since Ray frees a dead actor's name only after a while."""
+    return f"{name}.{life}" if life else name
+
+
+async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_dir: Path) -> Path:
+    """The folder of the initial policy, built, found, or downloaded from the Hub on this node, in its own process.
+
+    Raises UserError if there is no such model.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = _model_folder.options(scheduling_strategy=here)
+    reference = task.remote(settings.model.name, list(problems), cache_dir.resolve(), settings.run.seed)
+    return await answer(reference, MODEL_TIMEOUT_S, f"model {settings.model.name}")
+
+
+@ray.remote(num_cpus=0, max_calls=1)
+def _model_folder(name: str, problems: list[Problem], cache_dir: Path, seed: int) -> Path:
+    from learner.model_source import model_folder  # torch stays out of the driver
+
+    return model_folder(name, problems, cache_dir, seed=seed)

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the driver: where every problem and every rollout is."""
+"""The controller's part of a checkpoint: where every problem and every rollout is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.batches import BatchSource
 from controller.ledger import Ledger
-from controller.rollouts import Sampling
+from controller.rollouts import RolloutLoop
 from errors import UserError
 from rewards import ProgramReward
 
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Stored beside the learner's own state, and written with it or not at all; the rollouts lie in `rollouts`."""
+    """Written together with the learner's own state, or not at all. The rollouts themselves are in `rollouts_of`."""
 
     ledger: dict[str, Any]
     order: dict[str, Any]
@@ -26,28 +26,28 @@ class RunState:
     batches: list[list[str]]
 
     @classmethod
-    def of(cls, sampling: Sampling, supply: BatchSource) -> RunState:
-        """The state of this moment."""
+    def of(cls, rollouts: RolloutLoop, batches: BatchSource) -> RunState:
+        """The current state."""
         return cls(
-            ledger=sampling.ledger.to_json(),
-            order=sampling.order.to_json(),
-            greedy={task_id: asdict(reward) for task_id, reward in sampling.greedy.items()},
-            batches=[[item.meta.rollout_id for item in batch] for batch in supply.taken],
+            ledger=rollouts.ledger.to_json(),
+            order=rollouts.sampler.to_json(),
+            greedy={task_id: asdict(reward) for task_id, reward in rollouts.greedy.items()},
+            batches=[[item.meta.rollout_id for item in batch] for batch in batches.taken],
         )
 
     def dumps(self) -> str:
-        """As a text that `load` reads."""
+        """The text that `load` reads."""
         return json.dumps({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, checkpoint: Path) -> RunState:
-        """Of a checkpoint. Raises UserError where it has none."""
+        """The state in a checkpoint. Raises UserError if it has none."""
         file = checkpoint / "trainer_state" / "run_state.json"
         if not file.is_file():
-            raise UserError(f"{checkpoint}: no state of a run in it (no trainer_state/run_state.json)")
+            raise UserError(f"{checkpoint} is not a checkpoint of a run: it has no trainer_state/run_state.json")
         stored = json.loads(file.read_text())
         if stored.pop("format") != FORMAT:
-            raise UserError(f"{file}: another format than {FORMAT}, which this program reads")
+            raise UserError(f"{file}: expected format {FORMAT}; another version of this program wrote it")
         return cls(**stored)
 
     def restored_ledger(self) -> Ledger:
@@ -55,7 +55,7 @@ class RunState:
         return Ledger.from_json(self.ledger)
 
     def restored_greedy(self) -> dict[str, ProgramReward]:
-        """What the greedy baselines know of each problem."""
+        """What the greedy baselines know about each problem."""
         return {task_id: ProgramReward(**rewards) for task_id, rewards in self.greedy.items()}
 
 

@@ -1,4 +1,4 @@
-"""Having a cluster run launch.py, with the program as it stands here: a Ray job, from a laptop.
+"""Submitting a run to a cluster as a Ray job, from a laptop, with the working tree as it is here.
 
     python launch.py --config configs/mbpp.yaml --cluster.address ray://HOST:10001  # or http://HOST:8265, its dashboard
 
@@ -23,7 +23,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from controller.connection import answers
+from controller.cluster import answers
 from errors import UserError
 from settings_sources import ENV_PREFIX, load_settings
 
@@ -33,7 +33,7 @@ HOME = "$HOME/rltf"
 
 
 def remote_address(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
-    """The `cluster.address` among launch.py's arguments or in the environment, where a cluster is to be asked."""
+    """The `cluster.address` in launch.py's arguments or in the environment, if it names a remote cluster."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--cluster.address", dest="address", default=environ.get("RLTF_CLUSTER__ADDRESS", ""))
     address: str = parser.parse_known_args(list(arguments))[0].address
@@ -41,7 +41,7 @@ def remote_address(arguments: Sequence[str], environ: Mapping[str, str] = os.env
 
 
 def submit(address: str, arguments: Sequence[str], console: Console) -> int:
-    """Have the cluster at `address` run launch.py with `arguments`, follow the output, and return the exit status.
+    """Run launch.py with `arguments` on the cluster at `address`, follow its output, and return the exit status.
 
     Raises UserError for unusable settings and UserError where nothing answers: no node starts in vain.
     """
@@ -65,7 +65,7 @@ def submit(address: str, arguments: Sequence[str], console: Console) -> int:
             },
         )
     except RuntimeError as error:
-        raise UserError(f"cluster.address {address}: the cluster did not take the job: {error}") from error
+        raise UserError(f"cluster.address {address}: the cluster rejected the job: {error}") from error
     console.out(f"submitted as {job_id}; `ray job logs --address {dashboard} --follow {job_id}` shows it again")
     return asyncio.run(_follow(client, job_id, console))
 
@@ -98,7 +98,7 @@ def _dashboard(address: str) -> str:
     try:
         with ray.init(address, logging_level=logging.WARNING) as context:
             return f"http://{context.dashboard_url}"
-    except (ConnectionError, RuntimeError) as error:  # another Ray or Python, or no Ray at all
+    except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, or no Ray at all
         raise UserError(f"cluster.address {address}: {error}") from error
 
 

@@ -1,5 +1,5 @@
-"""The policy update: online buffer, batches, objectives, the learner actor, checkpoints, weight publication.
+"""The policy update: data, packing, objectives, SFT, checkpoints, replay, and the learner actor.
 
-Invariants: the learner consumes references into the object store, never data from the driver; a sample is trained on
-only while it is fresh enough; a checkpoint is complete or absent.
+Invariants: the learner takes references into the object store, never data from the driver; it trains only on samples
+that are fresh enough; a checkpoint is complete or absent.
 """

@@ -1,93 +1,63 @@
-"""The online buffer: a bounded first-in-first-out queue of references to graded rollouts.
+"""The online buffer: a first-in-first-out queue of references to graded rollouts, bounded in samples and bytes.
 
-    offered -> BUFFERED -> TAKEN -> trained
-        \\________\\__________\\____-> dropped, with its reason
+    add -> queued -> take -> lent -> discard
+              \\______________________/  evicted when the queue is full
 
-Invariants: a rollout stays whole and is handed out once; nothing staler than `max_off_policy_versions` is handed out;
-every rollout offered is buffered, taken, trained or dropped, and `BufferStats` balances exactly. What is said twice of
-a rollout counts once. The buffer holds references and metadata alone, so eviction fetches nothing.
+The buffer knows which rollouts it holds, and nothing else: the controller's ledger decides which are taken, which are
+too stale, and what became of each. Every call may arrive twice, and gives the same answer then.
 
-This is the queue itself, which knows no Ray; `learner.buffer_actor` is the actor around it.
+`OnlineBuffer` is the queue itself, which knows no Ray; `BufferServer` is the actor around it.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+import gc
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from learner.experience import Experience
-from sandbox.verdict import Outcome
+import ray
+
+from learner.data import Experience, Experiences, load_rollouts
 from settings import BufferSettings
 
-# Ids of finished rollouts that are remembered, to recognise one that arrives again: 100,000 ids are about 10 MB.
+# Ids of discarded rollouts to remember, so that one that arrives again is not queued: 100,000 ids are about 10 MB.
 NUM_REMEMBERED_IDS = 100_000
 
 RefT = TypeVar("RefT")
-
-
-class DropReason(StrEnum):
-    """Why a rollout was not trained on."""
-
-    EVICTED = "evicted"
-    """Pushed out by newer ones: the learner is slower than the generators."""
-    STALE = "stale"
-    """More than `max_off_policy_versions` weight versions behind at the moment of use."""
-    DUPLICATE = "duplicate"
-    """A rollout of this id is here already, or was before: its producer was restarted."""
-    LOST = "lost"
-    """Its object died with the process that held it."""
-    UNGRADED = "ungraded"
-    """The sandbox failed on it: the grader's fault, which says nothing of the program."""
-    REWOUND = "rewound"
-    """It was trained on by updates that died with the learner that made them."""
+RolloutRef = ray.ObjectRef[Experiences]
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """A rollout that the buffer dropped, with the samples that it had."""
+class RolloutMeta:
+    """What is known of a graded rollout without fetching it.
 
-    rollout_id: str
-    reason: DropReason
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class SampleMeta:
-    """What the buffer knows of one rollout without fetching it.
-
-    `version` is the oldest weights version that sampled any of its tokens; `size_bytes` is of its arrays, of one that
-    samples share, as their prompt, once.
+    `version` is the oldest weights version that sampled any of its tokens. `size_bytes` is the size of its arrays; one
+    that the samples share, like their prompt, counts once.
     """
 
     rollout_id: str
-    task_id: str
     num_samples: int
-    num_tokens: int
     version: int
     size_bytes: int
-    outcomes: tuple[tuple[Outcome, int], ...]
-    reward_sum: float
 
     @classmethod
-    def of(cls, rollout_id: str, experiences: Sequence[Experience]) -> SampleMeta:
-        """Summarise the graded samples of one rollout. Raises ValueError where there are none."""
+    def of(cls, rollout_id: str, experiences: Sequence[Experience]) -> RolloutMeta:
+        """Summarize the graded samples of one rollout. Raises ValueError if there are none."""
         if not experiences:
-            raise ValueError(f"rollout {rollout_id}: no graded sample in it, so there is nothing to buffer")
+            raise ValueError(f"rollout {rollout_id} has no graded sample, so there is nothing to buffer")
         arrays = {
             id(array): array for e in experiences for array in (e.prompt_ids, e.token_ids, e.logprobs, e.token_weights)
         }
         return cls(
             rollout_id=rollout_id,
-            task_id=experiences[0].task_id,
             num_samples=len(experiences),
-            num_tokens=sum(len(e.token_ids) for e in experiences),
             version=min(e.version for e in experiences),
             size_bytes=sum(array.nbytes for array in arrays.values()),
-            outcomes=tuple(sorted(Counter(e.outcome for e in experiences).items())),
-            reward_sum=sum(e.reward for e in experiences),
         )
 
 
@@ -96,166 +66,168 @@ class BufferItem(Generic[RefT]):
     """A reference to the `Experiences` of one rollout, and what is known of it."""
 
     ref: RefT
-    meta: SampleMeta
+    meta: RolloutMeta
 
 
 @dataclass(frozen=True, slots=True)
 class BufferStats:
-    """Counts in samples. `num_offered == num_buffered + num_taken + num_trained + sum(dropped.values())`, always."""
+    """What is queued now, and how many samples are lent."""
 
-    num_offered: int
-    num_buffered: int
-    num_taken: int
-    num_trained: int
-    dropped: dict[DropReason, int]
     num_rollouts: int
-    num_tokens: int
+    num_samples: int
     size_bytes: int
+    num_lent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The buffer's answer to `add`: it holds `meta`, and gave up the rollouts `evicted` for it.
+
+    `meta` is None if the rollout was discarded before. `epoch` changes whenever the buffer restarts, empty.
+    """
+
+    epoch: str
+    meta: RolloutMeta | None
+    evicted: tuple[str, ...] = ()
 
 
 class OnlineBuffer(Generic[RefT]):
-    """The queue. Not thread-safe: one owner calls it.
+    """The queue. Not thread-safe.
 
     Usage:
-        buffer.add(item)                          # oldest ones give way when it is full
-        items = buffer.take(256, version=7)       # None until 256 fresh samples are there
-        buffer.finish(ids)                        # or drop(ids, reason)
-        drops = buffer.drops_after(cursor)        # what it dropped of its own accord, duplicates apart
+        evicted = buffer.add(item)      # the oldest rollouts make room if the queue is full
+        items = buffer.take(ids)        # those that it still holds
+        buffer.discard(ids)             # trained on, or never to be
     """
 
     def __init__(self, settings: BufferSettings) -> None:
         self._settings = settings
-        self._buffered: OrderedDict[str, BufferItem[RefT]] = OrderedDict()
-        self._taken: dict[str, BufferItem[RefT]] = {}
-        self._finished: OrderedDict[str, None] = OrderedDict()
-        self._journal: deque[Drop] = deque()
-        self._num_forgotten = 0
-        self._num_buffered = 0
+        self._queued: OrderedDict[str, BufferItem[RefT]] = OrderedDict()
+        self._lent: dict[str, BufferItem[RefT]] = {}
+        self._discarded: OrderedDict[str, None] = OrderedDict()
+        self._num_samples = 0
         self._size_bytes = 0
-        self._num_offered = 0
-        self._num_trained = 0
-        self._dropped: Counter[DropReason] = Counter()
 
-    def add(self, item: BufferItem[RefT]) -> None:
-        """Append a rollout; the oldest buffered ones are evicted where samples or bytes would pass their bounds.
+    def holds(self, rollout_id: str) -> RolloutMeta | None:
+        """What is known of a rollout that is queued or lent; None if it is neither."""
+        item = self._queued.get(rollout_id) or self._lent.get(rollout_id)
+        return None if item is None else item.meta
 
-        Raises ValueError for a rollout that could never fit.
+    def was_discarded(self, rollout_id: str) -> bool:
+        """Whether a rollout was discarded or evicted lately."""
+        return rollout_id in self._discarded
+
+    def add(self, item: BufferItem[RefT]) -> tuple[str, ...]:
+        """Queue a rollout that is new here; returns the ids of those that were evicted to make room.
+
+        Raises ValueError for a rollout that can never fit.
         """
-        meta = item.meta
-        if meta.num_samples > self._settings.capacity or meta.size_bytes > self._settings.max_bytes:
+        meta, settings = item.meta, self._settings
+        if meta.num_samples > settings.capacity or meta.size_bytes > settings.max_bytes:
             raise ValueError(
-                f"rollout {meta.rollout_id} ({meta.num_samples} samples, {meta.size_bytes} bytes) is larger than the "
-                f"buffer: raise buffer.capacity ({self._settings.capacity}) or buffer.max_bytes "
-                f"({self._settings.max_bytes})"
+                f"rollout {meta.rollout_id} ({meta.num_samples} samples, {meta.size_bytes} bytes) does not fit "
+                f"into the buffer: raise buffer.capacity ({settings.capacity}) or buffer.max_bytes "
+                f"({settings.max_bytes})"
             )
-        self._num_offered += meta.num_samples
-        if meta.rollout_id in self._buffered or meta.rollout_id in self._taken or meta.rollout_id in self._finished:
-            self._dropped[DropReason.DUPLICATE] += meta.num_samples
-            return
+        evicted = []
         while (
-            self._num_buffered + meta.num_samples > self._settings.capacity
-            or self._size_bytes + meta.size_bytes > self._settings.max_bytes
+            self._num_samples + meta.num_samples > settings.capacity
+            or self._size_bytes + meta.size_bytes > settings.max_bytes
         ):
-            self._discard(next(iter(self._buffered)), DropReason.EVICTED)
-        self._insert(item)
+            evicted.append(next(iter(self._queued)))
+            self.discard(evicted[-1:])
+        self._queued[meta.rollout_id] = item
+        self._count(meta, 1)
+        return tuple(evicted)
 
-    def take(self, num_samples: int, version: int, at_least: int = 0) -> list[BufferItem[RefT]] | None:
-        """Hand out the oldest whole rollouts that hold `num_samples` samples or more together.
-
-        `version` is the learner's: rollouts more than `max_off_policy_versions` behind are dropped first. None if
-        fewer than `num_samples` or `at_least` are left. Raises ValueError for more than the buffer can ever hold.
-        """
-        if max(num_samples, at_least) > self._settings.capacity:
-            raise ValueError(
-                f"a snapshot of {max(num_samples, at_least)} samples can never be taken: buffer.capacity is "
-                f"{self._settings.capacity}"
-            )
-        for rollout_id in [
-            rollout_id
-            for rollout_id, item in self._buffered.items()
-            if version - item.meta.version > self._settings.max_off_policy_versions
-        ]:
-            self._discard(rollout_id, DropReason.STALE)
-        if self._num_buffered < max(num_samples, at_least):
-            return None
-        items: list[BufferItem[RefT]] = []
-        missing = num_samples
-        while missing > 0:
-            items.append(self._hand_out(next(iter(self._buffered))))
-            missing -= items[-1].meta.num_samples
+    def take(self, rollout_ids: Iterable[str]) -> list[BufferItem[RefT]]:
+        """Lend these rollouts, in this order, except those that are not here."""
+        items = []
+        for rollout_id in rollout_ids:
+            if (item := self._queued.pop(rollout_id, None)) is not None:
+                self._count(item.meta, -1)
+                self._lent[rollout_id] = item
+            if rollout_id in self._lent:
+                items.append(self._lent[rollout_id])
         return items
 
-    def take_named(self, rollout_ids: Sequence[str]) -> list[BufferItem[RefT]] | None:
-        """Hand out these rollouts, in this order; None, and nothing, where one is not here."""
-        if any(rollout_id not in self._buffered for rollout_id in rollout_ids):
-            return None
-        return [self._hand_out(rollout_id) for rollout_id in rollout_ids]
-
-    def finish(self, rollout_ids: Iterable[str]) -> None:
-        """Note that taken rollouts were trained on; those that are not taken are passed over."""
+    def discard(self, rollout_ids: Iterable[str]) -> None:
+        """Let go of these rollouts; they will not be accepted again."""
         for rollout_id in rollout_ids:
-            if rollout_id in self._taken:
-                self._num_trained += self._taken.pop(rollout_id).meta.num_samples
-                self._remember(rollout_id)
-
-    def drop(self, rollout_ids: Iterable[str], reason: DropReason) -> None:
-        """Note that taken rollouts will not be trained on; those that are not taken are passed over."""
-        for rollout_id in rollout_ids:
-            if rollout_id in self._taken:
-                self._dropped[reason] += self._taken.pop(rollout_id).meta.num_samples
-                self._remember(rollout_id)
-
-    @property
-    def num_drops(self) -> int:
-        """How many entries the journal has had."""
-        return self._num_forgotten + len(self._journal)
-
-    def drops_after(self, cursor: int) -> list[Drop]:
-        """What was evicted or became stale, from entry number `cursor` on; the entries before are forgotten."""
-        while self._num_forgotten < cursor and self._journal:
-            self._journal.popleft()
-            self._num_forgotten += 1
-        return list(self._journal)
+            if (item := self._queued.pop(rollout_id, None)) is not None:
+                self._count(item.meta, -1)
+            self._lent.pop(rollout_id, None)
+            self._discarded[rollout_id] = None
+            if len(self._discarded) > NUM_REMEMBERED_IDS:
+                self._discarded.popitem(last=False)
 
     def items(self) -> list[BufferItem[RefT]]:
-        """The buffered rollouts, oldest first."""
-        return list(self._buffered.values())
+        """The queued rollouts, oldest first."""
+        return list(self._queued.values())
 
     def stats(self) -> BufferStats:
-        """Where every sample offered so far is."""
-        return BufferStats(
-            num_offered=self._num_offered,
-            num_buffered=self._num_buffered,
-            num_taken=sum(item.meta.num_samples for item in self._taken.values()),
-            num_trained=self._num_trained,
-            dropped=dict(self._dropped),
-            num_rollouts=len(self._buffered),
-            num_tokens=sum(item.meta.num_tokens for item in self._buffered.values()),
-            size_bytes=self._size_bytes,
-        )
+        """What is queued now, and how many samples are lent."""
+        num_lent = sum(item.meta.num_samples for item in self._lent.values())
+        return BufferStats(len(self._queued), self._num_samples, self._size_bytes, num_lent)
 
-    def _insert(self, item: BufferItem[RefT]) -> None:
-        self._buffered[item.meta.rollout_id] = item
-        self._num_buffered += item.meta.num_samples
-        self._size_bytes += item.meta.size_bytes
+    def _count(self, meta: RolloutMeta, sign: int) -> None:
+        self._num_samples += sign * meta.num_samples
+        self._size_bytes += sign * meta.size_bytes
 
-    def _remove(self, rollout_id: str) -> BufferItem[RefT]:
-        item = self._buffered.pop(rollout_id)
-        self._num_buffered -= item.meta.num_samples
-        self._size_bytes -= item.meta.size_bytes
-        return item
 
-    def _hand_out(self, rollout_id: str) -> BufferItem[RefT]:
-        item = self._taken[rollout_id] = self._remove(rollout_id)
-        return item
+class BufferServer:
+    """The buffer as a Ray actor, which owns the objects that its references point to.
 
-    def _discard(self, rollout_id: str, reason: DropReason) -> None:
-        item = self._remove(rollout_id)
-        self._dropped[reason] += item.meta.num_samples
-        self._journal.append(Drop(rollout_id, reason, item.meta.num_samples))
-        self._remember(rollout_id)
+    It puts rollouts into the object store itself: an object dies with the process that put it (Ray 2.56 removed
+    `ray.put(_owner=...)`), and this one outlives the producers. The price is one copy within shared memory.
 
-    def _remember(self, rollout_id: str) -> None:
-        self._finished[rollout_id] = None
-        if len(self._finished) > NUM_REMEMBERED_IDS:
-            self._finished.popitem(last=False)
+    If it dies, Ray restarts it under the same handle and repeats the calls in flight. Its rollouts are gone, and a new
+    `epoch` tells the controller so. `put` makes references.
+    """
+
+    def __init__(self, settings: BufferSettings, put: Callable[[Experiences], Any] = ray.put) -> None:
+        self.epoch = uuid.uuid4().hex
+        self._buffer: OnlineBuffer[RolloutRef] = OnlineBuffer(settings)
+        self._put = put
+        gc.freeze()  # modules, which the collector need not look through while rollouts come and go
+
+    def __repr__(self) -> str:
+        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        return "buffer"
+
+    async def add(self, rollout_id: str, experiences: Experiences) -> Added:
+        """Queue the graded samples of a rollout, unless it is here already or was discarded."""
+        meta = self._buffer.holds(rollout_id)
+        if meta is not None or self._buffer.was_discarded(rollout_id):
+            return Added(self.epoch, meta)
+        meta = RolloutMeta.of(rollout_id, experiences)
+        return Added(self.epoch, meta, self._buffer.add(BufferItem(self._put(experiences), meta)))
+
+    async def take(
+        self, rollout_ids: Sequence[str], discard: Sequence[str]
+    ) -> tuple[str, list[BufferItem[RolloutRef]]]:
+        """Let go of the rollouts `discard`, and lend the others; returns the epoch, and those that are still here."""
+        self._buffer.discard(discard)
+        return self.epoch, self._buffer.take(rollout_ids)
+
+    async def items(self) -> list[BufferItem[RolloutRef]]:
+        """The queued rollouts, oldest first: part of a checkpoint."""
+        return self._buffer.items()
+
+    async def load(self, path: Path) -> tuple[str, list[BufferItem[RolloutRef]]]:
+        """Queue the rollouts of a checkpoint; returns the epoch, and them."""
+        for rollout_id, experiences in load_rollouts(path):
+            await self.add(rollout_id, experiences)
+        return self.epoch, self._buffer.items()
+
+    async def pid(self) -> int:
+        """The process id of this epoch."""
+        return os.getpid()
+
+    async def stats(self) -> BufferStats:
+        """See `OnlineBuffer.stats`."""
+        return self._buffer.stats()
+
+
+BufferActor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(BufferServer)
+"""`BufferServer` as a Ray actor."""

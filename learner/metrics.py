@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+
+from learner.data import Experience
+from sandbox.verdict import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """Numbers of one update; `loss_*` are the terms before `learner.*_weight`.
+    """Numbers of one update; `loss_*` are the terms before their weights in `learner.loss`.
 
-    `ratio_*` are likelihood ratios policy / sampler, `mismatch_*` absolute differences of their log-probabilities,
-    `entropy` of the policy in nats, all over sampled tokens that have a gradient (ratio 1, else 0, where none has).
-    `num_idle_samples` of the `num_samples` have none, since all their token weights are 0. `num_tokens` counts
-    completion tokens, those of idle samples and reference programs included.
+    `ratio_*` are likelihood ratios policy / sampler, `mismatch_*` absolute differences of their log-probabilities, and
+    `entropy` is that of the policy in nats. All of them are over sampled tokens with a gradient; if there are none, the
+    ratios are 1 and the others 0. `num_idle_samples` of the `num_samples` have no gradient, because all their token
+    weights are 0. `num_tokens` counts completion tokens, including those of idle samples and reference programs.
     """
 
     loss: float
@@ -38,12 +43,13 @@ class UpdateStats:
 class StepMetrics:
     """One row of `metrics.jsonl`.
 
-    `step` counts updates from 1. `reward_mean` is the mean coarse reward of the samples trained on, `pass_rate` the
-    share that passed, `staleness` counts the samples by how many weight versions they lagged behind, `staleness_*` sum
-    it up over rollouts. `tokens_per_s` counts completion tokens over `seconds`, the wall time of the whole step, of
-    which `wait_s` was spent waiting for data. `gpu_memory_bytes` is the most that the learner's tensors held so far, 0
-    without a GPU. The driver, who keeps the ledger, fills in `buffer_size`, the samples buffered after the step, and
-    `dropped`, those dropped so far by reason, and adds its own wait for data.
+    `step` counts updates from 1. `reward_mean` is the mean coarse reward of the samples, `pass_rate` the share that
+    passed. `staleness` counts samples by how many weights versions they lag behind; `staleness_mean` and
+    `staleness_max` are over rollouts.
+    `tokens_per_s` is completion tokens over `seconds`, the wall time of the whole step. `wait_s` of these were spent
+    waiting for data. `gpu_memory_bytes` is the most that the learner's tensors have used so far, 0 without a GPU. The
+    driver adds the last two fields: `buffer_size`, the samples buffered after the step, and `dropped`, the samples
+    dropped so far by reason.
     """
 
     step: int
@@ -62,6 +68,41 @@ class StepMetrics:
     buffer_size: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        update: UpdateStats,
+        rollouts: Sequence[Sequence[Experience]],
+        *,
+        step: int,
+        weights_version: int,
+        wait_s: float,
+        seconds: float,
+        gpu_memory_bytes: int = 0,
+    ) -> StepMetrics:
+        """The metrics of an update with the experiences of `rollouts`, made from weights `weights_version`."""
+        samples = [sample for rollout in rollouts for sample in rollout]
+        lags = [max(0, weights_version - min(sample.version for sample in rollout)) for rollout in rollouts]
+        staleness: Counter[int] = Counter()
+        for rollout, lag in zip(rollouts, lags, strict=True):
+            staleness[lag] += len(rollout)
+        outcomes = Counter(str(sample.outcome) for sample in samples)
+        return cls(
+            step=step,
+            weights_version=weights_version,
+            update=update,
+            reward_mean=sum(sample.reward for sample in samples) / len(samples),
+            pass_rate=outcomes[Outcome.PASSED] / len(samples),
+            outcomes=dict(sorted(outcomes.items())),
+            staleness={str(lag): count for lag, count in sorted(staleness.items())},
+            staleness_mean=sum(lags) / len(lags),
+            staleness_max=max(lags),
+            tokens_per_s=update.num_tokens / seconds,
+            wait_s=wait_s,
+            seconds=seconds,
+            gpu_memory_bytes=gpu_memory_bytes,
+        )
+
     def row(self) -> dict[str, object]:
         """The flat object that is written as a line of JSON."""
         row = asdict(self)
@@ -69,7 +110,7 @@ class StepMetrics:
         return {"step": row.pop("step"), "weights_version": row.pop("weights_version"), **update, **row}
 
     def with_driver(self, waited_s: float, buffer_size: int, dropped: dict[str, int]) -> StepMetrics:
-        """The same with what the driver knows; it waited `waited_s` for data before the learner could begin."""
+        """Add what the driver knows; it waited `waited_s` for data before the learner could begin."""
         seconds = self.seconds + waited_s
         return replace(
             self,
@@ -83,9 +124,9 @@ class StepMetrics:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What became of the rollouts of a step: those `trained` on, those `lost` from the object store.
+    """The ids of the rollouts that a step `trained` on, and of those `lost` from the object store.
 
-    `metrics` is None where all were lost, so that no update was made.
+    `metrics` is None if all rollouts were lost: no update was made.
     """
 
     metrics: StepMetrics | None

@@ -1,35 +1,46 @@
-"""Where the initial policy comes from: built from nothing, a folder, or the hub."""
+"""Where the initial policy comes from: the tiny model built here, a folder, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from errors import UserError
-from learner import tiny_model
+from files import write_folder
+from problems.prompts import render_prompt
 from problems.types import Problem
 
 TINY = "tiny"
 HUB_ANSWER_S = 10.0
-
-
+# Weights in formats that are not read here.
 _OTHER_FORMATS = ["*.h5", "*.msgpack", "original/*"]
+
+# The shape of the tiny model.
+VOCABULARY_SIZE = 768
+HIDDEN_SIZE = 96
+NUM_LAYERS = 3
+NUM_HEADS = 3
+MAX_LENGTH = 512
 
 
 def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, seed: int) -> Path:
-    """The Hugging Face model folder that `model.name` means; `tiny` is built in `cache_dir`, for `problems`.
+    """The Hugging Face model folder for `model.name`. The model `tiny` is built in `cache_dir` for `problems`.
 
-    Raises:
-        UserError: no such folder and not to be had from the hub.
+    Raises UserError if there is no such folder and the Hub does not have the model.
     """
     if name == TINY:
-        return tiny_model.build(cache_dir, problems, seed=seed)
+        return _tiny_model(cache_dir, problems, seed=seed)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
     try:
@@ -37,17 +48,77 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
         return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=cached_only))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
-            f"model.name: {name} is neither a folder here nor to be had from the hub ({str(error).splitlines()[0]}); "
-            "give a model folder, or a hub id and access to the hub"
+            f"model.name: {name} is not a local folder and was not found on the Hub ({str(error).splitlines()[0]}); "
+            "give a model folder, or a Hub id and access to the Hub"
         ) from error
 
 
 def _hub_answers() -> bool:
-    """Whether the hub says anything at all; `snapshot_download` would wait for ever for one that is silent."""
+    """Whether the Hub responds at all: `snapshot_download` would wait forever for one that is silent."""
     try:
         urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_ANSWER_S).close()
     except HTTPError:
-        return True  # a refusal is an answer
+        return True  # a refusal is a response
     except (OSError, HTTPException):
         return False
     return True
+
+
+def _tiny_model(cache_dir: Path, problems: Sequence[Problem], *, seed: int) -> Path:
+    """A Llama with random weights, small enough to learn on two CPU cores; built once for each seed and vocabulary.
+
+    The tokenizer is a byte-level BPE that splits digits, trained on the prompts and reference programs of `problems`.
+    """
+    if not problems:
+        raise ValueError("the tiny model takes its vocabulary from problems, and there are none")
+    texts = [render_prompt(problem) for problem in problems]
+    texts += [reference for problem in problems for reference in problem.references]
+    shape = (VOCABULARY_SIZE, HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS, MAX_LENGTH)
+    key = hashlib.sha256(json.dumps([shape, seed, texts]).encode()).hexdigest()[:16]
+    folder = cache_dir.resolve() / f"tiny-{key}"
+
+    def write(path: Path) -> None:
+        tokenizer = _tokenizer(texts)
+        tokenizer.save_pretrained(path)
+        _model(tokenizer, seed).save_pretrained(path)
+
+    if not folder.is_dir():
+        write_folder(folder, write)
+    return folder
+
+
+def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>"
+    )
+
+
+def _model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=3 * HIDDEN_SIZE,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=NUM_HEADS,
+        num_key_value_heads=NUM_HEADS,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]

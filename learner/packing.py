@@ -1,45 +1,38 @@
 """Sequences packed into micro-batches: shared prompts computed once, no attention across samples, right positions.
 
-All completions of one prompt form a *tree*: the prompt once, then each completion as a branch that sees the prompt and
-itself, its positions continuing those of the prompt. Trees lie side by side in rows `[R, L]`:
+All completions of one prompt form a *tree*: the prompt once, then each completion as a branch. A branch sees the prompt
+and itself, and its positions continue those of the prompt. Trees lie side by side in rows `[R, L]`:
 
     row     | prompt A | completion A1 | completion A2 | prompt B | completion B1 | padding |
     position 0 .. P-1  | P ..          | P ..          | 0 ..     | P ..          | 0 ..
 
-This computes what one sequence a row would (up to the order of sums), with a fraction of the tokens. The last token of
-a completion predicts nothing, so it is a target only.
+The result is that of one sequence per row, up to the order of sums, with a fraction of the tokens. The last token of a
+completion predicts nothing, so it is only a target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Attention kernels want rows whose length is a multiple of this.
+from learner.data import Ids, TokenSequence
+
+# Attention kernels are fastest on rows whose length is a multiple of this.
 ROW_ALIGNMENT = 8
-
-Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """A prompt [P] and a completion [T], P and T at least 1."""
-
-    prompt_ids: Ids
-    token_ids: Ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """What one forward pass computes. `N` completion tokens in rows `[R, L]`.
+    """The input of one forward pass: `N` completion tokens in rows `[R, L]`.
 
     `tree` and `branch` say which tree a token belongs to (-1: padding) and which completion of it (0: the prompt).
-    `predictor` [N] is the flat index into `R * L` of the token whose hidden state predicts `target` [N]; `source` [N]
-    is the token's index in the concatenation of all completions of the batch, in the order they were given.
+    `predictor` [N] is the flat index into `R * L` of the token whose hidden state predicts `target` [N]. `source` [N]
+    is the token's index in the concatenation of all packed completions, in the order they were given.
     """
 
     input_ids: torch.Tensor
@@ -55,7 +48,7 @@ class MicroBatch:
         return MicroBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """Additive mask [R, 1, L, L]: 0 where a query (third axis) may see a key, else the lowest finite number."""
+        """Additive mask [R, 1, L, L]: 0 if a query (third axis) may see a key, else the lowest finite number."""
         length = self.tree.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.tree.device).tril()
         same_tree = self.tree[:, :, None] == self.tree[:, None, :]
@@ -65,52 +58,45 @@ class MicroBatch:
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
-def check_not_empty(index: int, sequence: TokenSequence) -> None:
-    """Raises ValueError for a sequence without a prompt or a completion; `index` names it."""
-    num_prompt, num_tokens = len(sequence.prompt_ids), len(sequence.token_ids)
-    if num_prompt == 0 or num_tokens == 0:
-        raise ValueError(
-            f"sequence {index}: {num_prompt} prompt and {num_tokens} completion tokens; both need at least one"
-        )
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A completion, and the index of its first token in the concatenation of all packed completions."""
+
+    token_ids: Ids
+    offset: int
 
 
 @dataclass(slots=True)
 class _Tree:
     prompt_ids: Ids
-    branches: list[tuple[Ids, int]]
-    """Token ids of each completion, and the index of its first token in the concatenation of all completions."""
+    branches: list[Branch]
     length: int
 
 
-def pack(
-    sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int, share_prompts: bool = True
-) -> list[MicroBatch]:
+def pack(sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int) -> list[MicroBatch]:
     """Pack `sequences` into micro-batches of at most `micro_batch_tokens` tokens, padding included.
 
-    `micro_batch_tokens` is a multiple of 8. Trees longer than `row_tokens` are split, each part with the prompt
-    again; a single sequence may be longer.
-    `share_prompts=False` gives every sequence its own tree and its own row (the plain layout, for comparison).
-    Raises ValueError for an empty prompt or completion, and for a sequence that does not fit the budget.
+    `micro_batch_tokens` is a multiple of 8. A tree longer than `row_tokens` is split, and each part repeats the prompt.
+    A single sequence may be longer. Raises ValueError for an empty prompt or completion, and for a sequence that does
+    not fit into a micro-batch.
     """
     row_tokens = min(row_tokens, micro_batch_tokens)
-    trees = _trees(sequences, row_tokens if share_prompts else 0)
-    trees.sort(key=lambda tree: -tree.length)  # stable: the layout depends on nothing but the sequences
-    rows = _rows(trees, row_tokens) if share_prompts else [[tree] for tree in trees]
+    trees = _trees(sequences, row_tokens)
+    trees.sort(key=lambda tree: -tree.length)  # a stable sort: the layout depends only on the sequences
+    lengths = [tree.length for tree in trees]
+    rows = first_fit(lengths, min(row_tokens, max(lengths, default=0)))  # no row is longer than the longest tree
     batches: list[MicroBatch] = []
     pending: list[list[_Tree]] = []
     pending_length = 0
     for row in rows:
-        length = aligned(sum(tree.length for tree in row))
+        length = aligned(sum(lengths[index] for index in row))
         if length > micro_batch_tokens:
-            raise ValueError(
-                f"a sequence of {length} tokens does not fit into a micro-batch: raise learner.micro_batch_tokens "
-                f"({micro_batch_tokens})"
-            )
+            raise too_long(length, micro_batch_tokens)
         widest = max(pending_length, length)
         if pending and widest * (len(pending) + 1) > micro_batch_tokens:
             batches.append(_micro_batch(pending, pending_length))
             pending, widest = [], length
-        pending.append(row)
+        pending.append([trees[index] for index in row])
         pending_length = widest
     if pending:
         batches.append(_micro_batch(pending, pending_length))
@@ -118,43 +104,57 @@ def pack(
 
 
 def aligned(length: int) -> int:
-    """`length` rounded up to what attention kernels want."""
+    """`length` rounded up to a multiple of `ROW_ALIGNMENT`."""
     return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
+def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of `lengths` in rows of `capacity`, longest first; a length above `capacity` has a row of its own."""
+    rows: list[list[int]] = []
+    filled: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((row for row, used in enumerate(filled) if used + lengths[index] <= capacity), len(filled))
+        if row == len(filled):
+            rows.append([])
+            filled.append(0)
+        rows[row].append(index)
+        filled[row] += lengths[index]
+    return rows
+
+
+def branches(sequences: Sequence[TokenSequence]) -> list[Branch]:
+    """The completions of `sequences`. Raises ValueError for an empty prompt or completion."""
+    for index, sequence in enumerate(sequences):
+        if len(sequence.prompt_ids) == 0 or len(sequence.token_ids) == 0:
+            raise ValueError(
+                f"sequence {index} has {len(sequence.prompt_ids)} prompt and {len(sequence.token_ids)} completion "
+                "tokens; both need at least one"
+            )
+    offsets = accumulate((len(sequence.token_ids) for sequence in sequences), initial=0)
+    return [Branch(sequence.token_ids, offset) for sequence, offset in zip(sequences, offsets, strict=False)]
+
+
+def too_long(length: int, micro_batch_tokens: int) -> ValueError:
+    """The error for a sequence that does not fit into a micro-batch."""
+    return ValueError(
+        f"a sequence of {length} tokens does not fit into a micro-batch: raise learner.micro_batch_tokens "
+        f"({micro_batch_tokens})"
+    )
+
+
 def _trees(sequences: Sequence[TokenSequence], row_tokens: int) -> list[_Tree]:
-    """One tree a prompt, or more where it would be longer than `row_tokens`."""
+    """One tree per prompt, or several if it would be longer than `row_tokens`."""
     open_trees: dict[bytes, _Tree] = {}
     trees: list[_Tree] = []
-    offset = 0
-    for index, sequence in enumerate(sequences):
-        check_not_empty(index, sequence)
-        num_prompt, num_tokens = len(sequence.prompt_ids), len(sequence.token_ids)
-        key = sequence.prompt_ids.tobytes()
+    for sequence, branch in zip(sequences, branches(sequences), strict=True):
+        key, num_inputs = sequence.prompt_ids.tobytes(), len(branch.token_ids) - 1
         tree = open_trees.get(key)
-        if tree is None or tree.length + num_tokens - 1 > row_tokens:
-            tree = open_trees[key] = _Tree(sequence.prompt_ids, [], num_prompt)
+        if tree is None or tree.length + num_inputs > row_tokens:
+            tree = open_trees[key] = _Tree(sequence.prompt_ids, [], len(sequence.prompt_ids))
             trees.append(tree)
-        tree.branches.append((sequence.token_ids, offset))
-        tree.length += num_tokens - 1
-        offset += num_tokens
+        tree.branches.append(branch)
+        tree.length += num_inputs
     return trees
-
-
-def _rows(trees: list[_Tree], row_tokens: int) -> list[list[_Tree]]:
-    """First-fit decreasing into rows as long as the longest tree, but never longer than needed for it."""
-    capacity = min(row_tokens, trees[0].length) if trees else 0
-    rows: list[list[_Tree]] = []
-    free: list[int] = []
-    for tree in trees:
-        slot = next((i for i, room in enumerate(free) if room >= tree.length), None)
-        if slot is None:
-            rows.append([tree])
-            free.append(capacity - tree.length)
-        else:
-            rows[slot].append(tree)
-            free[slot] -= tree.length
-    return rows
 
 
 def _micro_batch(rows: list[list[_Tree]], length: int) -> MicroBatch:
@@ -173,15 +173,15 @@ def _micro_batch(rows: list[list[_Tree]], length: int) -> MicroBatch:
             position_ids[row, start : start + num_prompt] = np.arange(num_prompt)
             last_of_prompt = row * length + start + num_prompt - 1
             end = start + num_prompt
-            for branch_id, (token_ids, offset) in enumerate(tree.branches, start=1):
-                num_inputs = len(token_ids) - 1
-                input_ids[row, end : end + num_inputs] = token_ids[:-1]
+            for branch_id, branch in enumerate(tree.branches, start=1):
+                num_inputs = len(branch.token_ids) - 1
+                input_ids[row, end : end + num_inputs] = branch.token_ids[:-1]
                 position_ids[row, end : end + num_inputs] = num_prompt + np.arange(num_inputs)
                 branch_ids[row, end : end + num_inputs] = branch_id
                 predictor.append(np.array([last_of_prompt], np.int64))
                 predictor.append(row * length + end + np.arange(num_inputs))
-                target.append(token_ids)
-                source.append(offset + np.arange(len(token_ids)))
+                target.append(branch.token_ids)
+                source.append(branch.offset + np.arange(num_inputs + 1))
                 end += num_inputs
             start += tree.length
     return MicroBatch(

@@ -1,12 +1,12 @@
-"""The policy as the learner sees it: a Hugging Face model that gives log-probabilities of completions.
+"""The policy as the learner sees it: a Hugging Face model that computes log-probabilities of completions.
 
-Decoder-only models read prompt and completion as one sequence (`learner.packing`); encoder-decoder models read the
-prompt on one side and write the completion on the other (`learner.encoder_decoder`).
+Decoder-only models read prompt and completion as one sequence (`learner.packing`). Encoder-decoder models encode the
+prompt and decode the completion (`learner.encoder_decoder`). The [tokens, vocabulary] matrix of logits never exists in
+full.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,26 +23,24 @@ from transformers import (
 
 from errors import UserError
 from learner import encoder_decoder
+from learner.data import TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
-from learner.logprobs import chunked_logprobs
-from learner.packing import MicroBatch, TokenSequence, pack
+from learner.packing import MicroBatch, pack
 from problems.token_spans import keeps_code
 from settings import LoraSettings
 from transport.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
 
-logger = logging.getLogger(__name__)
-
 ComputeDtype = Literal["float32", "bfloat16"]
 
-# Largest difference that the self-test accepts between packed and plain log-probabilities of the same tokens.
+# The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 
 
 class Policy:
     """A language model with float32 master weights, computing in `compute_dtype`.
 
-    Dropout is switched off, so that the policy that is trained is the one that sampled. Raises UserError where `name`
-    is no model, or one whose packed log-probabilities differ from plain ones (a recurrent model, say).
+    Dropout is off, because the sampler has none. Raises UserError if `name` cannot be loaded, or if the model's packed
+    log-probabilities differ from plain ones (as those of a recurrent model do).
     """
 
     def __init__(
@@ -57,12 +55,12 @@ class Policy:
     ) -> None:
         self.name = name
         self.device = device
-        self.tokenizer = load_tokenizer(name)
+        self.tokenizer = _load_tokenizer(name)
         self.model = _load_model(name).to(device)
         if self.model.config.is_encoder_decoder and not keeps_code(self.tokenizer):
             raise UserError(
-                f"model {name}: its tokenizer cannot write Python: line ends or indentation are lost; take a model of "
-                "code, such as Salesforce/codet5-large"
+                f"model {name}: its tokenizer loses line ends or indentation, so it cannot write Python; choose a code "
+                "model such as Salesforce/codet5-large"
             )
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
@@ -74,21 +72,21 @@ class Policy:
         self._chunk_tokens = chunk_tokens
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            self.model.train()  # checkpointing works in training mode only; there is no dropout to wake up
+            self.model.train()  # checkpointing works only in training mode, and dropout is off
         else:
             self.model.eval()
         self._self_test()
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a prompt and its completion together that the model can see rightly."""
+        """The most tokens, of a prompt and its completion together, that the model can attend to."""
         limits = [getattr(self.model.config, field, None) for field in ("max_position_embeddings", "sliding_window")]
         return min((limit for limit in limits if limit is not None), default=2**31)
 
     def pack(
         self, sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int
     ) -> list[MicroBatch] | list[EncoderDecoderBatch]:
-        """Micro-batches of `sequences` in the layout that the model computes; see the `pack` of either module."""
+        """Micro-batches of `sequences`, from `packing.pack` or `encoder_decoder.pack`, whichever the model needs."""
         if not self.model.config.is_encoder_decoder:
             return pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens)
         start_id = self.model.config.decoder_start_token_id
@@ -101,7 +99,7 @@ class Policy:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy [N] of each completion token of `batch` at `temperature` [N].
 
-        Both in float32 (float64 for a float64 model); gradients flow through the log-probability.
+        Both are float32 (float64 for a float64 model). Gradients flow only through the log-probability.
         """
         autocast = self._compute_dtype == "bfloat16"
         dtype = torch.bfloat16 if autocast else self.model.dtype
@@ -129,15 +127,15 @@ class Policy:
 
     @property
     def has_adapters(self) -> bool:
-        """Whether adapters are trained, and the weights of the base model are not."""
+        """Whether adapters are trained instead of the model's own weights."""
         return self._lora is not None
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What an optimizer may change: all parameters, or those of the adapters."""
+        """The parameters that the optimizer changes: all, or those of the adapters."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def published(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What generators are sent: all parameters in the type they compute in, or the adapters alone in float32."""
+        """What generators receive: all parameters in the type they compute in, or only the adapters, in float32."""
         if self._lora is not None and self._lora.publish == "adapter":
             return adapters(self.model)
         dtype = torch.bfloat16 if self._compute_dtype == "bfloat16" else torch.float32
@@ -145,27 +143,27 @@ class Policy:
         return ((name, value.to(dtype)) for name, value in named)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder: float32 master weights, adapters merged."""
+        """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged."""
         state = self.model.state_dict() if self._lora is None else merged_state(self.model)
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
-        """Write what `load_weights` needs: the model, or of one with adapters these alone."""
+        """Write what `load_weights` reads: the model, or only its adapters if it has some."""
         if self._lora is None:
             self.save(folder)
         else:
             save_adapters(self.model, folder)
 
     def load_weights(self, folder: Path) -> None:
-        """Take the weights of a folder that `save_state` wrote. Raises RuntimeError where they do not fit."""
+        """Load the weights from a folder that `save_state` wrote.
+
+        Raises RuntimeError or ValueError if they do not fit the model.
+        """
         if self._lora is None:
             self.model.load_state_dict(_load_model(str(folder)).state_dict())
-            return
-        try:
+        else:
             load_adapters(self.model, folder)
-        except ValueError as error:
-            raise RuntimeError(str(error)) from error
 
     @torch.no_grad()
     def _self_test(self) -> None:
@@ -184,41 +182,40 @@ class Policy:
         kind = f"model {self.name}: {self.model.config.model_type} models"
         try:
             packed, _ = self.logprobs(batch, ones)
-        except (TypeError, ValueError, RuntimeError) as error:  # whatever a model's own code makes of the mask
-            raise UserError(
-                f"{kind} take no packed sequences, so none is trained here ({_first_line(error)})"
-            ) from error
+        except (TypeError, ValueError, RuntimeError) as error:  # from the model's own code, which may reject the mask
+            raise UserError(f"{kind} cannot be trained: they reject packed sequences ({_first_line(error)})") from error
         plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
         difference = (plain[batch.source] - packed).abs().max().item()
         if not difference < _SELF_TEST_TOLERANCE[self._compute_dtype]:
             raise UserError(
-                f"{kind} give packed sequences log-probabilities that are off by {difference:.2g}, so none is trained "
-                "here: they ignore the attention mask, or change the logits after the output layer"
+                f"{kind} cannot be trained: log-probabilities of packed sequences are off by {difference:.2g}, because "
+                "the model ignores the attention mask or changes the logits after the output layer"
             )
 
     def _plain_logprobs(self, sequence: TokenSequence) -> torch.Tensor:
-        """Log-probabilities [T] of a completion alone, by the model's own forward pass in float32."""
+        """Log-probabilities [T] of one completion by itself, from the model's own forward pass in float32."""
+        both = (sequence.prompt_ids, sequence.token_ids)
+        prompt, completion = (torch.from_numpy(ids.astype(np.int64))[None].to(self.device) for ids in both)
         if self.model.config.is_encoder_decoder:
-            start_id = self.model.config.decoder_start_token_id
-            plain = encoder_decoder.plain_logits(self.model, sequence, start_id).log_softmax(-1)
-            return plain[range(len(plain)), sequence.token_ids.tolist()]
-        ids = torch.from_numpy(np.concatenate([sequence.prompt_ids, sequence.token_ids]).astype(np.int64))
-        logits = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0]
-        start = len(sequence.prompt_ids)
-        rows: torch.Tensor = logits.log_softmax(-1)[range(start - 1, len(ids) - 1), ids[start:].to(self.device)]
-        return rows
+            start = torch.full_like(completion[:, :1], self.model.config.decoder_start_token_id)
+            inputs = {"input_ids": prompt, "decoder_input_ids": torch.cat([start, completion[:, :-1]], 1)}
+        else:
+            inputs = {"input_ids": torch.cat([prompt, completion[:, :-1]], 1)}
+        logits = self.model(**inputs, use_cache=False).logits[0, -completion.shape[1] :]
+        logprobs: torch.Tensor = logits.log_softmax(-1).gather(-1, completion[0, :, None])[:, 0]
+        return logprobs
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id. Raises UserError where there is none, or none with an end token."""
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or Hub id. Raises UserError if there is none, or if it has no end token."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: no usable tokenizer there ({_first_line(error)})") from error
-    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
-        raise UserError(f"model {name}: no usable tokenizer there (it has no vocabulary)")
+        raise UserError(f"model {name}: it has no usable tokenizer ({_first_line(error)})") from error
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what transformers returns if files are missing
+        raise UserError(f"model {name}: it has no usable tokenizer (the vocabulary is missing)")
     if tokenizer.eos_token_id is None:
-        raise UserError(f"model {name}: its tokenizer names no end token; set eos_token in tokenizer_config.json")
+        raise UserError(f"model {name}: its tokenizer has no end token; set eos_token in tokenizer_config.json")
     return tokenizer
 
 
@@ -226,15 +223,15 @@ def _load_model(name: str) -> Any:
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(
-            f"model {name}: not a Hugging Face model folder (it has no config.json); give a folder that "
-            "save_pretrained wrote, or a hub id"
+            f"model {name}: not a Hugging Face model folder (it has no config.json); give a folder written by "
+            "save_pretrained, or a Hub id"
         )
     try:
         config = AutoConfig.from_pretrained(name)
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
             raise UserError(
-                f"model {name}: its config.json names no token that completions start from; set "
-                "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
+                f"model {name}: its config.json does not say which token starts a completion; set "
+                "decoder_start_token_id (for T5 and CodeT5, the id of the padding token)"
             )
         for field, value in config.to_dict().items():
             if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
@@ -242,12 +239,92 @@ def _load_model(name: str) -> Any:
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return auto.from_pretrained(name, config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"model {name}: neither a model folder nor a hub id that can be loaded ({_first_line(error)})"
-        ) from error
+        raise UserError(f"model {name}: it cannot be loaded as a folder or a Hub id ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def chunked_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    temperature: torch.Tensor,
+    *,
+    chunk_tokens: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability and entropy [N] of `softmax((hidden @ weight.T + bias) / temperature)` at `targets`.
+
+    `hidden` [N, H], `weight` [V, H], `bias` [V] or None, `targets` [N], `temperature` [N]. At most `chunk_tokens` rows
+    of logits exist at a time. Gradients flow to hidden, weight and bias, only through the log-probability.
+    """
+    result: tuple[torch.Tensor, torch.Tensor] = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, 1 / temperature, chunk_tokens
+    )
+    return result
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Goes over the tokens in chunks, both ways; the backward pass computes the logits of each chunk again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        inverse_temperature: torch.Tensor,
+        chunk_tokens: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs = torch.empty_like(inverse_temperature)
+        entropy = torch.empty_like(inverse_temperature)
+        normalizer = torch.empty_like(inverse_temperature)
+        for start in range(0, len(targets), chunk_tokens):
+            part = slice(start, start + chunk_tokens)
+            logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
+            normalizer[part] = torch.logsumexp(logits, dim=-1)
+            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normalizer[part]
+            probabilities = (logits - normalizer[part, None]).exp_()
+            entropy[part] = normalizer[part] - torch.einsum("nv,nv->n", probabilities, logits)
+        ctx.save_for_backward(hidden, weight, bias, targets, inverse_temperature, normalizer)
+        ctx.chunk_tokens = chunk_tokens
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprobs: torch.Tensor, _grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, targets, inverse_temperature, normalizer = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        # Sums over many chunks need the precision of the log-probabilities.
+        grad_weight = torch.zeros_like(weight, dtype=normalizer.dtype)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=normalizer.dtype)
+        for start in range(0, len(targets), ctx.chunk_tokens):
+            part = slice(start, start + ctx.chunk_tokens)
+            logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
+            scale = grad_logprobs[part] * inverse_temperature[part]
+            grad_logits = (logits - normalizer[part, None]).exp_().mul_(-scale[:, None])
+            grad_logits.scatter_add_(-1, targets[part, None], scale[:, None])
+            narrow = grad_logits.to(weight.dtype)
+            grad_hidden[part] = narrow @ weight
+            grad_weight += narrow.T @ hidden[part]
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+        return (
+            grad_hidden,
+            grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, inverse_temperature: torch.Tensor
+) -> torch.Tensor:
+    """Logits [N, V] in the precision of `inverse_temperature`."""
+    logits = torch.nn.functional.linear(hidden, weight, bias).to(inverse_temperature.dtype)
+    return logits.mul_(inverse_temperature[:, None])

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on reference programs until it gains no more, so that what follows is RL's.
+"""Supervised fine-tuning (SFT) on reference programs until it stops helping; any later gain is then due to RL.
 
-A warm-started model is kept by the hash of everything it follows from: initial weights, data, settings, seed.
+A fine-tuned model is cached under the hash of everything that determines it: initial weights, data, settings, seed.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from pathlib import Path
 
 import torch
 
-from files import write_folder
+from files import write_folder, write_json
+from learner.data import ReferenceSampler, TokenSequence, fingerprint, split
 from learner.learner import Learner, make_optimizer
-from learner.supervised import ExampleSampler, SupervisedExample, fingerprint, split
-from settings import LossAggMode, LossSettings, SftSettings
+from settings import LossSettings, SftSettings
 from transport.weights import to_numpy
 
 logger = logging.getLogger(__name__)
 
-# Raised when the same inputs would give another model.
+# Increase this when a code change gives another model for the same inputs.
 _CACHE_FORMAT = 1
 
-_SUPERVISED = LossSettings(
-    rl_weight=0.0, supervised_weight=1.0, loss_agg_mode=LossAggMode.TOKEN_MEAN, rollout_is_threshold=None
-)
+_SUPERVISED = LossSettings(rl_weight=0.0, supervised_weight=1.0, rollout_is_threshold=None)
 
 
 @dataclass(frozen=True, slots=True)
 class SftReport:
-    """How the stage went. `num_steps` were made, the weights are those after `best_step`; losses in nats per token."""
+    """The result of the stage: weights from `best_step` of `num_steps` updates, with losses in nats per token."""
 
     num_steps: int
     best_step: int
@@ -46,7 +44,7 @@ class SftReport:
 
 @dataclass(frozen=True, slots=True)
 class SftProgress:
-    """Where the stage is: `validation_loss` is the latest one, NaN before the first."""
+    """The state of the stage after `step` updates. `validation_loss` is the latest one, NaN before the first."""
 
     step: int
     num_steps: int
@@ -56,59 +54,56 @@ class SftProgress:
 
 def run_sft(
     learner: Learner,
-    examples: Sequence[SupervisedExample],
+    references: Sequence[TokenSequence],
     *,
     seed: int,
     report: Callable[[SftProgress], None] = lambda progress: None,
 ) -> SftReport:
-    """Fine-tune the learner's policy on `examples`, or take the result of an equal stage from the cache.
+    """Fine-tune the learner's policy on `references`, or load the result of an identical stage from the cache.
 
-    Ends after `learner.sft.num_steps` updates, or after `patience` validations without a lower loss; the policy
-    then has the weights of the lowest one. Raises UserError where `examples` cannot be split for validation.
+    Stops after `learner.sft.num_steps` updates, or after `patience` validations without a lower loss. The policy then
+    has the weights with the lowest validation loss. Raises UserError if no problems can be held out for validation.
     """
     settings = learner.settings.sft
     if settings.num_steps == 0:
-        raise ValueError("learner.sft.num_steps is 0: there is no warm start to run")
+        raise ValueError("learner.sft.num_steps is 0: there is no SFT to run")
     start = time.monotonic()
-    key = _key(learner, examples, seed)
-    folder = None if settings.cache_dir is None else settings.cache_dir / f"warm-start-{key}"
+    key = _key(learner, references, seed)
+    folder = None if settings.cache_dir is None else settings.cache_dir / f"sft-{key}"
     if folder is not None and folder.is_dir():
         learner.policy.load_weights(folder)
         learner.start_reinforcement()
         stored = json.loads((folder / "sft.json").read_text())
-        logger.info("warm start taken from %s", folder)
+        logger.info("SFT: loaded the cached model %s", folder)
         return SftReport(**{**stored, "cached": True, "seconds": time.monotonic() - start})
-    result = _train(learner, examples, settings, seed, start, report)
+    result = _train(learner, references, seed, report)
     learner.start_reinforcement()
 
     def write(path: Path) -> None:
         learner.policy.save_state(path)
-        (path / "sft.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
+        write_json(path / "sft.json", asdict(result))
 
     if folder is not None:
         try:
             write_folder(folder, write)
         except FileExistsError:
-            logger.info("another run has written %s meanwhile", folder)
+            logger.info("SFT: another run wrote %s first", folder)
     return result
 
 
 def _train(
-    learner: Learner,
-    examples: Sequence[SupervisedExample],
-    settings: SftSettings,
-    seed: int,
-    start: float,
-    report: Callable[[SftProgress], None],
+    learner: Learner, references: Sequence[TokenSequence], seed: int, report: Callable[[SftProgress], None]
 ) -> SftReport:
-    training, validation = split(examples, validation_share=settings.validation_share, seed=seed)
-    sampler = ExampleSampler(training, seed=seed)
+    start = time.monotonic()
+    settings = learner.settings.sft
+    training, validation = split(references, validation_share=settings.validation_share, seed=seed)
+    sampler = ReferenceSampler(training, seed=seed)
     optimizer = make_optimizer(learner.policy, learner.settings.optim.weight_decay)
     best_loss, best_step, best_train_loss = math.inf, 0, math.nan
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
     for step in range(1, settings.num_steps + 1):
-        prepared = learner.prepare_with((), sampler.draw(settings.batch_size), sampler.state)
+        prepared = learner.prepare_with((), sampler.draw(settings.batch_size))
         stats = learner.optimize(prepared, optimizer, _learning_rate(settings, step), _SUPERVISED)
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)
@@ -116,7 +111,7 @@ def _train(
                 best_loss, best_step, best_train_loss = validation_loss, step, stats.loss
                 trained = learner.policy.trained_parameters()
                 best_weights = {name: value.detach().clone() for name, value in trained.items()}
-            logger.info("warm start step %d: loss %.4f, validation %.4f", step, stats.loss, validation_loss)
+            logger.info("SFT step %d: loss %.4f, validation loss %.4f", step, stats.loss, validation_loss)
         report(SftProgress(step, settings.num_steps, stats.loss, validation_loss))
         if step - best_step >= settings.patience * settings.evaluate_every and best_step:
             break
@@ -134,7 +129,7 @@ def _train(
 
 
 def _learning_rate(settings: SftSettings, step: int) -> float:
-    """Linear rise over `warmup_steps`, then half a cosine down to `final_learning_rate` at `num_steps`."""
+    """A linear rise over `warmup_steps`, then half a cosine down to `final_learning_rate` at `num_steps`."""
     if step <= settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, settings.num_steps - settings.warmup_steps)
@@ -142,7 +137,7 @@ def _learning_rate(settings: SftSettings, step: int) -> float:
     return settings.learning_rate * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _key(learner: Learner, examples: Sequence[SupervisedExample], seed: int) -> str:
+def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> str:
     settings = learner.settings
     weights = hashlib.sha256()
     for name, value in learner.policy.model.named_parameters():
@@ -154,7 +149,7 @@ def _key(learner: Learner, examples: Sequence[SupervisedExample], seed: int) -> 
         "weights": weights.hexdigest(),
         "dtype": learner.dtype,
         "lora": learner.lora.model_dump(mode="json", exclude={"publish"}) if learner.lora else None,
-        "examples": fingerprint(examples),
+        "references": fingerprint(references),
         "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
         "learner": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
         "seed": seed,

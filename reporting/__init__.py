@@ -1,10 +1,6 @@
-"""What a run leaves behind and shows: its folder, live progress, TensorBoard events, the report, figures.
+"""What a run leaves behind and shows: its folder, live progress, metrics for Prometheus, the report, comparisons.
 
-Invariants: a folder holds one run, and a second one is refused before anything starts; rows are appended and flushed
-one by one, so that a killed run loses none that was written; the report needs the folder alone and no network.
+Invariants: a folder holds one run, and a second run is refused before anything starts; rows are written one by one, so
+a killed run loses none; the report needs only the folder and no network. Nothing here changes a run: `RunFolder`,
+`Progress` and `Telemetry` consume its events (`controller/events.py`), and everything else reads files.
 """
-
-from reporting.progress import Progress
-from reporting.run_folder import RunFolder
-
-__all__ = ["Progress", "RunFolder"]

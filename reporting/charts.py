@@ -1,221 +1,151 @@
-"""Charts as inline SVG: lines with intervals, and shares stacked to one. Colours are CSS variables of the page."""
+"""The charts of the report: what each one measures on the rows of `metrics.jsonl`."""
 
 from __future__ import annotations
 
-import html
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
-MAX_POINTS = 300
+from sandbox.verdict import Outcome
 
+Row = dict[str, Any]
+# The name of a field, `outcomes.passed` for a nested one, or a function of the row.
+Measure = str | Callable[[Row], float | None]
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One curve; `lows` and `highs`, where given, are the interval around each of `ys`. None: there is no value."""
-
-    name: str
-    color: str
-    xs: Sequence[float]
-    ys: Sequence[float | None]
-    lows: Sequence[float | None] = field(default=())
-    highs: Sequence[float | None] = field(default=())
-
-    def thinned(self) -> Series:
-        """At most MAX_POINTS points, each the mean of its neighbours, so that long runs stay quick to draw."""
-        size = math.ceil(len(self.xs) / MAX_POINTS)
-        if size <= 1:
-            return self
-        return Series(
-            self.name,
-            self.color,
-            [value for value in _bucket_means(self.xs, size) if value is not None],
-            _bucket_means(self.ys, size),
-            _bucket_means(self.lows, size),
-            _bucket_means(self.highs, size),
-        )
-
-
-def percent(value: float) -> str:
-    """0.123 as `12.3 %`, without needless digits."""
-    return f"{100 * value:.3g} %"
-
-
-def number(value: float) -> str:
-    """Three significant digits, thousands as k and M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def line_chart(
-    title: str,
-    series: Sequence[Series],
-    show: Callable[[float], str] = number,
-    note: str = "",
-    from_zero: bool = False,
-) -> str:
-    """A figure with curves over learner steps; empty text where no series has a point."""
-    series = [line.thinned() for line in series if any(value is not None for value in line.ys)]
-    if not series:
-        return ""
-    values = [
-        value for line in series for part in (line.ys, line.lows, line.highs) for value in part if value is not None
-    ]
-    low, high = _padded(min(0.0, *values) if from_zero else min(values), max(values))
-    scale = _Scale(min(line.xs[0] for line in series), max(line.xs[-1] for line in series), low, high)
-    body = [_axes(scale, show)]
-    for line in series:
-        if line.lows:
-            body.append(f'<path class="band" style="fill:var(--{line.color})" d="{_band(line, scale)}"/>')
-    for line in series:
-        body.append(f'<path class="line" style="stroke:var(--{line.color})" d="{_path(line.xs, line.ys, scale)}"/>')
-        if len(line.xs) <= 40:
-            body += _whiskers(line, scale)
-            points = [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
-            body += [
-                f'<circle style="fill:var(--{line.color})" r="2.6" cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}"/>'
-                for x, y in points
-            ]
-    shown = [
-        {"x": list(line.xs), "text": [_point_text(line, index, show) for index in range(len(line.xs))]}
-        for line in series
-    ]
-    return _figure(title, body, [(line.name, line.color) for line in series], shown, scale, note)
-
-
-def stacked_chart(
-    title: str, xs: Sequence[float], counts: Mapping[str, Sequence[float]], colors: Mapping[str, str], note: str = ""
-) -> str:
-    """Shares of named amounts over steps, stacked from the bottom in their order. Empty text where there is nothing."""
-    names = [name for name, values in counts.items() if any(values)]
-    if not names or not xs:
-        return ""
-    size = math.ceil(len(xs) / MAX_POINTS)
-    steps = [value for value in _bucket_means(xs, size) if value is not None]
-    means = {name: [value or 0.0 for value in _bucket_means(counts[name], size)] for name in names}
-    totals = [sum(values) or 1.0 for values in zip(*means.values(), strict=True)]
-    scale = _Scale(steps[0], steps[-1], 0.0, 1.0)
-    body, shown = [], []
-    floor = [0.0] * len(steps)
-    for name in names:
-        shares = [value / total for value, total in zip(means[name], totals, strict=True)]
-        ceiling = [low + share for low, share in zip(floor, shares, strict=True)]
-        area = Series(name, colors[name], steps, ceiling, floor, ceiling)
-        body.append(f'<path class="area" style="fill:var(--{colors[name]})" d="{_band(area, scale)}"/>')
-        shown.append({"x": steps, "text": [percent(share) for share in shares]})
-        floor = ceiling
-    body.append(_axes(scale, percent))
-    return _figure(title, body, [(name.replace("_", " "), colors[name]) for name in names], shown, scale, note)
+OUTCOMES = [outcome.value for outcome in Outcome if outcome is not Outcome.SKIPPED]
+STALENESS_GROUPS = ("0", "1", "2", "3", "4 and more")
+LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "kl")
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    """From values to positions in the drawing."""
+class Chart:
+    """A chart of one or more curves, named by the keys of `measures`.
 
-    first: float
-    last: float
-    low: float
-    high: float
+    Curves of `shares` are amounts that are shown as shares of their sum. Curves that are 0 throughout are left out of
+    shares, and of others if `hides_zeros`. `colors` are those of the curves, by default the page's own.
+    """
 
-    def x(self, value: float) -> float:
-        span = (self.last - self.first) or 1.0
-        return LEFT + (value - self.first) / span * (WIDTH - LEFT - RIGHT)
+    title: str
+    unit: str
+    measures: Mapping[str, Measure]
+    note: str = ""
+    shares: bool = False
+    from_zero: bool = True
+    hides_zeros: bool = False
+    colors: Sequence[str] = field(default=())
 
-    def y(self, value: float) -> float:
-        span = (self.high - self.low) or 1.0
-        return HEIGHT - BOTTOM - (value - self.low) / span * (HEIGHT - TOP - BOTTOM)
-
-
-def _figure(title: str, body: list[str], legend: list[tuple[str, str]], shown: object, scale: _Scale, note: str) -> str:
-    data = html.escape(json.dumps({"series": shown, "first": scale.first, "last": scale.last}), quote=True)
-    keys = "".join(
-        f'<span><i style="background:var(--{color})"></i>{html.escape(name)} <b></b></span>' for name, color in legend
-    )
-    caption = f"<p>{html.escape(note)}</p>" if note else ""
-    return (
-        f'<figure data-chart="{data}"><figcaption>{html.escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(body)}'
-        f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" x1="-9" x2="-9"/></svg>'
-        f'<div class="legend">{keys}<span class="at"></span></div>{caption}</figure>'
-    )
+    def curves(self, rows: Sequence[Row]) -> dict[str, list[float | None]]:
+        """The values of every curve that has any, by name."""
+        columns = {name: [measured(row, measure) for row in rows] for name, measure in self.measures.items()}
+        if self.shares:
+            totals = [sum(value or 0.0 for value in values) or 1.0 for values in zip(*columns.values(), strict=True)]
+            columns = {
+                name: [(value or 0.0) / total for value, total in zip(values, totals, strict=True)]
+                for name, values in columns.items()
+            }
+        hidden = {None, 0.0} if self.shares or self.hides_zeros else {None}
+        return {name: values for name, values in columns.items() if set(values) - hidden}
 
 
-def _axes(scale: _Scale, show: Callable[[float], str]) -> str:
-    parts = []
-    for tick in _ticks(scale.low, scale.high, 4):
-        y = scale.y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{show(tick)}</text>')
-    for tick in _ticks(scale.first, scale.last, 5):
-        if tick == int(tick):
-            parts.append(f'<text x="{scale.x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{number(tick)}</text>')
-    return "".join(parts)
+def measured(row: Row, measure: Measure) -> float | None:
+    """What `measure` is on a row; None if the row does not say."""
+    if callable(measure):
+        return measure(row)
+    value: Any = row
+    for name in measure.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, int | float) else None
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values within [low, high], about `count` of them."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+def num_graded(row: Row) -> float:
+    """Programs graded since the row before."""
+    return float(sum(row.get("isolation", {}).values()))
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return (0.0 if low >= 0 and low - margin < 0 else low - margin), high + margin
-
-
-def _path(xs: Sequence[float], ys: Sequence[float | None], scale: _Scale) -> str:
-    """A line through the points, interrupted where a value is missing."""
-    parts, pen_down = [], False
-    for x, y in zip(xs, ys, strict=True):
-        if y is not None:
-            parts.append(f"{'L' if pen_down else 'M'}{scale.x(x):.1f} {scale.y(y):.1f}")
-        pen_down = y is not None
-    return "".join(parts)
-
-
-def _band(line: Series, scale: _Scale) -> str:
-    points = [
-        (x, low, high)
-        for x, low, high in zip(line.xs, line.lows, line.highs, strict=True)
-        if low is not None and high is not None
-    ]
-    there = [f"{scale.x(x):.1f} {scale.y(high):.1f}" for x, _, high in points]
-    back = [f"{scale.x(x):.1f} {scale.y(low):.1f}" for x, low, _ in reversed(points)]
-    return f"M{'L'.join(there + back)}Z"
-
-
-def _whiskers(line: Series, scale: _Scale) -> list[str]:
-    """The interval of every point as an upright stroke: a band cannot be seen where there is one point alone."""
+def training_charts() -> list[Chart]:
+    """What the policy learns."""
     return [
-        f'<path class="line" style="stroke:var(--{line.color})" opacity=".5" '
-        f'd="M{scale.x(x):.1f} {scale.y(low):.1f}L{scale.x(x):.1f} {scale.y(high):.1f}"/>'
-        for x, low, high in zip(line.xs, line.lows, line.highs, strict=False)
-        if low is not None and high is not None
-    ]
+        Chart(
+            "Reward and pass rate in training", "mean", {"reward": "reward_mean", "pass rate": "pass_rate"},
+            from_zero=False,
+        ),
+        Chart(
+            "Outcomes of the programs trained on", "share of programs",
+            {outcome.replace("_", " "): f"outcomes.{outcome}" for outcome in OUTCOMES},
+            shares=True, colors=[f"o-{outcome}" for outcome in OUTCOMES],
+        ),
+        Chart(
+            "Completion length", "tokens", {"mean": _ratio("num_sampled_tokens", num_graded)},
+            note="Mean over the programs graded since the update before.",
+        ),
+        Chart(
+            "Wasted samples", "share",
+            {
+                "truncated completions": _ratio("num_truncated", num_graded),
+                "groups without a signal": _ratio("num_silent_groups", "num_groups"),
+            },
+            note="Truncated: the completion reached max_tokens. Without a signal: no token of the group has a weight.",
+        ),
+        Chart("Gradient norm", "norm before clipping", {"gradient norm": "grad_norm"}),
+        Chart("Learning rate", "learning rate", {"learning rate": "learning_rate"}),
+        Chart(
+            "Loss terms", "loss before weighting", {term: f"loss_{term}" for term in LOSS_TERMS},
+            from_zero=False, hides_zeros=True,
+        ),
+        Chart("Entropy", "nats per token", {"entropy": "entropy"}),
+        Chart(
+            "Policy against sampler", "nats", {"mismatch": "mismatch_mean"},
+            note="Mean absolute difference between the log-probabilities of sampled tokens. Staleness adds to it.",
+        ),
+        Chart("Largest importance ratio", "ratio", {"largest ratio": "ratio_max"}, from_zero=False),
+    ]  # fmt: skip
 
 
-def _bucket_means(values: Sequence[float | None], size: int) -> list[float | None]:
-    means: list[float | None] = []
-    for start in range(0, len(values), size):
-        known = [value for value in values[start : start + size] if value is not None]
-        means.append(sum(known) / len(known) if known else None)
-    return means
+def system_charts(drop_reasons: Iterable[str]) -> list[Chart]:
+    """How fast the stages work, and what they wait for."""
+    whole = "Over the whole time between updates, which includes publications and evaluations."
+    return [
+        Chart(
+            "Token throughput", "tokens per second",
+            {"sampled": _ratio("num_sampled_tokens", "elapsed_s"), "trained on": _ratio("num_tokens", "elapsed_s")},
+            note=whole,
+        ),
+        Chart(
+            "Grading throughput", "per second",
+            {"tests run": _ratio("num_tests", "elapsed_s"), "programs graded": _ratio(num_graded, "elapsed_s")},
+            note=whole,
+        ),
+        Chart(
+            "Where the learner's time goes", "share of time",
+            {
+                "computing": lambda row: row["seconds"] - row.get("wait_s", 0.0),
+                "publishing weights": "publish_s",
+                "waiting for samples": "wait_s",
+            },
+            shares=True,
+        ),
+        Chart("Time per update", "seconds", {"total": "seconds", "waiting": "wait_s"}),
+        Chart(
+            "Staleness of the samples trained on", "share of samples",
+            {group: _staleness(index) for index, group in enumerate(STALENESS_GROUPS)},
+            note="How many weight versions the samples lagged behind when they were trained on.", shares=True,
+        ),
+        Chart("Samples in the buffer", "samples", {"buffered": "buffer_size"}),
+        Chart("Samples dropped so far", "samples", {reason: f"dropped.{reason}" for reason in drop_reasons}),
+    ]  # fmt: skip
 
 
-def _point_text(line: Series, index: int, show: Callable[[float], str]) -> str:
-    value = line.ys[index]
-    if value is None:
-        return ""
-    if not line.lows or line.lows[index] is None or line.highs[index] is None:
-        return show(value)
-    return f"{show(value)} [{show(line.lows[index] or 0.0)}, {show(line.highs[index] or 0.0)}]"
+def _ratio(amount: Measure, total: Measure) -> Measure:
+    def ratio(row: Row) -> float | None:
+        above, below = measured(row, amount), measured(row, total)
+        return above / below if above is not None and below else None
+
+    return ratio
+
+
+def _staleness(index: int) -> Measure:
+    """Samples that lagged `index` versions behind; the last group has all that lagged more, too."""
+    last = len(STALENESS_GROUPS) - 1
+    return lambda row: sum(
+        count for versions, count in row.get("staleness", {}).items() if min(int(versions), last) == index
+    )

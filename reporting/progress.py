@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from controller.events import (
+    Began,
+    Evaluated,
+    EvaluationProgress,
+    Event,
+    Rewound,
+    Said,
+    SftProgress,
+    Step,
+)
+from evaluation import EvaluationResult
+from learner.metrics import StepMetrics
 
 OUTCOME_STYLES = {
     "passed": "green",
@@ -25,111 +42,148 @@ OUTCOME_STYLES = {
     "infrastructure_error": "bright_black",
 }
 BAR_WIDTH = 40
+# Without a terminal, a stage that is silent for this long says that it is still running.
+HEARTBEAT_S = 30.0
 
 
 class Progress:
-    """Shows stage, step, reward, pass rate, outcome mix, tokens/s and time left.
+    """Shows stage, step, reward, pass rate, outcomes, tokens per second and time left.
 
         with Progress(num_steps=60) as progress:
-            progress.stage("warm start")
-            progress.step(step_metrics.row())
-            progress.evaluation(row)
+            progress.emit(Began("model"))
+            progress.emit(Step(metrics, grading, ledger))
 
-    `stages` holds the finished stages with the seconds each took, in their order.
+    `stages` holds the finished stages in order, each with its duration in seconds. While the panel is up, everything
+    that is written to stderr goes to `log`: the warnings of Ray's C++ code would tear the panel apart.
     """
 
-    def __init__(self, num_steps: int, console: Console | None = None) -> None:
+    def __init__(self, num_steps: int, console: Console | None = None, log: Path | None = None) -> None:
         self.stages: list[tuple[str, float]] = []
         self._num_steps = num_steps
         self._console = console if console is not None else Console()
         self._is_live = self._console.is_terminal
+        self._log = log
         self._stage = ""
         self._stage_started = 0.0
         self._detail = ""
-        self._row: Mapping[str, Any] = {}
+        self._metrics: StepMetrics | None = None
         self._held_out = ""
         self._step_seconds: deque[float] = deque(maxlen=20)
-        self._live = Live(console=self._console, refresh_per_second=2, get_renderable=self._render, transient=True)
+        self._printed_at = time.monotonic()
+        self._closed = threading.Event()
+        self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
         if self._is_live:
-            self._live.start()
+            if self._log is not None:
+                self._exit.enter_context(stderr_to(self._log))
+            live = Live(console=self._console, refresh_per_second=2, get_renderable=self._render, transient=True)
+            self._exit.enter_context(live)
+        else:
+            threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._closed.set()
         self._end_stage()
-        if self._is_live:
-            self._live.stop()
+        self._exit.close()
 
-    def stage(self, name: str) -> None:
-        """Begin a stage; the one before it ends, and is shown with how long it took."""
-        self._end_stage()
-        self._stage, self._stage_started, self._detail = name, time.monotonic(), ""
-        if not self._is_live:
-            self._console.print(f"{name} ...", highlight=False)
+    def emit(self, event: Event) -> None:
+        """Show what an event says."""
+        match event:
+            case Began(stage):
+                self._end_stage()
+                self._stage, self._stage_started, self._detail = stage, time.monotonic(), ""
+                if not self._is_live:
+                    self._print(f"{stage} ...")
+            case Said(text, style):
+                self._print(text, style)
+            case SftProgress(step, num_steps, train_loss, validation_loss):
+                losses = f"loss {train_loss:.3f}, validation {validation_loss:.3f}"
+                self._detail = f"update {step}/{num_steps}, {losses}"
+            case EvaluationProgress(num_done, num_problems):
+                self._detail = f"evaluated {num_done}/{num_problems} problems" if num_done < num_problems else ""
+            case Step(metrics):
+                self._metrics = metrics
+                self._step_seconds.append(metrics.seconds)
+                if not self._is_live:
+                    self._print(self._line(metrics))
+            case Evaluated(step, result):
+                self._held_out = describe_evaluation(result)
+                self._print(f"step {step}: held-out {self._held_out}")
+            case Rewound(why=why):
+                self._print(why, "yellow")
 
-    def note(self, text: str, style: str | None = None) -> None:
-        """Say something that stays on the screen."""
+    def _print(self, text: str, style: str | None = None) -> None:
+        """Print a line that stays on the screen."""
+        self._printed_at = time.monotonic()
         self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
-    def warm_start(self, step: int, num_steps: int, train_loss: float, validation_loss: float) -> None:
-        """Show where the warm start is; losses in nats per token."""
-        self._detail = f"update {step}/{num_steps}, loss {train_loss:.3f}, validation {validation_loss:.3f}"
-
-    def step(self, row: Mapping[str, Any]) -> None:
-        """Show one learner step, a row of `metrics.jsonl`."""
-        self._row = row
-        self._step_seconds.append(row["seconds"])
-        if not self._is_live:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
-
-    def evaluation(self, row: Mapping[str, Any]) -> None:
-        """Show one evaluation, a row of `evaluations.jsonl`; it stays on the screen."""
-        self._held_out = describe_evaluation(row)
-        self._console.print(f"step {row['step']}: held-out {self._held_out}", highlight=False)
+    def _heartbeat(self) -> None:
+        while not self._closed.wait(max(0.0, self._printed_at + HEARTBEAT_S - time.monotonic())):
+            now = time.monotonic()
+            if now - self._printed_at < HEARTBEAT_S:
+                continue
+            self._printed_at = now
+            if self._stage:
+                elapsed = _duration(now - self._stage_started)
+                self._print(f"{self._stage}: still running after {elapsed}  {self._detail}".rstrip())
 
     def _end_stage(self) -> None:
         if self._stage:
             seconds = time.monotonic() - self._stage_started
             self.stages.append((self._stage, seconds))
-            self._console.print(f"{self._stage}: {seconds:.1f} s", highlight=False)
+            self._print(f"{self._stage}: {seconds:.1f} s")
             self._stage = ""
 
-    def _seconds_left(self) -> float:
-        steps_left = self._num_steps - int(self._row.get("step", 0))
-        return steps_left * sum(self._step_seconds) / max(len(self._step_seconds), 1)
+    def _time_left(self, step: int) -> str:
+        return _duration((self._num_steps - step) * sum(self._step_seconds) / max(len(self._step_seconds), 1))
 
-    def _line(self) -> str:
-        row = self._row
-        outcomes = " ".join(f"{name} {count}" for name, count in row["outcomes"].items() if count)
+    def _line(self, metrics: StepMetrics) -> str:
+        outcomes = " ".join(f"{name} {count}" for name, count in metrics.outcomes.items() if count)
         return (
-            f"step {row['step']}/{self._num_steps}  reward {row['reward_mean']:+.3f}  "
-            f"pass rate {row['pass_rate']:.1%}  {row['tokens_per_s']:,.0f} tokens/s  "
-            f"{_duration(self._seconds_left())} left  [{outcomes}]"
+            f"step {metrics.step}/{self._num_steps}  reward {metrics.reward_mean:+.3f}  "
+            f"pass rate {metrics.pass_rate:.1%}  {metrics.tokens_per_s:,.0f} tokens/s  "
+            f"{self._time_left(metrics.step)} left  [{outcomes}]"
         )
 
     def _render(self) -> Group:
-        """The panel: what is going on, then the numbers of the last step."""
+        """The panel: the current stage, then the numbers of the last step."""
         elapsed = time.monotonic() - self._stage_started if self._stage else 0.0
         header = Text.assemble((self._stage or "done", "bold"), f"  {_duration(elapsed)}  {self._detail}")
-        if not self._row:
+        metrics = self._metrics
+        if metrics is None:
             return Group(header)
-        row = self._row
         table = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self._num_steps, completed=row["step"], width=BAR_WIDTH)
-        table.add_row("step", bar, f"{row['step']}/{self._num_steps}, {_duration(self._seconds_left())} left")
-        table.add_row("outcomes", outcome_bar(row["outcomes"]), outcome_legend(row["outcomes"]))
-        table.add_row("reward", f"{row['reward_mean']:+.3f}", f"pass rate {row['pass_rate']:.1%}")
-        table.add_row("tokens/s", f"{row['tokens_per_s']:,.0f}", f"staleness {row['staleness_mean']:.1f} versions")
+        bar = ProgressBar(total=self._num_steps, completed=metrics.step, width=BAR_WIDTH)
+        table.add_row("step", bar, f"{metrics.step}/{self._num_steps}, {self._time_left(metrics.step)} left")
+        table.add_row("outcomes", outcome_bar(metrics.outcomes), outcome_legend(metrics.outcomes))
+        table.add_row("reward", f"{metrics.reward_mean:+.3f}", f"pass rate {metrics.pass_rate:.1%}")
+        table.add_row("tokens/s", f"{metrics.tokens_per_s:,.0f}", f"staleness {metrics.staleness_mean:.1f} versions")
         if self._held_out:
             table.add_row("held-out", self._held_out, "")
         return Group(header, table)
 
 
+@contextlib.contextmanager
+def stderr_to(path: Path) -> Iterator[None]:
+    """Append everything that this process writes to stderr to a file, including what C++ code writes."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def outcome_bar(outcomes: Mapping[str, int]) -> Text:
-    """The mix of outcomes as one coloured bar."""
+    """The mix of outcomes as one colored bar."""
     total = sum(outcomes.values())
     text = Text()
     drawn = count_so_far = 0
@@ -142,18 +196,17 @@ def outcome_bar(outcomes: Mapping[str, int]) -> Text:
 
 
 def outcome_legend(outcomes: Mapping[str, int]) -> Text:
-    """The outcomes there are, with their counts, in the colours of the bar."""
+    """The counts of the outcomes that occurred, in the colors of the bar."""
     parts = [(f"{name} {outcomes[name]}", style) for name, style in OUTCOME_STYLES.items() if outcomes.get(name)]
     return Text(" ").join(Text(text, style=style) for text, style in parts)
 
 
-def describe_evaluation(row: Mapping[str, Any]) -> str:
-    """pass@k of all problems with their 95 % intervals, in one line."""
-    parts = []
-    for name in sorted((name for name in row if name.startswith("pass@")), key=lambda name: int(name[5:])):
-        low, high = row["intervals"][name]["all"]
-        parts.append(f"{name} {row[name]['all']:.1%} [{low:.1%}, {high:.1%}]")
-    return ", ".join(parts)
+def describe_evaluation(result: EvaluationResult) -> str:
+    """pass@k over all problems with 95 % intervals, in one line."""
+    return ", ".join(
+        f"pass@{k} {groups['all']:.1%} [{result.intervals[k]['all'][0]:.1%}, {result.intervals[k]['all'][1]:.1%}]"
+        for k, groups in sorted(result.pass_at.items())
+    )
 
 
 def _duration(seconds: float) -> str:

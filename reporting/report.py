@@ -1,249 +1,308 @@
-"""`report.html`: one page about a run that needs nothing but itself. Made from the run folder, at any time."""
+"""The report: one page about a run, or about several runs side by side, made from their folders at any time.
+
+The page holds everything it needs, works from a file, and asks the network for nothing. Python chooses what is shown
+and writes it into the page as JSON. `assets/page.js` lists the sample programs and draws the charts with uPlot
+(https://github.com/leeoniya/uPlot, MIT license, 51 KB; `assets/` has an unchanged copy of version 1.6.32).
+"""
 
 from __future__ import annotations
 
 import html
+import itertools
 import json
+import math
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import yaml
 
-from files import write_text
-from reporting.charts import Series, line_chart, number, percent, stacked_chart
-from reporting.progress import OUTCOME_STYLES
-from reporting.rows import Row, read_rows
+from errors import UserError
+from files import read_rows, write_text
+from reporting.charts import Chart, Row, num_graded, system_charts, training_charts
 
 ASSETS = Path(__file__).parent / "assets"
+MAX_POINTS = 1000  # points of a curve; longer ones are averaged
 MAX_REFRESHES = 24  # refreshes whose programs go into the page, spread over the run
-MAX_PROGRAM = 12_000  # characters of a program that are shown
-PASS_COLORS = ("c1", "c2", "c3", "c4")
-DROP_COLORS = ("c4", "c1", "c5", "c3", "c2", "c6")
-TIME_COLORS = {"computing": "c1", "publishing": "c3", "waiting": "c4"}
-STALENESS_COLORS = {"0": "c2", "1": "c1", "2": "c3", "3": "c5", "4 and more": "c4"}
-STAGES = "Over the whole time from one update to the next, with publications and evaluations between them."
-TIME = "Waiting is for samples; publishing lasts until every generator samples with the new weights."
-VERSIONS = "Weight versions that samples lagged behind when they were trained on, as shares."
-MISMATCH = "Mean absolute difference of log-probabilities of the sampled tokens; staleness adds to it."
+MAX_PROGRAM = 12_000  # characters shown of a program
+NUM_COLORS = 6
 INTERVALS = "Shaded: 95 % bootstrap interval over problems."
 
 
-def build_report(folder: Path) -> Path:
-    """Write `folder/report.html` and return its path.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the folder of a run holds. `minutes` [steps] is the training time at the end of each step."""
 
-    Raises ValueError where `folder` holds no run, or a file of it is damaged.
+    name: str
+    settings: Row
+    steps: list[Row]
+    evaluations: list[Row]
+    samples: list[Row]
+    minutes: list[float]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Raises UserError if `folder` is not a run folder, or if one of its files is damaged."""
+        if not (folder / "settings.yaml").is_file():
+            raise UserError(f"{folder} is not a run folder (it has no settings.yaml)")
+        settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        steps = read_rows(folder / "metrics.jsonl")
+        seconds = itertools.accumulate(row.get("elapsed_s") or row["seconds"] for row in steps)
+        return cls(
+            settings["run"]["name"],
+            settings,
+            steps,
+            read_rows(folder / "evaluations.jsonl"),
+            _samples(folder / "samples"),
+            [value / 60 for value in seconds],
+        )
+
+
+def build_report(
+    folders: Sequence[Path],
+    output: Path | None = None,
+    *,
+    metrics: Sequence[str] = (),
+    smoothing: float = 0.0,
+    axis: str = "step",
+) -> Path:
+    """Write the page about the runs in `folders` and return its path, by default `report.html` in the only folder.
+
+    `metrics` names fields of `metrics.jsonl` (`outcomes.passed` for nested ones) to draw instead of the usual charts.
+    `smoothing` and `axis` (`step` or `time`) are how the page's controls are set when it opens.
+
+    Raises UserError if a folder is not a run folder, if one of its files is damaged, or if no run has a metric.
     """
-    if not (folder / "settings.yaml").is_file():
-        raise ValueError(f"{folder}: no run folder (it holds no settings.yaml)")
-    settings_text = (folder / "settings.yaml").read_text(encoding="utf-8")
-    settings = yaml.safe_load(settings_text)
-    steps = read_rows(folder / "metrics.jsonl")
-    evaluations = read_rows(folder / "evaluations.jsonl")
+    runs = [Run.read(folder) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):  # only the folders tell them apart
+        runs = [replace(run, name=str(folder)) for run, folder in zip(runs, folders, strict=True)]
+    charts = [_drawn(chart, runs) for chart in _charts(runs, metrics)]
+    axes: list[Row] = [
+        {
+            "step": _thinned([row["step"] for row in run.steps], _stride(run.steps)),
+            "time": _thinned(run.minutes, _stride(run.steps)),
+        }
+        for run in runs
+    ]
+    data = {
+        "charts": ([] if metrics else _pass_charts(runs, axes)) + [chart for chart in charts if chart["curves"]],
+        "axes": axes,
+        "samples": [{"run": run.name, **sample} for run in runs for sample in run.samples],
+        "smoothing": smoothing,
+        "axis": axis,
+    }
     page = Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(str(settings["run"]["name"])),
-        style=(ASSETS / "page.css").read_text(encoding="utf-8"),
-        script=(ASSETS / "page.js").read_text(encoding="utf-8"),
-        written=_written(steps, settings["run"]["num_steps"]),
-        tiles="".join(_tiles(steps, evaluations)),
-        charts="".join(_charts(steps, evaluations)),
-        samples=_script_json(_samples(folder / "samples")),
-        settings=html.escape(settings_text),
+        title=html.escape(" / ".join(run.name for run in runs)),
+        style=_asset("uPlot.min.css") + _asset("page.css"),
+        library=_asset("uPlot.iife.min.js"),
+        script=_asset("page.js"),
+        written="<br>".join(html.escape(_written(run, len(runs) > 1)) for run in runs),
+        tiles=_tiles(runs[0]) if len(runs) == 1 else _comparison(runs),
+        # A program's text must not be able to close the script element.
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        settings="".join(_settings(run) for run in runs),
     )
-    path = folder / "report.html"
-    write_text(path, page)
-    return path
+    return write_text(output or folders[0] / "report.html", page)
 
 
-def _written(steps: list[Row], num_steps: int) -> str:
-    """How far the run is, and when the page was made."""
-    step = steps[-1]["step"] if steps else 0
-    return f"Update {step} of {num_steps}. Written {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}."
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _tiles(steps: list[Row], evaluations: list[Row]) -> list[str]:
-    """The numbers that one looks for first."""
-    tiles = []
-    for problems, rows in _by_problems(evaluations).items():
+def _written(run: Run, has_others: bool) -> str:
+    step = run.steps[-1]["step"] if run.steps else 0
+    name = f"{run.name}: update" if has_others else "Update"
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    return f"{name} {step} of {run.settings['run']['num_steps']}. Written {now}."
+
+
+def _facts(run: Run) -> dict[str, tuple[str, str]]:
+    """The most important numbers of a run: by label, a value and a detail."""
+    facts = {}
+    for problems, rows in _by_problems(run.evaluations).items():
         name = _pass_names(rows)[0]
         first, last = rows[0], rows[-1]
         low, high = last["intervals"][name]["all"]
         before = f"{percent(first[name]['all'])} before, at step {first['step']}" if len(rows) > 1 else "one evaluation"
-        detail = f"[{percent(low)}, {percent(high)}]; {before}"
-        tiles.append(_tile(f"{name} on {problems}", percent(last[name]["all"]), detail))
-    if steps:
-        last = steps[-1]
-        seconds = sum(row["seconds"] for row in steps)
-        tokens = sum(row["tokens_per_s"] * row["seconds"] for row in steps)
-        worst = max(row["staleness_max"] for row in steps)
-        tiles += [
-            _tile("updates", str(last["step"]), f"{seconds / 60:.1f} min of learner steps"),
-            _tile(
-                "pass rate in training",
-                percent(last["pass_rate"]),
-                f"reward {last['reward_mean']:+.3f} in the last step",
+        facts[f"{name} on {problems}"] = percent(last[name]["all"]), f"[{percent(low)}, {percent(high)}]; {before}"
+    if run.steps:
+        last = run.steps[-1]
+        seconds = _total(run, "seconds")
+        tokens = sum(row["tokens_per_s"] * row["seconds"] for row in run.steps)
+        levels = ", ".join(sorted({level for row in run.steps for level in row.get("isolation", {})}))
+        num_tests, num_errors = number(_total(run, "num_tests")), _total(run, "num_faults")
+        worst = max(row["staleness_max"] for row in run.steps)
+        facts |= {
+            "updates": (str(last["step"]), f"{seconds / 60:.1f} min of learner steps"),
+            "training pass rate": (percent(last["pass_rate"]), f"reward {last['reward_mean']:+.3f} in the last step"),
+            "tokens/s": (number(tokens / seconds if seconds else 0.0), "trained on, averaged over the run"),
+            "staleness": (f"{last['staleness_mean']:.1f}", f"versions in the last step; at most {worst} in the run"),
+            "programs graded": (
+                number(sum(map(num_graded, run.steps))),
+                f"on {num_tests} tests; {num_errors:.0f} grader errors; {levels}",
             ),
-            _tile("tokens/s", number(tokens / seconds if seconds else 0.0), "trained on, mean of the run"),
-            _tile(
-                "staleness", f"{last['staleness_mean']:.1f}", f"versions in the last step; at most {worst} in the run"
-            ),
-            _tile("programs graded", number(sum(map(_num_graded, steps))), _grading(steps)),
-        ]
-    return tiles or ["<p>Nothing has been measured yet.</p>"]
+        }
+    return facts
 
 
-def _grading(steps: list[Row]) -> str:
-    levels = sorted({level for row in steps for level in row.get("isolation", {})})
-    num_tests, num_faults = (sum(row.get(name, 0) for row in steps) for name in ("num_tests", "num_faults"))
-    return f"on {number(num_tests)} tests; {num_faults} lost to the grader; {', '.join(levels)}"
+def _total(run: Run, name: str) -> float:
+    return float(sum(row.get(name, 0) for row in run.steps))
 
 
-def _tile(label: str, value: str, detail: str) -> str:
-    return (
+def _tiles(run: Run) -> str:
+    tiles = [
         f'<div class="tile"><span>{html.escape(label)}</span><strong>{html.escape(value)}</strong>'
         f"<small>{html.escape(detail)}</small></div>"
-    )
-
-
-def _charts(steps: list[Row], evaluations: list[Row]) -> list[str]:
-    charts = [_pass_chart(problems, rows) for problems, rows in _by_problems(evaluations).items()]
-    xs = [row["step"] for row in steps]
-
-    def curve(name: str, color: str, label: str = "") -> Series:
-        return Series(label or name.replace("_", " "), color, xs, [row.get(name) for row in steps])
-
-    def rate(name: str, color: str, label: str) -> Series:
-        return Series(label, color, xs, [_per_second(row, row.get(name)) for row in steps])
-
-    counts = {outcome: [row["outcomes"].get(outcome, 0) for row in steps] for outcome in OUTCOME_STYLES}
-    losses = [curve(f"loss_{term}", f"c{i}", term) for i, term in enumerate(_loss_terms(steps), start=1)]
-    charts += [
-        line_chart("Reward and pass rate in training", [curve("reward_mean", "c1"), curve("pass_rate", "c2")]),
-        stacked_chart("Outcomes of the programs trained on", xs, counts, {name: f"o-{name}" for name in counts}),
-        line_chart(
-            "Tokens per second",
-            [rate("num_sampled_tokens", "c3", "sampled"), rate("num_tokens", "c1", "trained on")],
-            note=STAGES,
-            from_zero=True,
-        ),
-        line_chart(
-            "Programs and tests per second",
-            [
-                rate("num_tests", "c2", "tests run"),
-                Series("programs graded", "c4", xs, [_per_second(row, _num_graded(row)) for row in steps]),
-            ],
-            note=STAGES,
-            from_zero=True,
-        ),
-        stacked_chart("Where the learner's time goes", xs, _time_of_a_step(steps), TIME_COLORS, note=TIME),
-        line_chart(
-            "Seconds of an update", [curve("seconds", "c1", "all"), curve("wait_s", "c4", "waiting")], from_zero=True
-        ),
-        stacked_chart("Staleness of the samples trained on", xs, _staleness(steps), STALENESS_COLORS, note=VERSIONS),
-        line_chart("Loss terms, before their weights", losses),
-        line_chart("Policy against sampler", [curve("mismatch_mean", "c1")], note=MISMATCH, from_zero=True),
-        line_chart("Largest importance ratio", [curve("ratio_max", "c4")]),
-        line_chart("Entropy, nats a token", [curve("entropy", "c3")], from_zero=True),
-        line_chart("Samples in the buffer", [curve("buffer_size", "c3")], from_zero=True),
-        line_chart("Samples dropped so far, by reason", _drops(steps, xs), from_zero=True),
+        for label, (value, detail) in _facts(run).items()
     ]
-    return [chart for chart in charts if chart]
+    return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else "<p>Nothing has been measured yet.</p>"
 
 
-def _per_second(row: Row, count: float | None) -> float | None:
-    """A count of a row over the whole time since the row before it."""
-    return count / row["elapsed_s"] if count is not None and row.get("elapsed_s") else None
+def _comparison(runs: Sequence[Run]) -> str:
+    """A table of the facts about several runs, then of the settings in which they differ."""
+    facts = [_facts(run) for run in runs]
+    rows = {label: [" ".join(each.get(label, ("",))) for each in facts] for each in facts for label in each}
+    settings = [_flat(run.settings) for run in runs]
+    for name in settings[0]:
+        values = [str(each.get(name, "")) for each in settings]
+        if len(set(values)) > 1:
+            rows[name] = values
+    lines = [_table_row("th", ["", *(run.name for run in runs)])]
+    lines += [_table_row("td", [name, *values]) for name, values in rows.items()]
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def _num_graded(row: Row) -> float:
-    """Programs graded since the row before it."""
-    return float(sum(row.get("isolation", {}).values()))
+def _table_row(tag: str, cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _time_of_a_step(steps: list[Row]) -> dict[str, list[float]]:
+def _flat(settings: Row, prefix: str = "") -> Row:
+    flat: Row = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _settings(run: Run) -> str:
+    text = html.escape(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True))
+    return f"<details><summary>Settings of {html.escape(run.name)}</summary><pre>{text}</pre></details>"
+
+
+def _charts(runs: Sequence[Run], metrics: Sequence[str]) -> list[Chart]:
+    if not metrics:
+        reasons = dict.fromkeys(reason for run in runs for row in run.steps[-1:] for reason in row.get("dropped", {}))
+        return training_charts() + system_charts(reasons)
+    charts = [Chart(name, name, {name: name}, from_zero=False) for name in metrics]
+    for chart in charts:
+        if not any(chart.curves(run.steps) for run in runs):
+            raise UserError(f"--metrics {chart.title}: no run has this number in its metrics.jsonl")
+    return charts
+
+
+def _drawn(chart: Chart, runs: Sequence[Run]) -> Row:
+    """The chart as `page.js` draws it: shares are stacked if there is one run. Axis n is that of run n."""
+    curves = []
+    for which, run in enumerate(runs):
+        shown = chart.curves(run.steps)
+        for index, name in enumerate(chart.measures):
+            if name in shown:
+                look = _look(runs, which, name, index, chart.colors)
+                curves.append({**look, "axis": which, "y": _thinned(shown[name], _stride(run.steps))})
     return {
-        "computing": [row["seconds"] - row.get("wait_s", 0.0) for row in steps],
-        "publishing": [row.get("publish_s", 0.0) for row in steps],
-        "waiting": [row.get("wait_s", 0.0) for row in steps],
+        "title": chart.title,
+        "unit": chart.unit,
+        "note": chart.note,
+        "stacked": chart.shares and len(runs) == 1,
+        "percent": chart.shares or chart.unit == "share",
+        "zero": chart.from_zero,
+        "curves": curves,
     }
 
 
-def _staleness(steps: list[Row]) -> dict[str, list[float]]:
-    """Samples by how many versions they lagged behind; all that lagged further than there are colours are one."""
-    names = list(STALENESS_COLORS)
-    counts = {name: [0.0] * len(steps) for name in names}
-    for index, row in enumerate(steps):
-        for versions, count in row.get("staleness", {}).items():
-            counts[names[min(int(versions), len(names) - 1)]][index] += count
-    return counts
+def _pass_charts(runs: Sequence[Run], axes: list[Row]) -> list[Row]:
+    """A chart of pass@k for each set of held-out problems. Their axes are added to `axes`."""
+    charts: dict[str, Row] = {}
+    for which, run in enumerate(runs):
+        minutes = {row["step"]: at for row, at in zip(run.steps, run.minutes, strict=True)}
+        for problems, rows in _by_problems(run.evaluations).items():
+            chart = charts.setdefault(problems, {"title": f"pass@k on {problems}", "note": INTERVALS, "curves": []})
+            chart |= {"unit": "share of problems", "percent": True}
+            for index, name in enumerate(_pass_names(rows)):
+                intervals = [row["intervals"][name]["all"] for row in rows]
+                curve = _look(runs, which, name, index) | {"axis": len(axes), "y": [row[name]["all"] for row in rows]}
+                curve |= {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
+                chart["curves"].append(curve)
+            axes.append({"step": [row["step"] for row in rows], "time": [minutes.get(row["step"], 0) for row in rows]})
+    return list(charts.values())
 
 
-def _drops(steps: list[Row], xs: list[int]) -> list[Series]:
-    reasons = steps[-1].get("dropped", {}) if steps else {}
-    return [
-        Series(reason, color, xs, [row.get("dropped", {}).get(reason, 0) for row in steps])
-        for reason, color in zip(reasons, DROP_COLORS, strict=False)
-    ]
+def _look(runs: Sequence[Run], which: int, name: str, index: int, colors: Sequence[str] = ()) -> Row:
+    """Name, color and dashes of curve `index`. Several runs differ by color, and their curves by dashes."""
+    if len(runs) > 1:
+        return {"name": f"{runs[which].name} {name}", "color": f"c{which % NUM_COLORS + 1}", "dashes": index}
+    return {"name": name, "color": colors[index] if colors else f"c{index % NUM_COLORS + 1}", "dashes": 0}
 
 
-def _loss_terms(steps: list[Row]) -> list[str]:
-    """The terms that were not 0 all the time."""
-    terms = ("sl", "coarse", "fine", "adaptive", "static", "kl")
-    return [term for term in terms if any(row.get(f"loss_{term}") for row in steps)]
+def _stride(rows: Sequence[object]) -> int:
+    return math.ceil(len(rows) / MAX_POINTS) or 1
 
 
-def _pass_chart(problems: str, rows: list[Row]) -> str:
-    series = []
-    for name, color in zip(_pass_names(rows), PASS_COLORS, strict=False):
-        intervals = [row["intervals"][name]["all"] for row in rows]
-        series.append(
-            Series(
-                name,
-                color,
-                [row["step"] for row in rows],
-                [row[name]["all"] for row in rows],
-                [low for low, _ in intervals],
-                [high for _, high in intervals],
-            )
-        )
-    return line_chart(f"pass@k on {problems}", series, show=percent, note=INTERVALS)
+def _thinned(values: Sequence[float | None], size: int) -> list[float | None]:
+    """The means of `size` neighbors each, to five digits."""
+    means: list[float | None] = []
+    for start in range(0, len(values), size):
+        known = [value for value in values[start : start + size] if value is not None]
+        means.append(float(f"{sum(known) / len(known):.5g}") if known else None)
+    return means
 
 
-def _by_problems(evaluations: list[Row]) -> dict[str, list[Row]]:
+def _by_problems(evaluations: Iterable[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in evaluations:
         groups.setdefault(str(row["problems"]), []).append(row)
     return groups
 
 
-def _pass_names(rows: list[Row]) -> list[str]:
+def _pass_names(rows: Sequence[Row]) -> list[str]:
     return sorted((name for name in rows[0] if name.startswith("pass@")), key=lambda name: int(name[5:]))
 
 
-def _samples(folder: Path) -> list[dict[str, Any]]:
-    """Programs of refreshes spread over the run, the newest first."""
+def _samples(folder: Path) -> list[Row]:
+    """Programs from refreshes spread over the run, the newest first."""
     files = sorted(folder.glob("refresh-*.jsonl"))
-    stride = max(1, -(-len(files) // MAX_REFRESHES))
-    kept = files[::-1][::stride]
+    stride = math.ceil(len(files) / MAX_REFRESHES) or 1
     return [
-        {**row, "refresh": int(file.stem.partition("-")[2]), "tokens": _shown_tokens(row["tokens"])}
-        for file in kept
+        {
+            **{name: value for name, value in row.items() if name != "program"},
+            "refresh": int(file.stem.partition("-")[2]),
+            "tokens": _shown_tokens(row["tokens"]),
+        }
+        for file in files[::-1][::stride]
         for row in read_rows(file)
     ]
 
 
-def _shown_tokens(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _shown_tokens(tokens: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     shown: list[tuple[str, float]] = []
     length = 0
     for text, weight in tokens:
         length += len(text)
         if length > MAX_PROGRAM:
-            return [*shown, (" ... cut here", 0.0)]
+            return [*shown, (" ... the rest is not shown", 0.0)]
         shown.append((text, round(weight, 4)))
     return shown
 
 
-def _script_json(value: object) -> str:
-    """JSON that may stand inside a script element: a program's text must not be able to close it."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+def percent(value: float) -> str:
+    """0.123 as `12.3 %`."""
+    return f"{100 * value:.3g} %"
+
+
+def number(value: float) -> str:
+    """Three significant digits, with k for thousands and M for millions."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import time
@@ -11,21 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
-from controller.ledger import LedgerCounts
-from controller.reports import GradedSample
+from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step
 from errors import UserError
-from files import write_text
+from files import RowWriter, keep_rows_until, write_json, write_text
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from reporting.curves import TensorBoardWriter, WandbWriter
 from reporting.report import build_report
-from reporting.rows import Row, RowWriter, keep_rows_until
-from reporting.tensorboard import TensorBoardWriter
 from sandbox.verdict import Outcome
 from settings import Settings
 from settings_sources import to_yaml
 
-# What every row of metrics.jsonl holds; other programs read these.
+# Every row of metrics.jsonl has these fields; other programs rely on them.
 # fmt: off
 STEP_FIELDS = frozenset({
     "step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "reward_mean",
@@ -33,17 +29,7 @@ STEP_FIELDS = frozenset({
 })
 # fmt: on
 REPORT_EVERY_S = 60.0
-MAX_SHOWN_TEST = 600  # characters of a failing test that are kept
-
-
-class CurveWriter(Protocol):
-    """A tool that draws curves, TensorBoard or another."""
-
-    def write(self, prefix: str, row: Mapping[str, object]) -> None:
-        """Add the numbers of a row that holds its `step`."""
-
-    def close(self) -> None:
-        """Write out what is pending."""
+MAX_SHOWN_TEST = 600  # characters kept of a failing test
 
 
 class RunFolder:
@@ -52,62 +38,69 @@ class RunFolder:
 
     A context manager, which writes the report when it closes:
 
-        with RunFolder.create(settings.run.folder, settings) as folder:
-            folder.metrics(step_metrics.row())
+        with RunFolder.create(settings.run.folder, settings, problems) as folder:
+            folder.emit(Step(metrics, grading, ledger))
+
+    `problems`, by task id, are those that the samples solve.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, problems: Mapping[str, Problem]) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
         self._samples = path / "samples"
-        self.checkpoints.mkdir(exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
         self._samples.mkdir(exist_ok=True)
+        self._problems = problems
+        self._held_out = ", ".join(settings.problems.evaluation)
         self._metrics = RowWriter(path / "metrics.jsonl")
         self._evaluations = RowWriter(path / "evaluations.jsonl")
         self._reported = -math.inf
-        self._curves: list[CurveWriter] = [TensorBoardWriter(path / "tensorboard")]
+        # Time from one update to the next, which starts with the first weights that the generators get.
+        self._clock: float | None = None
+        self._made_update = False
+        self._publish_s = 0.0
+        self._curves: list[TensorBoardWriter | WandbWriter] = [TensorBoardWriter(path / "tensorboard")]
         if settings.run.wandb_project is not None:
-            self._curves.append(_wandb_writer(path, settings.run.wandb_project))
+            self._curves.append(WandbWriter(path, settings.run.wandb_project))
 
     @classmethod
-    def create(cls, path: Path, settings: Settings) -> RunFolder:
-        """Start a new run in `path`. Raises UserError where it holds anything, or cannot be written to."""
+    def create(cls, path: Path, settings: Settings, problems: Mapping[str, Problem]) -> RunFolder:
+        """Start a new run in `path`. Raises UserError if `path` is not empty or cannot be written to."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 resume = (path / "settings.yaml").is_file()
-                cure = f", or go on with that run: --resume {path}" if resume else ""
-                raise UserError(f"run.dir {path} is not empty: choose another --run.name or --run.dir{cure}")
-            # Exclusive creation: of two runs that start at once, one gets the folder.
+                fix = f", or continue that run: --resume {path}" if resume else ""
+                raise UserError(f"run.dir {path} is not empty: choose another --run.name or --run.dir{fix}")
+            # Exclusive creation: if two runs start at once, only one gets the folder.
             with (path / "settings.yaml").open("x", encoding="utf-8") as file:
                 file.write(to_yaml(settings))
         except FileExistsError:
-            raise UserError(f"run.dir {path}: another run took it at this moment; choose another --run.dir") from None
+            raise UserError(f"run.dir {path}: another run has just taken it; choose another --run.dir") from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 (path / "settings.yaml").unlink()  # empty, on a full disk
             raise UserError(f"run.dir {path} cannot be written: {error.strerror}") from None
         try:
-            return cls(path, settings)
+            return cls(path, settings, problems)
         except (OSError, UserError) as error:
-            shutil.rmtree(path)  # nothing is in it yet: the name is free for the next try
+            shutil.rmtree(path)  # nothing of value is in it yet, and the next try can use the name
             if isinstance(error, OSError):
                 raise UserError(f"run.dir {path} cannot be written: {error.strerror}") from None
             raise
 
     @classmethod
-    def resume(cls, path: Path, settings: Settings, step: int) -> RunFolder:
-        """Go on with the run in `path` after update `step`. Rows of later updates are dropped: they will come again.
+    def resume(cls, path: Path, settings: Settings, problems: Mapping[str, Problem], step: int) -> RunFolder:
+        """Continue the run in `path` after update `step`. Rows of later updates are dropped: they will come again.
 
-        Raises UserError where `path` holds no run.
+        Raises UserError if `path` is not a run folder.
         """
         if not (path / "settings.yaml").is_file():
-            raise UserError(f"--resume {path}: no run folder (it holds no settings.yaml)")
+            raise UserError(f"--resume {path}: not a run folder (it has no settings.yaml)")
         try:
             keep_rows_until(path / "metrics.jsonl", step)
             keep_rows_until(path / "evaluations.jsonl", step)
             write_text(path / "settings.yaml", to_yaml(settings))
-            return cls(path, settings)
+            return cls(path, settings, problems)
         except OSError as error:
             raise UserError(f"--resume {path} cannot be written: {error.strerror}") from None
 
@@ -119,52 +112,66 @@ class RunFolder:
     ) -> None:
         self.close()
 
+    def emit(self, event: Event) -> None:
+        """Write down what an event says."""
+        match event:
+            case Step(metrics, grading, ledger):
+                now = time.monotonic()
+                elapsed_s = metrics.seconds if self._clock is None else now - self._clock
+                self._clock, self._made_update = now, True
+                row = metrics.row() | asdict(grading) | {"publish_s": self._publish_s, "elapsed_s": elapsed_s}
+                self.metrics(row)
+                write_json(self.path / "ledger.json", {"step": metrics.step, **asdict(ledger)})
+                self._publish_s = 0.0
+            case Refreshed(version, shown, seconds):
+                self._publish_s += seconds
+                self._start_clock()
+                if shown:
+                    self.samples(version, shown)
+            case Evaluated(step, result, num_passed):
+                self._start_clock()
+                self.evaluation(
+                    {"step": step, "problems": self._held_out, **result.to_json(), "num_passed": num_passed}
+                )
+            case Rewound(step):
+                self._metrics.rewind(step)
+                self._evaluations.rewind(step)
+
     def metrics(self, row: Mapping[str, object]) -> None:
-        """Add one learner step. Raises ValueError where a field of interfaces is missing."""
+        """Add one learner step. Raises ValueError if the row lacks a promised field."""
         missing = STEP_FIELDS - row.keys()
         if missing:
             raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
-        self._metrics.write(row)
+        self._metrics.write_row(row)
         for curves in self._curves:
             curves.write("train", row)
 
-    def ledger(self, step: int, counts: LedgerCounts) -> None:
-        """Replace `ledger.json`: where every sample is after update `step`."""
-        write_text(self.path / "ledger.json", json.dumps({"step": step, **asdict(counts)}, indent=2) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Drop the rows of later updates than `step`: they are undone, and will come again."""
-        self._metrics.rewind(step)
-        self._evaluations.rewind(step)
-
     def evaluation(self, row: Mapping[str, object]) -> None:
-        """Add one evaluation: `step`, `problems`, and what `EvaluationResult.to_json` gives.
-
-        Raises ValueError where a field is missing.
-        """
-        missing = {"step", "problems", "intervals"} - row.keys()
-        if missing or not any(name.startswith("pass@") for name in row):
-            raise ValueError(f"a row of evaluations.jsonl lacks {', '.join(sorted(missing)) or 'pass@k'}")
-        self._evaluations.write(row)
+        """Add one evaluation: `step`, `problems`, and the object that `EvaluationResult.to_json` makes."""
+        self._evaluations.write_row(row)
         self._report_again()
         for curves in self._curves:
             curves.write("evaluation", row)
 
-    def samples(self, refresh: int, samples: Iterable[GradedSample], problems: Mapping[str, Problem]) -> None:
-        """Keep programs of refresh number `refresh` for people to look at; `problems` is by task id."""
+    def samples(self, refresh: int, samples: Iterable[GradedSample]) -> None:
+        """Keep some programs of refresh number `refresh` for people to look at."""
         writer = RowWriter(self._samples / f"refresh-{refresh:06d}.jsonl")
         for sample in samples:
-            writer.write(_sample_row(sample, problems[sample.verdict.task_id]))
+            writer.write_row(_sample_row(sample, self._problems[sample.verdict.task_id]))
         writer.close()
         self._report_again()
 
+    def _start_clock(self) -> None:
+        if not self._made_update:  # evaluations before the first update do not count as its time
+            self._clock = time.monotonic()
+
     def report(self) -> Path:
-        """Write `report.html` from what is in the folder, and return its path."""
+        """Write `report.html` from the files in the folder, and return its path."""
         self._reported = time.monotonic()
-        return build_report(self.path)
+        return build_report([self.path])
 
     def _report_again(self) -> None:
-        """Have a report during the run too, at most REPORT_EVERY_S old when something new can be seen."""
+        """Write the report during the run too, at most once in REPORT_EVERY_S seconds."""
         if time.monotonic() - self._reported > REPORT_EVERY_S:
             self.report()
 
@@ -177,13 +184,7 @@ class RunFolder:
         self.report()
 
 
-def _wandb_writer(path: Path, project: str) -> CurveWriter:
-    from reporting.wandb_writer import WandbWriter
-
-    return WandbWriter(path, project)
-
-
-def _sample_row(sample: GradedSample, problem: Problem) -> Row:
+def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:
     verdict = sample.verdict
     return {
         "task_id": verdict.task_id,
@@ -198,7 +199,7 @@ def _sample_row(sample: GradedSample, problem: Problem) -> Row:
 
 
 def _failing_test(outcomes: tuple[Outcome, ...], problem: Problem) -> str | None:
-    """The first test that did not pass, in words."""
+    """A readable description of the first test that did not pass."""
     not_passed = (number for number, outcome in enumerate(outcomes) if outcome is not Outcome.PASSED)
     number = next(not_passed, None)
     if number is None or number >= len(problem.tests):

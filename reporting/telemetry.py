@@ -1,154 +1,209 @@
-"""The run's series in Prometheus and in the Ray dashboard, set by the driver alone.
+"""The time series that a run exports to Prometheus and the Ray dashboard, and the consumer of events that sets them.
 
-Parts of the ring count for themselves; what the driver hears of anyway is set as it comes, and the rest is asked for
-every few seconds. So no actor spends time on metrics, and a run's gauges end with its driver.
+Every series is declared here and only here. The driver sets all of them from the events it receives, so actors spend no
+time on metrics, and a run's gauges disappear with its driver. Ray adds `ray_` before each name and `_total` after a
+counter's: `rltf_updates` is `ray_rltf_updates_total` in Prometheus (`Series.exported`). Every series has the tag `run`,
+the name of the run.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from actors.messages import GeneratorStats
-from controller.generators import GeneratorPool
-from controller.reports import GradedRollout
-from controller.waiting import StallError, answer
-from evaluation import EvaluationResult
-from learner.buffer import BufferStats
+from controller.events import Evaluated, Event, Graded, Polled, Refreshed, Step
 from learner.metrics import StepMetrics
-from reporting import series
-from reporting.series import RUN_TAG, SERIES, Kind, Series
-from sandbox.pool import PoolStats, SandboxPool
-from settings import BufferSettings
+from settings import Settings
 
-logger = logging.getLogger(__name__)
-
-WATCH_EVERY_S = 5.0
-ANSWER_S = 30.0
+RUN_TAG = "run"
 LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "kl")
 
 
+class Kind(StrEnum):
+    """How a series behaves, in Prometheus' terms."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series, or one per value of its tags. `boundaries` are the upper bounds of a histogram."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    tags: tuple[str, ...] = ()
+    boundaries: tuple[float, ...] = ()
+
+    @property
+    def exported(self) -> str:
+        """Its name in Prometheus; a histogram adds `_bucket`, `_count` and `_sum` to it."""
+        return f"ray_{self.name}" + ("_total" if self.kind is Kind.COUNTER else "")
+
+    @property
+    def description(self) -> str:
+        """Help text and unit as the metrics endpoint shows them."""
+        return f"{self.help} Unit: {self.unit}."
+
+
+_COUNTER, _GAUGE, _HISTOGRAM = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+
+# The learner.
+UPDATES = Series("rltf_updates", _COUNTER, "updates", "Updates of the policy.")
+STEP = Series("rltf_step", _GAUGE, "updates", "Current update of the run, counted from its first start.")
+NUM_STEPS = Series("rltf_num_steps", _GAUGE, "updates", "Number of updates the run will make.")
+WEIGHTS_VERSION = Series("rltf_weights_version", _GAUGE, "versions", "Version of the newest published weights.")
+TRAINED_TOKENS = Series(
+    "rltf_trained_tokens", _COUNTER, "tokens", "Completion tokens trained on, including reference programs."
+)
+TRAINED_SAMPLES = Series("rltf_trained_samples", _COUNTER, "samples", "Sampled programs trained on.")
+STEP_SECONDS = Series(
+    "rltf_step_seconds", _COUNTER, "seconds",
+    "Learner time spent waiting for samples, computing updates or publishing weights.", ("part",),
+)  # fmt: skip
+STALENESS = Series(
+    "rltf_staleness_versions", _HISTOGRAM, "versions", "Weight versions by which trained samples lagged.", (),
+    (0.5, 1.5, 2.5, 3.5, 4.5, 6.5, 8.5, 16.5, 32.5),
+)  # fmt: skip
+DROPPED_SAMPLES = Series(
+    "rltf_dropped_samples", _COUNTER, "samples", "Graded samples dropped before they were trained on.", ("reason",)
+)
+REWARD_MEAN = Series("rltf_reward_mean", _GAUGE, "reward", "Mean coarse reward in the last update.")
+PASS_RATE = Series("rltf_pass_rate", _GAUGE, "share", "Share of the samples in the last update that passed.")
+LOSS = Series("rltf_loss", _GAUGE, "loss", "Loss terms of the last update, before weighting.", ("term",))
+GRAD_NORM = Series("rltf_grad_norm", _GAUGE, "norm", "Gradient norm of the last update, before clipping.")
+ENTROPY = Series("rltf_entropy_nats", _GAUGE, "nats", "Policy entropy over the sampled tokens of the last update.")
+MISMATCH = Series(
+    "rltf_sampler_mismatch", _GAUGE, "nats",
+    "Mean absolute difference between sampler and learner log-probabilities.",
+)  # fmt: skip
+PASS_AT_K = Series("rltf_held_out_pass", _GAUGE, "share", "pass@k on the held-out problems.", ("k",))
+
+# Generators and sandboxes.
+SAMPLED_TOKENS = Series("rltf_sampled_tokens", _COUNTER, "tokens", "Tokens sampled.", ("generator",))
+GENERATOR_SECONDS = Series(
+    "rltf_generator_seconds", _COUNTER, "seconds",
+    "Generator time: engine steps (sampling), loading weights (updating), and total time including idle (all).",
+    ("generator", "part"),
+)  # fmt: skip
+GRADED_PROGRAMS = Series(
+    "rltf_graded_programs", _COUNTER, "programs",
+    "Graded programs that were sampled for training; infrastructure_error: the grader itself failed.", ("outcome",),
+)  # fmt: skip
+TESTS = Series("rltf_tests", _COUNTER, "tests", "Unit tests run on these programs.")
+ISOLATED_PROGRAMS = Series(
+    "rltf_isolated_programs", _COUNTER, "programs", "The same programs, by the isolation they ran under.",
+    ("isolation",),
+)  # fmt: skip
+SANDBOX_WORKERS = Series("rltf_sandbox_workers", _GAUGE, "workers", "Sandbox workers, ready or starting.", ("state",))
+REPLACED_ACTORS = Series("rltf_replaced_actors", _COUNTER, "actors", "Actors that died and were replaced.", ("kind",))
+
+# Queues and transfers between them.
+QUEUED_SAMPLES = Series(
+    "rltf_queued_samples", _GAUGE, "samples",
+    "Samples at each stage: with generators, with sandboxes, buffered, taken.", ("stage",),
+)  # fmt: skip
+BUFFER_FILL = Series("rltf_buffer_fill", _GAUGE, "share", "Share of buffer.capacity in use.")
+BUFFER_BYTES = Series("rltf_buffer_bytes", _GAUGE, "bytes", "Size of the buffered samples.")
+WEIGHT_SYNC_SECONDS = Series(
+    "rltf_weight_sync_seconds", _HISTOGRAM, "seconds",
+    "Time from publishing weights until every generator samples with them.", (),
+    (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+)  # fmt: skip
+GPU_MEMORY_BYTES = Series(
+    "rltf_gpu_memory_bytes", _GAUGE, "bytes", "GPU memory held by an actor's tensors; 0 without a GPU.", ("actor",)
+)
+
+SERIES: tuple[Series, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Series))
+
+
 class Telemetry:
-    """Sets the series of one run.
+    """Sets the series of one run."""
 
-    Usage:
-        telemetry = Telemetry("starter", settings.buffer)
-        async with telemetry.watching(generators, pool, buffer):    # what is asked for
-            telemetry.step(metrics)                                 # what is told
-    """
-
-    def __init__(self, run: str, buffer: BufferSettings) -> None:
-        self._capacity = buffer.capacity
-        self._metrics = {one.name: _metric(one, run) for one in SERIES}
+    def __init__(self, settings: Settings) -> None:
+        self._capacity = settings.buffer.capacity
+        self._num_steps = settings.run.num_steps
+        self._metrics = {one.name: _metric(one, settings.run.name) for one in SERIES}
         self._seen: dict[tuple[str, ...], float] = {}
 
-    def step(self, metrics: StepMetrics, num_steps: int) -> None:
-        """After an update, of the `num_steps` of the run."""
+    def emit(self, event: Event) -> None:
+        """Update the series that the event is about."""
+        match event:
+            case Step(metrics):
+                self._step(metrics)
+            case Refreshed(seconds=seconds):
+                self._metrics[WEIGHT_SYNC_SECONDS.name].observe(seconds)
+                self._count(STEP_SECONDS, seconds, "publishing")
+            case Graded(rollout):
+                for outcome, num_programs in rollout.outcomes.items():
+                    self._count(GRADED_PROGRAMS, num_programs, outcome.value)
+                self._count(ISOLATED_PROGRAMS, rollout.outcomes.total(), rollout.isolation.value)
+                self._count(TESTS, rollout.num_tests)
+            case Evaluated(result=result):
+                for k, groups in result.pass_at.items():
+                    self._set(PASS_AT_K, groups["all"], str(k))
+            case Polled():
+                self._polled(event)
+
+    def _step(self, metrics: StepMetrics) -> None:
         update = metrics.update
-        self._count(series.UPDATES, 1)
-        self._count(series.TRAINED_TOKENS, update.num_tokens)
-        self._count(series.TRAINED_SAMPLES, update.num_samples)
-        self._count(series.STEP_SECONDS, metrics.wait_s, "waiting")
-        self._count(series.STEP_SECONDS, metrics.seconds - metrics.wait_s, "computing")
+        self._count(UPDATES, 1)
+        self._count(TRAINED_TOKENS, update.num_tokens)
+        self._count(TRAINED_SAMPLES, update.num_samples)
+        self._count(STEP_SECONDS, metrics.wait_s, "waiting")
+        self._count(STEP_SECONDS, metrics.seconds - metrics.wait_s, "computing")
         for versions, num_samples in metrics.staleness.items():
             for _ in range(num_samples):
-                self._metrics[series.STALENESS.name].observe(int(versions))
+                self._metrics[STALENESS.name].observe(int(versions))
         for reason, dropped in metrics.dropped.items():
-            self._count_up_to(series.DROPPED_SAMPLES, dropped, reason)
-        self._set(series.STEP, metrics.step)
-        self._set(series.NUM_STEPS, num_steps)
-        self._set(series.WEIGHTS_VERSION, metrics.weights_version)
-        self._set(series.REWARD_MEAN, metrics.reward_mean)
-        self._set(series.PASS_RATE, metrics.pass_rate)
-        self._set(series.GRAD_NORM, update.grad_norm)
-        self._set(series.ENTROPY, update.entropy)
-        self._set(series.MISMATCH, update.mismatch_mean)
-        self._set(series.GPU_MEMORY_BYTES, metrics.gpu_memory_bytes, "learner")
+            self._count_up_to(DROPPED_SAMPLES, dropped, reason)
         for term in LOSS_TERMS:
-            self._set(series.LOSS, getattr(update, f"loss_{term}"), term)
+            self._set(LOSS, getattr(update, f"loss_{term}"), term)
+        self._set(STEP, metrics.step)
+        self._set(NUM_STEPS, self._num_steps)
+        self._set(WEIGHTS_VERSION, metrics.weights_version)
+        self._set(REWARD_MEAN, metrics.reward_mean)
+        self._set(PASS_RATE, metrics.pass_rate)
+        self._set(GRAD_NORM, update.grad_norm)
+        self._set(ENTROPY, update.entropy)
+        self._set(MISMATCH, update.mismatch_mean)
+        self._set(GPU_MEMORY_BYTES, metrics.gpu_memory_bytes, "learner")
 
-    def publication(self, seconds: float) -> None:
-        """After the generators took new weights; `seconds` from when the learner was asked for them."""
-        self._metrics[series.WEIGHT_SYNC_SECONDS.name].observe(seconds)
-        self._count(series.STEP_SECONDS, seconds, "publishing")
-
-    def graded(self, rollout: GradedRollout) -> None:
-        """After a rollout's programs were graded."""
-        for outcome, num_programs in rollout.outcomes.items():
-            self._count(series.GRADED_PROGRAMS, num_programs, outcome.value)
-        self._count(series.ISOLATED_PROGRAMS, rollout.outcomes.total(), rollout.isolation.value)
-        self._count(series.TESTS, rollout.num_tests)
-
-    def evaluation(self, result: EvaluationResult) -> None:
-        """After an evaluation on the held-out problems."""
-        for k, groups in result.pass_at.items():
-            self._set(series.PASS_AT_K, groups["all"], str(k))
-
-    @contextlib.asynccontextmanager
-    async def watching(self, generators: GeneratorPool, pool: SandboxPool, buffer: Any) -> AsyncIterator[None]:
-        """Ask the parts every WATCH_EVERY_S seconds how they are, as long as the context lasts."""
-        watch = asyncio.create_task(self._watch(generators, pool, buffer), name="telemetry")
-        try:
-            yield
-        finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
-
-    async def _watch(self, generators: GeneratorPool, pool: SandboxPool, buffer: Any) -> None:
-        while True:
-            self.sandboxes(pool.stats())
-            self.queues(generators.num_outstanding, generators.num_replaced)
-            self.generators(await generators.stats())
-            try:
-                self.buffer(await answer(buffer.stats.remote(), ANSWER_S, "the buffer's counts"))
-            except (RayError, StallError) as error:  # it may be being replaced; the next round asks again
-                logger.warning("no counts of the buffer: %s", error)
-            await asyncio.sleep(WATCH_EVERY_S)
-
-    def queues(self, num_outstanding: int, num_replaced: int) -> None:
-        """What the generators were asked for and have not finished, and how many of them had to be replaced."""
-        self._set(series.QUEUED_SAMPLES, num_outstanding, "generators")
-        self._count_up_to(series.REPLACED_ACTORS, num_replaced, "generator")
-
-    def sandboxes(self, stats: PoolStats) -> None:
-        """What the sandbox pool says of itself."""
-        self._set(series.SANDBOX_WORKERS, stats.num_ready, "ready")
-        self._set(series.SANDBOX_WORKERS, stats.num_workers - stats.num_ready, "starting")
-        self._set(series.QUEUED_SAMPLES, stats.backlog, "sandboxes")
-        self._count_up_to(series.REPLACED_ACTORS, stats.num_deaths, "sandbox")
-
-    def generators(self, all_stats: Iterable[GeneratorStats]) -> None:
-        """What the generators say of themselves."""
-        for stats in all_stats:
-            self._count_up_to(series.SAMPLED_TOKENS, stats.num_tokens, stats.name)
-            self._count_up_to(series.GENERATOR_SECONDS, stats.busy_s, stats.name, "sampling")
-            self._count_up_to(series.GENERATOR_SECONDS, stats.updating_s, stats.name, "updating")
-            self._count_up_to(series.GENERATOR_SECONDS, stats.wall_s, stats.name, "all")
-            self._set(series.GPU_MEMORY_BYTES, stats.gpu_memory_bytes, stats.name)
-
-    def buffer(self, stats: BufferStats) -> None:
-        """What the buffer says of itself."""
-        self._set(series.QUEUED_SAMPLES, stats.num_buffered, "buffered")
-        self._set(series.QUEUED_SAMPLES, stats.num_taken, "taken")
-        self._set(series.BUFFER_FILL, stats.num_buffered / self._capacity)
-        self._set(series.BUFFER_BYTES, stats.size_bytes)
+    def _polled(self, polled: Polled) -> None:
+        pool, buffer = polled.pool, polled.buffer
+        self._set(QUEUED_SAMPLES, polled.num_outstanding, "generators")
+        self._count_up_to(REPLACED_ACTORS, polled.num_replaced_generators, "generator")
+        self._set(SANDBOX_WORKERS, pool.num_ready, "ready")
+        self._set(SANDBOX_WORKERS, pool.num_workers - pool.num_ready, "starting")
+        self._set(QUEUED_SAMPLES, pool.backlog, "sandboxes")
+        self._count_up_to(REPLACED_ACTORS, pool.num_deaths, "sandbox")
+        for stats in polled.generators:
+            self._count_up_to(SAMPLED_TOKENS, stats.num_tokens, stats.name)
+            self._count_up_to(GENERATOR_SECONDS, stats.busy_s, stats.name, "sampling")
+            self._count_up_to(GENERATOR_SECONDS, stats.updating_s, stats.name, "updating")
+            self._count_up_to(GENERATOR_SECONDS, stats.wall_s, stats.name, "all")
+            self._set(GPU_MEMORY_BYTES, stats.gpu_memory_bytes, stats.name)
+        if buffer is not None:
+            self._set(QUEUED_SAMPLES, buffer.num_samples, "buffered")
+            self._set(QUEUED_SAMPLES, buffer.num_lent, "taken")
+            self._set(BUFFER_FILL, buffer.num_samples / self._capacity)
+            self._set(BUFFER_BYTES, buffer.size_bytes)
 
     def _set(self, one: Series, value: float, *tags: str) -> None:
-        self._metrics[one.name].set(float(value), _tags(one, tags))
+        self._metrics[one.name].set(float(value), dict(zip(one.tags, tags, strict=True)))
 
     def _count(self, one: Series, more: float, *tags: str) -> None:
         if more > 0:  # Ray refuses to count nothing
-            self._metrics[one.name].inc(float(more), _tags(one, tags))
+            self._metrics[one.name].inc(float(more), dict(zip(one.tags, tags, strict=True)))
 
     def _count_up_to(self, one: Series, total: float, *tags: str) -> None:
-        """Count what `total` has grown by since the last call; it starts from 0 again where its actor was replaced."""
+        """Count what `total` grew by since the last call. A total that shrank belongs to a replaced actor."""
         key = (one.name, *tags)
         before = self._seen.get(key, 0.0)
         self._seen[key] = total
@@ -167,7 +222,3 @@ def _metric(one: Series, run: str) -> Any:
             metric = Histogram(one.name, one.description, list(one.boundaries), tag_keys)
     metric.set_default_tags({RUN_TAG: run})
     return metric
-
-
-def _tags(one: Series, values: tuple[str, ...]) -> Mapping[str, str]:
-    return dict(zip(one.tags, values, strict=True))

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol: for screenshots, and for tests of what a browser shows.
+"""A headless Chromium driven over the DevTools protocol, for screenshots and for tests of what a browser shows.
 
 async with Browser.start(tmp_path) as browser:
     await browser.open("file:///.../report.html", width=390, dark=True)
@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Nothing is asked of the network but what the page itself asks for.
+# The browser itself makes no network requests; only the page can.
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
@@ -37,7 +37,7 @@ class Browser:
     @classmethod
     @contextlib.asynccontextmanager
     async def start(cls, profile: Path) -> AsyncIterator[Browser]:
-        """A browser with its profile in the folder `profile`. Raises FileNotFoundError where none is installed."""
+        """Start a browser with its profile in the folder `profile`. Raises FileNotFoundError if none is installed."""
         if CHROMIUM is None:
             raise FileNotFoundError("no chromium on this machine (`apt-get install chromium`)")
         process = await asyncio.create_subprocess_exec(
@@ -55,7 +55,7 @@ class Browser:
             await process.wait()
 
     async def open(self, url: str, *, width: int, height: int = 900, dark: bool = False) -> None:
-        """Show a page in a window of that many CSS pixels; narrow ones are a phone's."""
+        """Show a page in a window of the given size in CSS pixels; a narrow window imitates a phone."""
         phone = width < 600
         metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         await self._call("Emulation.setDeviceMetricsOverride", **metrics)
@@ -65,23 +65,23 @@ class Browser:
         await self.until("document.readyState === 'complete'")
 
     async def value(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page."""
+        """Evaluate a JavaScript expression in the page."""
         return (await self._call("Runtime.evaluate", expression=script, returnByValue=True))["result"].get("value")
 
     async def until(self, script: str) -> None:
-        """Wait until an expression is true. Raises TimeoutError where it does not become so."""
+        """Wait until an expression is true. Raises TimeoutError if that takes too long."""
         async with asyncio.timeout(ANSWER_S):
             while not await self.value(script):
                 await asyncio.sleep(0.2)
 
     async def click(self, text: str, within: str = "*") -> None:
-        """Click the innermost element of the selector `within` that shows just this text, once it is there."""
+        """Wait for an element with exactly this text and click the innermost one; `within` is a CSS selector."""
         found = f"[...document.querySelectorAll({within!r})].filter(e => e.innerText?.trim() === {text!r}).pop()"
         await self.until(f"!!{found}")
         await self.value(f"{found}.click()")
 
     async def screenshot(self, top: int = 0) -> bytes:
-        """The window's content from `top` pixels down, as PNG."""
+        """The content of the window from `top` pixels down, as PNG."""
         await self.value(f"window.scrollTo(0, {top})")
         await asyncio.sleep(0.3)
         return base64.b64decode((await self._call("Page.captureScreenshot", format="png"))["data"])
@@ -100,7 +100,7 @@ class Browser:
 
 
 async def _page_address(session: aiohttp.ClientSession, port_file: Path) -> str:
-    """Where the browser's page is spoken to, once it is there."""
+    """Wait for the page and return its DevTools address."""
     while True:
         if port_file.exists() and (port := port_file.read_text().partition("\n")[0]):
             async with session.get(f"http://127.0.0.1:{port}/json") as reply:

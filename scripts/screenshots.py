@@ -1,8 +1,8 @@
-"""Make the screenshots of docs/images again: a small job runs, and a headless Chromium looks at it.
+"""Remake the screenshots in docs/images: run a small job and look at it with a headless Chromium.
 
-PYTHONPATH=. .venv/bin/python scripts/screenshots.py [RUN_DIR]     with RUN_DIR: that run's report alone, no job
+PYTHONPATH=. .venv/bin/python scripts/screenshots.py [RUN_DIR]     with RUN_DIR: only the report of that run
 
-Needs chromium (`apt-get install chromium`) and the fonts of one's choice; takes a few minutes.
+Needs chromium (`apt-get install chromium`); takes a few minutes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from scripts.browser import Browser
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 JOB = shlex.split(
-    "launch.py --run.num_steps 16 --problems.train starter:train?references=no[:200] --problems.evaluation "
+    "launch.py --run.num_steps 30 --problems.train starter:train?references=no[:200] --problems.evaluation "
     "starter:test[:20] --generator.num_generations 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
-    "--learner.sft.num_steps 150 --learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
+    "--learner.sft.num_steps 500 --learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
     "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
 )
 NAMES = ("learner", "buffer", "rollout-store", "generator-0", "sandbox-0", "sandbox-1")
-# The dashboard asks for a token where a machine has one; a job of minutes on this machine alone does without.
+# The dashboard would ask for a token on a machine that has one; this short local job needs none.
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
 
 
 async def main() -> None:
-    """Make them all, or those of a report."""
+    """Make all screenshots, or only those of a report."""
     with tempfile.TemporaryDirectory() as folder:
         async with Browser.start(Path(folder) / "profile") as browser:
             run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "screenshots"
@@ -44,7 +44,7 @@ async def main() -> None:
 
 
 async def run_job(browser: Browser, run: Path) -> None:
-    """Run the job in the folder `run`, and look at Ray's dashboard when it trains."""
+    """Run the job in the folder `run`, and look at the Ray dashboard while it trains."""
     command = [sys.executable, *JOB, "--run.dir", str(run)]
     job = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -62,7 +62,7 @@ async def run_job(browser: Browser, run: Path) -> None:
 
 
 async def dashboard(browser: Browser, address: str) -> None:
-    """The actors by their names, and what the learner is at."""
+    """Show the actors by name, and the calls of the learner."""
     await browser.open(f"{address}/#/actors", width=1900, height=1000)
     for name in NAMES:
         await browser.until(f"document.body.innerText.includes('{name}')")
@@ -73,7 +73,7 @@ async def dashboard(browser: Browser, address: str) -> None:
 
 
 async def show_calls(browser: Browser, actor: str) -> None:
-    """From the list of actors to what one of them has been called for, and is at."""
+    """Go from the list of actors to the calls of one of them."""
     row = f"[...document.querySelectorAll('tr')].find(row => row.innerText.includes('{actor}'))"
     await browser.until(f"!!{row}")
     await browser.value(f"{row}.querySelector('a').click()")
@@ -81,7 +81,7 @@ async def show_calls(browser: Browser, actor: str) -> None:
 
 
 async def report(browser: Browser, page: Path) -> None:
-    """The report on a phone and on a desk, by day and by night."""
+    """Show the report on a phone and on a desktop, in light and dark mode."""
     for device, width, height in (("desktop", 1280, 1000), ("phone", 390, 1000)):
         for light, dark in (("light", False), ("dark", True)):
             await browser.open(page.absolute().as_uri(), width=width, height=height, dark=dark)
@@ -94,7 +94,7 @@ async def report(browser: Browser, page: Path) -> None:
 
 
 def save(name: str, png: bytes) -> None:
-    """Keep a screenshot, in few enough colours to be small."""
+    """Save a screenshot, with few enough colors to be small."""
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     image.save(IMAGES / name, optimize=True)
     print(IMAGES / name, (IMAGES / name).stat().st_size)

@@ -1,4 +1,4 @@
-"""Tiny random encoder-decoder models of the kinds that code is written with, as their folders lie on the hub."""
+"""Tiny random encoder-decoder models of the kinds used for code, in folders like those on the Hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5For
 
 from tests.small_tokenizers import CORPUS
 
-# What differs between the kinds. CodeT5: T5's first version, RobertaTokenizer, PyTorch weights. CodeT5+ (220m, 770m):
-# the same with weights in float16. T5 (1.1, Flan): gated activation, outputs not scaled.
+# The differences between the kinds. CodeT5: the first version of T5, RobertaTokenizer, PyTorch weights. CodeT5+ (220m,
+# 770m): the same with float16 weights. T5 (1.1, Flan): gated activation, outputs not scaled.
 KINDS = ("codet5", "codet5p", "t5")
 _SHAPE: dict[str, dict[str, Any]] = {
     "codet5": {"num_layers": 2},
@@ -24,7 +24,7 @@ _SENTINELS = [f"<extra_id_{i}>" for i in range(4)]
 
 
 def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tuple[str, ...] = ()) -> Path:
-    """Write a model of `kind` into `folder`; `texts` are what its vocabulary is made from besides the small corpus."""
+    """Write a model of `kind` into `folder`, with a vocabulary from the small corpus and `texts`."""
     corpus = [*CORPUS, *texts]
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (_fast if kind == "t5" else _roberta)(folder, corpus)
@@ -39,7 +39,7 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "decoder_start_token_id": tokenizer.pad_token_id,
-        "n_positions": 24,  # of pre-training; T5 reads on, and so must everything here
+        "n_positions": 24,  # in pre-training; T5 accepts longer inputs, and so must all code here
     }
     config = T5Config(**fields | _SHAPE[kind])
     torch.manual_seed(seed)
@@ -47,9 +47,9 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "relative_attention_bias" in name or ".q." in name:
-                parameter *= 6  # so that what attention sees, and how far off, shows in the logits
+                parameter *= 6  # makes attention and its distances show in the logits
         if not config.scale_decoder_outputs:
-            model.shared.weight *= 0.1  # else probabilities are too small to be compared in float32
+            model.shared.weight *= 0.1  # otherwise probabilities are too small to compare in float32
     if kind == "codet5p":
         model.half()
     if kind == "t5":
@@ -62,7 +62,7 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
 
 
 def _roberta(folder: Path, corpus: list[str]) -> Any:
-    """Byte-level merges with Roberta's special tokens, in the files that CodeT5 has."""
+    """Byte-level merges with Roberta's special tokens, in the same files as CodeT5."""
     names = {
         "pad_token": "<pad>",
         "bos_token": "<s>",
@@ -73,12 +73,12 @@ def _roberta(folder: Path, corpus: list[str]) -> Any:
     _byte_level([*names.values()], corpus).model.save(str(folder))  # vocab.json and merges.txt
     more = {"tokenizer_class": "RobertaTokenizer", "model_max_length": 512, "additional_special_tokens": _SENTINELS}
     (folder / "tokenizer_config.json").write_text(json.dumps(names | more))
-    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))  # without it no AutoTokenizer
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))  # AutoTokenizer needs it
     return AutoTokenizer.from_pretrained(folder)
 
 
 def _fast(folder: Path, corpus: list[str]) -> Any:
-    """T5's special tokens over byte-level merges: T5's own pieces know neither line ends nor indentation."""
+    """T5's special tokens with byte-level merges, because T5's own pieces lose line ends and indentation."""
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_byte_level(["<pad>", "</s>", "<unk>"], corpus),
         pad_token="<pad>",

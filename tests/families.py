@@ -1,4 +1,4 @@
-"""Tiny random models of the families that vLLM samples from, each with its family's own tokenizer class."""
+"""Tiny random models of every family that vLLM samples from, each with the tokenizer class of its family."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.small_tokenizers import byte_level_bpe, sentencepiece_bpe
 CONTEXT = 512
 WINDOW = 448
 
-# ChatML. A turn ends with a token of its own, which is not the tokenizer's end token here, and a line end follows.
+# ChatML. A turn ends with a special token, which is not the tokenizer's end token here, and a line end.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -36,31 +36,31 @@ CHAT_TEMPLATE = (
 _SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 _GROUPED = _SHAPE | {"num_key_value_heads": 1, "max_position_embeddings": CONTEXT}
 _GPT = {"n_layer": 2, "n_positions": CONTEXT}
-# Configuration, tokenizer and shape. All have heads of 32 dimensions, a size that vLLM's CPU kernels take.
+# Configuration, tokenizer and shape. All heads have 32 dimensions, a size that vLLM's CPU kernels support.
 _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaTokenizer, _GROUPED),
     "qwen2": (Qwen2Config, Qwen2Tokenizer, _GROUPED | {"tie_word_embeddings": True}),
     "starcoder2": (Starcoder2Config, GPT2Tokenizer, _GROUPED | {"sliding_window": WINDOW}),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXTokenizer, _SHAPE | {"max_position_embeddings": CONTEXT, "rotary_pct": 0.25}),
     "gpt2": (GPT2Config, GPT2Tokenizer, _GPT | {"n_embd": 64, "n_head": 2}),
-    # Two heads to each of the four blocks of the fused projection.
+    # Two heads for each of the four blocks of the fused projection.
     "codegen": (CodeGenConfig, CodeGenTokenizer, _GPT | {"n_embd": 256, "n_head": 8, "rotary_dim": 16}),
 }
 FAMILIES = tuple(_FAMILIES)
 
 
 def build_family(family: str, folder: Path, *, chat: bool = False) -> Path:
-    """Write a two-layer model of `family` with random weights, biases and gains among them, into `folder`."""
+    """Write a two-layer model of `family` into `folder`, with random weights, biases and gains."""
     configuration, _, shape = _FAMILIES[family]
     tokenizer = build_tokenizer(family, chat=chat)
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     torch.manual_seed(0)
-    # Far from uniform, so that log-probabilities differ clearly between tokens.
+    # A wide distribution, which makes log-probabilities differ clearly between tokens.
     config = configuration(**shape, **ids, initializer_range=0.2)
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # a fresh bias is zero and a gain one: nothing would show that they are lost
+            if parameter.ndim == 1:  # a new bias is 0 and a new gain 1: tests would not notice their loss
                 parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -68,7 +68,7 @@ def build_family(family: str, folder: Path, *, chat: bool = False) -> Path:
 
 
 def build_tokenizer(family: str, *, chat: bool = False) -> Any:
-    """The tokenizer of `family`, of its own class, with some 400 tokens; with `chat`, one with a chat template."""
+    """A tokenizer of the family's own class with about 400 tokens; with `chat`, it has a chat template."""
     _, tokenizer_class, _ = _FAMILIES[family]
     trained = json.loads((sentencepiece_bpe() if family == "llama" else byte_level_bpe()).to_str())["model"]
     merges = [tuple(pair) for pair in trained["merges"]]

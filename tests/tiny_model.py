@@ -1,4 +1,4 @@
-"""A tiny real model folder: config, random weights, tokenizer."""
+"""A tiny real model folder with config, random weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TINY_VOCABULARY_TEXT = (
 
 
 def build_tiny_model(folder: Path, *, seed: int = 0, max_position_embeddings: int = 256) -> Path:
-    """Write a randomly initialised two-layer Llama with a byte-level BPE tokenizer (vocabulary 320) into `folder`.
+    """Write a randomly initialized two-layer Llama with a byte-level BPE tokenizer of 320 tokens into `folder`.
 
-    Weights are large enough (standard deviation 0.2) that log-probabilities differ clearly between tokens and seeds.
+    Its weights are large (standard deviation 0.2), so log-probabilities differ clearly between tokens and seeds.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from actors.generator import Generator, actor_options
 from actors.messages import GeneratorError, RolloutHandle, RolloutRequest
 from learner.actor import LearnerActor
-from learner.buffer import BufferItem, SampleMeta
+from learner.buffer import BufferItem, RolloutMeta
 from problems.types import Problem, StdinTest
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
@@ -176,7 +176,7 @@ def train(learner: Any) -> None:
     """Make one update."""
     random = np.random.default_rng(0)
     rollouts = {name: make_rollout(random, name) for name in ("r0", "r1", "r2", "r3")}
-    items = [BufferItem(ray.put(samples), SampleMeta.of(name, samples)) for name, samples in rollouts.items()]
+    items = [BufferItem(ray.put(samples), RolloutMeta.of(name, samples)) for name, samples in rollouts.items()]
     assert wait_for(learner.step.remote(items)).metrics is not None
 
 

@@ -11,7 +11,7 @@ from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from learner.supervised import encode_references
+from learner.data import encode_references
 from problems.types import Problem, StdinTest
 from tests.families import build_family
 from transport.rollouts import Completion, FinishReason, VersionSpan

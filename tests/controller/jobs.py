@@ -27,10 +27,10 @@ SMALL = {
 }
 
 
-def small_job(runs: Path, name: str, *more: str, warm_start_steps: int = 40) -> list[str]:
+def small_job(runs: Path, name: str, *more: str, sft_steps: int = 40) -> list[str]:
     """The command line of a small starter job that runs into `runs/name`; its caches are in `runs/cache`."""
     settings = SMALL | {
-        "learner.sft.num_steps": str(warm_start_steps),
+        "learner.sft.num_steps": str(sft_steps),
         "learner.sft.cache_dir": str(runs / "cache"),
         "run.name": name,
         "run.dir": str(runs / name),

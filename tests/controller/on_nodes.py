@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from controller.nodes import check_nodes, kind_request, uses_kinds
+from controller.cluster import check_nodes, kind_request, uses_kinds
 from controller.placement import hold_room
 from errors import UserError
 from sandbox.pool import SandboxPool

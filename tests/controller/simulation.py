@@ -20,11 +20,10 @@ import numpy as np
 from ray.exceptions import ActorDiedError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
-from controller.reports import GradedRollout
-from learner.buffer_actor import BufferServer
-from learner.experience import Experience, Experiences
+from controller.grading import GradedRollout
+from learner.buffer import BufferServer
+from learner.data import Experience, Experiences, save_rollouts
 from learner.metrics import StepMetrics, StepReport, UpdateStats
-from learner.stored_rollouts import save_rollouts
 from rewards import Granularity
 from sandbox.verdict import Isolation, Outcome
 from settings import Settings
@@ -289,7 +288,7 @@ class SimulatedGraders:
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        buffer = await self.buffer.add.remote([(rollout_id, samples)])
+        added = await self.buffer.add.remote(rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout_id,
             task_id=task_id,
@@ -302,7 +301,7 @@ class SimulatedGraders:
             seconds=0.5,
             outcomes=Counter(),
             isolation=Isolation.NAMESPACES,
-            buffer=buffer,
+            added=added,
             greedy=None,
             shown=(),
         )
@@ -364,7 +363,10 @@ class SimulatedLearner:
             self.weights.append((self.step_, meta.rollout_id, meta.num_samples))
         losses = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         stats = UpdateStats(*losses, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0)
-        metrics = StepMetrics(self.step_, self.version, stats, 0.0, 0.0, {}, {}, 0.0, 0, 1.0, 0.0, 1.0, 0)
+        rollouts = [item.ref.value for item in kept]
+        metrics = StepMetrics.of(
+            stats, rollouts, step=self.step_, weights_version=self.version, wait_s=0.0, seconds=1.0
+        )
         return StepReport(metrics, tuple(item.meta.rollout_id for item in kept), tuple(lost))
 
     async def publish(self) -> WeightsHandle:

@@ -50,13 +50,13 @@ def test_a_length_beyond_the_context(tmp_path: Path) -> None:
 
 
 @LONG
-@pytest.mark.parametrize("warm_start_steps", [0, 2])
-def test_prompts_longer_than_the_context(warm_start_steps: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sft_steps", [0, 2])
+def test_prompts_longer_than_the_context(sft_steps: int, tmp_path: Path) -> None:
     model = build_family("codegen", tmp_path / "model")
     settings = {"model.max_model_len": "40", "generator.max_tokens": "8"}
-    if not warm_start_steps:
+    if not sft_steps:
         settings["learner.loss.supervised_weight"] = "0"
-    settings["learner.sft.num_steps"] = str(warm_start_steps)
+    settings["learner.sft.num_steps"] = str(sft_steps)
     assert "raise model.max_model_len" in refused(tmp_path, str(model), **settings)
 
 

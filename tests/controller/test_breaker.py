@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from controller.breaker import MIN_SEEN, WINDOW, Breaker, GraderFaultError
+from controller.rollouts import BREAKER_MIN_SEEN, BREAKER_WINDOW, Breaker, GraderFailedError
 
 
 def test_faults_late_in_a_long_run_stop_it_as_soon_as_early_ones() -> None:
     breaker = Breaker()
     for _ in range(100_000):
         breaker.note(8, 0, "")
-    for _ in range(WINDOW // 10 // 8):
+    for _ in range(BREAKER_WINDOW // 10 // 8):
         breaker.note(8, 8, "no memory")
-    with pytest.raises(GraderFaultError, match=r"on 104 of the last \d+ programs; the last time: no memory; .*doctor"):
+    with pytest.raises(GraderFailedError, match=r"on 104 of the last \d+ programs; the last time: no memory; .*doctor"):
         breaker.note(8, 8, "no memory")
 
 
 def test_too_few_programs_say_nothing() -> None:
     breaker = Breaker()
-    for _ in range(MIN_SEEN // 8 - 1):
+    for _ in range(BREAKER_MIN_SEEN // 8 - 1):
         breaker.note(8, 8, "no memory")
-    with pytest.raises(GraderFaultError):
+    with pytest.raises(GraderFailedError):
         breaker.note(8, 8, "no memory")
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.controller.jobs import python
 
 ACTORS = ("generator", "sandbox worker", "buffer", "rollout store", "learner")
-SMALL = ("--problems", "4", "--warm-start", "0", "--undisturbed", "0")
+SMALL = ("--problems", "4", "--sft-steps", "0", "--undisturbed", "0")
 
 
 def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from controller import connection
-from controller.connection import HeadLostError, start_ray, while_head_lives
+from controller import cluster
+from controller.cluster import HeadLostError, start_ray, while_head_lives
 from errors import UserError
 from settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WATCH_EVERY_S", 0.02)
-    monkeypatch.setattr(connection, "MAX_SILENCE_S", 0.1)
+    monkeypatch.setattr(cluster, "HEAD_EVERY_S", 0.02)
+    monkeypatch.setattr(cluster, "MAX_SILENCE_S", 0.1)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Encoder-decoder models, and adapters, through the whole job: warm start, two refreshes, evaluation, what is left."""
+"""Encoder-decoder models, and adapters, through the whole job: SFT, two refreshes, evaluation, what is left."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def encoder_decoder_job(runs: Path, model: Path, *more: str) -> list[str]:
         "generator.max_tokens": "48",
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    return small_job(runs, "job", *options, *more, warm_start_steps=10)
+    return small_job(runs, "job", *options, *more, sft_steps=10)
 
 
 @pytest.mark.parametrize("kind", ["codet5", pytest.param("codet5p", marks=LONG), pytest.param("t5", marks=LONG)])
-def test_it_is_warm_started_trained_evaluated_and_saved_as_a_plain_model(kind: str, tmp_path: Path) -> None:
+def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     model = build_encoder_decoder(kind, tmp_path / "model")
@@ -78,7 +78,7 @@ def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, e
     adapters = ["--model.lora.rank", "4", "--model.lora.publish", publish]
     auto: Any
     if engine == "vllm":
-        arguments, auto = small_job(tmp_path, "job", *adapters, warm_start_steps=10), AutoModelForCausalLM
+        arguments, auto = small_job(tmp_path, "job", *adapters, sft_steps=10), AutoModelForCausalLM
     else:
         model = build_encoder_decoder("codet5", tmp_path / "model")
         arguments, auto = encoder_decoder_job(tmp_path, model, *adapters), AutoModelForSeq2SeqLM

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ray
 
-from controller.errors import FAILED, UNUSABLE_INPUT, user_message
 from errors import UserError
+from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 
 
 @ray.remote(num_cpus=0)
@@ -27,7 +27,7 @@ def failing() -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_a_constructor_that_fails_is_known_by_its_error() -> None:
     unmakable: Any = Unmakable
-    for name, expected in (("user", UNUSABLE_INPUT), ("bug", FAILED)):
+    for name, expected in (("user", EXIT_UNUSABLE_INPUT), ("bug", EXIT_FAILED)):
         with pytest.raises(ray.exceptions.RayActorError) as caught:
             ray.get(unmakable.remote(name).ping.remote(), timeout=60)
         message, status = user_message(ExceptionGroup("stage", [caught.value]))
@@ -40,8 +40,8 @@ def test_a_constructor_that_fails_is_known_by_its_error() -> None:
 def test_a_task_that_fails_is_known_by_its_error() -> None:
     with pytest.raises(UserError) as caught:
         ray.get(failing.remote(), timeout=60)
-    assert user_message(caught.value) == ("no such checkpoint", UNUSABLE_INPUT)
+    assert user_message(caught.value) == ("no such checkpoint", EXIT_UNUSABLE_INPUT)
 
 
 def test_other_failures_keep_their_name() -> None:
-    assert user_message(ExceptionGroup("a", [ExceptionGroup("b", [KeyError("x")])])) == ("KeyError: 'x'", FAILED)
+    assert user_message(ExceptionGroup("a", [ExceptionGroup("b", [KeyError("x")])])) == ("KeyError: 'x'", EXIT_FAILED)

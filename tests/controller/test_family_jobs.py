@@ -1,4 +1,4 @@
-"""Models of every family through the whole job: warm start, two refreshes of reinforcement learning, evaluation."""
+"""Models of every family through the whole job: SFT, two refreshes of reinforcement learning, evaluation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, 
         "evaluation.every": "4",
     }
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    done = python("launch.py", *small_job(folder, "job", *options, warm_start_steps=4), timeout_s=900)
+    done = python("launch.py", *small_job(folder, "job", *options, sft_steps=4), timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.nodes import NodeFacts
+from controller.cluster import NodeFacts
 from tests.controller.jobs import ROOT, python
 
 

@@ -115,7 +115,7 @@ def test_a_described_cluster_is_planned_without_starting_anything(
     assert launch.main(["--plan", *given, "--plan.num_cpus", "16", "--plan.num_gpus", "0"]) == 0
     table = capsys.readouterr().out
     assert "best on 16 CPUs, 0 GPUs" in table
-    assert "4000 tokens a second of a generator" in table
+    assert "4000 tokens/s per generator" in table
     assert launch.main(["--plan", *given, "--plan.num_cpus", "1", "--plan.num_gpus", "0"]) == 2
     assert "no room for a learner" in capsys.readouterr().err
 
@@ -130,12 +130,12 @@ def test_problems_that_cannot_be_used_are_said_before_anything_starts(capsys: py
 
 @pytest.mark.slow
 def test_what_is_not_given_is_measured_in_a_short_run_of_the_job(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "planned", "--plan.num_updates", "4", warm_start_steps=5)
+    job = small_job(tmp_path, "planned", "--plan.num_updates", "4", sft_steps=5)
     done = launch_job("--plan", *job)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the short run" in done.stdout
     rows = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if line.startswith("│")]
     figures = {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
-    assert all(0 < float(cell) < 100 for cell in figures["seconds a snapshot"])
+    assert all(0 < float(cell) < 100 for cell in figures["seconds per snapshot"])
     assert all(0 <= float(cell.split()[0]) <= 1 for cell in figures["mean staleness"])
     assert not (tmp_path / "planned").exists(), "a plan leaves no run behind"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.problem_sampler import ProblemSampler, capacity
+from controller.problems import ProblemSampler, capacity
 from settings import Settings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.problem_sets import load_problem_sets, without_failing_references
+from controller.problems import load_problem_sets, without_failing_references
 from errors import UserError
 from settings import ProblemsSettings, SandboxSettings
 

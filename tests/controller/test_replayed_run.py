@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.loss.kl_loss_coef", "0.1")
-    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", warm_start_steps=5))
+    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", sft_steps=5))
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "kept"
 
@@ -40,7 +40,7 @@ def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit
 ) -> None:
     assert main(["--replay", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "3 updates, each with the run's weights after it, bit for bit" in shown
+    assert "All 3 updates reproduced the weights of the run bit for bit" in shown
     assert " -> " not in shown, "a loss or a norm differs from the run's"
     checkpoint = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-3", dtype=torch.float32)
     about = json.loads((run / "replay" / "update-3" / "update.json").read_text())
@@ -50,8 +50,8 @@ def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit
 def test_another_objective_is_compared_update_by_update(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--replay", str(run), "--learner.loss.rl_weight", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "with other learner.loss.rl_weight" in shown
-    assert "From update 1 of 3 on the weights are others than the run's" in shown
+    assert "with a different learner.loss.rl_weight" in shown
+    assert "From update 1 of 3 on, the weights differ from those of the run" in shown
     assert " -> " in shown
     assert main(["--replay", str(run), "--generator.temperature", "0.5"]) == 2
     assert "--generator.temperature has no effect on a replay" in capsys.readouterr().err
@@ -62,10 +62,10 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
     shutil.copytree(run, forged)
     shutil.copy(forged / "replay" / "update-1" / "samples.npz", forged / "replay" / "update-2" / "samples.npz")
     assert main(["--replay", str(forged)]) == 1
-    assert "From update 2 of 3 on the weights are others than the run's" in capsys.readouterr().out
+    assert "From update 2 of 3 on, the weights differ from those of the run" in capsys.readouterr().out
 
 
 def test_a_run_that_kept_nothing_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run / "settings.yaml", tmp_path)
     assert main(["--replay", str(tmp_path)]) == 2
-    assert "it kept no updates; run the job with --run.log_batches N" in capsys.readouterr().err
+    assert "the run recorded no updates; run the job with --run.log_batches N" in capsys.readouterr().err

@@ -20,14 +20,12 @@ from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
 from controller.grading import experience
-from controller.problem_sampler import ProblemSampler
-from controller.problem_sets import load_problem_sets
+from controller.problems import ProblemSampler, load_problem_sets
 from controller.rollouts import seed_of
 from controller.state import RunState
-from learner.experience import Experience
+from learner.data import Experience, encode_references
 from learner.learner import Learner
 from learner.model_source import model_folder
-from learner.supervised import encode_references
 from rewards import Sample, score_group
 from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
@@ -58,7 +56,7 @@ def arguments(runs: Path, name: str, **more: object) -> list[str]:
     """Of a job; `more` are further settings, `__` for the dot."""
     options = OPTIONS | {key.replace("__", "."): str(value).lower() for key, value in more.items()}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return small_job(runs, name, *words, warm_start_steps=0)
+    return small_job(runs, name, *words, sft_steps=0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -213,7 +211,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     references = encode_references(
         sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_model_len
     )
-    learner.set_examples(references)
+    learner.set_references(references)
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:

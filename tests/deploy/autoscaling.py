@@ -20,7 +20,7 @@ import ray
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from controller.nodes import kind_request, uses_kinds
+from controller.cluster import kind_request, uses_kinds
 from sandbox.pool import SandboxPool
 from settings import SandboxSettings
 from tests.sandbox.pool_worker import PlacedWorker

@@ -23,7 +23,7 @@ def main(output: Path, folder: Path) -> None:
     ray = str(Path(sys.prefix) / "bin" / "ray")
     subprocess.run([ray, "start", "--head", "--num-cpus=4", "--include-dashboard=false"], check=True)
     more = ["--run.num_steps", "1000", "--generator.engine", "transformers", "--cluster.address", "auto"]
-    command = [sys.executable, "launch.py", *small_job(folder, "job", *more, warm_start_steps=0)]
+    command = [sys.executable, "launch.py", *small_job(folder, "job", *more, sft_steps=0)]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics = folder / "job" / "metrics.jsonl"
     deadline = time.monotonic() + DEADLINE_S

@@ -23,7 +23,7 @@ def main(output: Path, folder: Path) -> None:
     os.environ |= {"HOME": str(folder / "home"), "PATH": f"{binaries}:{os.environ['PATH']}"}
     (folder / "home").mkdir()
     subprocess.run([binaries / "ray", "start", "--head", "--num-cpus=4", "--ray-client-server-port=9401"], check=True)
-    arguments = small_job(folder, "job", "--generator.engine", "transformers", warm_start_steps=0)
+    arguments = small_job(folder, "job", "--generator.engine", "transformers", sft_steps=0)
     command = [sys.executable, "launch.py", *arguments, "--cluster.address", "ray://127.0.0.1:9401"]
     deadline = time.monotonic() + AGENTS_S
     while True:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reporting.series import SERIES, Kind
+from reporting.telemetry import SERIES, Kind
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/rltf.json"

@@ -101,7 +101,7 @@ def options(changes: dict[str, str]) -> list[str]:
 @pytest.mark.long
 def test_a_cluster_of_machines_one_owns_trains(tmp_path: Path) -> None:
     with cluster(tmp_path) as onprem:
-        onprem.launch(*small_job(Path("runs"), "short", *options(SHORT), warm_start_steps=0))
+        onprem.launch(*small_job(Path("runs"), "short", *options(SHORT), sft_steps=0))
         run = onprem.head.home / "rltf" / "runs" / "short"
         (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert row["num_samples"] == 16

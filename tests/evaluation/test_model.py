@@ -47,7 +47,7 @@ def test_a_model_folder_is_evaluated_and_resumed(tmp_path: Path, tiny_model_dir:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "no-such-folder"], "neither a folder here nor to be had from the hub"),
+        (["--model", "no-such-folder"], "is not a local folder and was not found on the Hub"),
         (["--model", "tiny"], "one of its checkpoints"),
         (["--model", "no-such-folder", "--k", "2"], "--num-samples is 1"),
         (["--model", "no-such-folder", "--temperature", "-1"], "--temperature"),

@@ -1,4 +1,4 @@
-"""Experiences, reference programs and learners for the tests of this room, and the plain way to compute a loss."""
+"""Experiences, references and learners for the tests of the learner, and plain log-probabilities to compare with."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.experience import Experience, Experiences
+from learner.data import Experience, Experiences, TokenSequence
 from learner.learner import Learner
-from learner.packing import TokenSequence
 from learner.policy import ComputeDtype, Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
@@ -23,7 +22,7 @@ OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTA
 
 
 def settings(algorithm: str = "rltf", **fields: Any) -> LearnerSettings:
-    """Small settings for the CPU; fields of `optim` and `loss` by their own names."""
+    """Small settings for the CPU. Fields of `optim` and `loss` are given by their own names."""
     small = {
         "num_gpus": 0,
         "micro_batch_tokens": 512,
@@ -90,7 +89,7 @@ def make_references(seed: int, count: int = 5) -> list[TokenSequence]:
 
 
 def plain_logprobs(policy: Policy, sequence: TokenSequence, temperature: float) -> torch.Tensor:
-    """Log-probabilities [T] from one sequence alone, by the model's own forward pass."""
+    """Log-probabilities [T] of one completion by itself, from the model's own forward pass."""
     ids = torch.from_numpy(np.concatenate([sequence.prompt_ids, sequence.token_ids]).astype(np.int64))
     logits = policy.model(input_ids=ids[None], use_cache=False).logits[0] / temperature
     start = len(sequence.prompt_ids)

@@ -1,4 +1,4 @@
-"""Samples travel as columns: they arrive as they were, in as many arrays for many as for one."""
+"""Experiences and rollouts are pickled as columns: nothing changes, and the number of arrays does not grow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.experience import Experience, Experiences
+from learner.data import Experience, Experiences
 from sandbox.verdict import Outcome
 from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
 
@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), max_size=5)
 
 
 @given(LENGTHS, st.booleans())
-def test_experiences_arrive_as_they_were(lengths: list[tuple[int, int]], is_shared: bool) -> None:
+def test_pickled_experiences_are_equal(lengths: list[tuple[int, int]], is_shared: bool) -> None:
     prompt = np.arange(7, dtype=np.int32)
     sent = Experiences(
         experience(i, prompt if is_shared else prompt[:p], length) for i, (p, length) in enumerate(lengths)
@@ -27,11 +27,11 @@ def test_experiences_arrive_as_they_were(lengths: list[tuple[int, int]], is_shar
     arrived = pickle.loads(data, buffers=buffers)
     assert type(arrived) is Experiences
     same(arrived, sent)
-    same(pickle.loads(pickle.dumps(arrived)), sent)  # as the buffer sends on what it got
+    same(pickle.loads(pickle.dumps(arrived)), sent)  # the buffer pickles what it received
 
 
 @given(LENGTHS, st.booleans())
-def test_a_rollout_arrives_as_it_was(lengths: list[tuple[int, int]], has_greedy: bool) -> None:
+def test_pickled_rollout_is_equal(lengths: list[tuple[int, int]], has_greedy: bool) -> None:
     completions = tuple(completion(i, p, length) for i, (p, length) in enumerate(lengths))
     greedy = completion(99, 3, 2) if has_greedy else None
     data, buffers = pickled(Rollout("r", "t", completions, greedy))
@@ -41,7 +41,7 @@ def test_a_rollout_arrives_as_it_was(lengths: list[tuple[int, int]], has_greedy:
     same([*arrived.samples, arrived.greedy], [*completions, greedy])
 
 
-def test_a_shared_prompt_travels_once() -> None:
+def test_shared_prompt_is_pickled_once() -> None:
     prompt = np.arange(1000, dtype=np.int32)
     _, buffers = pickled(Experiences(experience(i, prompt, 5) for i in range(20)))
     assert sum(buffer.raw().nbytes for buffer in buffers) == prompt.nbytes + 20 * 5 * (4 + 4 + 16)

@@ -1,4 +1,4 @@
-"""Every family that the learner trains: packed rows compute what single sequences do; checkpoints are plain models."""
+"""For every model family: packed rows equal single sequences, and checkpoints are plain models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.packing import TokenSequence, pack
+from learner.data import TokenSequence
+from learner.packing import pack
 from learner.policy import Policy
 from tests.families import FAMILIES, build_family
 from tests.learner.samples import plain_logprobs
 
-# A row holds many sequences: more tokens than StarCoder2's window or GPT-2's learned positions.
+# A row of many sequences has more tokens than StarCoder2's window or GPT-2's learned positions.
 ROW_TOKENS = 1024
 
 
 def sequences() -> list[TokenSequence]:
-    """Prompts with one and with several completions, up to the length that every family sees."""
+    """Prompts with one or several completions, up to the length that every family can attend to."""
     random = np.random.default_rng(0)
     found = []
     for prompt_length, lengths in ((40, (1, 30, 88)), (1, (100,)), (90, (38, 20, 5)), (64, (64,) * 8)):
@@ -29,7 +30,7 @@ def sequences() -> list[TokenSequence]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_rows_compute_what_single_sequences_do(family: str, tmp_path: Path) -> None:
+def test_packed_rows_equal_single_sequences(family: str, tmp_path: Path) -> None:
     policy = Policy(str(build_family(family, tmp_path)), compute_dtype="float32", device=torch.device("cpu"))
     (batch,) = pack(sequences(), micro_batch_tokens=2 * ROW_TOKENS, row_tokens=ROW_TOKENS)
     assert batch.input_ids.shape[1] > 512
@@ -39,7 +40,7 @@ def test_packed_rows_compute_what_single_sequences_do(family: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_saved_models_are_plain_ones(family: str, tmp_path: Path) -> None:
+def test_saved_models_are_plain_models(family: str, tmp_path: Path) -> None:
     original = build_family(family, tmp_path / "original")
     policy = Policy(str(original), compute_dtype="float32", device=torch.device("cpu"))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The update on a GPU: the same gradient as on the CPU."""
+"""An update on a GPU has the same gradient as on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from learner.policy import ComputeDtype
-from learner.supervised import SamplerState
 from tests.learner.samples import gradients, make_experiences, make_learner, make_references
 
 RELATIVE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -18,7 +17,7 @@ RELATIVE = {"float32": 1e-4, "bfloat16": 5e-2}
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_update_has_the_gradient_that_it_has_on_the_cpu(
+def test_gpu_gradient_equals_cpu_gradient(
     dtype: ComputeDtype, activation_checkpointing: bool, tiny_model_dir: Path
 ) -> None:
     found, losses = [], []
@@ -29,7 +28,7 @@ def test_an_update_has_the_gradient_that_it_has_on_the_cpu(
             num_gpus=num_gpus,
             activation_checkpointing=activation_checkpointing,
         )
-        prepared = learner.prepare_with(make_experiences(1), make_references(2), SamplerState())
+        prepared = learner.prepare_with(make_experiences(1), make_references(2))
         losses.append(learner.update(prepared).loss)
         found.append(torch.cat([gradient.flatten().cpu() for gradient in gradients(learner.policy)]))
     on_gpu, on_cpu = found

@@ -1,4 +1,4 @@
-"""Updates, checkpoints and publication of the learner on a tiny real model."""
+"""Updates, checkpoints and publication, on a tiny real model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errors import UserError
-from files import checkpoints, prune, write_folder
-from learner.experience import Experience
-from learner.learner import Learner, latest_checkpoint
-from learner.packing import TokenSequence
-from learner.supervised import SamplerState
+from files import checkpoints, newest_checkpoint, prune, write_folder
+from learner.data import Experience, TokenSequence
+from learner.learner import Learner
 from rewards import Granularity
 from sandbox.verdict import Outcome
 from tests.learner.samples import (
@@ -36,7 +34,7 @@ def weights(learner: Learner) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def sampled_rollout(learner: Learner, random: np.random.Generator, temperature: float) -> list[Experience]:
-    """Two completions sampled token by token from the learner's own weights, with their log-probabilities."""
+    """Two completions sampled token by token from the learner's own weights."""
     prompt_ids = random_ids(random, 12)
     generator = torch.Generator().manual_seed(int(random.integers(2**31)))
     experiences = []
@@ -64,9 +62,9 @@ def sampled_rollout(learner: Learner, random: np.random.Generator, temperature: 
     return experiences
 
 
-def test_at_learning_rate_zero_the_ratio_stays_one(tiny_model_dir: Path) -> None:
+def test_ratio_stays_one_at_learning_rate_zero(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, learning_rate=0.0)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     random = np.random.default_rng(0)
     before = weights(learner)
     for _ in range(50):
@@ -78,7 +76,7 @@ def test_at_learning_rate_zero_the_ratio_stays_one(tiny_model_dir: Path) -> None
     assert largest_difference(weights(learner), before) == 0
 
 
-def test_reinforcement_moves_probability_to_rewarded_tokens(tiny_model_dir: Path) -> None:
+def test_rl_moves_probability_to_rewarded_tokens(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, supervised_weight=0.0, warmup_steps=0)
     prompt = random_ids(np.random.default_rng(0), 8)
     good, bad = TokenSequence(prompt, np.array([5, 6], np.int32)), TokenSequence(prompt, np.array([7, 8], np.int32))
@@ -101,9 +99,9 @@ def test_reinforcement_moves_probability_to_rewarded_tokens(tiny_model_dir: Path
     assert after[1] < before[1] - 0.1
 
 
-def test_learning_rate_warms_up_and_large_gradients_are_clipped(tiny_model_dir: Path) -> None:
+def test_warmup_and_gradient_clipping(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, warmup_steps=4, learning_rate=1e-3, max_grad_norm=0.01)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     rates = [learner.update(learner.prepare(make_experiences(i))).learning_rate for i in range(6)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
     norm = torch.linalg.vector_norm(
@@ -112,32 +110,32 @@ def test_learning_rate_warms_up_and_large_gradients_are_clipped(tiny_model_dir: 
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tiny_model_dir: Path) -> None:
+def test_infinite_gradient_does_not_change_the_weights(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, rollout_is_threshold=1e30)
     experiences = make_experiences(0)
     experiences[0].logprobs[:] = -1e4
     before = weights(learner)
-    prepared = learner.prepare_with(experiences, [], SamplerState())
-    with pytest.raises(FloatingPointError, match="step 1: the gradient's norm is"):
+    prepared = learner.prepare_with(experiences, [])
+    with pytest.raises(FloatingPointError, match="step 1: the gradient norm is"):
         learner.update(prepared)
     assert largest_difference(weights(learner), before) == 0
     assert learner.step == 0
 
 
-def test_bfloat16_computes_near_float32_and_keeps_float32_master_weights(tiny_model_dir: Path) -> None:
+def test_bfloat16_is_close_to_float32_and_keeps_master_weights(tiny_model_dir: Path) -> None:
     losses = {}
     for dtype in ("float32", "bfloat16"):
         learner = make_learner(tiny_model_dir, dtype=dtype)
-        learner.set_examples(make_references(0))
+        learner.set_references(make_references(0))
         losses[dtype] = learner.update(learner.prepare(make_experiences(0))).loss_sl
         assert {p.dtype for p in learner.policy.model.parameters()} == {torch.float32}
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
     assert losses["bfloat16"] != losses["float32"]
 
 
-def test_checkpoint_loads_in_plain_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_checkpoint_loads_in_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model_dir)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     learner.update(learner.prepare(make_experiences(0)))
     path = learner.save_checkpoint(tmp_path)
     assert path == tmp_path / "step-1"
@@ -147,12 +145,10 @@ def test_checkpoint_loads_in_plain_transformers(tiny_model_dir: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("kl_loss_coef", [0.0, 0.1])
-def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(
-    tiny_model_dir: Path, tmp_path: Path, kl_loss_coef: float
-) -> None:
+def test_resumed_run_is_bit_identical(tiny_model_dir: Path, tmp_path: Path, kl_loss_coef: float) -> None:
     def start() -> Learner:
         learner = make_learner(tiny_model_dir, kl_loss_coef=kl_loss_coef, warmup_steps=5)
-        learner.set_examples(make_references(0, count=7))  # 4 an update: passes end in the middle of updates
+        learner.set_references(make_references(0, count=7))  # 4 per update, so passes end in the middle of updates
         return learner
 
     whole, interrupted = start(), start()
@@ -171,7 +167,7 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     assert largest_difference(weights(resumed), weights(whole)) == 0
 
 
-def test_only_the_newest_checkpoints_are_kept(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_old_checkpoints_are_pruned(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model_dir)
     (tmp_path / ".incomplete-step-9").mkdir()
     for step in (9, 10, 11):
@@ -179,11 +175,11 @@ def test_only_the_newest_checkpoints_are_kept(tiny_model_dir: Path, tmp_path: Pa
         learner.save_checkpoint(tmp_path)
     prune(tmp_path, keep=2)
     assert [p.name for p in checkpoints(tmp_path)] == ["step-10", "step-11"]
-    assert latest_checkpoint(tmp_path) == tmp_path / "step-11"
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-11"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-11"]
 
 
-def test_a_step_is_saved_once_however_often_it_is_asked_for(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_step_is_saved_only_once(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model_dir)
     path = learner.save_checkpoint(tmp_path)
     written = (path / "model.safetensors").stat().st_mtime_ns
@@ -191,7 +187,7 @@ def test_a_step_is_saved_once_however_often_it_is_asked_for(tiny_model_dir: Path
     assert (path / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
     def fail_half_way(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("no space left on device")
@@ -199,14 +195,14 @@ def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         write_folder(tmp_path / "step-1", fail_half_way)
     assert checkpoints(tmp_path) == []
-    assert latest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
     write_folder(tmp_path / "step-1", lambda folder: (folder / "config.json").touch())
     assert checkpoints(tmp_path) == [tmp_path / "step-1"]
     with pytest.raises(FileExistsError):
         write_folder(tmp_path / "step-1", lambda folder: None)
 
 
-def test_folders_that_are_no_checkpoint_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_unsuitable_checkpoints_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model_dir)
     with pytest.raises(UserError, match=r"not a checkpoint \(it has no trainer_state/state\.json\)"):
         learner.resume(tiny_model_dir)
@@ -216,17 +212,17 @@ def test_folders_that_are_no_checkpoint_are_refused(tiny_model_dir: Path, tmp_pa
     with pytest.raises(UserError, match=r"run\.seed 5, not 0"):
         learner.resume(path)
     (path / "trainer_state" / "state.json").write_text(json.dumps({**state, "format": 0}))
-    with pytest.raises(UserError, match="format 0"):
+    with pytest.raises(UserError, match="its format is 0; this program reads format"):
         learner.resume(path)
     (path / "trainer_state" / "state.json").write_text(json.dumps(state))
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     with pytest.raises(UserError, match="written with other reference programs"):
         learner.resume(path)
 
 
-def test_published_weights_are_those_of_the_policy(tiny_model_dir: Path, ray_session: None) -> None:
+def test_published_weights_equal_the_policy(tiny_model_dir: Path, ray_session: None) -> None:
     learner = make_learner(tiny_model_dir)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     assert learner.publish().version == learner.publish().version == 1  # no update in between: the same weights
     learner.update(learner.prepare(make_experiences(0)))
     handle = learner.publish()
@@ -237,14 +233,16 @@ def test_published_weights_are_those_of_the_policy(tiny_model_dir: Path, ray_ses
     assert handle.num_bytes == sum(4 * p.numel() for p in learner.policy.model.parameters())
 
 
-def test_sequences_that_the_model_cannot_see_are_refused(tiny_model_dir: Path) -> None:
+def test_unusable_data_is_refused(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir)
     long = TokenSequence(np.ones(250, np.int32), np.ones(10, np.int32))
-    with pytest.raises(ValueError, match=r"260 tokens is longer than model .* \(256\): lower model\.max_model_len"):
-        learner.prepare_with([], [long], SamplerState())
-    with pytest.raises(ValueError, match="step 1: neither experiences nor reference programs"):
-        learner.update(learner.prepare_with([], [], SamplerState()))
+    with pytest.raises(
+        ValueError, match=r"260 tokens is longer than the 256 tokens that model .*: lower model\.max_model_len"
+    ):
+        learner.prepare_with([], [long])
+    with pytest.raises(ValueError, match="step 1: there are no experiences and no reference programs"):
+        learner.update(learner.prepare_with([], []))
     with pytest.raises(UserError, match=r"set learner\.loss\.supervised_weight to 0"):
-        learner.set_examples([])
-    with pytest.raises(ValueError, match="no reference programs were set"):
+        learner.set_references([])
+    with pytest.raises(ValueError, match="call set_references first"):
         learner.prepare(make_experiences(0))

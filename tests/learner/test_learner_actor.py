@@ -1,8 +1,7 @@
-"""Learner and buffer as real Ray actors: references in, weights out, and what happens when something dies."""
+"""The learner and the buffer as real Ray actors: updates, checkpoints, and the death of a process."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -15,13 +14,10 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
-from learner.actor import LearnerActor
-from learner.buffer import BufferItem, DropReason, SampleMeta
-from learner.buffer_actor import BufferActor, BufferServer, TakeReply, TakeRequest
-from learner.experience import Experiences
+from learner.actor import LearnerActor, Prefetcher
+from learner.buffer import Added, BufferActor, BufferItem, RolloutMeta
+from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
-from learner.prefetcher import Prefetcher
-from learner.stored_rollouts import load_rollouts, save_rollouts
 from problems.types import Problem, StdinTest
 from settings import BufferSettings, ModelSettings, SftSettings
 from tests.learner.producer import Producer
@@ -41,24 +37,29 @@ def wait_for(reply: Any) -> Any:
 
 
 def wait_until_lost(ref: Any) -> None:
-    """An owner's death is noticed a little later than it happens."""
+    """Ray notices the death of an owner with a delay."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         try:
             wait_for(ref)
         except ObjectLostError:
             return
-    raise TimeoutError("the object outlives its owner")
+    raise TimeoutError("the object is still there after the death of its owner")
 
 
-def take(buffer: Any, num_samples: int = 8, version: int = 0, **fields: Any) -> TakeReply[Any]:
-    request = TakeRequest(fields.pop("ticket", f"{time.monotonic()}"), num_samples, version, 10.0, **fields)
-    reply: TakeReply[Any] = wait_for(buffer.take.remote(request))
-    return reply
+def fill(buffer: Any, stored: list[tuple[str, Experiences]]) -> str:
+    """Add rollouts; returns the buffer's epoch."""
+    added: list[Added] = wait_for([buffer.add.remote(*rollout) for rollout in stored])
+    return added[-1].epoch
 
 
-def ids(reply: TakeReply[Any]) -> list[str]:
-    return [item.meta.rollout_id for item in reply.items]
+def take(buffer: Any, *names: str) -> list[BufferItem[Any]]:
+    items: list[BufferItem[Any]] = wait_for(buffer.take.remote(names, ()))[1]
+    return items
+
+
+def ids(items: list[BufferItem[Any]]) -> list[str]:
+    return [item.meta.rollout_id for item in items]
 
 
 @pytest.fixture
@@ -69,9 +70,9 @@ def buffer(ray_session: None) -> Iterator[Any]:
 
 
 @pytest.fixture
-def feed(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
+def prefetcher(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
     learner = make_learner(tiny_model_dir, fetch_timeout_s=60.0)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     return Prefetcher(learner)
 
 
@@ -91,17 +92,17 @@ def start_learner(model: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_updates_checkpoint_and_successor(buffer: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = start_learner(tiny_model_dir)
     assert wait_for(learner.progress.remote()) is None
     assert wait_for(learner.sft.remote()).num_steps == 2
     assert wait_for(learner.progress.remote()).step == 2
 
     stored = rollouts(0, 5)
-    incarnation = wait_for(buffer.add.remote(stored))
+    fill(buffer, stored)
     assert wait_for(learner.publish.remote()).version == 1
     assert wait_for(learner.publish.remote()).version == 1, "the same weights are the same version"
-    items = list(take(buffer, 16, incarnation=incarnation).items)
+    items = take(buffer, "r0", "r1", "r2", "r3")
     report: StepReport = wait_for(learner.step.remote(items[:2], items[2:]))
     assert (report.trained, report.lost) == (("r0", "r1"), ())
     metrics = report.metrics
@@ -114,13 +115,13 @@ def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_mode
     row = metrics.with_driver(1.0, 7, {"stale": 1}).row()
     assert {"step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive"} <= row.keys()
     assert (row["buffer_size"], row["dropped"]) == (7, {"stale": 1})
-    waiting = [*items[2:], *wait_for(buffer.contents.remote())]
+    waiting = [*items[2:], *wait_for(buffer.items.remote())]
     path = wait_for(learner.save_checkpoint.remote(tmp_path, '{"state": 1}', waiting, 3))
     assert (path / "trainer_state" / "run_state.json").read_text() == '{"state": 1}'
     kept = load_rollouts(path / "trainer_state" / "rollouts.npz")
     assert [name for name, _ in kept] == ["r2", "r3", "r4"]
 
-    # Another learner goes on from there, with newer versions than the dead one may have published since.
+    # Another learner continues, with versions newer than any that the dead one may have published.
     ray.kill(learner)
     learner = start_learner(tiny_model_dir)
     assert wait_for(learner.resume.remote(path, 3)) == 1
@@ -131,7 +132,7 @@ def test_updates_checkpoints_and_the_death_of_the_learner(buffer: Any, tiny_mode
     ray.kill(learner)
 
 
-def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
+def test_stored_rollouts_are_bit_identical(tmp_path: Path) -> None:
     stored = rollouts(0, 3, version=2)
     save_rollouts(tmp_path / "rollouts.npz", stored)
     loaded = load_rollouts(tmp_path / "rollouts.npz")
@@ -149,91 +150,50 @@ def test_stored_rollouts_are_the_same_bits(tmp_path: Path) -> None:
     assert load_rollouts(tmp_path / "none.npz") == []
 
 
-def test_what_was_announced_comes_next(feed: Prefetcher, buffer: Any) -> None:
-    incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
-    items = take(buffer, 16, incarnation=incarnation).items
-    feed.announce(items[:2])
-    with pytest.raises(ValueError, match="announced as the next"):
-        feed.get(items[2:])
-    fed = feed.get(items[2:])
-    assert fed.prepared is not None
-    assert fed.prepared.num_samples == 8
-
-
-def test_a_take_waits_for_what_is_on_its_way(buffer: Any) -> None:
-    incarnation = take(buffer).incarnation
-    reply = buffer.take.remote(TakeRequest("1", 8, 0, DEADLINE_S, incarnation=incarnation))
-    wait_for(buffer.add.remote(rollouts(0, 2)))
-    assert ids(wait_for(reply)) == ["r0", "r1"]
-
-
-def test_a_take_that_comes_twice_is_answered_once(ray_session: None) -> None:
-    async def twice() -> None:
-        buffer = BufferServer(BUFFER)
-        await buffer.add(rollouts(0, 4))
-        request = TakeRequest("same", 8, 0, 10.0, incarnation=buffer.incarnation)
-        assert await buffer.take(request) == await buffer.take(request)
-        assert (await buffer.stats()).num_taken == 8
-
-    asyncio.run(twice())
-
-
-def test_a_take_tells_what_became_stale_rather_than_wait(buffer: Any) -> None:
-    incarnation = wait_for(buffer.add.remote(rollouts(0, 1)))
-    wait_for(buffer.add.remote(rollouts(10, 1, version=1)))
-    reply = take(buffer, 8, version=2, incarnation=incarnation)
-    assert (ids(reply), [drop.rollout_id for drop in reply.drops]) == ([], ["r0"])
-    wait_for(buffer.add.remote(rollouts(20, 1, version=2)))
-    reply = take(buffer, 8, version=2, incarnation=incarnation, cursor=reply.cursor)
-    assert (ids(reply), reply.drops) == (["r10", "r20"], ())
+def test_prefetcher_refuses_rollouts_that_were_not_announced(prefetcher: Prefetcher, buffer: Any) -> None:
+    fill(buffer, rollouts(0, 4))
+    items = take(buffer, "r0", "r1", "r2", "r3")
+    prefetcher.announce(items[:2])
+    with pytest.raises(ValueError, match=r"expected the announced rollouts \['r0', 'r1'\], got \['r2', 'r3'\]"):
+        prefetcher.get(items[2:])
+    fetched = prefetcher.get(items[2:])
+    assert list(fetched.rollouts) == ["r2", "r3"]
+    assert fetched.prepared is not None
+    assert len(fetched.prepared.experiences) == 8
 
 
 def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
-    incarnation = wait_for(buffer.add.remote(rollouts(0, 2)))
-    items = take(buffer, 4, incarnation=incarnation).items
-    reply = buffer.take.remote(TakeRequest("1", 8, 0, DEADLINE_S, incarnation=incarnation))
+    epoch = fill(buffer, rollouts(0, 2))
+    (item,) = take(buffer, "r0")
     os.kill(wait_for(buffer.pid.remote()), signal.SIGKILL)
-    told: TakeReply[Any] = wait_for(reply)
-    assert told.incarnation != incarnation
-    assert told.items == ()
-    wait_until_lost(items[0].ref)
-    assert wait_for(buffer.add.remote(rollouts(2, 2))) == told.incarnation
-    assert ids(take(buffer, 8, incarnation=told.incarnation)) == ["r2", "r3"]
+    now, items = wait_for(buffer.take.remote(["r1"], []))
+    assert (now != epoch, items) == (True, [])
+    wait_until_lost(item.ref)
+    assert fill(buffer, rollouts(2, 2)) == now
+    assert ids(take(buffer, "r2", "r3")) == ["r2", "r3"]
 
 
-def test_rollouts_outlive_the_process_that_made_them(feed: Prefetcher, buffer: Any) -> None:
+def test_rollouts_outlive_their_producer(prefetcher: Prefetcher, buffer: Any) -> None:
     actor_class: Any = Producer
     producer = actor_class.remote()
     wait_for(producer.produce.remote(buffer, rollouts(0, 4), DEADLINE_S))
     ray.kill(producer)
-    incarnation = take(buffer, 8).incarnation
-    fed = feed.get(take(buffer, 8, incarnation=incarnation).items)
-    assert fed.prepared is not None
-    assert fed.prepared.num_samples == 8
+    fetched = prefetcher.get(take(buffer, "r0", "r1"))
+    assert fetched.prepared is not None
+    assert len(fetched.prepared.experiences) == 8
 
 
-def test_rollouts_whose_objects_are_gone_are_told(feed: Prefetcher) -> None:
+def test_lost_rollouts_are_reported(prefetcher: Prefetcher) -> None:
     producer_class: Any = Producer
     producers = [producer_class.remote() for _ in range(2)]
     items = []
     for index, (name, group) in enumerate(rollouts(0, 2)):
         (ref,) = wait_for(producers[index].put.remote(group))
-        items.append(BufferItem(ref, SampleMeta.of(name, group)))
+        items.append(BufferItem(ref, RolloutMeta.of(name, group)))
     ray.kill(producers[0])
     wait_until_lost(items[0].ref)
-    fed = feed.get(items)
-    assert [item.meta.rollout_id for item in fed.items] == ["r1"]
-    assert [item.meta.rollout_id for item in fed.lost] == ["r0"]
-    fed = feed.get(items[:1])
-    assert (fed.items, fed.prepared) == ([], None)
+    fetched = prefetcher.get(items)
+    assert (list(fetched.rollouts), fetched.lost) == (["r1"], ("r0",))
+    fetched = prefetcher.get(items[:1])
+    assert (fetched.rollouts, fetched.lost, fetched.prepared) == ({}, ("r0",), None)
     ray.kill(producers[1])
-
-
-def test_what_is_taken_is_trained_or_dropped(buffer: Any) -> None:
-    incarnation = wait_for(buffer.add.remote(rollouts(0, 4)))
-    take(buffer, 16, incarnation=incarnation)
-    take(buffer, 1, incarnation="", finished=("r0", "r1"), lost=("r2",))
-    wait_for(buffer.refuse.remote(["r3"], DropReason.DUPLICATE))
-    stats = wait_for(buffer.stats.remote())
-    assert (stats.num_taken, stats.num_trained) == (0, 8)
-    assert stats.dropped == {DropReason.LOST: 4, DropReason.DUPLICATE: 4}

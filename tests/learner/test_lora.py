@@ -1,4 +1,4 @@
-"""Adapters: what is trained, what is published, what is saved, and what the KL term refers to."""
+"""Adapters: which parameters are trained, published and saved, and what the KL term refers to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from actors.engine import EngineOptions
 from actors.transformers_engine import TransformersEngine
 from errors import UserError
+from learner.data import TokenSequence
 from learner.learner import Learner
-from learner.packing import TokenSequence
 from learner.sft import run_sft
-from learner.supervised import SamplerState
 from settings import LoraSettings
 from tests.actors.sampling import make_request
 from tests.encoder_decoder_models import build_encoder_decoder
@@ -30,9 +29,10 @@ LORA = LoraSettings(rank=4, alpha=16)
 
 @pytest.fixture(scope="module")
 def gpt2(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GPT-2's linear layers are transposed."""
+    """GPT-2 stores its linear layers transposed."""
     folder = tmp_path_factory.mktemp("gpt2")
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
     return folder
@@ -47,7 +47,7 @@ def model_dir(request: pytest.FixtureRequest, tiny_model_dir: Path, gpt2: Path, 
 
 def train(learner: Learner, updates: int = 2) -> None:
     for seed in range(updates):
-        prepared = learner.prepare_with(make_experiences(seed), make_references(seed), SamplerState())
+        prepared = learner.prepare_with(make_experiences(seed), make_references(seed))
         learner.update(prepared)
 
 
@@ -64,7 +64,7 @@ def logits(model: Any) -> torch.Tensor:
     return result
 
 
-def test_only_adapters_are_trained_and_optimised(model_dir: Path) -> None:
+def test_only_adapters_are_trained(model_dir: Path) -> None:
     learner = make_learner(model_dir, lora=LORA)
     before = {name: value.clone() for name, value in learner.policy.model.named_parameters()}
     start = logits(learner.policy.model)
@@ -80,7 +80,7 @@ def test_only_adapters_are_trained_and_optimised(model_dir: Path) -> None:
     assert not torch.allclose(logits(learner.policy.model), start)
 
 
-def test_the_saved_folder_is_a_plain_model_and_the_adapters_are_pefts(model_dir: Path, tmp_path: Path) -> None:
+def test_saved_folder_is_a_plain_model_with_peft_adapters(model_dir: Path, tmp_path: Path) -> None:
     learner = make_learner(model_dir, lora=LORA)
     train(learner)
     path = learner.save_checkpoint(tmp_path / "checkpoints")
@@ -94,7 +94,7 @@ def test_the_saved_folder_is_a_plain_model_and_the_adapters_are_pefts(model_dir:
     torch.testing.assert_close(logits(by_peft), expected, rtol=0, atol=1e-5)
 
 
-def test_adapters_alone_are_merged_into_the_same_weights_for_fewer_bytes(model_dir: Path) -> None:
+def test_published_adapters_merge_into_the_same_weights(model_dir: Path) -> None:
     published, num_bytes = {}, {}
     for publish in ("merged", "adapter"):
         learner = make_learner(model_dir, lora=LORA.model_copy(update={"publish": publish}))
@@ -109,7 +109,7 @@ def test_adapters_alone_are_merged_into_the_same_weights_for_fewer_bytes(model_d
         assert torch.equal(here[name].float(), value), name
 
 
-def test_after_an_update_the_engine_samples_with_the_adapters(model_dir: Path) -> None:
+def test_engine_samples_with_the_adapters(model_dir: Path) -> None:
     learner = make_learner(model_dir, lora=LORA.model_copy(update={"publish": "adapter"}), temperature=0.9)
     train(learner)
     engine = TransformersEngine(model_dir, EngineOptions("float32", 96, 16, 2**24, (1,)))
@@ -127,7 +127,7 @@ def test_after_an_update_the_engine_samples_with_the_adapters(model_dir: Path) -
         np.testing.assert_allclose(sample.logprobs, logprobs.detach().numpy(), atol=1e-4, rtol=0)
 
 
-def test_resume_gives_the_same_next_update(model_dir: Path, tmp_path: Path) -> None:
+def test_resumed_update_is_bit_identical(model_dir: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"lora": LORA, "kl_loss_coef": 0.1}
     learner = make_learner(model_dir, **fields)
     train(learner)
@@ -142,7 +142,7 @@ def test_resume_gives_the_same_next_update(model_dir: Path, tmp_path: Path) -> N
         assert torch.equal(value, other), name
 
 
-def test_kl_refers_to_what_rl_starts_from_and_shares_the_base(tiny_model_dir: Path) -> None:
+def test_kl_reference_is_the_start_of_rl_and_shares_the_base(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, lora=LORA, kl_loss_coef=1.0)
     reference = learner._reference
     assert reference is not None
@@ -156,7 +156,7 @@ def test_kl_refers_to_what_rl_starts_from_and_shares_the_base(tiny_model_dir: Pa
     assert not torch.allclose(logits(learner.policy.model), base)
 
 
-def test_warm_start_trains_adapters_and_comes_from_the_cache_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_sft_trains_adapters_and_is_cached(tiny_model_dir: Path, tmp_path: Path) -> None:
     stage = {"num_steps": 4, "learning_rate": 1e-2, "warmup_steps": 1, "batch_size": 4, "evaluate_every": 2}
     results = []
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_warm_start_trains_adapters_and_comes_from_the_cache_again(tiny_model_di
     assert not torch.allclose(trained, logits(plain(tiny_model_dir, is_encoder_decoder=False)))
 
 
-def test_what_does_not_fit_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_unusable_adapters_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.lora: .*no_such_layer"):
         make_learner(tiny_model_dir, lora=LoraSettings(rank=2, target_modules=("no_such_layer",)))
     path = make_learner(tiny_model_dir, lora=LORA).save_checkpoint(tmp_path)

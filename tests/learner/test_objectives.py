@@ -1,4 +1,4 @@
-"""Each objective against a slow, direct computation in float64: one sequence, one token, one term at a time."""
+"""Each objective against a slow, direct computation in float64, one token and one term at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.experience import Experience
+from learner.data import Experience, TokenSequence
 from learner.learner import Learner
 from learner.objectives import contributing
-from learner.packing import TokenSequence
-from learner.supervised import SamplerState
 from rewards import Granularity
 from settings import LossAggMode
 from tests.learner.samples import (
@@ -54,7 +52,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 def direct_loss(learner: Learner, experiences: list[Experience], references: list[TokenSequence]) -> torch.Tensor:
-    """The formulas of rltf.md and of `learner.objectives`, token by token."""
+    """The formulas of `learner.objectives`, token by token."""
     objective = learner.objective
 
     def divisor(length: int, all_lengths: list[int]) -> float:
@@ -96,35 +94,35 @@ def direct_loss(learner: Learner, experiences: list[Experience], references: lis
 
 
 @pytest.mark.parametrize(("algorithm", "fields"), CASES, ids=lambda value: str(value))
-def test_loss_and_gradient_equal_the_direct_computation(
+def test_loss_and_gradient_equal_direct_computation(
     tiny_model_dir: Path, algorithm: str, fields: dict[str, Any]
 ) -> None:
     learner = make_learner(tiny_model_dir, algorithm=algorithm, temperature=TEMPERATURE, **fields)
     learner.policy.model.double()
     if learner._reference is not None:
-        # A reference that differs from the policy, as it does after the first update.
+        # Make the reference differ from the policy, as after the first update.
         learner._reference.model.double()
         with torch.no_grad():
             for parameter in learner._reference.model.parameters():
                 parameter.mul_(1.05)
     experiences, references = make_experiences(0), make_references(1)
-    experiences[2].token_weights[:] = 0  # no gradient, but part of the normalisation
+    experiences[2].token_weights[:] = 0  # no gradient, but counted by the divisors
 
     expected = direct_loss(learner, experiences, references)
     expected.backward()  # type: ignore[no-untyped-call]
     expected_gradients = gradients(learner.policy)
-    stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+    stats = learner.update(learner.prepare_with(experiences, references))
 
     assert stats.loss == pytest.approx(expected.item(), abs=1e-6)
     num_idle = len(experiences) if fields.get("rl_weight") == 0 else 0 if "kl_loss_coef" in fields else 1
     assert stats.num_idle_samples == num_idle
     norm = math.sqrt(sum(g.square().sum().item() for g in expected_gradients))
-    # Llama's normalisation layers round to float32 even here, which the size of the gradient multiplies.
+    # Llama's normalization layers round to float32 even here; the error grows with the gradient.
     assert largest_difference(gradients(learner.policy), expected_gradients) < 1e-6 * max(1.0, norm)
     assert stats.grad_norm == pytest.approx(norm, rel=1e-6)
 
 
-def test_terms_sum_to_the_loss_and_statistics_are_those_of_sampled_tokens(tiny_model_dir: Path) -> None:
+def test_terms_sum_to_the_loss(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, rl_weight=2.0, supervised_weight=0.5)
     experiences, references = make_experiences(3), make_references(4)
     plain = torch.cat(
@@ -132,7 +130,7 @@ def test_terms_sum_to_the_loss_and_statistics_are_those_of_sampled_tokens(tiny_m
     )
     log_ratio = plain - torch.from_numpy(np.concatenate([e.logprobs for e in experiences]))
 
-    stats = learner.update(learner.prepare_with(experiences, references, SamplerState()))
+    stats = learner.update(learner.prepare_with(experiences, references))
 
     rl = stats.loss_coarse + stats.loss_fine + stats.loss_adaptive + stats.loss_static
     assert stats.loss == pytest.approx(0.5 * stats.loss_sl + 2.0 * rl, rel=1e-5)
@@ -143,16 +141,16 @@ def test_terms_sum_to_the_loss_and_statistics_are_those_of_sampled_tokens(tiny_m
     assert stats.num_tokens == sum(len(e.token_ids) for e in experiences) + sum(len(r.token_ids) for r in references)
 
 
-def test_control_without_rl_updates_exactly_as_supervised_training_does(tiny_model_dir: Path) -> None:
+def test_control_without_rl_equals_supervised_training(tiny_model_dir: Path) -> None:
     control, supervised = (make_learner(tiny_model_dir, rl_weight=0.0) for _ in range(2))
     references = make_references(1)
-    control.update(control.prepare_with(make_experiences(0), references, SamplerState()))
-    supervised.update(supervised.prepare_with([], references, SamplerState()))
+    control.update(control.prepare_with(make_experiences(0), references))
+    supervised.update(supervised.prepare_with([], references))
     difference = largest_difference(list(control.policy.model.parameters()), list(supervised.policy.model.parameters()))
     assert difference == 0
 
 
-def test_algorithm_sets_the_loss_except_what_is_given() -> None:
+def test_algorithm_sets_the_loss_unless_given() -> None:
     paper = settings("rltf-paper").loss
     assert (paper.loss_agg_mode, paper.rollout_is_threshold) == (LossAggMode.SEQ_MEAN_TOKEN_SUM, None)
     ours = settings().loss
@@ -174,7 +172,7 @@ def test_unusable_loss_is_refused(algorithm: str, fields: dict[str, float], mess
         settings(algorithm, **fields)
 
 
-def test_experiences_that_do_not_fit_together_are_refused() -> None:
+def test_malformed_experiences_are_refused() -> None:
     good = make_experiences(0)[0]
     short = Experience(
         good.task_id,
@@ -187,7 +185,7 @@ def test_experiences_that_do_not_fit_together_are_refused() -> None:
         good.reward,
         good.outcome,
     )
-    with pytest.raises(ValueError, match=r"experience r0/0: token_weights .* do not fit"):
+    with pytest.raises(ValueError, match=r"experience r0/0: token_weights .* do not match"):
         contributing([short], settings().loss)
     broken = good.token_weights.copy()
     broken[0, 0] = np.nan

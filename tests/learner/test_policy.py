@@ -1,4 +1,4 @@
-"""Models that can be trained, and what is said of those that cannot."""
+"""Which models can be trained, and the messages for those that cannot."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def with_tokenizer(folder: Path, model_dir: Path) -> Path:
     return folder
 
 
-def test_models_with_learned_positions_and_dropout_are_packed_rightly(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_learned_positions_and_dropout(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     policy = load(with_tokenizer(tmp_path, tiny_model_dir))
-    assert config.resid_pdrop > 0  # what the learner has to switch off
+    assert config.resid_pdrop > 0  # the learner must turn this off
     policy.model.train()
     references = make_references(0)
     (batch,) = pack(references, micro_batch_tokens=1024, row_tokens=512)
@@ -37,18 +38,19 @@ def test_models_with_learned_positions_and_dropout_are_packed_rightly(tiny_model
     torch.testing.assert_close(logprobs, expected[batch.source], rtol=0, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_packed_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_model_that_cannot_be_packed_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
+    torch.manual_seed(0)
     MambaForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
-    with pytest.raises(UserError, match="mamba models take no packed sequences"):
+    with pytest.raises(UserError, match="mamba models cannot be trained: they reject packed sequences"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
 
 
-def test_a_folder_without_a_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no usable tokenizer there"):
+def test_folder_without_a_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it has no usable tokenizer"):
         load(tmp_path)
     with pytest.raises(UserError, match=r"not a Hugging Face model folder \(it has no config\.json\)"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match="neither a model folder nor a hub id that can be loaded"):
+    with pytest.raises(UserError, match="it cannot be loaded as a folder or a Hub id"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""Kept updates made again: the same bits with the same settings, also where updates were undone, or fail."""
+"""Replayed updates are bit-identical with the same settings, even if updates were undone or failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = Settings(
 
 def new_learner(model: Path) -> Learner:
     learner = make_learner(model)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     return learner
 
 
@@ -37,16 +37,16 @@ def new_recorder(run: Path) -> Recorder:
 
 def update(learner: Learner, recorder: Recorder, seed: int) -> float:
     prepared = learner.prepare(make_experiences(seed))
-    with recorder.keeping(learner, prepared):
+    with recorder.recording(learner, prepared):
         return learner.update(prepared).loss
 
 
-def test_updates_that_were_undone_are_forgotten(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_undone_updates_are_deleted(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = new_learner(tiny_model_dir)
     recorder = new_recorder(tmp_path)
     losses = [update(learner, recorder, seed) for seed in range(2)]
     checkpoint = learner.save_checkpoint(tmp_path / "checkpoints")
-    for seed in (7, 8):  # undone: their learner dies, and another goes on from the checkpoint
+    for seed in (7, 8):  # undone: the learner dies, and another one continues from the checkpoint
         update(learner, recorder, seed)
     learner = new_learner(tiny_model_dir)
     learner.resume(checkpoint)
@@ -57,12 +57,12 @@ def test_updates_that_were_undone_are_forgotten(tiny_model_dir: Path, tmp_path: 
     assert [u.stats.loss for u in updates] == losses
 
 
-def test_an_update_that_fails_is_kept_and_fails_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_failed_update_is_recorded_and_fails_again(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner, recorder = new_learner(tiny_model_dir), new_recorder(tmp_path)
     update(learner, recorder, 0)
     enormous = [replace(e, token_weights=np.full_like(e.token_weights, 3e38)) for e in make_experiences(1)]
     prepared = learner.prepare(enormous)
-    with pytest.raises(FloatingPointError, match="step 2"), recorder.keeping(learner, prepared):
+    with pytest.raises(FloatingPointError, match="step 2"), recorder.recording(learner, prepared):
         learner.update(prepared)
 
     updates = replay(tmp_path, SETTINGS)
@@ -71,8 +71,8 @@ def test_an_update_that_fails_is_kept_and_fails_again(tiny_model_dir: Path, tmp_
         next(updates)
 
 
-def test_updates_are_kept_from_the_first_or_not_at_all(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_recording_must_start_with_the_first_update(tiny_model_dir: Path, tmp_path: Path) -> None:
     learner = new_learner(tiny_model_dir)
     learner.update(learner.prepare(make_experiences(0)))
-    with pytest.raises(UserError, match="from a run's first one on"):
+    with pytest.raises(UserError, match="must start with the first update"):
         update(learner, new_recorder(tmp_path), 1)

@@ -1,4 +1,4 @@
-"""vLLM samples, the learner trains: at learning rate 0 the two engines' log-probabilities stay the same."""
+"""At learning rate 0, the log-probabilities of vLLM and of the learner stay equal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.engine import build_engine
 from actors.model_folder import end_token_ids, load_tokenizer
-from learner.experience import Experience
+from learner.data import Experience
 from rewards import Granularity
 from sandbox.verdict import Outcome
 from settings import GeneratorSettings, ModelSettings
@@ -20,7 +20,7 @@ REFRESH_EVERY = 5
 TEMPERATURE = 0.8
 
 
-def test_at_learning_rate_zero_the_ratio_to_vllm_stays_one(tiny_model_dir: Path) -> None:
+def test_ratio_to_vllm_stays_one_at_learning_rate_zero(tiny_model_dir: Path) -> None:
     model = ModelSettings(dtype="float32", max_model_len=256)
     sampling = GeneratorSettings(num_gpus=0, max_num_seqs=16, kv_cache_bytes=64 * 2**20)
     engine = build_engine(
@@ -31,7 +31,7 @@ def test_at_learning_rate_zero_the_ratio_to_vllm_stays_one(tiny_model_dir: Path)
         seed=0,
     )
     learner = make_learner(tiny_model_dir, learning_rate=0.0)
-    learner.set_examples(make_references(0))
+    learner.set_references(make_references(0))
     random = np.random.default_rng(0)
     for update in range(NUM_UPDATES):
         if update % REFRESH_EVERY == 0:

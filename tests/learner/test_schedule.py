@@ -1,4 +1,4 @@
-"""The learning rate over updates."""
+"""The schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from learner.learner import learning_rate
 from settings import OptimSettings, Settings
 
 
-def test_rises_over_warmup_and_falls_to_zero() -> None:
+def test_rate_rises_during_warmup_and_falls_to_zero() -> None:
     settings = OptimSettings(learning_rate=1.0, warmup_steps=4, decay_steps=10)
     rates = [learning_rate(settings, step) for step in range(11)]
     assert rates[:4] == [0.25, pytest.approx(0.5 * 0.9), pytest.approx(0.75 * 0.8), pytest.approx(0.7)]
@@ -16,11 +16,11 @@ def test_rises_over_warmup_and_falls_to_zero() -> None:
     assert rates[10] == 0
 
 
-def test_constant_without_decay() -> None:
+def test_rate_is_constant_without_decay() -> None:
     settings = OptimSettings(learning_rate=1.0, warmup_steps=0)
     assert {learning_rate(settings, step) for step in range(100)} == {1.0}
 
 
-def test_updates_after_the_decay_are_refused() -> None:
+def test_decay_must_not_end_before_the_run() -> None:
     with pytest.raises(ValueError, match=r"learner\.optim\.decay_steps 10 is below run\.num_steps 20"):
         Settings.model_validate({"run": {"num_steps": 20}, "learner": {"optim": {"decay_steps": 10}}})

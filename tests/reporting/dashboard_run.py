@@ -1,6 +1,6 @@
-"""A Ray with its dashboard and some of a run's actors, the learner at an update; ends with its input.
+"""Starts Ray with its dashboard and some actors of a run, with the learner at an update; ends when its input ends.
 
-python -m tests.reporting.dashboard_run     prints the dashboard's address when all is there
+python -m tests.reporting.dashboard_run     prints the address of the dashboard when everything is up
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 
-from controller.learner_service import LearnerService, step_shown
-from learner.buffer_actor import BufferActor
+from controller.learner_service import LearnerService, shown_step
+from learner.buffer import BufferActor
 from sandbox import selftest
 from sandbox.limits import Limits
 from sandbox.pool import SandboxPool, SandboxWorker
@@ -23,7 +23,7 @@ from transport.rollouts import start_rollout_store
 
 
 class SlowLearner:
-    """Stands for a learner at a long update."""
+    """Stands in for a learner at a long update."""
 
     def __repr__(self) -> str:
         return "learner"
@@ -32,13 +32,13 @@ class SlowLearner:
         time.sleep(600)
 
 
-def spawn_learner() -> Any:
-    """By the name that a run gives it."""
+def spawn_learner(life: int) -> Any:
+    """Start it under the name that a run gives it."""
     return ray.remote(SlowLearner).options(name="learner", num_cpus=0).remote()
 
 
 async def main() -> None:
-    """Start everything, and wait."""
+    """Start everything and wait."""
     context = ray.init(
         address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
     )
@@ -48,8 +48,10 @@ async def main() -> None:
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()
-    learner = LearnerService(spawn_learner, (), Path(), warm_start=False, on_warm_start=print)
-    update = asyncio.create_task(learner.call("step", shown=step_shown(11, 60)))
+    learner = LearnerService(spawn_learner, (), Path(), sft=False, on_sft=print)
+    update: asyncio.Task[None] = asyncio.create_task(
+        learner.call(lambda actor: actor.step.options(name=shown_step(11, 60)).remote(), "make an update")
+    )
     print(f"http://{context.dashboard_url}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     update.cancel()

@@ -1,8 +1,8 @@
-"""A run that sets every series once, in a Ray of its own: what scrapers are tested against.
+"""A run that sets every series, in its own Ray: tests scrape it.
 
 python -m tests.reporting.exporting_run PORT FILE
 
-It serves them on PORT, writes what the endpoint says once all are there into FILE, and counts on until its input ends.
+It serves the series on PORT, writes the endpoint's text into FILE once all are there, and counts until its input ends.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.reports import GradedRollout
+from controller.events import (
+    Evaluated,
+    Graded,
+    GradedRollout,
+    GradingCounts,
+    LedgerCounts,
+    Polled,
+    Refreshed,
+    Step,
+)
+from controller.ledger import DropReason
 from evaluation import EvaluationResult
-from learner.buffer import BufferStats, DropReason
+from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
-from reporting.series import SERIES
-from reporting.telemetry import Telemetry
+from reporting.telemetry import SERIES, Telemetry
 from sandbox.pool import PoolStats
 from sandbox.verdict import Isolation, Outcome
-from settings import BufferSettings
+from settings import Settings
 
 DEADLINE_S = 60.0
 
 
 def step_metrics(step: int) -> StepMetrics:
-    """Of an update of 16 samples."""
+    """The metrics of an update with 16 samples."""
     terms = dict.fromkeys(("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl"), 0.1)
     rest = dict.fromkeys(("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max"), 1.0)
     update = UpdateStats(
@@ -57,7 +66,7 @@ def step_metrics(step: int) -> StepMetrics:
 
 
 def graded_rollout() -> GradedRollout:
-    """One program of every outcome."""
+    """A rollout with one program of every outcome."""
     outcomes = Counter(dict.fromkeys(Outcome, 1))
     return GradedRollout(
         "r1",
@@ -71,35 +80,43 @@ def graded_rollout() -> GradedRollout:
         2.5,
         outcomes,
         Isolation.NAMESPACES,
-        "",
+        None,
         greedy=None,
         shown=(),
     )
 
 
 def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
-    """Of a generator that has sampled `num_tokens`."""
+    """The counts of a generator that has sampled `num_tokens`."""
     return GeneratorStats(
         name=name, version=1, num_in_flight=2, num_sequences=8, num_rollouts=4, num_tokens=num_tokens, num_updates=1,
         busy_s=num_tokens / 100, updating_s=0.1 * num_tokens, wall_s=num_tokens / 50, gpu_memory_bytes=1 << 30,
     )  # fmt: skip
 
 
-def set_all(telemetry: Telemetry, step: int) -> None:
-    """Set every series as a run does after `step` updates."""
-    telemetry.step(step_metrics(step), 100)
-    telemetry.graded(graded_rollout())
-    telemetry.publication(0.2)
-    telemetry.evaluation(
-        EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
+def polled(generator_tokens: int, num_deaths: int) -> Polled:
+    """What the actors say when the generator has sampled so many tokens."""
+    return Polled(
+        generators=(generator_stats("generator-0", generator_tokens),),
+        num_outstanding=32,
+        num_replaced_generators=num_deaths,
+        pool=PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=num_deaths),
+        buffer=BufferStats(8, 128, 1 << 20, 16),
     )
-    telemetry.sandboxes(PoolStats(num_workers=3, num_ready=2, backlog=64, num_done=9, num_repeated=0, num_deaths=step))
-    telemetry.buffer(BufferStats(999, 128, 16, 855, {}, 8, 9000, 1 << 20))
-    telemetry.queues(num_outstanding=32, num_replaced=step)
+
+
+def set_all(telemetry: Telemetry, step: int, generator_tokens: int) -> None:
+    """Set every series as a run does after `step` updates."""
+    result = EvaluationResult({1: {"all": 0.5}, 5: {"all": 0.7}}, {}, {1: 0, 5: 0}, 10, 50, {Outcome.PASSED: 25})
+    telemetry.emit(Step(step_metrics(step), GradingCounts(), LedgerCounts(0, 0, {}, {})))
+    telemetry.emit(Graded(graded_rollout()))
+    telemetry.emit(Refreshed(step, (), 0.2))
+    telemetry.emit(Evaluated(step, result, {}))
+    telemetry.emit(polled(generator_tokens, step))
 
 
 def main() -> None:
-    """Start Ray, set everything, and serve or print it."""
+    """Start Ray, set every series and serve them."""
     ray.init(
         address="local",
         num_cpus=1,
@@ -109,10 +126,10 @@ def main() -> None:
         _metrics_export_port=int(sys.argv[1]),
         _system_config={"metrics_report_interval_ms": 1000},
     )
-    telemetry = Telemetry("test-run", BufferSettings())
-    set_all(telemetry, 1)
-    for num_tokens in (1000, 1500, 200):
-        telemetry.generators([generator_stats("generator-0", num_tokens)])
+    telemetry = Telemetry(Settings(run={"name": "test-run"}))
+    set_all(telemetry, 1, 1000)
+    for num_tokens in (1500, 200):
+        telemetry.emit(polled(num_tokens, 1))
     Path(sys.argv[2]).write_text(endpoint_text())
     print("ready", flush=True)
     ended = threading.Event()
@@ -125,12 +142,11 @@ def main() -> None:
     step = 1
     while not ended.wait(1.0):
         step += 1
-        set_all(telemetry, step)
-        telemetry.generators([generator_stats("generator-0", 200 + 100 * step)])
+        set_all(telemetry, step, 200 + 100 * step)
 
 
 def endpoint_text() -> str:
-    """What Ray's metrics endpoint says, once every series is on it."""
+    """The text of Ray's metrics endpoint, once every series is on it."""
     node = ray.nodes()[0]  # type: ignore[no-untyped-call]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + DEADLINE_S

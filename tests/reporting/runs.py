@@ -1,10 +1,14 @@
-"""A run's rows as they come from the ring, for the tests of what is made of them."""
+"""Rows, samples and events of a run, for tests of what reporting makes of them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
+from typing import Any
 
-from controller.reports import GradedSample, TokenMark
+from controller.events import GradedSample, GradingCounts, LedgerCounts, Step, TokenMark
+from evaluation import EvaluationResult
+from learner.metrics import StepMetrics, UpdateStats
 from problems.types import CallTest, Problem, StdinTest
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 
@@ -20,8 +24,8 @@ CALL_PROBLEM = Problem(
 PROBLEMS = {problem.task_id: problem for problem in (STDIN_PROBLEM, CALL_PROBLEM)}
 
 
-def step_row(step: int, num_steps: int = 60) -> dict[str, object]:
-    """A row of metrics.jsonl of a run that learns."""
+def step_row(step: int, num_steps: int = 60) -> dict[str, Any]:
+    """A row of metrics.jsonl from a run that learns."""
     done = step / num_steps
     passed = round(256 * (0.3 + 0.5 * done))
     rest = 256 - passed
@@ -55,12 +59,31 @@ def step_row(step: int, num_steps: int = 60) -> dict[str, object]:
         "seconds": 4.5,
         "isolation": {"namespaces": 250},
         "num_tests": 1250,
+        "num_groups": 32,
+        "num_silent_groups": 8,
+        "num_truncated": 5,
+        "grad_norm": 0.8 + 0.2 * math.cos(step),
+        "learning_rate": 1e-4 * (1 - done),
         "num_faults": 0,
         "num_tokens": 17000,
         "num_sampled_tokens": 16000,
         "publish_s": 0.2 if step % 2 else 0.0,
         "elapsed_s": 5.0,
     }
+
+
+def step_event(step: int, num_steps: int = 60) -> Step:
+    """The event from which a run writes such a row."""
+    row = step_row(step, num_steps)
+    update = UpdateStats(**{one.name: row.get(one.name, 0) for one in fields(UpdateStats)})
+    values = {one.name: row.get(one.name, 0) for one in fields(StepMetrics) if one.name != "update"}
+    grading = GradingCounts(**{one.name: row.get(one.name, 0) for one in fields(GradingCounts)})
+    return Step(StepMetrics(update=update, **values), grading, LedgerCounts(step, step, {}, {}))
+
+
+def evaluation_result(rate: float) -> EvaluationResult:
+    """pass@1 of `rate`, 5 points more or less."""
+    return EvaluationResult({1: {"all": rate}}, {1: {"all": (rate - 0.05, rate + 0.05)}}, {1: 0}, 100, 400, {})
 
 
 def evaluation_row(step: int, rate: float) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The ablation's tables, figure and rows, from run folders with known figures."""
+"""Tables and figure of the ablation, from run folders with known numbers; and the settings of its rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import CONFIG, arguments_of
-from reporting.__main__ import main
-from reporting.ablation import ROWS, interval, is_finished
+from reporting.command import main
+from reporting.comparisons import ROWS, interval, is_finished
 from settings_sources import load_settings
 
 
@@ -39,9 +39,9 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "3 seeds, 2 held-out problems" in printed
     assert "| SL only | 25.0 [0.0, 50.0] | 25.0, 25.0, 25.0 |" in printed
-    # Every problem of every seed gains a half, so nothing is left for the bootstrap to vary.
+    # Every problem gains a half in every seed, so the bootstrap has nothing to vary.
     assert "| + coarse - SL only | 50.0 [50.0, 50.0] | above 0 |" in printed
-    assert "33.3 % end in an error that has a line: NameError 33.3 %" in printed
+    assert "33.3 % end in an error with a line number: NameError 33.3 %" in printed
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
@@ -49,11 +49,11 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("spoil", "message"),
     [
         (lambda folder: write_run(folder / "coarse-0", {"a": 1}, step=3), "coarse-0 is not finished"),
-        (lambda folder: write_run(folder / "coarse-0", {"b": 1}), "evaluated on other problems"),
-        (lambda folder: write_run(folder / "coarse-1", {"a": 1}), "row coarse has the seeds 1, others have 0"),
+        (lambda folder: write_run(folder / "coarse-0", {"b": 1}), "evaluated on different problems"),
+        (lambda folder: write_run(folder / "coarse-1", {"a": 1}), "row coarse has the seeds 1, but other rows have 0"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
+def test_incomparable_runs_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, message: str
 ) -> None:
     write_run(tmp_path / "sl-0", {"a": 1})
@@ -63,8 +63,8 @@ def test_what_cannot_be_compared_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_interval_covers_seeds_as_well_as_problems() -> None:
-    # All problems of a seed agree: only the seeds vary, and an interval over problems alone would have no width.
+def test_interval_covers_seeds_and_problems() -> None:
+    # All problems of a seed agree and only seeds vary: an interval over problems alone would have no width.
     passes = np.repeat([[0.0], [1.0], [0.0], [1.0]], 50, axis=1)
     found = interval(passes)
     assert found.mean == 50.0
@@ -73,7 +73,7 @@ def test_interval_covers_seeds_as_well_as_problems() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_is_a_usable_run(row: str) -> None:
+def test_every_row_has_valid_settings(row: str) -> None:
     settings, _ = load_settings(["--config", CONFIG, *arguments_of(row)])
     weights = settings.rewards
     assert settings.learner.loss.rl_weight == (0 if row == "sl" else 1)

@@ -1,4 +1,4 @@
-"""Ray's dashboard, seen by a browser: actors stand there by name and state, and what they are at by name too."""
+"""A browser looks at the Ray dashboard: it lists actors by name and state, and names their current calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.learner_service import step_shown
+from controller.learner_service import shown_step
 from scripts.browser import CHROMIUM, Browser
 from scripts.screenshots import show_calls
 
@@ -19,7 +19,7 @@ ROW = "[...document.querySelectorAll('tr')].find(row => row.innerText.includes('
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (`apt-get install chromium`)")
-def test_actors_have_names_and_say_what_they_are_at(tmp_path: Path) -> None:
+def test_actors_and_their_calls_have_names(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.reporting.dashboard_run"],
         cwd=ROOT,
@@ -47,8 +47,8 @@ def test_actors_have_names_and_say_what_they_are_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 60, 100, 101, 5000])
-def test_a_long_run_shows_its_updates_by_few_names(num_steps: int) -> None:
-    shown = [step_shown(step, num_steps) for step in range(num_steps)]
+def test_a_long_run_has_few_call_names(num_steps: int) -> None:
+    shown = [shown_step(step, num_steps) for step in range(num_steps)]
     assert len(set(shown)) <= 100
     assert shown[0].startswith("learner.step 1")
     assert shown[-1].endswith(f"{num_steps} of {num_steps}")

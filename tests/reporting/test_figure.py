@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from reporting.__main__ import main
-from reporting.rows import RowWriter
+from files import RowWriter
+from reporting.command import main
 from tests.reporting.runs import evaluation_row
 
 
@@ -12,12 +12,12 @@ def run_folder(path: Path, gain: float, steps: tuple[int, ...] = (0, 20, 40)) ->
     path.mkdir()
     writer = RowWriter(path / "evaluations.jsonl")
     for step in steps:
-        writer.write(evaluation_row(step, 0.4 + gain * step))
+        writer.write_row(evaluation_row(step, 0.4 + gain * step))
     writer.close()
     return str(path)
 
 
-def test_groups_of_seeds_are_drawn_on_a_clear_background(tmp_path: Path) -> None:
+def test_groups_are_drawn_on_a_transparent_background(tmp_path: Path) -> None:
     runs = [run_folder(tmp_path / f"rl-{seed}", 0.01 + 0.001 * seed) for seed in range(3)]
     control = run_folder(tmp_path / "control", 0.0)
     output = tmp_path / "images" / "curve.png"
@@ -27,7 +27,7 @@ def test_groups_of_seeds_are_drawn_on_a_clear_background(tmp_path: Path) -> None
     assert len({tuple(pixel) for pixel in picture[::4, ::4].reshape(-1, 4).round(1)}) > 5
 
 
-def test_labels_say_how_many_seeds(tmp_path: Path) -> None:
+def test_labels_show_the_number_of_seeds(tmp_path: Path) -> None:
     runs = [run_folder(tmp_path / f"rl-{seed}", 0.01) for seed in range(2)]
     output = tmp_path / "curve.svg"
     main(["figure", "--group", "RL", *runs, "--output", str(output)])
@@ -37,12 +37,12 @@ def test_labels_say_how_many_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: [], "no run folder is named"),
-        (lambda folder: [str(folder / "missing")], "holds no evaluation of pass@1"),
-        (lambda folder: [run_folder(folder / "a", 0.1), run_folder(folder / "b", 0.1, (0, 30))], "at other steps"),
+        (lambda folder: [], "name at least one run folder"),
+        (lambda folder: [str(folder / "missing")], "has no evaluation of pass@1"),
+        (lambda folder: [run_folder(folder / "a", 0.1), run_folder(folder / "b", 0.1, (0, 30))], "at different steps"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(
+def test_unusable_groups_are_refused(
     tmp_path: Path, make: object, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(make)

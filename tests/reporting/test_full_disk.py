@@ -1,4 +1,4 @@
-"""A disk that is full, as a small file system of its own: said in words at once, and nothing half-written is left."""
+"""A full disk, imitated by a small file system: the error says so, and no half-written file is left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.errors import FAILED, user_message
 from errors import UserError
-from files import checkpoints, write_folder
-from reporting import RunFolder
-from reporting.rows import read_rows
+from files import checkpoints, read_rows, write_folder
+from reporting.run_folder import RunFolder
 from settings import Settings
+from supervise import EXIT_FAILED, user_message
 from tests.reporting.runs import PROBLEMS, failed_sample, step_row
 
 
@@ -34,7 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes what is free."""
+    """A file that takes up all free space."""
     path = folder / "filler"
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -50,7 +49,7 @@ def write_rows(folder: RunFolder) -> None:
 
 def write_samples(folder: RunFolder) -> None:
     for refresh in range(20):
-        folder.samples(refresh, [failed_sample()], PROBLEMS)
+        folder.samples(refresh, [failed_sample()])
 
 
 def write_little(folder: Path) -> None:
@@ -61,24 +60,24 @@ def write_weights(folder: Path) -> None:
     torch.save(torch.zeros(1 << 20), folder / "weights.pt")
 
 
-def test_a_row_that_cannot_be_written_names_its_file(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run", Settings())
+def test_a_failed_row_names_its_file(small_disk: Path) -> None:
+    folder = RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     folder.metrics(step_row(1))
     filler = fill(small_disk)
     with pytest.raises(OSError, match=r"metrics\.jsonl|tfevents") as caught:
         write_rows(folder)
     message, status = user_message(caught.value)
-    assert status == FAILED
+    assert status == EXIT_FAILED
     assert message.startswith("the disk is full: ")
     assert "--resume" in message
     filler.unlink()
     folder.close()
-    rows = read_rows(small_disk / "run" / "metrics.jsonl")  # what was written before is whole
+    rows = read_rows(small_disk / "run" / "metrics.jsonl")  # earlier rows are complete
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
 
 
-def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run", Settings())
+def test_failed_samples_and_report_are_named(small_disk: Path) -> None:
+    folder = RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     fill(small_disk)
     with pytest.raises(OSError, match="refresh-00") as caught:
         write_samples(folder)
@@ -89,7 +88,7 @@ def test_samples_and_report_that_cannot_be_written_are_named(small_disk: Path) -
     assert not list((small_disk / "run").glob(".report*"))
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_leaves_earlier_ones(small_disk: Path) -> None:
     write_folder(small_disk / "step-1", write_little)
     with pytest.raises(OSError, match="step-2") as caught:
         write_folder(small_disk / "step-2", write_weights)
@@ -98,12 +97,12 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_ones_before_it(small_disk: Pa
     assert sorted(os.listdir(small_disk)) == ["step-1"]
 
 
-def test_a_run_does_not_begin_on_a_full_disk(small_disk: Path) -> None:
+def test_a_run_does_not_start_on_a_full_disk(small_disk: Path) -> None:
     filler = fill(small_disk)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        RunFolder.create(small_disk / "run", Settings())
+        RunFolder.create(small_disk / "run", Settings(), PROBLEMS)
     filler.unlink()
-    RunFolder.create(small_disk / "run", Settings()).close()
+    RunFolder.create(small_disk / "run", Settings(), PROBLEMS).close()
     fill(small_disk)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        RunFolder.resume(small_disk / "run", Settings(), step=0)
+        RunFolder.resume(small_disk / "run", Settings(), PROBLEMS, step=0)

@@ -6,20 +6,28 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from controller.events import Evaluated, Refreshed, Rewound
 from errors import UserError
-from reporting import RunFolder
-from reporting.rows import RowWriter, read_rows
+from files import RowWriter, read_rows
+from reporting.run_folder import RunFolder
 from settings import Settings
-from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_row
+from tests.reporting.runs import (
+    PROBLEMS,
+    evaluation_result,
+    evaluation_row,
+    failed_sample,
+    step_event,
+    step_row,
+)
 
 SETTINGS = Settings()
 
 
-def test_a_run_writes_every_file_that_readers_know(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path / "run", SETTINGS) as folder:
+def test_a_run_writes_every_promised_file(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.evaluation(evaluation_row(1, 0.5))
-        folder.samples(1, [failed_sample()], PROBLEMS)
+        folder.samples(1, [failed_sample()])
     assert Settings(**yaml.safe_load((folder.path / "settings.yaml").read_text())) == SETTINGS
     assert read_rows(folder.path / "metrics.jsonl") == [step_row(1)]
     assert read_rows(folder.path / "evaluations.jsonl") == [evaluation_row(1, 0.5)]
@@ -30,15 +38,36 @@ def test_a_run_writes_every_file_that_readers_know(tmp_path: Path) -> None:
     assert (folder.path / "report.html").is_file()
 
 
+def test_events_become_rows(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
+        folder.emit(Refreshed(1, (failed_sample(),), 0.5))
+        folder.emit(Evaluated(0, evaluation_result(0.4), {"sum/1": 2}))
+        for step in (1, 2, 3):
+            folder.emit(step_event(step))
+        folder.emit(Rewound(2, "the learner died"))
+        folder.emit(Refreshed(2, (), 0.25))
+        folder.emit(step_event(3))
+    rows = read_rows(folder.path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["publish_s"] for row in rows] == [0.5, 0.0, 0.25]
+    assert rows[0]["num_tests"] == 1250
+    assert rows[0]["elapsed_s"] >= 0
+    (evaluation,) = read_rows(folder.path / "evaluations.jsonl")
+    assert evaluation["pass@1"] == {"all": 0.4}
+    assert evaluation["num_passed"] == {"sum/1": 2}
+    assert json.loads((folder.path / "ledger.json").read_text())["step"] == 3
+    assert len(read_rows(folder.path / "samples" / "refresh-000001.jsonl")) == 1
+
+
 def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path, SETTINGS)
+    folder = RunFolder.create(tmp_path, SETTINGS, PROBLEMS)
     folder.metrics(step_row(1))
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
     folder.close()
 
 
 def test_numbers_reach_tensorboard(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path, SETTINGS) as folder:
+    with RunFolder.create(tmp_path, SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.metrics(step_row(2))
         folder.evaluation(evaluation_row(2, 0.5))
@@ -50,17 +79,17 @@ def test_numbers_reach_tensorboard(tmp_path: Path) -> None:
 
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", SETTINGS).close()
+    RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS).close()
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     with pytest.raises(UserError, match=r"not empty.*--resume"):
-        RunFolder.create(tmp_path / "run", SETTINGS)
+        RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not empty") as caught:
-        RunFolder.create(tmp_path, SETTINGS)
+        RunFolder.create(tmp_path, SETTINGS, PROBLEMS)
     assert "--resume" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -68,43 +97,43 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder.create(tmp_path / "file" / "run", SETTINGS)
+        RunFolder.create(tmp_path / "file" / "run", SETTINGS, PROBLEMS)
 
 
-def test_resume_drops_what_comes_again(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path, SETTINGS) as folder:
+def test_resume_drops_later_rows(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, SETTINGS, PROBLEMS) as folder:
         for step in range(1, 8):
             folder.metrics(step_row(step))
         folder.evaluation(evaluation_row(5, 0.5))
         folder.evaluation(evaluation_row(7, 0.6))
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 8, "lo')  # killed while it wrote
-    with RunFolder.resume(tmp_path, SETTINGS, step=5) as folder:
+        file.write('{"step": 8, "lo')  # killed while writing
+    with RunFolder.resume(tmp_path, SETTINGS, PROBLEMS, step=5) as folder:
         folder.metrics(step_row(6))
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in read_rows(tmp_path / "evaluations.jsonl")] == [5]
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no settings\.yaml"):
-        RunFolder.resume(tmp_path, SETTINGS, step=0)
+    with pytest.raises(UserError, match=r"has no settings\.yaml"):
+        RunFolder.resume(tmp_path, SETTINGS, PROBLEMS, step=0)
 
 
 def test_a_row_without_a_promised_field_is_refused(tmp_path: Path) -> None:
     row = step_row(1)
     del row["pass_rate"]
-    with RunFolder.create(tmp_path, SETTINGS) as folder, pytest.raises(ValueError, match="pass_rate"):
+    with RunFolder.create(tmp_path, SETTINGS, PROBLEMS) as folder, pytest.raises(ValueError, match="pass_rate"):
         folder.metrics(row)
 
 
-def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
     writer = RowWriter(tmp_path / "rows.jsonl")
-    writer.write({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
+    writer.write_row({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
     writer.close()
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": None}}
 
 
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\nnonsense\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:2"):
         read_rows(tmp_path / "rows.jsonl")

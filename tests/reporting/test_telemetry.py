@@ -1,4 +1,4 @@
-"""Every declared series arrives at Ray's metrics endpoint and, through Prometheus, at every panel of the dashboard."""
+"""Every declared series reaches Ray's metrics endpoint and, through Prometheus, every panel of the dashboard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reporting.series import RUN_TAG, SERIES, Kind
+from reporting.telemetry import RUN_TAG, SERIES, Kind
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = shutil.which("prometheus")
@@ -28,7 +28,7 @@ ANSWER_S = 60.0
 
 @dataclass(frozen=True)
 class Exporting:
-    """A run that counts on: the port of its metrics endpoint, and what that said after everything was set once."""
+    """A run in progress: the port of its metrics endpoint, and the endpoint's text after everything was set once."""
 
     port: int
     text: str
@@ -62,10 +62,10 @@ def test_every_series_is_on_the_metrics_endpoint(exporting: Exporting) -> None:
         assert f"# TYPE {one.exported} {one.kind.value}" in exporting.text
 
 
-def test_counts_add_up_over_a_replaced_generator(exporting: Exporting) -> None:
+def test_counts_include_a_replaced_generator(exporting: Exporting) -> None:
     sampled = re.search(r'^ray_rltf_sampled_tokens_total\{.*generator="generator-0".*\} (\S+)$', exporting.text, re.M)
     assert sampled
-    assert float(sampled[1]) == 1000 + 500 + 200  # the last 200 are those of its successor
+    assert float(sampled[1]) == 1000 + 500 + 200  # the last 200 come from its successor
 
 
 def test_staleness_is_a_histogram_over_samples(exporting: Exporting) -> None:
@@ -76,7 +76,7 @@ def test_staleness_is_a_histogram_over_samples(exporting: Exporting) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(exporting: Exporting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prometheus with our configuration, but for the file in which Ray keeps its list of nodes."""
+    """The address of a Prometheus with our configuration, except for the file with Ray's list of nodes."""
     if PROMETHEUS is None:
         pytest.skip("needs prometheus (`apt-get install prometheus`)")
     folder = tmp_path_factory.mktemp("prometheus")
@@ -133,14 +133,14 @@ def test_prometheus_answers_every_query_of_the_dashboard(prometheus: str) -> Non
 def test_prometheus_knows_every_series_and_its_help_text(prometheus: str) -> None:
     known = asked(prometheus, "metadata")
     for one in SERIES:
-        # In the OpenMetrics format a counter's name is the one without `_total`.
+        # The OpenMetrics format leaves `_total` out of the name of a counter.
         found = known.get(one.exported) or known[one.exported.removesuffix("_total")]
         assert [metadata["help"] for metadata in found] == [one.description]
     assert {series["run"] for series in asked(prometheus, "series", **{"match[]": "ray_rltf_step"})} == {"test-run"}
 
 
-def test_the_alert_of_failing_graders_is_on_its_way(prometheus: str) -> None:
-    """One program in eight was lost to the grader."""
+def test_the_alert_for_grader_faults_becomes_pending(prometheus: str) -> None:
+    """The grader failed on one program in eight."""
     rules = {rule["name"]: rule for group in asked(prometheus, "rules")["groups"] for rule in group["rules"]}
     assert all(rule["health"] != "err" for rule in rules.values()), rules
     deadline = time.monotonic() + ANSWER_S

@@ -1,4 +1,4 @@
-"""Weights & Biases through its own client, offline: what it would send is read back from its files."""
+"""Weights & Biases through its own client in offline mode: the test reads back what it would have sent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from reporting import RunFolder
+from reporting.run_folder import RunFolder
 from settings import RunSettings, Settings
-from tests.reporting.runs import evaluation_row, step_row
+from tests.reporting.runs import PROBLEMS, evaluation_row, step_row
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(run=RunSettings(name="demo", wandb_project="rltf"))
@@ -30,7 +30,7 @@ def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(folder: Path) -> list[Any]:
-    """Everything in the files of the offline runs of a run folder, the first run's first."""
+    """Everything in the files of the offline runs in a run folder, oldest first."""
     found = []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         for data in payloads(file.read_bytes()):
@@ -41,7 +41,7 @@ def records(folder: Path) -> list[Any]:
 
 
 def payloads(log: bytes) -> Iterator[bytes]:
-    """The records of a LevelDB log behind a header of 7 bytes: pieces of CRC, length, kind (1 whole, 4 last), data."""
+    """The records of a LevelDB log after a header of 7 bytes: pieces of CRC, length, kind (1 full, 4 last), data."""
     position, so_far = 7, b""
     while position + 7 <= len(log):
         if 32768 - position % 32768 < 7:
@@ -55,13 +55,13 @@ def payloads(log: bytes) -> Iterator[bytes]:
             so_far = b""
 
 
-def test_one_setting_brings_the_curves_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_setting_sends_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with RunFolder.create(tmp_path / "run", SETTINGS) as folder:
+    with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.metrics(step_row(2))
         folder.evaluation(evaluation_row(2, 0.5))
-    with RunFolder.resume(tmp_path / "run", SETTINGS, step=2) as folder:
+    with RunFolder.resume(tmp_path / "run", SETTINGS, PROBLEMS, step=2) as folder:
         folder.metrics(step_row(3))
     all_records = records(tmp_path / "run")
     runs = [record.run for record in all_records if record.WhichOneof("record_type") == "run"]
@@ -78,18 +78,19 @@ def test_one_setting_brings_the_curves_there(tmp_path: Path, monkeypatch: pytest
     assert rows[2]["evaluation/pass_at_1/all"] == 0.5
 
 
-def test_without_the_setting_nothing_of_it_is_loaded(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", Settings()).close()
+def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", Settings(), PROBLEMS).close()
     assert not list((tmp_path / "run").glob("wandb*"))
 
 
-def test_a_missing_key_is_said_in_words_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_explained_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     code = (
-        "from pathlib import Path; from reporting import RunFolder; from tests.reporting.test_wandb import SETTINGS;"
-        f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS)"
+        "from pathlib import Path; from reporting.run_folder import RunFolder; "
+        "from tests.reporting.test_wandb import SETTINGS;"
+        f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS, {{}})"
     )
-    # In a process of its own: the client reads its mode once.
+    # In its own process, because the client reads its mode once.
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     assert re.search(r"UserError: run\.wandb_project rltf: .*WANDB_API_KEY", done.stderr), done.stderr

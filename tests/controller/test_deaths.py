@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller import faults
+from controller import cluster
 
 OLD, SHORT, LASTING = "aaaaaaaa01", "bbbbbbbb02", "cccccccc03"
 
@@ -26,11 +26,10 @@ def test_a_node_that_joins_and_dies_between_two_looks_is_told_of_once(
             raise EOFError
         return found
 
-    monkeypatch.setattr(faults, "_nodes", look)
-    monkeypatch.setattr(faults, "_actors", dict)
-    monkeypatch.setattr(faults, "NODES_EVERY_S", 0.0)
+    monkeypatch.setattr(cluster, "_nodes", look)
+    monkeypatch.setattr(cluster, "NODES_EVERY_S", 0.0)
     with caplog.at_level(logging.WARNING), pytest.raises(EOFError):
-        asyncio.run(faults._note_nodes())
+        asyncio.run(cluster._note_nodes())
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1, "neither the node that died before the run, nor the one that lives, nor any twice"
     assert said[0].startswith("node bbbbbbbb (10.0.0.2) is gone")

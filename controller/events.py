@@ -1,0 +1,126 @@
+"""What a run tells the rest of the program: one event after each thing that happened, handed to one `emit` function.
+
+A consumer imports this module and nothing else from the controller:
+
+    def emit(event: Event) -> None:
+        match event:
+            case Step(metrics, grading, ledger): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from actors.messages import GeneratorStats
+from controller.grading import GradedRollout, GradedSample, TokenMark
+from controller.ledger import LedgerCounts
+from controller.rollouts import GradingCounts
+from evaluation import EvaluationResult
+from learner.buffer import BufferStats
+from learner.metrics import StepMetrics
+from learner.sft import SftProgress
+from sandbox.pool import PoolStats
+
+__all__ = [
+    "Began",
+    "Emit",
+    "Evaluated",
+    "EvaluationProgress",
+    "Event",
+    "Graded",
+    "GradedRollout",
+    "GradedSample",
+    "GradingCounts",
+    "LedgerCounts",
+    "Polled",
+    "Refreshed",
+    "Rewound",
+    "Said",
+    "SftProgress",
+    "Step",
+    "TokenMark",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The learner made an update. `grading` counts what was graded since the last one."""
+
+    metrics: StepMetrics
+    grading: GradingCounts
+    ledger: LedgerCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A sandbox worker graded the programs of a rollout."""
+
+    rollout: GradedRollout
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """The generators received the weights `version`, `seconds` after the learner began to publish them.
+
+    `shown` holds a few of the programs graded since the last refresh.
+    """
+
+    version: int
+    shown: tuple[GradedSample, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out problems were evaluated after update `step`. `num_passed` counts passing programs by problem."""
+
+    step: int
+    result: EvaluationResult
+    num_passed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """The updates after `step` are undone and will be made again; `why` says so to people."""
+
+    step: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The run entered a new stage, and the stage before it is over."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message for the person who watches the run. `style` is a rich style, if the message needs one."""
+
+    text: str
+    style: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """Another held-out problem was evaluated."""
+
+    num_done: int
+    num_problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What the actors said about themselves when they were last asked. `buffer` is None if it did not answer."""
+
+    generators: tuple[GeneratorStats, ...]
+    num_outstanding: int
+    num_replaced_generators: int
+    pool: PoolStats
+    buffer: BufferStats | None
+
+
+Event = Step | Graded | Refreshed | Evaluated | Rewound | Began | Said | SftProgress | EvaluationProgress | Polled
+Emit = Callable[[Event], None]

@@ -1,0 +1,187 @@
+"""The problems of a run: what RL trains on and in which order, what has reference programs, what is held out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from problems import Problem, describe_rejected, load
+from problems.leakage import find_leaks
+from problems.spec import Refusal
+from sandbox.admission import reason_to_refuse
+from sandbox.grading import Graders
+from sandbox.limits import Limits
+from sandbox.validation import validate_references
+from sandbox.verdict import Isolation
+from settings import ProblemsSettings, SandboxSettings, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSets:
+    """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation."""
+
+    train: tuple[Problem, ...]
+    supervised: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def by_id(self) -> dict[str, Problem]:
+        """Every problem by its task id."""
+        return {problem.task_id: problem for problem in (*self.train, *self.supervised, *self.held_out)}
+
+    @property
+    def all_training(self) -> tuple[Problem, ...]:
+        """What the policy trains on, each problem once."""
+        return tuple({problem.task_id: problem for problem in (*self.supervised, *self.train)}.values())
+
+    def without(self, task_ids: Collection[str]) -> ProblemSets:
+        """The sets without these problems. Reference programs stay: the learner measures those itself.
+
+        Raises UserError if that leaves nothing to train on.
+        """
+        train = tuple(problem for problem in self.train if problem.task_id not in task_ids)
+        if not train:
+            raise UserError(
+                f"the prompts of all {len(self.train)} training problems fill the model's context: raise "
+                "model.max_model_len, or use a model with a longer one"
+            )
+        held_out = tuple(problem for problem in self.held_out if problem.task_id not in task_ids)
+        return ProblemSets(train, self.supervised, held_out, self.warnings)
+
+
+def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) -> ProblemSets:
+    """Load what the SPECs name. Unusable rows and leaks into the held-out problems become warnings.
+
+    A row that cannot be graded within `limits` (by default, the usual ones) is unusable. Some benchmarks, like APPS,
+    number each split anew, so a held-out problem with the id of a training problem becomes `held-out/ID`.
+
+    Raises UserError if a SPEC has nothing usable, or if a task id is in two benchmarks.
+    """
+    warnings: list[str] = []
+    refuse = reason_to_refuse(limits or Limits())
+    train = _load(settings.train, warnings, refuse)
+    supervised = _load(settings.supervised, warnings, refuse) if settings.supervised else train
+    trained = {problem.task_id for problem in (*train, *supervised)}
+    held_out = tuple(
+        replace(problem, task_id=f"held-out/{problem.task_id}") if problem.task_id in trained else problem
+        for problem in _load(settings.evaluation, warnings, refuse)
+    )
+    leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
+    if leaks:
+        warnings.append(f"{len(leaks)} held-out problems closely resemble a training problem; the first: {leaks[0]}")
+    return ProblemSets(
+        train=train,
+        supervised=tuple(problem for problem in supervised if problem.references),
+        held_out=held_out,
+        warnings=tuple(warnings),
+    )
+
+
+def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cache: Path) -> ProblemSets:
+    """The sets without reference programs that fail their own problem's tests, which become warnings.
+
+    A problem without any passing reference is left out, since its tests or its answers are wrong. `cache` remembers
+    verdicts.
+
+    Raises UserError if this machine's isolation is weaker than the settings require, or if no training problem is left.
+    """
+    warnings = list(sets.warnings)
+    kept: list[tuple[Problem, ...]] = []
+    num_workers = len(os.sched_getaffinity(0))
+    with Graders(num_workers, Limits.of(settings), Isolation(settings.min_isolation)) as graders:
+        for problems in (sets.train, sets.supervised, sets.held_out):
+            found = validate_references(problems, graders, cache)
+            kept.append(found.problems)
+            if found.rejected:
+                warnings.append(
+                    f"{len(found.rejected)} reference programs fail their own tests, and {len(found.left_out)} "
+                    f"problems without a passing one are left out (all in {cache}); the first: {found.rejected[0]}"
+                )
+    train, supervised, held_out = kept
+    if not train:
+        raise UserError("problems.validate_references: no training problem has a reference that passes its tests")
+    return ProblemSets(train, supervised, held_out, tuple(dict.fromkeys(warnings)))
+
+
+def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal) -> tuple[Problem, ...]:
+    problems: dict[str, Problem] = {}
+    for spec in specs:
+        loaded = load(spec, refuse)
+        if loaded.rejected:
+            warnings.append(f"{spec}: {len(loaded.rejected)} rows left out\n{describe_rejected(loaded.rejected, 3)}")
+        for problem in loaded.problems:
+            if problems.setdefault(problem.task_id, problem) is not problem:
+                raise UserError(f"{spec}: task_id {problem.task_id} is in two SPECs; ids must be unique in a run")
+    return tuple(problems.values())
+
+
+def capacity(settings: Settings, *, num_trained: int, step: int) -> int:
+    """The number of samples, trained or in flight, that can be useful after weights were published at update `step`.
+
+    The current snapshot and the next `max_off_policy_versions` ones can use what is sampled now; anything more would be
+    too stale when its turn comes. With `max_off_policy_versions` 0, sampling and training take turns. The rule is
+    AReaL's (arXiv 2505.24298, equation 3), counted in snapshots from what has been trained on, since snapshots of whole
+    rollouts may be larger than requested. Before the first update, `buffer.start_samples` may be more.
+    """
+    buffer, batch_size = settings.buffer, settings.learner.batch_size
+    remaining = settings.run.num_steps - step
+    wanted = min((1 + buffer.max_off_policy_versions) * buffer.refresh_every, remaining) * batch_size
+    if num_trained == 0:
+        wanted = max(wanted, buffer.start_samples)
+    return num_trained + wanted
+
+
+class ProblemSampler:
+    """Task ids in epochs: every problem once in each, in an order that depends only on the seed and the epoch.
+
+    When its turn comes, a solved problem is skipped with probability `skip_solved`: a rollout whose programs all pass
+    teaches nothing under a group baseline (DAPO, arXiv 2503.14476, section 3.2).
+    """
+
+    def __init__(self, task_ids: Sequence[str], seed: int, skip_solved: float = 0.0) -> None:
+        """Raises ValueError if there are no problems."""
+        if not task_ids:
+            raise ValueError("no problems to train on")
+        self._task_ids = tuple(task_ids)
+        self._seed = seed
+        self._skip_solved = skip_solved
+        self._solved: set[str] = set()
+        self._order: list[str] = []
+        self.position = 0
+
+    def note(self, task_id: str, *, solved: bool) -> None:
+        """Remember whether every program of the problem's last rollout passed."""
+        (self._solved.add if solved else self._solved.discard)(task_id)
+
+    def next(self) -> str:
+        """The next task id; `position` then counts it and those that were skipped."""
+        while True:
+            epoch, index = divmod(self.position, len(self._task_ids))
+            if index == 0 or not self._order:
+                self._order = random.Random(f"{self._seed}:{epoch}").sample(self._task_ids, len(self._task_ids))
+            self.position += 1
+            task_id = self._order[index]
+            if task_id not in self._solved or random.Random(f"{self._seed}:skip:{self.position}").random() >= (
+                self._skip_solved
+            ):
+                return task_id
+
+    def to_json(self) -> dict[str, Any]:
+        """The sampler's part of a checkpoint."""
+        return {"problems": self._fingerprint(), "position": self.position, "solved": sorted(self._solved)}
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Continue where `to_json` was called. Raises UserError if the problems differ."""
+        if stored["problems"] != self._fingerprint():
+            raise UserError("the checkpoint was written with other problems; set problems.train as it was then")
+        self.position, self._solved = stored["position"], set(stored["solved"])
+
+    def _fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(self._task_ids).encode()).hexdigest()[:16]

@@ -1,0 +1,193 @@
+"""What the learner trains on: experiences from rollouts, and reference programs.
+
+An experience is a sampled program with its token weights. Those of a rollout travel together, and are stored in
+checkpoints, as a few arrays. A reference program is a plain token sequence. Sandbox workers import this module, so it
+needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import UserError
+from problems.encoding import TextTokenizer, encode_answer, encode_prompt
+from problems.types import Problem
+from sandbox.verdict import Outcome
+from transport.columns import Column
+
+logger = logging.getLogger(__name__)
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A prompt [P] and a completion [T], at least one token each."""
+
+    prompt_ids: Ids
+    token_ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """One sample with its token weights.
+
+    `prompt_ids` [P], `token_ids` [T] and behavior `logprobs` [T] are as sampled. `token_weights` [G, T] multiplies
+    `-log p` of each token; it has one row per `rewards.Granularity`, with the baseline already subtracted. `version` is
+    the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the baseline.
+    """
+
+    task_id: str
+    completion_id: str
+    prompt_ids: Ids
+    token_ids: Ids
+    logprobs: NDArray[np.float32]
+    token_weights: NDArray[np.float32]
+    version: int
+    reward: float
+    outcome: Outcome
+
+
+_ARRAYS = ("prompt_ids", "token_ids", "logprobs", "token_weights")
+# Everything else in an experience: task_id, completion_id, version, reward, outcome.
+_Facts = tuple[str, str, int, float, str]
+
+
+class Experiences(list[Experience]):
+    """The experiences of one rollout, pickled as one array per field.
+
+    One by one, a rollout of 20 samples would be 61 arrays (the prompt, and three per sample) instead of four.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_joined, (*_columns(self),)) if self else (Experiences, ())
+
+
+def _columns(experiences: Sequence[Experience]) -> tuple[list[_Facts], list[Column]]:
+    facts = [(e.task_id, e.completion_id, e.version, e.reward, e.outcome.value) for e in experiences]
+    return facts, [Column.of([getattr(e, name) for e in experiences]) for name in _ARRAYS] if experiences else []
+
+
+def _joined(facts: Sequence[_Facts], columns: Sequence[Column]) -> Experiences:
+    """The experiences that `_columns` took apart."""
+    arrays = zip(*(column.split(len(facts)) for column in columns), strict=True)
+    return Experiences(
+        Experience(task_id, completion_id, prompt, tokens, logprobs, weights, version, reward, Outcome(outcome))
+        for (task_id, completion_id, version, reward, outcome), (prompt, tokens, logprobs, weights) in zip(
+            facts, arrays, strict=True
+        )
+    )
+
+
+def save_rollouts(path: Path, rollouts: Sequence[tuple[str, Sequence[Experience]]]) -> None:
+    """Write rollouts (id, experiences) as an `.npz` file: one array per field, and a table in JSON. No pickle."""
+    facts, columns = _columns([experience for _, group in rollouts for experience in group])
+    table = {
+        "rollouts": [(rollout_id, len(group)) for rollout_id, group in rollouts],
+        "facts": facts,
+        "shapes": [column.shapes for column in columns],
+    }
+    arrays: dict[str, Any] = {name: column.values for name, column in zip(_ARRAYS, columns, strict=False)}
+    np.savez(path, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)
+
+
+def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
+    """Read what `save_rollouts` wrote, bit for bit."""
+    with np.load(path, allow_pickle=False) as file:
+        table = json.loads(file["table"].tobytes())
+        columns = [Column(file[name], shapes) for name, shapes in zip(_ARRAYS, table["shapes"], strict=False)]
+    experiences = iter(_joined(table["facts"], columns))
+    return [(rollout_id, Experiences(islice(experiences, count))) for rollout_id, count in table["rollouts"]]
+
+
+def encode_references(
+    problems: Sequence[Problem], tokenizer: TextTokenizer, *, chat_template: bool, max_length: int
+) -> list[TokenSequence]:
+    """Every reference program of `problems`, end token included, after the prompt that RL samples from.
+
+    Leaves out and logs programs that are longer than `max_length` tokens with their prompt.
+    """
+    references: list[TokenSequence] = []
+    num_too_long = 0
+    for problem in problems:
+        if not problem.references:
+            continue
+        prompt_ids = np.array(encode_prompt(problem, tokenizer, chat=chat_template), np.int32)
+        for program in problem.references:
+            token_ids = encode_answer(program, tokenizer, chat=chat_template)
+            if len(prompt_ids) + len(token_ids) > max_length:
+                num_too_long += 1
+            else:
+                references.append(TokenSequence(prompt_ids, np.array(token_ids, np.int32)))
+    if num_too_long:
+        logger.warning(
+            "left out %d reference programs that are longer than %d tokens with their prompt", num_too_long, max_length
+        )
+    return references
+
+
+class ReferenceSampler:
+    """Draws references without replacement, pass after pass. The order depends only on the seed and on `num_drawn`."""
+
+    def __init__(self, references: Sequence[TokenSequence], *, seed: int) -> None:
+        self._references = tuple(references)
+        self._seed = seed
+        self.fingerprint = fingerprint(references)
+        self.num_drawn = 0
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def draw(self, count: int) -> list[TokenSequence]:
+        """The next `count` references, over as many passes as that takes; none if the sampler has none."""
+        drawn: list[TokenSequence] = []
+        while self._references and len(drawn) < count:
+            epoch, position = divmod(self.num_drawn, len(self._references))
+            order = np.random.default_rng((self._seed, epoch)).permutation(len(self._references))
+            part = order[position : position + count - len(drawn)]
+            drawn.extend(self._references[index] for index in part)
+            self.num_drawn += len(part)
+        return drawn
+
+
+def split(
+    references: Sequence[TokenSequence], *, validation_share: float, seed: int
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Training and validation references. All references of one prompt are on the same side.
+
+    Raises UserError if there are fewer than two different prompts.
+    """
+    prompts = sorted({reference.prompt_ids.tobytes() for reference in references})
+    if len(prompts) < 2:
+        raise UserError(
+            f"SFT cannot hold out problems for validation: it has {len(references)} reference programs of "
+            f"{len(prompts)} problems that fit into model.max_model_len; add problems with reference programs, raise "
+            "model.max_model_len, or set learner.sft.num_steps to 0"
+        )
+    num_validation = min(max(1, round(validation_share * len(prompts))), len(prompts) - 1)
+    chosen = np.random.default_rng(seed).permutation(len(prompts))[:num_validation]
+    held_out = {prompts[index] for index in chosen}
+    sides: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
+    for reference in references:
+        sides[reference.prompt_ids.tobytes() in held_out].append(reference)
+    return sides
+
+
+def fingerprint(references: Sequence[TokenSequence]) -> str:
+    """SHA-256 over all token ids in order."""
+    digest = hashlib.sha256()
+    for reference in references:
+        for ids in (reference.prompt_ids, reference.token_ids):
+            digest.update(len(ids).to_bytes(8, "little"))
+            digest.update(ids.tobytes())
+    return digest.hexdigest()

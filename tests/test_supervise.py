@@ -1,0 +1,65 @@
+"""Every wait ends, with an answer or a message; a queue that moves is not a stall; what dies too often is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from supervise import GaveUpError, StallError, Supervised, answer, answer_in_turn, outstanding
+from tests.controller.simulation import run_virtually
+
+
+async def after(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "here"
+
+
+def test_an_answer_has_a_deadline_and_is_reported_meanwhile() -> None:
+    async def scenario() -> None:
+        waiting = asyncio.ensure_future(answer(after(100), 50, "the buffer to answer"))
+        await asyncio.sleep(10)
+        assert outstanding().startswith("the buffer to answer: ")
+        with pytest.raises(StallError, match="timed out after 50 s waiting for the buffer to answer"):
+            await waiting
+        assert outstanding() == "nothing"
+
+    run_virtually(scenario())
+
+
+def test_what_comes_after_others_is_waited_for_while_these_come() -> None:
+    ticks = count()
+
+    async def scenario() -> None:
+        assert await answer_in_turn(after(500), 50, "rollouts", lambda: next(ticks)) == "here"
+        with pytest.raises(StallError, match="timed out after 50 s waiting for rollouts"):
+            await answer_in_turn(after(500), 50, "rollouts", lambda: "the same")
+
+    run_virtually(scenario())
+
+
+def test_a_stall_further_down_is_passed_on() -> None:
+    ticks = count()
+
+    async def scenario() -> None:
+        with pytest.raises(StallError, match="timed out after 5 s waiting for the rollout store"):
+            await answer_in_turn(answer(after(500), 5, "the rollout store"), 50, "rollouts", lambda: next(ticks))
+
+    run_virtually(scenario())
+
+
+def test_an_actor_that_dies_is_replaced_until_it_dies_too_often() -> None:
+    ended: list[int] = []
+    place = Supervised("generator 0", lambda life: life, ended.append)
+    for _ in range(2):
+        for _ in range(3):
+            place.restart(ActorDiedError())
+        place.progressed()
+    assert (place.actor, place.num_restarts, ended) == (6, 6, list(range(6)))
+    for _ in range(3):
+        place.restart(ActorDiedError())
+    with pytest.raises(GaveUpError, match="generator 0 died 4 times without getting anything done; the last time: "):
+        place.restart(ActorDiedError())
+    assert ended[-1] == 9, "the last one is ended too"
