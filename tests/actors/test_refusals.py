@@ -5,20 +5,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from actors.engine import EngineOptions
+from actors.engine import EngineOptions, build_engine
 from actors.model_folder import check_model_folder, end_token_ids, load_tokenizer
 from actors.prompting import Prompter
 from errors import UserError
+from settings import GeneratorSettings, ModelSettings
+from tests.actors.sampling import Weights
 
 MAX_LENGTH = 256
 
 
 def options(dtype: str = "float32") -> EngineOptions:
     return EngineOptions(dtype, MAX_LENGTH, max_num_seqs=4, kv_cache_bytes=2**24, end_token_ids=(1,))
+
+
+@pytest.mark.parametrize("name", ["vllm", "transformers"])
+def test_an_update_that_lacks_a_parameter_is_refused(
+    name: Literal["vllm", "transformers"], tiny_model_dir: Path, make_weights: Callable[[int], Weights]
+) -> None:
+    weights = make_weights(1)
+    del weights["model.norm.weight"]
+    settings = GeneratorSettings(engine=name, num_gpus=0, max_num_seqs=4, kv_cache_bytes=2**24)
+    model = ModelSettings(dtype="float32", max_model_len=MAX_LENGTH)
+    with closing(build_engine(tiny_model_dir, model, settings, end_ids=(1,), seed=0)) as engine:
+        with pytest.raises(ValueError, match=r"weight update without model\.norm\.weight"):
+            engine.load_weights(1, weights.items())
 
 
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
