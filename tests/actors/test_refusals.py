@@ -34,9 +34,9 @@ def test_an_update_that_lacks_a_parameter_is_refused(
     del weights["model.norm.weight"]
     settings = GeneratorSettings(engine=name, num_gpus=0, max_num_seqs=4, kv_cache_bytes=2**24)
     model = ModelSettings(dtype="float32", max_model_len=MAX_LENGTH)
-    with closing(build_engine(tiny_model_dir, model, settings, end_ids=(1,), seed=0)) as engine:
-        with pytest.raises(ValueError, match=r"weight update without model\.norm\.weight"):
-            engine.load_weights(1, weights.items())
+    engine = build_engine(tiny_model_dir, model, settings, end_ids=(1,), seed=0)
+    with closing(engine), pytest.raises(ValueError, match=r"weight update without model\.norm\.weight"):
+        engine.load_weights(1, weights.items())
 
 
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
