@@ -34,7 +34,7 @@ chaos: setup
 	$(VENV)/python -m benchmarks.chaos
 
 soak: setup
-	PYTHONPATH=. $(VENV)/python benchmarks/soak_sandbox.py
+	$(VENV)/python -m tests.sandbox.soak
 
 ablation: setup
 	$(VENV)/python -m benchmarks.ablation

@@ -37,7 +37,6 @@ from reporting.progress import Progress
 from reporting.run_folder import RunFolder
 from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from reporting.telemetry import Telemetry
-from sandbox.limits import Limits
 from settings import Settings
 from settings_sources import CliOptions, load_settings
 from supervise import EXIT_UNUSABLE_INPUT, user_message
@@ -108,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         name = settings.model.name
         if Path(name).is_dir() or name.startswith((".", "/", "~")):  # else it may be the hub's, or is to be made
             check_model(Path(name).expanduser(), settings)
-        problems = load_problem_sets(settings.problems, Limits.of(settings.sandbox))
+        problems = load_problem_sets(settings.problems, settings.sandbox)
         if settings.problems.validate_references:
             cache = settings.run.folder.parent / "references.json"
             problems = without_failing_references(problems, settings.sandbox, cache)

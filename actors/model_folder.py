@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from errors import UserError
-from problems.encoding import answer_end_id
+from problems.prompts import answer_end_id
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:

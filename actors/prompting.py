@@ -10,8 +10,8 @@ import numpy as np
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.model_folder import check_model_folder, load_tokenizer
 from errors import UserError
-from problems.encoding import encode_prompt
 from problems.extraction import extract_program
+from problems.prompts import encode_prompt
 from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
 from transport.rollouts import Completion, FinishReason, Rollout

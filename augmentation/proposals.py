@@ -1,16 +1,15 @@
-"""Inputs that a model proposes. What it says of answers is not read."""
+"""Inputs that a model proposes. Whatever it says about answers is ignored."""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from augmentation.inputs import AssertInput, CallInput, Candidate, StdinInput, call_arguments, input_of
-from evaluation.run import ProgramSource
+from augmentation.inputs import CallInput, Candidate, Input, StdinInput, call_arguments, inputs_of, through_json
+from evaluation.sources import ProgramSource
 from problems.prompts import QUESTION
 from problems.types import Problem
 
@@ -21,18 +20,18 @@ _MAX_STDIN_CHARACTERS = 20_000
 
 
 def question(problem: Problem) -> Problem:
-    """The request for inputs of a problem, as something that a model can be asked; tests are the problem's own."""
-    shown = [one for test in problem.tests if (one := input_of(test, problem.entry_point)) is not None][:_NUM_SHOWN]
-    if all(isinstance(one, StdinInput) for one in shown):
-        wanted = (
-            "inputs that a program for it must handle, each as it stands on standard input, with a line --- between"
-        )
-        examples = "\n---\n".join(one.stdin.rstrip("\n") for one in shown if isinstance(one, StdinInput))
-        opening = f"```\n{examples}\n---\n"
+    """A request for inputs, as a problem that a model can be asked. Its tests are those of the given problem."""
+    shown = list(islice(inputs_of(problem).values(), _NUM_SHOWN))
+    calls = [
+        f"{one.function}({', '.join(map(repr, one.arguments))})" for one in shown if not isinstance(one, StdinInput)
+    ]
+    if calls:
+        wanted = "calls with arguments that a program for it must handle, one per line, without their values"
+        opening = "```python\n" + "".join(f"{call}\n" for call in calls)
     else:
-        wanted = "calls with arguments that a program for it must handle, one on each line, without their values"
-        examples = "\n".join(_call(one) for one in shown if not isinstance(one, StdinInput))
-        opening = f"```python\n{examples}\n"
+        wanted = "inputs that a program for it must handle, as they appear on standard input, with a line --- between"
+        stdins = [one.stdin.rstrip("\n") for one in shown if isinstance(one, StdinInput)]
+        opening = "```\n" + "".join(f"{stdin}\n---\n" for stdin in stdins)
     text = (
         f"# Problem\n{problem.statement.strip()}\n\n# Task\nWrite ten more {wanted}: small, large, empty, equal "
         f"and extreme ones, all within what the problem allows. Use one code block.\n\n# Inputs\n{opening}"
@@ -41,7 +40,7 @@ def question(problem: Problem) -> Problem:
 
 
 def propose(problems: Sequence[Problem], source: ProgramSource, name: str) -> Mapping[str, list[Candidate]]:
-    """The inputs that a model writes for each problem, by task id; what cannot be read as an input is passed over."""
+    """The inputs that a model writes for each problem, by task id. Text that is not an input is skipped."""
     by_id = {problem.task_id: problem for problem in problems}
     proposed: defaultdict[str, list[Candidate]] = defaultdict(list)
     for answer, _ in source.programs(tuple(question(problem) for problem in problems), 0):
@@ -50,55 +49,36 @@ def propose(problems: Sequence[Problem], source: ProgramSource, name: str) -> Ma
     return proposed
 
 
-def read_inputs(problem: Problem, text: str) -> Iterator[StdinInput | CallInput | AssertInput]:
+def read_inputs(problem: Problem, text: str) -> Iterator[Input]:
     """The inputs in a model's answer: calls of the problem's function, or standard inputs between `---` lines."""
-    known = [one for test in problem.tests if (one := input_of(test, problem.entry_point)) is not None]
-    pattern = next((one for one in known if not isinstance(one, StdinInput)), None)
-    if pattern is None:
+    calls = [one for one in inputs_of(problem).values() if not isinstance(one, StdinInput)]
+    if not calls:
         for part in _SEPARATOR.split(_block(text)):
             stdin = part.strip("\n") + "\n"
             if stdin.strip() and len(stdin) <= _MAX_STDIN_CHARACTERS:
                 yield StdinInput(stdin)
         return
-    arities = {len(one.arguments) for one in known if not isinstance(one, StdinInput)}
+    arities = {len(one.arguments) for one in calls}
     for line in text.split("\n"):
-        arguments = _read_call(line, pattern.function)
-        if arguments is not None and len(arguments) in arities and _can_be_sent(pattern, arguments):
-            yield pattern.with_arguments(arguments)
+        arguments = _read_call(line, calls[0].function)
+        if isinstance(calls[0], CallInput) and arguments is not None:
+            plain = through_json(list(arguments))
+            arguments = None if plain is None else tuple(plain)
+        if arguments is not None and len(arguments) in arities:
+            yield replace(calls[0], arguments=arguments)
 
 
 def _block(text: str) -> str:
-    """The inside of the first code block, or what stands before the mark that closes the one the request opened."""
+    """The content of the first code block, or the text before the fence that closes the block of the request."""
     parts = _FENCE.split(text)
     if len(parts) == 2:
         return max(parts, key=len)  # cut off at the length limit, or the end of the request's own block
     return parts[1] if len(parts) > 2 else text
 
 
-def _call(one: CallInput | AssertInput) -> str:
-    return f"{one.function}({', '.join(map(repr, one.arguments))})"
-
-
 def _read_call(line: str, function: str) -> tuple[object, ...] | None:
-    """The arguments of the first call of `function` in a line, whatever stands around it."""
+    """The arguments of the first call of `function` in a line, whatever surrounds it."""
     start = line.find(f"{function}(")
-    if start < 0:
-        return None
-    depth = 0
-    for end in range(start, len(line)):
-        depth += {"(": 1, ")": -1}.get(line[end], 0)
-        if line[end] == ")" and depth <= 0:
-            arguments = call_arguments(line[start : end + 1], function)
-            if arguments is not None:
-                return arguments
-    return None
-
-
-def _can_be_sent(pattern: CallInput | AssertInput, arguments: tuple[object, ...]) -> bool:
-    """Whether the row format can hold them: call tests are JSON."""
-    if isinstance(pattern, AssertInput):
-        return True
-    try:
-        return bool(ast.literal_eval(repr(json.loads(json.dumps(arguments)))) == list(arguments))
-    except (TypeError, ValueError):
-        return False
+    ends = (found.end() for found in re.finditer(r"\)", line) if 0 <= start < found.start())
+    attempts = (call_arguments(line[start:end], function) for end in ends)
+    return next((arguments for arguments in attempts if arguments is not None), None)

@@ -1,265 +1,168 @@
-"""Variations of standard inputs: tokens by what stands at the same place, with the counts in front kept right.
+"""Variations of standard inputs, which keep the counts in them right.
 
-Inputs of contests say how much follows: `3` and then three lines, `5` and then a line of five numbers or of five
-characters. Which tokens are such counts is recognised from all inputs of a problem; after a change they are set to what
-is there. An input whose layout is more than lines of words (a picture in characters) is only varied within its words.
+Contest inputs say how much follows: `3` and then three lines, `5` and then a line of five numbers or five characters.
+An input is read as blocks of lines of values. The inputs of a problem show which values are counts. After a change, the
+counts are set to what is there. Inputs that are more than lines of words (pictures made of characters) do not vary.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
-from augmentation.values import Shape, learn
+from augmentation.values import Rule, items, places
 
-Lines = list[list[str]]
+Lines = list[list[Any]]
 _INTEGER = re.compile(r"[+-]?\d{1,400}")
 _FLOAT = re.compile(r"[+-]?\d{1,40}\.\d{1,20}")
 _MAX_LINES = 40
-_HEADER_LINES = 2
-_MAX_CHANGES = 4
+_MAX_CHANGES = 3
 _MAX_COUNTED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """The first token counts blocks of `size` lines each, which make up the rest."""
-
-    size: int
+_LAST_PLACE = 2  # all lines from this one on mean the same; no later column is a count
 
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """Token `column` of line `offset` (within its block, where there are blocks) counts what its next line holds.
+    """In every block, the value in `column` of line number `line` counts what each of the next `num_lines` lines holds.
 
-    It counts the words there, and of `num_lines` lines in all that are equally long; or the characters of the one word.
+    It counts values or, with `of_characters`, the characters of the only word on one line.
     """
 
-    offset: int
+    line: int
     column: int
-    characters: bool
-    num_lines: int = 1
+    of_characters: bool
+    num_lines: int
+
+    def lines(self, block: Lines) -> Lines:
+        """The lines it counts."""
+        return block[self.line + 1 : self.line + 1 + self.num_lines]
+
+    def length_of(self, line: list[Any]) -> int:
+        """What it should say of a line; -1 if it cannot count this line."""
+        if not self.of_characters:
+            return len(line)
+        return len(str(line[0])) if len(line) == 1 else -1
+
+    def holds(self, block: Lines) -> bool:
+        """Whether it is right in a block."""
+        lines = self.lines(block)
+        value = _at(block, self.line, self.column)
+        return len(lines) == self.num_lines and all(value == self.length_of(line) for line in lines)
+
+    def set(self, block: Lines) -> None:
+        """Make it right, with the first line it counts as the model for the others."""
+        first, *others = self.lines(block)
+        length = self.length_of(first)
+        block[self.line][self.column] = length
+        for line in others:
+            line[:] = (line + line[-1:] * (length - len(line)))[:length]
 
 
-class InputShape:
-    """What the inputs of one problem have in common."""
+def learn_inputs(texts: Sequence[str]) -> Rule:
+    """The rule for the standard inputs of one problem."""
+    inputs = [lines for lines in map(_read, texts) if lines]
+    size = _block_size(inputs)
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        inputs = [lines for lines in map(_split, texts) if lines]
-        self._blocks = _find_blocks(inputs)
-        self._counts = _find_counts(inputs, self._blocks)
-        self._shapes = self._learn(inputs)
-        self._ranked = self._find_ranked(inputs)
+    def split(lines: Lines) -> list[Lines]:
+        return [lines[start : start + size] for start in range(1, len(lines), size)] if size else [lines]
 
-    def vary(self, text: str, rng: random.Random) -> str:
-        """Another input near `text`; the same one where nothing in it can vary."""
-        lines = _split(text)
+    split_inputs = [split(lines) for lines in inputs]
+    blocks = [block for found in split_inputs for block in found]
+    counts = _find_counts(blocks, size - 1 if size else 1)
+    vary_block = _learn_blocks(blocks, counts)
+    vary_blocks = items(split_inputs, vary_block, is_ordered=False)
+
+    def vary(text: str, rng: random.Random) -> str:
+        lines = _read(text)
         if not lines or len(lines) > _MAX_LINES:
             return text
+        varied = split(lines)
         for _ in range(rng.randint(1, _MAX_CHANGES)):
-            changes = [self._vary_token, self._vary_token, self._vary_line]
-            changes += [self._vary_blocks] if self._blocks else []
-            rng.choice(changes)(lines, rng)
-        for number, line in enumerate(lines):
-            if self._line_place(number) in self._ranked:
-                lines[number] = _ranks(line)
-        self._recount(lines)
-        return "\n".join(" ".join(line) for line in lines) + "\n"
+            varied = vary_blocks(varied, rng) if size else [vary_block(varied[0], rng)]
+        for block in varied:
+            for count in counts:
+                count.set(block)
+        header = [[[len(varied)]]] if size else []
+        return "".join(" ".join(map(str, line)) + "\n" for line in chain.from_iterable([*header, *varied]))
 
-    def _learn(self, inputs: Sequence[Lines]) -> dict[tuple[int, int, type], Shape]:
-        """Shapes by place and by kind of token: a line that moves may bring another kind along."""
-        seen: defaultdict[tuple[int, int, type], list[Any]] = defaultdict(list)
-        for lines in inputs:
-            for number, line in enumerate(lines):
-                for column, token in enumerate(line):
-                    value = _value(token)
-                    seen[*self._place(number, column), type(value)].append(value)
-        return {place: learn(values) for place, values in seen.items()}
-
-    def _find_ranked(self, inputs: Sequence[Lines]) -> set[int]:
-        """The places of lines that are always a permutation of 1 to n."""
-        rows: defaultdict[int, list[list[str]]] = defaultdict(list)
-        for lines in inputs:
-            for number, line in enumerate(lines):
-                rows[self._line_place(number)].append(line)
-        return {
-            place
-            for place, found in rows.items()
-            if any(len(line) > 2 for line in found) and all(sorted(line) == sorted(_ranks(line)) for line in found)
-        }
-
-    def _line_place(self, number: int) -> int:
-        """Where a line stands; alike for the lines of different blocks that mean the same."""
-        if self._blocks and number:
-            number = 1 + (number - 1) % self._blocks.size
-        return min(number, _HEADER_LINES)
-
-    def _place(self, number: int, column: int) -> tuple[int, int]:
-        """Where a token stands; alike for those far to the right."""
-        return self._line_place(number), min(column, 2)
-
-    def _offset(self, number: int) -> int:
-        return (number - 1) % self._blocks.size if self._blocks else number
-
-    def _counting(self, lines: Lines) -> Iterator[tuple[int, _Count]]:
-        """The line of each count in an input."""
-        for count in self._counts:
-            for number in range(1 if self._blocks else 0, len(lines) - 1):
-                if self._offset(number) == count.offset and count.column < len(lines[number]):
-                    yield number, count
-
-    def _is_count(self, lines: Lines, number: int, column: int) -> bool:
-        if self._blocks and number == column == 0:
-            return True
-        return any((number, column) == (at, count.column) for at, count in self._counting(lines))
-
-    def _vary_token(self, lines: Lines, rng: random.Random) -> None:
-        places = [
-            (number, column)
-            for number, line in enumerate(lines)
-            for column in range(len(line))
-            if not self._is_count(lines, number, column)
-        ]
-        if not places:
-            return
-        number, column = rng.choice(places)
-        value = _value(lines[number][column])
-        shape = self._shapes.get((*self._place(number, column), type(value)))
-        varied = str(shape.vary(value, rng)) if shape else ""
-        if varied and not varied.split()[1:]:
-            lines[number][column] = varied
-
-    def _vary_line(self, lines: Lines, rng: random.Random) -> None:
-        """Shuffle, shorten or lengthen a line that a count in front of it counts."""
-        counted = [
-            number + place
-            for number, count in self._counting(lines)
-            for place in range(1, count.num_lines + 1)
-            if not count.characters and number + place < len(lines)
-        ]
-        if not counted:
-            return
-        line = lines[rng.choice(counted)]
-        change = rng.randrange(4)
-        if change == 0:
-            rng.shuffle(line)
-        elif change == 1 and len(line) > 1:
-            del line[rng.randint(1, len(line) - 1) :]
-        elif change == 2 and len(line) > 1:
-            del line[rng.randrange(len(line))]
-        elif line:
-            line.insert(rng.randint(0, len(line)), rng.choice(line))
-
-    def _vary_blocks(self, lines: Lines, rng: random.Random) -> None:
-        """Take a block away, repeat one, or put two in the other order."""
-        size = self._blocks.size if self._blocks else 1
-        starts = range(1, len(lines), size)
-        if not starts:
-            return
-        first, second = rng.choice(starts), rng.choice(starts)
-        change = rng.randrange(3)
-        if change == 0 and len(starts) > 1:
-            del lines[first : first + size]
-        elif change == 1 and len(lines) + size <= _MAX_LINES:
-            lines[first:first] = [list(line) for line in lines[second : second + size]]
-        elif first < second:
-            one, other = lines[first : first + size], lines[second : second + size]
-            lines[second : second + size] = one
-            lines[first : first + size] = other
-
-    def _recount(self, lines: Lines) -> None:
-        for number, count in self._counting(lines):
-            following = lines[number + 1]
-            counted = len(following[0]) if count.characters and following else len(following)
-            lines[number][count.column] = str(counted)
-            for other in lines[number + 2 : number + 1 + count.num_lines]:
-                other += other[-1:] * (counted - len(other))
-                del other[counted:]
-        if self._blocks:
-            lines[0][0] = str((len(lines) - 1) // self._blocks.size)
+    return vary
 
 
-def _split(text: str) -> Lines:
-    """Lines of words without empty lines at the end; none where blanks have a meaning of their own."""
+def _learn_blocks(blocks: Sequence[Lines], counts: Sequence[_Count]) -> Rule:
+    """The rule for blocks: only lines whose values are counted change their length."""
+    num_counts = Counter(count.line for count in counts)
+    counted = {
+        count.line + 1 + place for count in counts if not count.of_characters for place in range(count.num_lines)
+    }
+
+    def place_of(number: int) -> tuple[int, bool]:
+        return min(number, _LAST_PLACE), number in counted
+
+    found: defaultdict[tuple[int, bool], Lines] = defaultdict(list)
+    for block in blocks:
+        for number, line in enumerate(block):
+            found[place_of(number)].append(line)
+    rules = {place: items(lines, is_ordered=False) if place[1] else places(lines) for place, lines in found.items()}
+
+    def vary(block: Lines, rng: random.Random) -> Lines:
+        varied = [list(line) for line in block]
+        free = [number for number, line in enumerate(varied) if len(line) > num_counts[number]]
+        if free:
+            number = rng.choice(free)
+            varied[number] = rules[place_of(number)](varied[number], rng)
+        return varied
+
+    return vary
+
+
+def _read(text: str) -> Lines:
+    """The values in the lines of a text, without empty lines at the end; empty if its blanks have a meaning."""
     lines = text.replace("\r\n", "\n").rstrip().split("\n")
     words = [line.split() for line in lines]
-    plain = all(" ".join(line) == text.strip() for line, text in zip(words, lines, strict=True))
-    return words if plain and words[0] else []
+    is_plain = all(" ".join(found) == line.strip() for found, line in zip(words, lines, strict=True))
+    return [list(map(_value, line)) for line in words] if is_plain and words[0] else []
 
 
-def _ranks(line: list[str]) -> list[str]:
-    """Each number's place in the order of the line, from 1; words as they are."""
-    values = [_number(token) for token in line]
-    order = sorted(range(len(line)), key=lambda place: values[place] or 0)
-    ranks = {place: str(rank) for rank, place in enumerate(order, start=1)}
-    return line if None in values else [ranks[place] for place in range(len(line))]
-
-
-def _value(token: str) -> Any:
-    """A token as what it looks like; text with digits that a number would lose (`007`) stays text."""
+def _value(token: str) -> int | float | str:
+    """The number that a token looks like. Text with digits that a number would lose (`007`) stays text."""
     if _INTEGER.fullmatch(token) and str(int(token)) == token:
         return int(token)
-    if _FLOAT.fullmatch(token):
-        return float(token)
-    return token
+    return float(token) if _FLOAT.fullmatch(token) else token
 
 
-def _number(token: str) -> int | None:
-    value = _value(token)
+def _at(lines: Lines, line: int, column: int) -> int | None:
+    """The integer in a place, if there is one."""
+    value = lines[line][column] if line < len(lines) and column < len(lines[line]) else None
     return value if isinstance(value, int) else None
 
 
-def _find_blocks(inputs: Sequence[Lines]) -> _Blocks | None:
-    """Whether the lone number on the first line of every input counts the blocks behind it."""
+def _block_size(inputs: Sequence[Lines]) -> int | None:
+    """The lines per block, if the single number on every input's first line counts the blocks after it."""
     sizes = set()
     for lines in inputs:
-        number = _number(lines[0][0]) if len(lines[0]) == 1 else None
+        number = _at(lines, 0, 0) if len(lines[0]) == 1 else None
         if number is None or number < 1 or len(lines) == 1 or (len(lines) - 1) % number:
             return None
         sizes.add((len(lines) - 1) // number)
-    # One input `1` with lines behind it says nothing; neither does a first number that is a count by chance.
-    telling = any(lines[0][0] != "1" for lines in inputs)
-    return _Blocks(sizes.pop()) if len(sizes) == 1 and telling else None
+    # Inputs that all start with 1 prove nothing. A first number that fits by chance gives different sizes.
+    return sizes.pop() if len(sizes) == 1 and any(lines[0] != [1] for lines in inputs) else None
 
 
-def _find_counts(inputs: Sequence[Lines], blocks: _Blocks | None) -> tuple[_Count, ...]:
-    """The counts that hold in every input, and in every block."""
+def _find_counts(blocks: Sequence[Lines], num_lines: int) -> list[_Count]:
+    """The counts in the first `num_lines` lines that are right in every block."""
     found = []
-    for offset in range(blocks.size - 1 if blocks else 1):
-        for column in range(3):
-            for characters in (False, True):
-                counts = [_Count(offset, column, characters, num_lines) for num_lines in range(1, _MAX_COUNTED + 1)]
-                holding = list(takewhile(lambda count: _holds(count, inputs, blocks), counts))
-                if holding:
+    for line in range(num_lines):
+        for column in range(_LAST_PLACE + 1):
+            for of_characters in (False, True):
+                most = 1 if of_characters else _MAX_COUNTED
+                counts = [_Count(line, column, of_characters, number + 1) for number in range(most)]
+                holding = list(takewhile(lambda count: all(map(count.holds, blocks)), counts))
+                if holding and any((_at(block, line, column) or 0) > 1 for block in blocks):
                     found.append(holding[-1])
                     break
-    return tuple(found)
-
-
-def _holds(count: _Count, inputs: Sequence[Lines], blocks: _Blocks | None) -> bool:
-    telling = False
-    for lines in inputs:
-        first, step = (1 + count.offset, blocks.size) if blocks else (count.offset, len(lines) + 1)
-        numbers = range(first, len(lines) - 1, step)
-        if not numbers:
-            return False
-        for number in numbers:
-            line, following = lines[number], lines[number + 1 : number + 1 + count.num_lines]
-            value = _number(line[count.column]) if count.column < len(line) else None
-            if value is None or {value} != {_length(one, count) for one in following}:
-                return False
-            if len(following) < count.num_lines or (blocks and count.offset + count.num_lines >= blocks.size):
-                return False
-            telling |= value > 1
-    return telling
-
-
-def _length(line: list[str], count: _Count) -> int | None:
-    if not count.characters:
-        return len(line)
-    return len(line[0]) if len(line) == 1 else None
+    return found

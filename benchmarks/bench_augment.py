@@ -1,13 +1,13 @@
-"""Do augmented tests catch wrong programs that the tests they were made from let pass, and spare right ones?
+"""Do augmented tests catch wrong programs that pass the original tests, without rejecting right ones?
 
     BENCHMARK_DATA=FOLDER PYTHONPATH=. python benchmarks/bench_augment.py [--case NAME ...] [--limit N]
 
-A problem keeps the first of its official tests; the others are hidden and say which programs are right. New tests are
-made from the kept one. Prints one JSON object for each case: of the programs that pass the kept test, how many the
-hidden tests say are wrong and how many of these the new tests catch; and how many that the hidden tests say are right
-the new tests reject. HumanEval has one reference: `agreeing-humaneval` lets four of CodeGen's other programs that pass
-the kept test agree with it. Programs that hard-code the answers to all official tests (`hard-coded`) are wrong by
-construction; there, nothing is hidden. Without the data it prints that it was skipped.
+A problem keeps its first official test. The others are hidden and decide which programs are right. New tests are made
+from the kept test. This prints one JSON object per case. It counts the programs that pass the kept test: how many are
+wrong and how many of these the new tests catch, how many are right and how many of these the new tests reject.
+HumanEval has one reference; in `agreeing-humaneval`, four other programs of CodeGen that pass the kept test must agree
+with it. Programs with hard-coded answers to all official tests (`hard-coded`) are always wrong, and there nothing is
+hidden. Without the data this prints that it was skipped.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from augmentation.__main__ import LIMITS
 from augmentation.agreement import Reference, Rules, augment
 from augmentation.inputs import AssertInput, input_of
-from augmentation.run import LIMITS
 from benchmarks.corpora import CORPORA
 from benchmarks.mutants import mutants
 from problems import AssertTest, Problem, load
 from problems.assertions import Relation, split_assertion
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 NUM_TESTS = 20
 NUM_MUTANTS = 8
@@ -44,7 +44,7 @@ NUM_AGREEING = 5
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The programs of one problem. `agreeing` references and then `others` make the tests; none is in `programs`."""
+    """The programs of one problem. The tests come from `agreeing` and `others`, which are not in `programs`."""
 
     problem: Problem
     agreeing: tuple[str, ...]
@@ -53,7 +53,7 @@ class Group:
 
 
 def sampled(corpus: str, *, agreeing: bool = False) -> Iterator[Group]:
-    """The programs that a model wrote, the first of each problem; the rest may agree with the references."""
+    """The first programs that a model wrote for each problem; the rest may agree with the references."""
     programs: defaultdict[str, list[str]] = defaultdict(list)
     problems: dict[str, Problem] = {}
     for case in CORPORA[corpus](DATA):
@@ -66,7 +66,7 @@ def sampled(corpus: str, *, agreeing: bool = False) -> Iterator[Group]:
 
 
 def mutated(spec: str) -> Iterator[Group]:
-    """Mutants of a reference that takes no part, and the other references that take none (right ones)."""
+    """Mutants of a reference that is not used for the tests, and further unused references (which are right)."""
     for problem in load(spec.format(DATA)).problems:
         if len(problem.tests) < 2:
             continue
@@ -77,7 +77,7 @@ def mutated(spec: str) -> Iterator[Group]:
 
 
 def hard_coded() -> Iterator[Group]:
-    """For each MBPP problem a function that looks the answers to its asserts up, where these are plain calls."""
+    """A function that looks up the answers to the asserts, for each MBPP problem whose asserts are plain calls."""
     for problem in load(f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test").problems:
         answers = []
         for test in problem.tests:
@@ -95,12 +95,12 @@ def hard_coded() -> Iterator[Group]:
 
 
 def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) -> dict[str, Any]:
-    """Make tests, grade programs by them and by the hidden tests, and count."""
+    """Make tests, grade programs with them and with the hidden tests, and count."""
     started = time.monotonic()
     counts: defaultdict[str, int] = defaultdict(int)
     with (
         Graders(workers, LIMITS, Isolation.NAMESPACES) as making,
-        Graders(workers, Limits(), Isolation.NAMESPACES) as g,
+        Graders(workers, SandboxSettings(), Isolation.NAMESPACES) as g,
     ):
 
         def one(group: Group) -> dict[str, int]:
@@ -155,14 +155,14 @@ CASES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the cases asked for."""
-    parser = argparse.ArgumentParser(description="Whether augmented tests catch wrong programs and spare right ones.")
+    """Measure the chosen cases."""
+    parser = argparse.ArgumentParser(description="Whether augmented tests catch wrong programs and accept right ones.")
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--limit", type=int, help="at most so many problems of each case")
+    parser.add_argument("--limit", type=int, help="most problems per case")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     if not (DATA / "mbpp").is_dir():
-        print(json.dumps({"skipped": "BENCHMARK_DATA names no folder of benchmark data (mbpp/, apps/, ...)"}))
+        print(json.dumps({"skipped": "BENCHMARK_DATA is not a folder with benchmark data (mbpp/, apps/, ...)"}))
         return 0
     for name in options.case:
         groups = islice(CASES[name](), options.limit)

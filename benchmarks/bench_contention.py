@@ -1,9 +1,9 @@
-"""Whether verdicts depend on who else uses the machine: honest programs, some near the limits, idle and then contended.
+"""Do verdicts depend on the load? Grades honest programs, some near the limits, on an idle and then a busy machine.
 
     PYTHONPATH=. python benchmarks/bench_contention.py [--programs N] [--neighbours N]
 
-Prints one JSON object: the share of verdicts that are the same alone and beside busy neighbours (target 0.999), and the
-first that differ. Neighbours are endless loops on the cores that the sandbox may use.
+Prints one JSON object: the share of verdicts that stay the same beside busy neighbors (target 0.999), and the first
+few that differ. The neighbors are endless loops on the cores that the sandbox may use.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import time
 from collections.abc import Sequence
 
 from problems.types import CallTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
-LIMITS = Limits(cpu_s=0.5, wall_s=3.0, program_wall_s=60.0, memory_bytes=64 << 20)
+LIMITS = SandboxSettings(cpu_s=0.5, wall_s=3.0, program_wall_s=60.0, memory_bytes=64 << 20)
 _STDIN = Problem("stdin", "contention", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in (3, 4)))
 _CALL = Problem("call", "contention", "", (CallTest("f", (5,), 25),))
 _BUSY = "import time\nwhile time.process_time() < {}: pass\n"
 _ANSWER = "print(int(input()) ** 2)\n"
-# (weight, problem, program): most are ordinary; the others come within a fifth of a limit, on either side.
+# (weight, problem, program). Most are ordinary; the others come within a fifth of a limit, on either side.
 _PROGRAMS = (
     (60, _STDIN, _ANSWER),
     (10, _STDIN, "print(1)"),
@@ -46,15 +46,15 @@ _PROGRAMS = (
 
 
 def grade_all(work: Sequence[tuple[Problem, str]]) -> tuple[list[tuple[Outcome, ...]], float]:
-    """The outcomes of every test of every program, and the seconds that took."""
+    """The outcomes of every test of every program, and the seconds it took."""
     started = time.monotonic()
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         outcomes = [sandbox.grade(problem, program, "0").tests for problem, program in work]
     return outcomes, round(time.monotonic() - started, 1)
 
 
 def main() -> int:
-    """Grade the same programs alone and beside neighbours, and compare."""
+    """Grade the same programs alone and beside neighbors, and compare."""
     parser = argparse.ArgumentParser(description="Verdicts under contention.")
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--neighbours", type=int, default=4)

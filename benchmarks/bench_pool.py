@@ -1,12 +1,12 @@
-"""The sandbox pool: what a second worker gains, and what its control plane costs with a thousand workers.
+"""The sandbox pool: the gain from a second worker, and the cost of its control plane with a thousand workers.
 
     PYTHONPATH=. python benchmarks/bench_pool.py [--only workers|control-plane] [--seconds S]
 
-Prints one JSON object for each case. `workers`: tests per second of real sandboxes, programs of ten tests through the
-pool, with 1 and with 2 workers on this machine. `control-plane`: 1,000 simulated workers on four Ray nodes here. Each
-answers a call after `GRADING_S` by the clock, like a sandbox on a machine of its own; its calls are real calls of Ray,
-to one process for each node that stands for all workers there. Said are the calls per second beside what the workers
-could do at most, and the driver's CPU time for a call.
+Prints one JSON object per case. `workers`: tests per second in real sandboxes, for programs of ten tests that go
+through the pool, with 1 and 2 workers on this machine. `control-plane`: 1,000 simulated workers on four local Ray
+nodes. Each answers a call after `GRADING_S` of wall time, like a sandbox on a machine of its own. The calls are real
+Ray calls, to one process per node that stands for all workers there. The output has the calls per second, the most that
+the workers could do, and the driver's CPU time per call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Host:
 
 
 class _SimulatedPool(SandboxPool):
-    """The pool with workers that share a process per node."""
+    """A pool whose workers share one process per node."""
 
     def __init__(self, settings: SandboxSettings, hosts: list[Any]) -> None:
         super().__init__(SandboxWorker, settings, None)
@@ -63,14 +63,14 @@ class _SimulatedPool(SandboxPool):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a pool did in a while."""
+    """What a pool did in a period."""
 
     calls_per_s: float
     driver_cpu_ms_per_call: float
 
 
 async def measure(pool: SandboxPool, submit: Callable[[], Any], num_under_way: int, seconds: float) -> Load:
-    """Keep `num_under_way` calls under way; counting starts when as many have been answered."""
+    """Keep `num_under_way` calls under way. Counting starts once that many have been answered."""
     answered = 0
 
     async def caller() -> None:
@@ -141,7 +141,7 @@ async def _simulate(seconds: float) -> Load:
     settings = SandboxSettings(min_workers=NUM_SIMULATED, max_workers=NUM_SIMULATED)
     pool = _SimulatedPool(settings, hosts)
     await pool.start()
-    # A worker's second call waits in its queue; here it would run at once, so that one is under way for each.
+    # A real worker queues its second call. Here it would run at once, so each worker gets only one.
     load = await measure(pool, lambda: pool.submit("grade"), NUM_SIMULATED, seconds)
     await pool.close()
     return load
@@ -152,7 +152,7 @@ def _say(case: str, **found: Any) -> None:
 
 
 def main() -> int:
-    """Run the cases asked for."""
+    """Run the selected cases."""
     cases = {"workers": workers, "control-plane": control_plane}
     parser = argparse.ArgumentParser(description="Scaling of the sandbox pool.")
     parser.add_argument("--only", choices=list(cases))

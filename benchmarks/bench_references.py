@@ -1,10 +1,9 @@
-"""How the grader agrees with what is known about programs: references must pass, buggy programs must not.
+"""Does the grader agree with what is known about programs? References must pass, and buggy programs must not.
 
     BENCHMARK_DATA=FOLDER PYTHONPATH=. python benchmarks/bench_references.py [--corpus NAME ...] [--limit N]
 
-Prints one JSON object for each corpus. A difference is counted under the reason that explains it, and named where
-nothing does; the exit status is 1 then. `docs/grader-agreement.md` holds the table. Without the data it prints that it
-was skipped.
+Prints one JSON object per corpus. A difference is counted under the reason that explains it. If nothing explains it, it
+is named and the exit status is 1. `docs/grader-agreement.md` has the table. Without the data, the benchmark is skipped.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from typing import Any
 from benchmarks.corpora import CORPORA, Case
 from sandbox.compare import Comparison
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import SandboxSettings
 
 SEVERAL_ANSWERS = frozenset(
     "0002 0005 0024 0033 0041 0044 2023 2025 2029 2033 2365 2378 2391 2398 2400".split()  # noqa: SIM905 - a table
 )
-"""APPS problems that accept any of several answers, or several orders; their tests hold one."""
+"""APPS problems that accept any of several answers or orders, although their tests list only one."""
 
-WITH_VERDICTS = [name for name in CORPORA if name != "codegen-humaneval"]  # which `bench_evaluate.py` runs
+WITH_VERDICTS = [name for name in CORPORA if name != "codegen-humaneval"]  # `bench_evaluate.py` runs that one
 
 BY_NAME = {
     "2386:0": "a wrong reference: the answer is unique, and it prints another",
@@ -54,7 +53,7 @@ _USES_MODULE_UNIMPORTED = {"name 're' is not defined", "name 'math' is not defin
 
 
 def explanation(case: Case, verdict: Verdict) -> str | None:
-    """Why a verdict differs from the expected one; None where nothing is known."""
+    """Why a verdict differs from the expected one; None if unknown."""
     if case.name in BY_NAME:
         return BY_NAME[case.name]
     if verdict.outcome is Outcome.FAILED and case.problem.benchmark == "apps":
@@ -68,7 +67,7 @@ def explanation(case: Case, verdict: Verdict) -> str | None:
 
 
 def measure(name: str, cases: Iterable[Case], graders: Graders) -> dict[str, Any]:
-    """Grade a corpus and compare with what is expected of it."""
+    """Grade a corpus, and compare the verdicts with what is expected."""
     started = time.monotonic()
     outcomes: Counter[str] = Counter()
     explained: Counter[str] = Counter()
@@ -111,18 +110,18 @@ def measure(name: str, cases: Iterable[Case], graders: Graders) -> dict[str, Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the corpora asked for; 1 where a difference has no explanation."""
-    parser = argparse.ArgumentParser(description="How the grader agrees with what is known about programs.")
+    """Measure the selected corpora. Returns 1 if a difference has no explanation."""
+    parser = argparse.ArgumentParser(description="Agreement of the grader with what is known about programs.")
     parser.add_argument("--corpus", nargs="+", choices=list(CORPORA), default=WITH_VERDICTS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=int, help="at most so many programs of each corpus")
+    parser.add_argument("--limit", type=int, help="largest number of programs per corpus")
     options = parser.parse_args(arguments)
     data = Path(os.environ.get("BENCHMARK_DATA", ""))
     if not (data / "mbpp").is_dir():
         print(json.dumps({"skipped": "BENCHMARK_DATA names no folder of benchmark data (mbpp/, apps/, ...)"}))
         return 0
     num_unexplained = 0
-    with Graders(options.workers, Limits(), Isolation.NAMESPACES) as graders:
+    with Graders(options.workers, SandboxSettings(), Isolation.NAMESPACES) as graders:
         for name in options.corpus:
             measured = measure(name, islice(CORPORA[name](data), options.limit), graders)
             num_unexplained += len(measured["unexplained"])

@@ -1,7 +1,7 @@
 """Speed of the rewards: spans and token weights of 1,000 programs of 500 tokens, on one core.
 
-Prints one JSON object per case. `spans` is what a generator does with sampled ids, `score` what a grading worker does
-with verdicts (groups of 20, one in five of each outcome), `static` the same with static analysis on.
+Prints one JSON object per case. `spans` is the work of a generator on sampled ids. `score` is the work of a grading
+worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from problems.token_spans import char_spans
-from rewards import Sample, score_group
+from rewards import ProgramTokens, score_group
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from settings import RewardSettings
 
@@ -59,7 +61,7 @@ def build_programs(tokenizer: Tokenizer) -> list[tuple[list[int], str]]:
 
 
 def build_verdict(n: int, num_lines: int) -> Verdict:
-    """One of five outcomes in turn; the errors are on a line in the middle."""
+    """One of five outcomes in turn; errors are on the middle line."""
     outcome = OUTCOMES[n % len(OUTCOMES)]
     kinds = {Outcome.RUNTIME_ERROR: "TypeError", Outcome.SYNTAX_ERROR: "IndentationError"}
     error = ProgramError(kinds[outcome], line=num_lines // 2) if outcome in kinds else None
@@ -67,14 +69,12 @@ def build_verdict(n: int, num_lines: int) -> Verdict:
     return Verdict(f"t{n // GROUP}", f"c{n}", outcome, tests, error, Isolation.NAMESPACES, 0.1, 0.1, 1)
 
 
-def score_all(programs: list[tuple[list[int], str]], spans: list[object], settings: RewardSettings) -> None:
+def score_all(programs: list[tuple[list[int], str]], spans: list[NDArray[np.int32]], settings: RewardSettings) -> None:
     """Score all programs in groups of `GROUP`."""
-    samples = []
-    for n, (_, text) in enumerate(programs):
-        verdict = build_verdict(n, text.count("\n"))
-        samples.append(Sample(verdict.task_id, f"c{n}", verdict, spans[n], text, 0, len(text), False))  # type: ignore[arg-type]
-    for start in range(0, len(samples), GROUP):
-        score_group(samples[start : start + GROUP], settings)
+    tokens = [ProgramTokens(text, spans[n], truncated=False) for n, (_, text) in enumerate(programs)]
+    verdicts = [build_verdict(n, text.count("\n")) for n, (_, text) in enumerate(programs)]
+    for start in range(0, len(tokens), GROUP):
+        score_group(tokens[start : start + GROUP], verdicts[start : start + GROUP], settings)
 
 
 def measure(name: str, run: Callable[[], object]) -> float:
@@ -104,10 +104,10 @@ def measure(name: str, run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure the three cases, and spans and scores together against the limit."""
+    """Measure the three cases, and compare spans and scores together with the limit."""
     tokenizer = build_tokenizer("".join(BLOCK.format(i=i) for i in range(200)))
     programs = build_programs(tokenizer)
-    spans: list[object] = [char_spans(tokenizer, ids, text) for ids, text in programs]
+    spans = [char_spans(tokenizer, ids, text) for ids, text in programs]
     total = measure("spans", lambda: [char_spans(tokenizer, ids, text) for ids, text in programs])
     total += measure("score", lambda: score_all(programs, spans, RewardSettings()))
     measure("static", lambda: score_all(programs, spans, RewardSettings(static_weight=1.0)))

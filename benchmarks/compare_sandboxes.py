@@ -1,10 +1,10 @@
-"""This checkout's sandbox beside those of other checkouts, on the cases of `bench_sandbox.py`, in turn in one run.
+"""Compares this checkout's sandbox with those of other checkouts, in turn, on the cases of `bench_sandbox.py`.
 
     python benchmarks/compare_sandboxes.py OTHER_CHECKOUT ... [--rounds N] [--only CASE ...]
 
-Prints one JSON object for each case and other checkout: programs per second here and there (medians over the rounds),
-and the median of the rounds' ratios with the lowest and the highest. The machine's speed changes from minute to minute;
-a ratio within a round does not. Not named `bench_`, since it needs another checkout.
+Prints one JSON object per case and other checkout: programs per second here and there (medians over the rounds), and
+the median, lowest and highest ratio of the rounds. The machine's speed changes from minute to minute, but a ratio
+within a round does not. Not named `bench_`, because it needs another checkout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CASES = ("trivial", "10-tests-passing", "10-tests-failing", "50-tests", "mbpp-3-
 
 
 def programs_per_s(checkout: Path, case: str) -> float:
-    """One measurement of one case by the checkout's own code, pinned to a core."""
+    """Measure one case with the checkout's own code, pinned to a core."""
     command = [sys.executable, "benchmarks/bench_sandbox.py", "--repeats", "1", "--only", case]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
@@ -31,7 +31,7 @@ def programs_per_s(checkout: Path, case: str) -> float:
 
 
 def main() -> None:
-    """Measure every case in every checkout, round after round."""
+    """Measure every case in every checkout, round by round."""
     parser = argparse.ArgumentParser(description="Throughput of the sandbox in several checkouts.")
     parser.add_argument("others", nargs="+", type=Path, metavar="OTHER_CHECKOUT")
     parser.add_argument("--rounds", type=int, default=5)

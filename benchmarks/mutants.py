@@ -1,4 +1,4 @@
-"""Programs that are wrong in one small place: what people get wrong, without a model."""
+"""Programs with one small mistake, like those people make. No model is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES = {"min": "max", "max": "min", "sorted": "list", "any": "all", "all": "an
 
 
 def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
-    """At most `limit` programs that differ from `program` in one operator, constant or name; none for bad syntax."""
+    """At most `limit` programs that differ from `program`, which must be Python, in one operator, constant or name."""
     try:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError):
@@ -43,7 +43,7 @@ def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
 
 
 def _change_of(node: ast.AST) -> Callable[[random.Random], None] | None:
-    """What changes a node in place; None for a node that has no such change."""
+    """A function that changes a node in place; None if no change applies to it."""
     match node:
         case ast.Compare(ops=[operator, *_]) if type(operator) in _COMPARISONS:
             return lambda _: node.ops.__setitem__(0, _COMPARISONS[type(operator)]())

@@ -39,7 +39,7 @@ from controller.ledger import Ledger, State
 from controller.problems import ProblemSampler, capacity
 from controller.rollouts import LOST, Graders, GradingCounts, RolloutLoop
 from controller.state import RunState, rollouts_of
-from evaluation.result import Tally, evaluate_tally
+from evaluation import Tally, evaluate_tally
 from files import newest_checkpoint, prune
 from learner.buffer import BufferItem
 from learner.metrics import StepReport

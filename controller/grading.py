@@ -13,7 +13,7 @@ import ray
 from learner.buffer import Added
 from learner.data import Experience, Experiences
 from problems.types import Problem
-from rewards import ProgramReward, Sample, Scored, score_group
+from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
 from sandbox.pool import SandboxWorker
 from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import RewardSettings, SandboxSettings
@@ -110,7 +110,8 @@ class GradingWorker(SandboxWorker):
         verdicts = [self._verdict(completion) for completion in rollout.samples]
         greedy = None if rollout.greedy is None else self._verdict(rollout.greedy)
         scores = score_group(
-            [Sample.of(completion, verdict) for completion, verdict in zip(rollout.samples, verdicts, strict=True)],
+            [program_tokens(completion) for completion in rollout.samples],
+            verdicts,
             self._rewards,
             greedy=greedy,
             previous=previous,
@@ -130,7 +131,7 @@ class GradingWorker(SandboxWorker):
             num_samples=len(graded),
             num_passed=sum(verdict.passed for _, verdict, _ in graded),
             num_faults=len(verdicts) - len(graded),
-            fault=self.sandbox.last_fault,
+            fault=self.sandbox.last_grader_error,
             num_tests=sum(len(verdict.tests) for verdict in verdicts),
             num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
             seconds=time.monotonic() - began,
@@ -153,7 +154,16 @@ class GradingWorker(SandboxWorker):
         return self.sandbox.grade(self.problems[completion.task_id], completion.program, completion.completion_id)
 
 
-def experience(completion: Completion, scored: Scored) -> Experience:
+def program_tokens(completion: Completion) -> ProgramTokens:
+    """The part of a completion that rewards look at."""
+    return ProgramTokens(
+        text=completion.program,
+        char_spans=completion.char_spans - completion.program_start,
+        truncated=completion.finish_reason is FinishReason.LENGTH,
+    )
+
+
+def experience(completion: Completion, scored: ScoredSample) -> Experience:
     """What the learner needs of a scored completion."""
     return Experience(
         task_id=completion.task_id,
@@ -164,11 +174,11 @@ def experience(completion: Completion, scored: Scored) -> Experience:
         token_weights=scored.token_weights,
         version=min(span.version for span in completion.weight_versions),
         reward=scored.coarse,
-        outcome=scored.outcome,
+        outcome=scored.verdict.outcome,
     )
 
 
-def _shown(completion: Completion, verdict: Verdict, scored: Scored) -> GradedSample:
+def _shown(completion: Completion, verdict: Verdict, scored: ScoredSample) -> GradedSample:
     weights = scored.token_weights.sum(axis=0)
     marks = []
     end = completion.program_start

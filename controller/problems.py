@@ -12,12 +12,10 @@ from typing import Any
 
 from errors import UserError
 from problems import Problem, describe_rejected, load
-from problems.leakage import find_leaks
+from problems.index import find_leaks
 from problems.spec import Refusal
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import Graders
-from sandbox.limits import Limits
-from sandbox.validation import validate_references
+from sandbox.grading import Graders, validate_references
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation
 from settings import ProblemsSettings, SandboxSettings, Settings
 
@@ -56,7 +54,7 @@ class ProblemSets:
         return ProblemSets(train, self.supervised, held_out, self.warnings)
 
 
-def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) -> ProblemSets:
+def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None = None) -> ProblemSets:
     """Load what the SPECs name. Unusable rows and leaks into the held-out problems become warnings.
 
     A row that cannot be graded within `limits` (by default, the usual ones) is unusable. Some benchmarks, like APPS,
@@ -65,7 +63,7 @@ def load_problem_sets(settings: ProblemsSettings, limits: Limits | None = None) 
     Raises UserError if a SPEC has nothing usable, or if a task id is in two benchmarks.
     """
     warnings: list[str] = []
-    refuse = reason_to_refuse(limits or Limits())
+    refuse = reason_to_refuse(limits or SandboxSettings())
     train = _load(settings.train, warnings, refuse)
     supervised = _load(settings.supervised, warnings, refuse) if settings.supervised else train
     trained = {problem.task_id for problem in (*train, *supervised)}
@@ -95,7 +93,7 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     warnings = list(sets.warnings)
     kept: list[tuple[Problem, ...]] = []
     num_workers = len(os.sched_getaffinity(0))
-    with Graders(num_workers, Limits.of(settings), Isolation(settings.min_isolation)) as graders:
+    with Graders(num_workers, settings, Isolation(settings.min_isolation)) as graders:
         for problems in (sets.train, sets.supervised, sets.held_out):
             found = validate_references(problems, graders, cache)
             kept.append(found.problems)

@@ -20,7 +20,6 @@ from controller.problems import ProblemSets, load_problem_sets
 from controller.start import start_controller
 from errors import UserError
 from learner.metrics import StepMetrics
-from sandbox.limits import Limits
 from settings import Settings
 from supervise import Changes
 
@@ -101,7 +100,7 @@ def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
             shortened, problems = _shortened(settings, Path(folder)), None
             if None in given.values():  # unusable input is reported before anything starts
                 check_resources(settings)
-                problems = load_problem_sets(shortened.problems, Limits.of(settings.sandbox))
+                problems = load_problem_sets(shortened.problems, settings.sandbox)
             try:
                 emit(Began("Ray"))
                 start_ray(settings)

@@ -1,11 +1,12 @@
-"""Programs sampled from a model folder or a hub id, in this process."""
+"""Programs sampled in this process, from a model folder or a Hub id."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,8 @@ from actors.messages import RolloutRequest
 from actors.model_folder import check_model_folder, end_token_ids
 from actors.prompting import Prompter
 from errors import UserError
-from evaluation.fingerprints import folder_fingerprint
-from evaluation.run import Programs
+from evaluation.sources import Programs
+from evaluation.store import NUM_CHARACTERS
 from learner.model_source import TINY, model_folder
 from problems import Problem
 from sandbox.grading import ProgramRow
@@ -25,14 +26,16 @@ from settings import GeneratorSettings, ModelSettings
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
 _QUEUED_SEQUENCES_PER_SLOT = 2
+_WHOLE_FILE_BYTES = 1 << 22
+_PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class SampledModel:
-    """Programs of a model: `num_samples` of each problem, problem after problem.
+    """`num_samples` programs of each problem from a model, problem after problem.
 
-    At temperature 0 each problem has one greedy program. A sample's seed comes from `seed` and its problem's place, so
-    that an interrupted evaluation goes on with the programs it would have had.
+    At temperature 0 each problem has one greedy program. A sample's seed depends on `seed` and its problem's place, so
+    an interrupted evaluation continues with the programs it would have had anyway.
     """
 
     name: str
@@ -42,34 +45,24 @@ class SampledModel:
     max_tokens: int
     seed: int
     max_length: int | None = None
-    """Tokens of a prompt and its program together; None: what the model is made for, at most `LENGTH_LIMIT`."""
+    """Most tokens of a prompt with its program; None means the model's own limit, but at most `LENGTH_LIMIT`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     engine: Literal["vllm", "transformers"] = "vllm"
     chat_template: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UserError("--temperature must be at least 0 and --top-p above 0 and at most 1")
+            raise UserError("--temperature must be at least 0, and --top-p above 0 and at most 1")
         if self.temperature == 0 and self.num_samples > 1:
-            raise UserError("--temperature 0 decodes one program a problem; give --num-samples 1 or a temperature")
+            raise UserError("--temperature 0 decodes one program per problem; use --num-samples 1 or a temperature")
         if self.name == TINY:
-            raise UserError("--model tiny: the starter job builds and trains it; give one of its checkpoints")
+            raise UserError("--model tiny is only built and trained by the starter job; give one of its checkpoints")
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {
-            "model": self.name,
-            "num_samples": self.num_samples,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "max_length": self._settings.max_model_len,
-            "chat_template": self.chat_template,
-            "seed": self.seed,
-            "dtype": self.dtype,
-            "engine": self.engine,
-            "model_files": folder_fingerprint(self._folder),
-        }
+        identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_model_len}
+        del identity["name"]
+        return identity | {"model_files": folder_fingerprint(self._folder)}
 
     @cached_property
     def _folder(self) -> Path:
@@ -82,7 +75,7 @@ class SampledModel:
             config = check_model_folder(self._folder)
             own = config.get("max_position_embeddings") or config.get("n_positions")
             if config.get("is_encoder_decoder"):
-                own = None  # T5 knows distances only: `n_positions` is what it was pre-trained with, and no limit
+                own = None  # T5 knows only distances; `n_positions` is the length it was pre-trained with, not a limit
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
         return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
 
@@ -91,24 +84,23 @@ class SampledModel:
         return GeneratorSettings(engine=self.engine)
 
     def resume_point(self, num_stored: int) -> int:
-        """Whole problems only: their samples are drawn together."""
+        """Only whole problems are kept, because the samples of a problem are drawn together."""
         return num_stored // self.num_samples * self.num_samples
 
     def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
-        """Raises UserError for a model that cannot be sampled from, before the first program."""
+        """Raises UserError, before the first program, if the model cannot be sampled."""
         first = num_done // self.num_samples
         if first == len(problems):
             return ()
-        prompter = Prompter(
-            self._folder, {problem.task_id: problem for problem in problems}, chat_template=self.chat_template
-        )
+        by_id = {problem.task_id: problem for problem in problems}
+        prompter = Prompter(self._folder, by_id, chat_template=self.chat_template)
         requests = self._requests(prompter, problems)
         end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
         engine = build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
         return self._sample(engine, prompter, list(zip(problems, requests, strict=True))[first:])
 
     def _requests(self, prompter: Prompter, problems: tuple[Problem, ...]) -> list[SamplingRequest | None]:
-        """A request for each problem; None where the prompt leaves no room for a program."""
+        """One request per problem; None if the prompt leaves no room for a program."""
         requests: list[SamplingRequest | None] = []
         for place, problem in enumerate(problems):
             asked = RolloutRequest(
@@ -131,14 +123,14 @@ class SampledModel:
                 requests.append(request)
         if not any(requests):
             raise UserError(
-                f"no prompt leaves room for a program in {self._settings.max_model_len} tokens; raise --max-length"
+                f"no prompt leaves room for a program within {self._settings.max_model_len} tokens; raise --max-length"
             )
         return requests
 
     def _sample(
         self, engine: SamplingEngine, prompter: Prompter, work: list[tuple[Problem, SamplingRequest | None]]
     ) -> Iterator[tuple[ProgramRow, Problem]]:
-        """Programs in the order of the problems, with the engine kept full while earlier ones are waited for."""
+        """Programs in the order of the problems. The engine stays full while an earlier problem is unfinished."""
         waiting = [request for _, request in reversed(work) if request is not None]
         finished: dict[str, FinishedRequest] = {}
         limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
@@ -148,11 +140,9 @@ class SampledModel:
                     while waiting and engine.num_unfinished < limit:
                         engine.add_request(waiting.pop())
                     finished.update((done.request_id, done) for done in engine.step())
-                programs = (
-                    [""] * self.num_samples
-                    if request is None
-                    else _programs(prompter, request, finished.pop(request.request_id))
-                )
+                programs = [""] * self.num_samples
+                if request is not None:
+                    programs = _programs(prompter, request, finished.pop(request.request_id))
                 for number, program in enumerate(programs):
                     row = ProgramRow(task_id=problem.task_id, completion_id=f"{problem.task_id}/{number}", code=program)
                     yield row, problem
@@ -160,3 +150,23 @@ class SampledModel:
 
 def _programs(prompter: Prompter, request: SamplingRequest, finished: FinishedRequest) -> list[str]:
     return [completion.program for completion in prompter.rollout(request, finished).completions]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A fingerprint of a model folder: the names, sizes and contents of its files.
+
+    Large files count with their start, middle and end only. Weights that were trained further have the same size, but
+    differ almost everywhere.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= _WHOLE_FILE_BYTES:
+                digest.update(file.read())
+                continue
+            for start in (0, size // 2, size - _PART_BYTES):
+                file.seek(start)
+                digest.update(file.read(_PART_BYTES))
+    return digest.hexdigest()[:NUM_CHARACTERS]

@@ -1,171 +1,179 @@
-"""One evaluation from its source of programs to `results.json`."""
+"""Runs one evaluation, from its source of programs to `results.json`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from errors import UserError
-from evaluation.counts import APPS_KEY, Counts, read_counts
-from evaluation.fingerprints import (
-    changed_tests,
-    differences,
-    fingerprints,
-    read_fingerprints,
-    some,
-    write_fingerprints,
-)
-from evaluation.samples_file import SamplesFile
-from evaluation.store import SampleStore
+from evaluation.passes import Tally, compare_tallies, evaluate_tally
+from evaluation.sources import Programs, ProgramSource, SamplesFile
+from evaluation.store import SampleStore, changed_tests, fingerprints, read_fingerprints, read_samples, some
+from files import write_json
 from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
-from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
-_LOG_EVERY = 1000
+_LOG_EVERY_S = 30.0
+_APPS_KEY = "passed_apps"
+"""The key of a stored program for whether it passes by the APPS rules."""
 
-Programs = Iterable[tuple[ProgramRow, Problem]]
 
+class _Counts:
+    """How many programs of each problem passed, by the strict rules and, if asked for, by those of APPS as well."""
 
-class ProgramSource(Protocol):
-    """Where the programs come from: always the same ones in the same order of problems."""
+    def __init__(self, problems: tuple[Problem, ...], comparison: Comparison) -> None:
+        self._num_programs = Counter({problem.task_id: 0 for problem in problems})
+        self._tallies = {rules: Tally(problems) for rules in dict.fromkeys((Comparison.STRICT, comparison))}
+
+    def add(self, task_id: str, row: dict[str, Any]) -> None:
+        """Count one stored program of a problem."""
+        outcome = Outcome(row["outcome"])
+        self._num_programs[task_id] += 1
+        self._tallies[Comparison.STRICT].add(task_id, outcome)
+        if Comparison.APPS in self._tallies:
+            # None means that the grader failed by these rules, whatever the strict outcome is.
+            by_apps = {None: Outcome.INFRASTRUCTURE_ERROR, True: Outcome.PASSED, False: outcome}[row.get(_APPS_KEY)]
+            self._tallies[Comparison.APPS].add(task_id, by_apps)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What tells this source from another; an evaluation is only continued with an equal one."""
+    def num_ungraded(self) -> int:
+        """Programs that the grader failed on, by the rules with more of them."""
+        return max(tally.outcomes[Outcome.INFRASTRUCTURE_ERROR] for tally in self._tallies.values())
 
-    def resume_point(self, num_stored: int) -> int:
-        """How many of the first `num_stored` programs can be kept."""
+    def results(self, ks: Sequence[int]) -> dict[str, Any]:
+        """pass@k by each of the rules, and how evenly programs are spread over problems. Raises as `evaluate_tally`."""
+        found = {
+            rules.value: evaluate_tally(tally, ks, rules.value).to_json() for rules, tally in self._tallies.items()
+        }
+        numbers = [number for number in self._num_programs.values() if number]
+        return {
+            **found.pop(Comparison.STRICT),
+            **found,
+            "problems_without_samples": len(self._num_programs) - len(numbers),
+            "samples_per_problem": {"min": min(numbers, default=0), "max": max(numbers, default=0)},
+        }
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
-        """The programs behind the first `num_done`."""
+    def against(self, theirs: _Counts, ks: Sequence[int]) -> dict[str, Any]:
+        """pass@k minus that of `theirs`, by each of the rules. Raises as `compare_tallies`."""
+        found = {
+            rules.value: compare_tallies(tally, theirs._tallies[rules], ks) for rules, tally in self._tallies.items()
+        }
+        return found.pop(Comparison.STRICT) | found
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationRun:
-    """What to evaluate, on what, and where to write it."""
-
-    source: ProgramSource
-    spec: str
-    output: Path
-    ks: tuple[int, ...]
-    comparison: Comparison = Comparison.STRICT
-    against: Path | None = None
-    num_workers: int = 1
-    require: Isolation = Isolation.NAMESPACES
-
-
-def run_evaluation(run: EvaluationRun) -> dict[str, Any]:
-    """Grade what is not graded yet, write `results.json`, and return its content.
+def run_evaluation(
+    source: ProgramSource,
+    spec: str,
+    output: Path,
+    ks: Sequence[int],
+    *,
+    comparison: Comparison = Comparison.STRICT,
+    against: Path | None = None,
+    num_workers: int = 1,
+    min_isolation: Isolation = Isolation.NAMESPACES,
+) -> dict[str, Any]:
+    """Grade the programs of `source` that `output` lacks, write `output/results.json`, and return its content.
 
     Raises:
-        UserError: problems or programs that cannot be used.
-        UserError: an evaluation that cannot be run or continued as asked.
-        UserError: the machine gives less isolation than asked for.
+        UserError: the problems or programs are unusable, the evaluation cannot run or continue as asked, or the machine
+            isolates programs less than required.
     """
-    limits = Limits()
-    loaded = load(run.spec, reason_to_refuse(limits))
+    loaded = load(spec, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
-        logger.warning("%d rows cannot be used:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
-    theirs = _read_against(run.against, loaded.problems, run.comparison) if run.against else None
-    identity = {"problems": run.spec, "comparison": run.comparison.value} | run.source.identity
-    with SampleStore(run.output, identity) as store:
-        _check_problems(store, loaded.problems)
-        source, num_left_out = run.source, 0
+        logger.warning("%d unusable rows:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
+    theirs = _read_against(against, loaded.problems, comparison) if against else None
+    identity = {"problems": spec, "comparison": comparison.value} | source.identity
+    with SampleStore(output, identity) as store:
+        store.check_problems(loaded.problems)
+        num_left_out = 0
         if isinstance(source, SamplesFile):
-            source = replace(source, rejected=loaded.rejected)
-            num_left_out = _survey(source, loaded.problems, max(run.ks))
-        counts = _grade_into(store, source, loaded.problems, run, limits)
-        results = counts.results(run.ks) | counts.coverage()
+            source, num_left_out = source.checked(loaded, max(ks))
+        graders = Graders(num_workers, SandboxSettings(), min_isolation)
+        counts = _grade_into(store, source, loaded.problems, graders, comparison)
+    try:
+        results = counts.results(ks)
         results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}
         if theirs is not None:
-            results["against"] = {"folder": str(run.against)} | counts.against(theirs, run.ks)
-        store.finish(results)
+            results["against"] = {"folder": str(against)} | counts.against(theirs, ks)
+    except ValueError as error:
+        hint = f" ({counts.num_ungraded} programs met grader errors; the same command grades them again)"
+        raise UserError(f"{error}{hint if counts.num_ungraded else ''}") from error
+    write_json(output / "results.json", results)
     return results
 
 
-def _survey(source: SamplesFile, problems: tuple[Problem, ...], k: int) -> int:
-    """Read the whole file before any of it is graded; how many of its programs are left out."""
-    survey = source.survey(problems)
-    for remark in survey.describe(problems):
-        logger.warning("%s: %s", source.path, remark)
-    if survey.most < k:
-        raise UserError(
-            f"pass@{k} needs {k} graded programs of a problem; {source.path} has at most {survey.most}; "
-            "give a smaller --k"
-        )
-    return survey.num_of_rejected
-
-
-def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Comparison) -> Counts:
+def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Comparison) -> _Counts:
+    """The counts of an earlier evaluation, over those of `problems` that it has."""
     kept = read_fingerprints(folder)
-    changed = changed_tests(kept, fingerprints(problems)) if kept else []
-    if changed:
+    if changed := changed_tests(kept, fingerprints(problems)) if kept else []:
         raise UserError(
-            f"--against {folder}: {len(changed)} problems had other tests there ({some(changed)}); "
-            "evaluate those programs again on the problems of today"
+            f"--against {folder}: {len(changed)} problems had different tests there ({some(changed)}); "
+            "evaluate those programs again on the current problems"
         )
-    return read_counts(folder, problems, comparison)
+    counts = _Counts(problems, comparison)
+    known = {problem.task_id for problem in problems}
+    for number, row in enumerate(read_samples(folder), start=1):
+        place = f"{folder / 'samples.jsonl'}:{number}"
+        if comparison is Comparison.APPS and "outcome" in row and _APPS_KEY not in row:
+            raise UserError(f"{place}: {folder} was evaluated without --comparison apps; evaluate both with it")
+        try:
+            if (task_id := str(row["task_id"])) in known:
+                counts.add(task_id, row)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{place}: not a row of an evaluation: {error}") from error
+    return counts
 
 
 def _grade_into(
-    store: SampleStore, source: ProgramSource, problems: tuple[Problem, ...], run: EvaluationRun, limits: Limits
-) -> Counts:
-    """Grade what `store` lacks, and what the grader failed on before; the counts of all."""
-    counts = Counts(problems, run.comparison)
-    num_stored = sum(1 for _ in store.rows())
-    num_done = source.resume_point(num_stored)
-    if num_done < num_stored:
-        store.keep_first(num_done)
-    if num_done:
-        logger.info("%s holds %d graded programs; going on behind them", store.folder, num_done)
+    store: SampleStore,
+    source: ProgramSource,
+    problems: tuple[Problem, ...],
+    graders: Graders,
+    comparison: Comparison,
+) -> _Counts:
+    """Grade what `store` lacks and what the grader failed on before; return the counts of everything."""
+    counts = _Counts(problems, comparison)
+    store.keep_first(source.resume_point(store.num_rows))
+    if store.num_rows:
+        logger.info("%s holds %d graded programs; continuing after them", store.folder, store.num_rows)
     index = ProblemIndex(problems)
-    programs = source.programs(problems, num_done)
-    with Graders(run.num_workers, limits, run.require) as graders:
-        _grade_again(graders, store, index, run.comparison)
+    programs = source.programs(problems, store.num_rows)
+    with graders:
+        _grade_again(graders, store, index, comparison)
         for row in store.rows():
-            counts.add(index.find(row["task_id"]).task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
-        for number, (problem, row) in enumerate(_graded(programs, graders, run.comparison), num_done + 1):
+            counts.add(index.find(row["task_id"]).task_id, row)
+        logged = time.monotonic()
+        for problem, row in _graded(programs, graders, comparison):
             store.append(row)
-            counts.add(problem.task_id, Outcome(row["outcome"]), row.get(APPS_KEY))
-            if number % _LOG_EVERY == 0:
-                logger.info("%d programs graded", number)
+            counts.add(problem.task_id, row)
+            if time.monotonic() - logged >= _LOG_EVERY_S:
+                logger.info("%d programs graded", store.num_rows)
+                logged = time.monotonic()
     if counts.num_ungraded:
+        first = next(filter(_is_ungraded, store.rows()))
         logger.warning(
-            "%d programs could not be graded and are in no pass@k (%s); the same command grades them again",
+            "%d programs could not be graded and are in no pass@k; the same command grades them again (the first: task "
+            "%s, completion %s: %s)",
             counts.num_ungraded,
-            _first_cause(store),
+            first["task_id"],
+            first["completion_id"],
+            first.get("error_message") or first.get("error_type") or "no cause given",
         )
     return counts
 
 
-def _check_problems(store: SampleStore, problems: tuple[Problem, ...]) -> None:
-    """Raises UserError where the stored programs belong to other problems than these."""
-    kept, now = read_fingerprints(store.folder), fingerprints(problems)
-    if next(store.rows(), None) is not None:
-        if kept is None:
-            logger.warning(
-                "%s does not say on which version of the problems it was made (an older evaluate.py did); its verdicts "
-                "are taken as they are (another --output grades all anew)",
-                store.folder,
-            )
-        elif found := differences(kept, now):
-            raise UserError(
-                f"{store.folder}: its programs belong to other problems: {found}; bring those problems back, or "
-                "choose another --output"
-            )
-    write_fingerprints(store.folder, now)
-
-
 def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison) -> None:
-    """Give the grader another chance with the stored programs that it failed on."""
+    """Grade the stored programs again that the grader failed on."""
     places, items = [], []
     for place, row in enumerate(store.rows()):
         if _is_ungraded(row):
@@ -173,12 +181,12 @@ def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comp
             places.append(place)
             items.append((program, index.find(program.task_id)))
     if items:
-        logger.info("%d programs met a fault of the grader before; grading them again", len(items))
+        logger.info("%d programs met grader errors before; grading them again", len(items))
         store.replace(dict(zip(places, (row for _, row in _graded(items, graders, comparison)), strict=True)))
 
 
 def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Iterator[tuple[Problem, dict[str, Any]]]:
-    """The problem and the row to store of each program, in order."""
+    """The problem of each program and the row to store, in order."""
 
     def grade(item: tuple[ProgramRow, Problem]) -> dict[str, Any]:
         program, problem = item
@@ -187,19 +195,12 @@ def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Ite
         row = verdict_row(program, verdict) | {"code": program.code}
         if comparison is not Comparison.APPS:
             return row
-        if verdict.outcome is Outcome.FAILED:  # a looser comparison changes only what was compared
+        if verdict.outcome is Outcome.FAILED:  # looser rules can only change what was compared
             verdict = graders.grade(problem, program.code, completion_id, Comparison.APPS)
-        return row | {APPS_KEY: None if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else verdict.passed}
+        return row | {_APPS_KEY: None if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else verdict.passed}
 
-    for (_, problem), row in graders.map(grade, programs):
-        yield problem, row
+    return ((problem, row) for (_, problem), row in graders.map(grade, programs))
 
 
 def _is_ungraded(row: dict[str, Any]) -> bool:
-    return row["outcome"] == Outcome.INFRASTRUCTURE_ERROR or row.get(APPS_KEY, False) is None
-
-
-def _first_cause(store: SampleStore) -> str:
-    row = next(filter(_is_ungraded, store.rows()))
-    cause = row.get("error_message") or row.get("error_type") or "no cause given"
-    return f"the first: task {row['task_id']}, completion {row['completion_id']}: {cause}"
+    return row["outcome"] == Outcome.INFRASTRUCTURE_ERROR or row.get(_APPS_KEY, False) is None

@@ -1,70 +1,153 @@
-"""The model that a name on a command line means: a folder, a hub id, or the address of a server."""
+"""Where the programs of an evaluation come from: a file, or the model that `--model` names."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
 
 from errors import UserError
-from evaluation.endpoint import ServedModel
-from evaluation.run import ProgramSource
+from evaluation.store import some
+from problems import LoadedProblems, Problem
+from problems.index import ProblemIndex
+from sandbox.grading import ProgramRow, read_programs
+
+logger = logging.getLogger(__name__)
+
+Programs = Iterable[tuple[ProgramRow, Problem]]
 
 
-def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:
-    """The options of `model_source`, with the defaults that a command wants."""
-    group.add_argument(
-        "--num-samples", type=positive, default=num_samples, help=f"of each problem (default: {num_samples})"
-    )
-    group.add_argument("--temperature", type=float, default=temperature, help=f"0: greedy (default: {temperature})")
-    group.add_argument("--top-p", type=float, default=0.95, help="nucleus (default: 0.95)")
-    group.add_argument("--max-tokens", type=positive, default=512, help="of one completion (default: 512)")
-    group.add_argument("--max-length", type=positive, help="of prompt and completion (default: the model's own)")
-    group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: bfloat16)")
-    group.add_argument("--engine", choices=["vllm", "transformers"], help="inference backend (default: vllm)")
-    group.add_argument("--chat-template", action="store_true", help="send prompts through the chat template")
-    group.add_argument("--seed", type=int, default=0)
+class ProgramSource(Protocol):
+    """Yields the same programs every time, problem after problem in the same order."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes this source from others; an evaluation only continues with an equal one."""
+
+    def resume_point(self, num_stored: int) -> int:
+        """How many of the first `num_stored` programs can be kept."""
+
+    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
+        """The programs after the first `num_done`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesFile:
+    """The programs of a JSON lines file.
+
+    Programs for the problems with the ids `rejected` are left out. Any other unknown id is an error.
+    """
+
+    path: Path
+    rejected: frozenset[str] = frozenset()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            raise UserError(f"--samples {self.path}: no such file")
+        with self.path.open("rb") as file:
+            return {"samples": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def checked(self, loaded: LoadedProblems, k: int) -> tuple[SamplesFile, int]:
+        """Read the whole file before any program is graded, and log what a reader of the results must know.
+
+        Returns the source to use with these problems, and how many of its programs are left out.
+
+        Raises:
+            UserError: a row is unusable, no program is left, or no problem has `k` programs.
+        """
+        usable = {problem.task_id for problem in loaded.problems}
+        rejected = {row.task_id for row in loaded.rejected if row.task_id is not None} - usable
+        source = replace(self, rejected=frozenset(rejected))
+        try:
+            counts = Counter(problem.task_id for _, problem in read_programs(self.path, source._index(loaded.problems)))
+        except UserError as error:
+            raise UserError(f"{error}; every row of --samples must be a program for one of the --problems") from error
+        num_left_out = sum(counts.pop(task_id, 0) for task_id in rejected)
+        if not counts:
+            raise UserError(
+                f"{self.path}: all {num_left_out} programs are for unusable problems; fix the rows of those problems, "
+                "or give programs for other problems"
+            )
+        fewest, most = min(counts.values()), max(counts.values())
+        if most < k:
+            raise UserError(
+                f"pass@{k} needs {k} graded programs of a problem; {self.path} has at most {most}; give a smaller --k"
+            )
+        if without := [problem.task_id for problem in loaded.problems if problem.task_id not in counts]:
+            logger.warning(
+                "%s has programs for %d of %d problems; pass@k covers only these, not %s",
+                *(self.path, len(counts), len(loaded.problems), some(without)),
+            )
+        if fewest != most:
+            logger.warning("%s has between %d and %d programs per problem", self.path, fewest, most)
+        if num_left_out:
+            logger.warning("%s: left out %d programs for unusable problems", self.path, num_left_out)
+        return source, num_left_out
+
+    def resume_point(self, num_stored: int) -> int:
+        return num_stored
+
+    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
+        rows = read_programs(self.path, self._index(problems))
+        return islice((row for row in rows if row[1].task_id not in self.rejected), num_done, None)
+
+    def _index(self, problems: tuple[Problem, ...]) -> ProblemIndex:
+        """The usable problems, and empty ones, never graded, in place of the rejected ones."""
+        empty = (Problem(task_id, "rejected", "", ()) for task_id in sorted(self.rejected))
+        return ProblemIndex((*empty, *problems))
 
 
 def positive(text: str) -> int:
-    """A number from 1, for argparse."""
+    """An argparse type: an integer from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
     return int(text)
 
 
+def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:
+    """Add the options that `model_source` reads, with a command's own defaults."""
+    add = group.add_argument
+    add("--num-samples", type=positive, default=num_samples, help="programs per problem (default: %(default)s)")
+    add("--temperature", type=float, default=temperature, help="0 decodes greedily (default: %(default)s)")
+    add("--top-p", type=float, default=0.95, help="probability mass of nucleus sampling (default: %(default)s)")
+    add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
+    add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
+    add("--dtype", choices=["float32", "bfloat16"], help="type of the weights (default: bfloat16)")
+    add("--engine", choices=["vllm", "transformers"], help="inference backend (default: vllm)")
+    add("--chat-template", action="store_true", help="send prompts through the chat template")
+    add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+
+
 def model_source(options: argparse.Namespace) -> ProgramSource:
-    """The model `options.model` with the sampling options of `add_sampling_options`.
+    """The model `options.model` with the options of `add_sampling_options`: a folder, a Hub id, or a server's address.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: the options contradict each other.
     """
+    asked = {name: getattr(options, name) for name in ("num_samples", "temperature", "top_p", "max_tokens", "seed")}
+    # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
     if options.model.startswith(("http://", "https://")):
-        for option in ("dtype", "engine", "max_length"):
-            if getattr(options, option) is not None:
-                name = option.replace("_", "-")
-                raise UserError(f"--{name}: {options.model} decides that itself; leave the option out")
+        for name in ("dtype", "engine", "max_length"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: {options.model} decides this itself; remove the option")
+        from evaluation.endpoint import ServedModel
+
         address, _, model = options.model.partition("#")
-        return ServedModel(
-            address=address,
-            model=model or None,
-            num_samples=options.num_samples,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-            chat=options.chat_template,
-        )
-    # Only here, since it brings torch and the engines along, which grading a file does not need.
+        return ServedModel(address=address, model=model or None, chat=options.chat_template, **asked)
     from evaluation.model import SampledModel
 
     return SampledModel(
         name=options.model,
-        num_samples=options.num_samples,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
         max_length=options.max_length,
         dtype=options.dtype or "bfloat16",
         engine=options.engine or "vllm",
         chat_template=options.chat_template,
+        **asked,
     )

@@ -1,40 +1,73 @@
-"""The folder of an evaluation: programs with their verdicts as they come, and the results at the end."""
+"""The folder of an evaluation: its programs and verdicts, and what they depend on.
+
+`evaluation.json` records the options, `problems.json` a fingerprint of each problem. An evaluation only continues in a
+folder that records the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from errors import UserError
 from files import write_json
+from problems.prompts import chat_message, render_prompt
+from problems.types import Problem
+
+logger = logging.getLogger(__name__)
+NUM_CHARACTERS = 16
+"""Length of a fingerprint."""
+_SHOWN = 5
+
+_NOT_GRADED_BY = frozenset(
+    {"task_id", "benchmark", "statement", "starter_code", "references", "difficulty", "num_visible_tests"}
+)
+
+Fingerprints = Mapping[str, Mapping[str, str]]
+"""From task id to part (`statement`, `tests`, `prompt`) to fingerprint, in the order of the problems."""
 
 
 class SampleStore:
-    """`samples.jsonl` of an evaluation, appended row by row, so that one that was interrupted goes on where it was.
+    """The `samples.jsonl` of an evaluation. Rows are appended one by one, so an interrupted evaluation can continue.
 
-    `identity` says what is evaluated; a folder that holds samples of something else is refused. A context manager.
+    `identity` says what is evaluated; a folder with samples of anything else is refused. A context manager.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._samples = folder / "samples.jsonl"
-        _cut_incomplete_line(self._samples)
-        is_empty = not self._samples.exists() or not self._samples.stat().st_size
-        _check_identity(folder / "evaluation.json", identity, is_empty)
-        self._file = self._samples.open("a", encoding="utf-8")
+        self._path = folder / "samples.jsonl"
+        self.num_rows = _truncate(self._path)
+        _check_identity(folder / "evaluation.json", identity, is_empty=not self.num_rows)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def __enter__(self) -> SampleStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._file.close()
+
+    def check_problems(self, problems: Sequence[Problem]) -> None:
+        """Record the problems. Raises UserError if the stored programs belong to other ones."""
+        kept, now = read_fingerprints(self.folder), fingerprints(problems)
+        if self.num_rows and kept is None:
+            logger.warning(
+                "%s does not record its problems, because an older evaluate.py wrote it; its verdicts are kept "
+                "(choose another --output to grade everything again)",
+                self.folder,
+            )
+        elif self.num_rows and kept is not None and (found := differences(kept, now)):
+            raise UserError(
+                f"{self.folder} holds programs for other problems: {found}; restore those problems, or choose another "
+                "--output"
+            )
+        write_json(self.folder / "problems.json", now)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows stored so far."""
@@ -44,39 +77,29 @@ class SampleStore:
     def append(self, row: dict[str, Any]) -> None:
         """Add one program with its verdict."""
         self._file.write(json.dumps(row) + "\n")
+        self.num_rows += 1
 
     def keep_first(self, num_rows: int) -> None:
-        """Drop all rows but the first `num_rows`."""
+        """Drop all rows after the first `num_rows`."""
         self._file.flush()
-        size = sum(len(line) for _, line in zip(range(num_rows), self._samples.open("rb"), strict=False))
-        os.truncate(self._samples, size)
+        self.num_rows = _truncate(self._path, num_rows)
 
-    def replace(self, rows: dict[int, dict[str, Any]]) -> None:
-        """Put other rows in the places (from 0) of some of those stored."""
-        self._file.flush()
-        partial = self._samples.with_name(self._samples.name + ".partial")
-        with self._samples.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
+    def replace(self, rows: Mapping[int, dict[str, Any]]) -> None:
+        """Replace some stored rows, given by their places (from 0)."""
+        self._file.close()
+        partial = self._path.with_name(self._path.name + ".partial")
+        with self._path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
             for place, line in enumerate(old):
                 new.write(json.dumps(rows[place]) + "\n" if place in rows else line)
-        partial.replace(self._samples)
-        self._file.close()
-        self._file = self._samples.open("a", encoding="utf-8")
-
-    def finish(self, results: dict[str, Any]) -> Path:
-        """Write `results.json` and return its path."""
-        self._file.flush()
-        return write_json(self.folder / "results.json", results)
+        partial.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
 
 
 def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of an evaluation's `samples.jsonl`.
-
-    Raises:
-        UserError: the folder holds none, or a row is broken.
-    """
+    """The rows of an evaluation's `samples.jsonl`. Raises UserError if there is none or a row is broken."""
     path = folder / "samples.jsonl"
     if not path.is_file():
-        raise UserError(f"{folder}: no samples.jsonl, so no evaluation was written there")
+        raise UserError(f"{folder} has no samples.jsonl, so it is not the --output of an evaluation")
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -86,36 +109,103 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
 
 
-def _check_identity(path: Path, identity: dict[str, Any], is_empty: bool) -> None:
+def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
+    """Fingerprints of everything that samples and verdicts depend on; not of difficulties and reference programs."""
+    return {
+        problem.task_id: {
+            "statement": _digest([problem.statement, problem.starter_code]),
+            "tests": _digest([getattr(problem, one.name) for one in fields(problem) if one.name not in _NOT_GRADED_BY]),
+            "prompt": _digest([render_prompt(problem), chat_message(problem)]),
+        }
+        for problem in problems
+    }
+
+
+def read_fingerprints(folder: Path) -> Fingerprints | None:
+    """The fingerprints that an evaluation recorded; None if an older version wrote it, which recorded none."""
+    path = folder / "problems.json"
+    return _read_json(path) if path.exists() else None
+
+
+def differences(kept: Fingerprints, now: Fingerprints) -> str:
+    """How two sets of problems differ, in words; empty if they do not."""
+    changed = {
+        task_id: [part for part in parts if kept[task_id].get(part) != parts[part]]
+        for task_id, parts in now.items()
+        if task_id in kept
+    }
+    found = [
+        _counted("changed", [f"{task_id}: {', '.join(parts)}" for task_id, parts in changed.items() if parts], "; "),
+        _counted("added", [task_id for task_id in now if task_id not in kept]),
+        _counted("removed", [task_id for task_id in kept if task_id not in now]),
+    ]
+    if not any(found) and list(kept) != list(now):
+        return "the problems are in a different order"
+    return ", ".join(filter(None, found))
+
+
+def changed_tests(kept: Fingerprints, now: Fingerprints) -> list[str]:
+    """The problems that are in both sets with different tests."""
+    return [
+        task_id for task_id, parts in now.items() if task_id in kept and kept[task_id].get("tests") != parts["tests"]
+    ]
+
+
+def some(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few of many names."""
+    return separator.join(names[:_SHOWN]) + (f"{separator}..." if len(names) > _SHOWN else "")
+
+
+def _counted(what: str, names: Sequence[str], separator: str = ", ") -> str:
+    return f"{len(names)} {what} ({some(names, separator)})" if names else ""
+
+
+def _truncate(path: Path, num_rows: int | None = None) -> int:
+    """Cut the file off after `num_rows` rows, or after the last complete row; return how many remain."""
+    path.touch()
+    with path.open("rb+") as file:
+        sizes = [len(line) for line in islice(file, num_rows) if line.endswith(b"\n")]
+        file.truncate(sum(sizes))
+    return len(sizes)
+
+
+def _check_identity(path: Path, identity: dict[str, Any], *, is_empty: bool) -> None:
     if is_empty or not path.exists():
         write_json(path, identity)
         return
+    stored = _read_json(path)
+    found = [
+        f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} now"
+        for key in sorted(stored.keys() | identity.keys())
+        if stored.get(key) != identity.get(key)
+    ]
+    if found:
+        raise UserError(f"{path.parent} holds another evaluation ({'; '.join(found)}); choose another --output")
+
+
+def _read_json(path: Path) -> Any:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}; choose another --output") from error
-    differing = sorted(key for key in stored.keys() | identity.keys() if stored.get(key) != identity.get(key))
-    if differing:
-        shown = "; ".join(f"{key}: {_shown(stored, key)} there, {_shown(identity, key)} now" for key in differing)
-        raise UserError(f"{path.parent} holds another evaluation ({shown}); choose another --output")
 
 
-def _shown(identity: dict[str, Any], key: str) -> str:
-    return repr(identity[key]) if key in identity else "not recorded"
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:NUM_CHARACTERS]
 
 
-def _cut_incomplete_line(path: Path) -> None:
-    """Remove what an interruption left of a row."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        while size:
-            start = max(0, size - 65536)
-            file.seek(start)
-            newline = file.read(size - start).rfind(b"\n")
-            if newline >= 0:
-                size = start + newline + 1
-                break
-            size = start
-        file.truncate(size)
+def _canonical(value: Any) -> str:
+    """The same text in every process: sets are sorted, and integers are in hexadecimal, which has no length limit."""
+    if is_dataclass(value):
+        inside = [_canonical(getattr(value, field.name)) for field in fields(value)]
+    elif isinstance(value, (list, tuple)):
+        inside = [_canonical(item) for item in value]
+    elif isinstance(value, (set, frozenset)):
+        inside = sorted(_canonical(item) for item in value)
+    elif isinstance(value, dict):
+        inside = [f"{_canonical(key)}:{_canonical(item)}" for key, item in value.items()]
+    elif type(value) is int:
+        return f"{value:x}"
+    else:
+        return repr(value)
+    return f"{type(value).__name__}({','.join(inside)})"

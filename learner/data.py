@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from problems.encoding import TextTokenizer, encode_answer, encode_prompt
+from problems.prompts import Tokenizer, encode_answer, encode_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from transport.columns import Column
@@ -111,7 +111,7 @@ def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
 
 
 def encode_references(
-    problems: Sequence[Problem], tokenizer: TextTokenizer, *, chat_template: bool, max_length: int
+    problems: Sequence[Problem], tokenizer: Tokenizer, *, chat_template: bool, max_length: int
 ) -> list[TokenSequence]:
     """Every reference program of `problems`, end token included, after the prompt that RL samples from.
 

@@ -1,13 +1,12 @@
 """Benchmarks as one type.
 
-Every benchmark (`starter`, `apps`, `mbpp`, `humaneval`, rows of one's own) becomes a tuple of `Problem`s. Invariants:
-a `Problem` has at least one test; everything a test needs was checked when it was loaded; a row that cannot be used is
-named with its file, line and reason, never skipped in silence. This room knows neither Ray nor a model.
+Every benchmark (`starter`, `apps`, `mbpp`, `humaneval`, your own rows) becomes a tuple of `Problem`s. Invariants: a
+`Problem` has at least one test; loading it checks everything its tests need; a row that cannot be used is reported
+with file, line and reason, never skipped silently. This room does not know Ray, models or any other room.
 """
 
-from problems.errors import RejectedRow, describe_rejected
 from problems.spec import LoadedProblems, load
-from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
+from problems.types import AssertTest, CallTest, CheckTest, Problem, RejectedRow, StdinTest, Test, describe_rejected
 
 __all__ = [
     "AssertTest",

@@ -1,4 +1,4 @@
-"""APPS (Hendrycks et al. 2021): a folder for each problem, or rows as on the hub with tests and solutions as JSON."""
+"""APPS (Hendrycks et al. 2021): a folder per problem, or rows as on the Hub with tests and solutions as JSON."""
 
 from __future__ import annotations
 
@@ -8,52 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems.errors import UnusableRowError
 from problems.sources import Row, parse_json
-from problems.types import CallTest, Problem, StdinTest, Test
+from problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
 
 _INTEGER_KEY = re.compile(r"-?[0-9]{1,18}")
+_FILES = {
+    "question": "question.txt",
+    "input_output": "input_output.json",
+    "solutions": "solutions.json",
+    "starter_code": "starter_code.py",
+    "metadata": "metadata.json",
+}
+"""The files of a problem's folder, by the column that holds the same text on the Hub."""
 
 
 def read_folder(path: Path) -> Iterator[Row]:
-    """The problems of a split's folder (`0000/`, `0001/`, ...), or the one problem that `path` itself is.
+    """The problems in a split's folder (`0000/`, `0001/`, ...), or the one problem if `path` is its folder.
 
-    A row holds the texts of the problem's files as the hub's columns name them.
+    A row holds the texts of the problem's files under the names of the Hub's columns.
 
     Raises:
-        UserError: no folder of problems.
+        UserError: not a folder of problems.
     """
     if (path / "question.txt").is_file():
         folders = [path]
     else:
         folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not folders:
-        raise UserError(f"{path}: holds no problem folders; expected APPS layout, {path}/0000/question.txt and so on")
     if not any((folder / "question.txt").is_file() for folder in folders):
         inner = [folder.name for folder in folders if any(folder.glob("*/question.txt"))]
-        cure = f"; did you mean {path / inner[0]}?" if inner else ""
-        raise UserError(f"{path}: none of its folders holds a question.txt, as the APPS layout has it{cure}")
+        hint = f"; did you mean {path / inner[0]}?" if inner else ""
+        raise UserError(f"{path}: expected problems in the APPS layout, {path}/0000/question.txt and so on{hint}")
     for folder in folders:
         try:
-            yield Row(str(folder), None, {"task_id": folder.name, "folder": str(folder)} | _folder_texts(folder))
+            files = {column: folder / name for column, name in _FILES.items()}
+            texts = {column: file.read_text(encoding="utf-8") for column, file in files.items() if file.is_file()}
+            yield Row(str(folder), None, {"task_id": folder.name, "folder": str(folder)} | texts)
         except (OSError, UnicodeDecodeError) as error:
             yield Row(str(folder), None, None, f"cannot be read: {error}")
 
 
-def _folder_texts(folder: Path) -> dict[str, str]:
-    columns = {
-        "question": "question.txt",
-        "input_output": "input_output.json",
-        "solutions": "solutions.json",
-        "starter_code": "starter_code.py",
-        "metadata": "metadata.json",
-    }
-    files = {column: folder / name for column, name in columns.items()}
-    return {column: file.read_text(encoding="utf-8") for column, file in files.items() if file.is_file()}
-
-
 def task_id_of(row: Any) -> str | None:
-    """The row's own `task_id`, or the hub's `problem_id` as the four digits that the folders carry."""
+    """The row's own `task_id`, or the Hub's `problem_id` with four digits, as the folders are named."""
     for key in ("task_id", "problem_id", "id"):
         value = row.get(key) if isinstance(row, dict) else None
         if isinstance(value, int) and not isinstance(value, bool):
@@ -64,18 +59,18 @@ def task_id_of(row: Any) -> str | None:
 
 
 def to_problem(row: Any) -> Problem:
-    """A folder's texts or a hub row as a `Problem`.
+    """A folder's texts or a Hub row as a `Problem`.
 
     Raises:
-        UnusableRowError: no statement, no tests, or tests whose inputs and outputs cannot be used.
+        UnusableRowError: no statement, no tests, or inputs and outputs that cannot be used.
     """
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("expected an object with problem_id, id or task_id")
     statement = row.get("question")
     if not isinstance(statement, str) or not statement.strip():
-        raise UnusableRowError("question: missing or empty", file=_file(row, "question.txt"))
-    metadata = _decoded(row, "metadata", "metadata.json") or {}
+        raise _unusable(row, "question", "missing or empty")
+    metadata = _decoded(row, "metadata") or {}
     difficulty = row.get("difficulty") or (metadata.get("difficulty") if isinstance(metadata, dict) else None)
     tests = _tests(row)
     return Problem(
@@ -90,29 +85,50 @@ def to_problem(row: Any) -> Problem:
     )
 
 
+def to_row(problem: Problem) -> dict[str, Any]:
+    """The Hub row of a problem, with tests and solutions already decoded."""
+    cases: dict[str, Any] = {"inputs": [], "outputs": []}
+    for test in problem.tests:
+        match test:
+            case StdinTest(stdin, expected):
+                cases["inputs"].append(stdin)
+                cases["outputs"].append(expected)
+            case CallTest(function, arguments, expected, _):
+                cases["fn_name"] = function
+                cases["inputs"].append(list(arguments))
+                cases["outputs"].append(expected)
+    return {
+        "task_id": problem.task_id,
+        "question": problem.statement,
+        "input_output": cases,
+        "solutions": list(problem.references),
+        "difficulty": problem.difficulty,
+        "starter_code": problem.starter_code,
+    }
+
+
 def _solutions(row: dict[str, Any]) -> tuple[str, ...]:
-    solutions = _decoded(row, "solutions", "solutions.json") or []
+    solutions = _decoded(row, "solutions") or []
     if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
-        raise UnusableRowError("solutions: expected a list of programs", file=_file(row, "solutions.json"))
+        raise _unusable(row, "solutions", "expected a list of programs")
     return tuple(solutions)
 
 
 def _tests(row: dict[str, Any]) -> tuple[Test, ...]:
-    file = _file(row, "input_output.json")
-    cases = _decoded(row, "input_output", "input_output.json")
+    cases = _decoded(row, "input_output")
     if not cases:
-        raise UnusableRowError("input_output: no tests", file=file)
+        raise _unusable(row, "input_output", "no tests")
     try:
         return tests_from_cases(cases)
     except UnusableRowError as error:
-        raise UnusableRowError(f"input_output: {error}", file=file) from error
+        raise _unusable(row, "input_output", str(error)) from error
 
 
 def tests_from_cases(cases: Any) -> tuple[Test, ...]:
-    """Tests from `{"inputs": [...], "outputs": [...]}`, call-based where it names a function as `fn_name`.
+    """Tests from `{"inputs": [...], "outputs": [...]}`; call-based tests if it also names a function as `fn_name`.
 
     Raises:
-        UnusableRowError: not that shape, no tests, or expectations that a program that does nothing would meet.
+        UnusableRowError: another shape, no tests, or outputs that a program that does nothing would produce.
     """
     if not isinstance(cases, dict):
         raise UnusableRowError("expected an object with inputs and outputs")
@@ -126,7 +142,7 @@ def tests_from_cases(cases: Any) -> tuple[Test, ...]:
     if function is None:
         return _stdin_tests(inputs, outputs)
     if not isinstance(function, str) or not function.isidentifier():
-        raise UnusableRowError(f"fn_name: expected the name of a function, got {function!r}")
+        raise UnusableRowError(f"fn_name: expected a function name, got {function!r}")
     return _call_tests(function, inputs, outputs)
 
 
@@ -152,7 +168,7 @@ def _call_tests(function: str, inputs: list[Any], outputs: list[Any]) -> tuple[T
     for i, arguments in enumerate(inputs):
         if not isinstance(arguments, list):
             raise UnusableRowError(f"inputs[{i}]: expected the list of arguments, got {type(arguments).__name__}")
-    # APPS wraps the answers of some problems in a list of one: of all the problem's tests or of none.
+    # APPS wraps answers in a list of one item, either in all of a problem's tests or in none.
     wrapped = all(isinstance(expected, list) and len(expected) == 1 for expected in outputs)
     if all((expected[0] if wrapped else expected) is None for expected in outputs):
         raise UnusableRowError("outputs: all null, so a function that does nothing would pass")
@@ -163,14 +179,14 @@ def _call_tests(function: str, inputs: list[Any], outputs: list[Any]) -> tuple[T
 
 
 def _integer_keys(value: Any) -> Any:
-    """Undo what JSON did to integer keys, as the APPS harness does."""
+    """Turn keys that JSON made strings back into integers, as the APPS harness does."""
     if isinstance(value, dict) and value and all(_INTEGER_KEY.fullmatch(key) for key in value):
         return {int(key): item for key, item in value.items()}
     return [_integer_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def _decoded(row: dict[str, Any], column: str, file_name: str) -> Any:
-    """A column that holds JSON, as text (hub and folder) or already decoded; None where it is missing or empty."""
+def _decoded(row: dict[str, Any], column: str) -> Any:
+    """A column that holds JSON, as text (Hub and folder) or already decoded; None if it is missing or empty."""
     value = row.get(column)
     if not isinstance(value, str):
         return value
@@ -179,10 +195,11 @@ def _decoded(row: dict[str, Any], column: str, file_name: str) -> Any:
     try:
         return parse_json(value)
     except UnusableRowError as error:
-        file = _file(row, file_name)
-        raise UnusableRowError(f"{column}: {error}", file=file, line=error.line if file else None) from error
+        raise _unusable(row, column, str(error), error.line) from error
 
 
-def _file(row: dict[str, Any], name: str) -> str | None:
+def _unusable(row: dict[str, Any], column: str, reason: str, line: int | None = None) -> UnusableRowError:
+    """The error for a column, which names its file if the row is a folder."""
     folder = row.get("folder")
-    return None if folder is None else str(Path(folder) / name)
+    file = None if folder is None else str(Path(folder) / _FILES[column])
+    return UnusableRowError(f"{column}: {reason}", file=file, line=line if file else None)

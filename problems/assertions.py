@@ -1,6 +1,6 @@
-"""Taking `assert` statements apart, so that the answer they hold need not enter the process that runs a program.
+"""Taking `assert` statements apart, so that their answers never enter the process that runs a program.
 
-Four shapes come out of `split_assertion`:
+`split_assertion` returns one of four shapes:
 
 | shape | example | what the program's process evaluates |
 |---|---|---|
@@ -9,9 +9,9 @@ Four shapes come out of `split_assertion`:
 | `Closeness` | `abs(f(2) - 0.5) < 1e-6`, `math.isclose(f(2), 0.5, rel_tol=0.1)` | `f(2)` |
 | `Check` | `set(f(2)) == {4}`, `f(5).startswith("x")`, `all(f(x) > 0 for x in (1, 2))` | calls of `f`, one by one |
 
-The program's process evaluates a call of one of its functions, and what is asked of its classes' objects. Whatever else
-is done to a value (an operator, a method, `len`) is done to the plain value that the codec brought out: an object of
-the program's with methods of its own would meet any answer unseen.
+The program's process evaluates calls of its own functions and questions to objects of its own classes. Everything else
+(an operator, a method, `len`) is applied to the plain value that the codec brought out. Otherwise the program could
+return an object whose own methods agree with any answer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from problems.checks import Check, check_of
-from problems.errors import UnusableRowError
-from problems.scope import Scope, called_names, is_literal, write_out_literals
+from problems.scope import Scope, called_names, is_literal, parse_module, write_out_literals
+from problems.types import UnusableRowError
 
 _OPERATORS = {
     ast.Eq: "==",
@@ -41,7 +41,7 @@ _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`source operator expected`. `imports` are what `expected`, an expression of no program's names, needs."""
+    """`source operator expected`. `expected` uses none of the program's names; `imports` are the imports it needs."""
 
     source: str
     operator: str
@@ -51,7 +51,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """`source` is true, or false where `wanted` is False."""
+    """`source` is true, or false if `wanted` is False."""
 
     source: str
     wanted: bool
@@ -59,7 +59,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Closeness:
-    """`abs(source - target)` is at most (or below, where `strict`) the larger of `absolute` and `relative`'s share."""
+    """`abs(source - target)` is at most (below, if `strict`) the larger of `absolute` and the `relative` tolerance."""
 
     source: str
     target: float
@@ -72,15 +72,15 @@ Shape = Relation | Truth | Closeness | Check
 
 
 def parse_assertion(source: str) -> ast.expr:
-    """The condition of the one `assert` statement that `source` holds.
+    """The condition of the one `assert` statement in `source`.
 
     Raises:
         UnusableRowError: not exactly one assert statement, or one that calls nothing and so tests nothing.
     """
     try:
-        body = ast.parse(source.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UnusableRowError(f"test is not Python: {error}: {_shortened(source)}") from error
+        body = parse_module(source.strip(), "test").body
+    except UnusableRowError as error:
+        raise UnusableRowError(f"{error}: {_shortened(source)}") from error
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise UnusableRowError(f"test is not a single assert statement: {_shortened(source)}")
     condition = body[0].test
@@ -90,7 +90,7 @@ def parse_assertion(source: str) -> ast.expr:
 
 
 def function_under_test(conditions: Iterable[ast.expr], defined: Container[str] = ()) -> str | None:
-    """The function that assertions call; rather one of `defined`, since some are named like a builtin (`sum`)."""
+    """The function that assertions call. Names in `defined` come first, since some look like a builtin (`sum`)."""
     called = [name for condition in conditions for name in called_names(condition)]
     return next(
         (name for name in called if name in defined),
@@ -101,7 +101,7 @@ def function_under_test(conditions: Iterable[ast.expr], defined: Container[str] 
 def classes_in(assertion: str, programs: Iterable[str]) -> tuple[str, ...] | None:
     """The names in an assertion that stand for classes of the program, as its reference `programs` define them.
 
-    None where they need not be said: there is no reference, or names in capitals are the classes.
+    None if the default is right: there is no reference, or exactly the capitalized names are classes.
     """
     names = {node.id for node in ast.walk(parse_assertion(assertion)) if isinstance(node, ast.Name)}
     defined = [node for program in programs for node in _definitions(program)]
@@ -113,25 +113,25 @@ def classes_in(assertion: str, programs: Iterable[str]) -> tuple[str, ...] | Non
 
 def _definitions(program: str) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
     try:
-        body = ast.parse(program).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # its tests will say so
+        body = parse_module(program, "reference").body
+    except UnusableRowError:  # its tests will show that
         return []
     return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def split_assertion(assertion: str, setup: str = "", classes: Iterable[str] | None = None) -> Shape:
-    """The shape of an assertion, where `setup` is run in the program's namespace before it (see `AssertTest`).
+    """The shape of an assertion. `setup` runs in the program's namespace before it (see `AssertTest`).
 
     Raises:
-        UnusableRowError: no assertion, or one whose truth only an object of the program's could tell.
+        UnusableRowError: not an assertion, or one that only an object of the program could decide.
     """
     return split_with_setup(assertion, setup, classes)[0]
 
 
 def split_with_setup(assertion: str, setup: str, classes: Iterable[str] | None) -> tuple[Shape, str]:
-    """`split_assertion`, and what of the set-up the program's process has to run."""
+    """`split_assertion`, and the part of the setup that the program's process has to run."""
     condition = parse_assertion(assertion)
-    Scope.of(condition, setup, classes)  # refuses a set-up that cannot be used
+    Scope.of(condition, setup, classes)  # refuses a setup that cannot be used
     try:
         condition, setup = write_out_literals(condition, setup)
         scope = Scope.of(condition, setup, classes)

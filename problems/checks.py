@@ -1,7 +1,7 @@
 """Assertions and test functions that run in a second process, which never executes a line of the program.
 
-`Check` names what of the program they call. In `entry_point` the first line lists the names, separated by commas; lines
-after it are source that defines those which the program does not, and are run in the program's namespace.
+`Check.entry_point` says what they call in the program. Its first line lists the names, separated by commas. The lines
+after it are source code, run in the program's namespace, that defines the names the program itself does not define.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any
 
-from problems.errors import UnusableRowError
-from problems.scope import Scope, bound_names, check_imports, used_names
+from problems.scope import Scope, bound_names, check_imports, parse_module, used_names
+from problems.types import UnusableRowError
 
 IN_PLACE = "in_place"
-"""The method of a program's function that gives mutable arguments the content which the call left in them."""
+"""A method of the program's functions: call, and give mutable arguments the content that the call left in them."""
 _CANDIDATE = "candidate"
 _PLAIN_TYPES: tuple[type, ...] = (
     *(object, type, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range),
@@ -34,36 +34,36 @@ _MODULE_NAMES = frozenset({"__name__", "__builtins__", "__file__", "__doc__"})
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A module with `check(candidate)`, and the names of the program in it (see the top of this module)."""
+    """A module with `check(candidate)`, and the program's names in it (see the top of this module)."""
 
     source: str
     entry_point: str
 
 
 def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
-    """The check of an assertion's condition.
+    """The check for an assertion's condition.
 
     Raises:
-        UnusableRowError: its truth lies with an object of the program's.
+        UnusableRowError: only an object of the program could decide it.
     """
     taking = _TakePrograms(scope)
     remaining: ast.expr = taking.visit(condition)
     _check_attributes(remaining, scope.bound | taking.served.keys())
     if not taking.served:
-        raise UnusableRowError("test calls nothing of the program")
+        raise UnusableRowError("test calls nothing in the program")
     _refuse_shared(taking.served.values(), scope.variables)
     statement = ast.Assert(remaining)
     mark_in_place(statement, taking.served)
     source = ast.unparse(ast.fix_missing_locations(statement))
     imports = scope.imports_for(condition)
     definitions = [f"{name} = {text}" for name, text in taking.served.items() if text]
-    behind = "\n".join(part for part in (setup.strip(), *definitions) if part)
-    entry_point = ",".join(taking.served) + (f"\n{behind}\n" if behind else "")
+    setup_of_names = "\n".join(part for part in (setup.strip(), *definitions) if part)
+    entry_point = ",".join(taking.served) + (f"\n{setup_of_names}\n" if setup_of_names else "")
     return Check(f"{imports}\ndef check({_CANDIDATE}):\n    {source}\n", entry_point)
 
 
 class _TakePrograms(ast.NodeTransformer):
-    """Puts a call of a served name in the place of what only the program's process can evaluate."""
+    """Replaces what only the program's process can evaluate with calls of served names."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -75,7 +75,7 @@ class _TakePrograms(ast.NodeTransformer):
             return node if isinstance(node, ast.expr) else super().visit(node)
         if scope.is_direct(node):
             if scope.is_instance(node):
-                raise UnusableRowError(f"test compares `{ast.unparse(node)}`, an object of the program's own")
+                raise UnusableRowError(f"test compares `{ast.unparse(node)}`, an object of the program")
             return self._served_call(node)
         if isinstance(node, ast.Name):
             if node.id == "check":  # the test function's own name
@@ -97,26 +97,26 @@ class _TakePrograms(ast.NodeTransformer):
 
 
 def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
-    """Refuse a value of the set-up that the program is handed and the test looks at as well: it may be another then."""
+    """Refuse a setup value that the program receives and the test reads as well: the program may have changed it."""
     uses = [used_names(ast.parse(text)) for text in served if text]
     for name in sorted(variables):
         if sum(name in names for names in uses) > 1:
-            raise UnusableRowError(f"test looks at `{name}` of the set-up, which the program can change")
+            raise UnusableRowError(f"test reads `{name}` from the setup, which the program can change")
 
 
 def _check_attributes(condition: ast.AST, names: Iterable[str]) -> None:
-    """Refuse attributes that no plain value has: such a value does not cross to the check."""
+    """Refuse attributes that no plain value has: the check only ever gets plain values."""
     names = frozenset(names)
     for node in ast.walk(condition):
         if isinstance(node, ast.Attribute) and node.attr not in _PLAIN_ATTRIBUTES and used_names(node.value) & names:
-            raise UnusableRowError(f"test asks a value of the program's for `.{node.attr}`, which no plain value has")
+            raise UnusableRowError(f"test asks the program's value for `.{node.attr}`, which no plain value has")
 
 
 def mark_in_place(tree: ast.AST, functions: Iterable[str]) -> None:
-    """Mark the calls whose mutations of their arguments the test is to see.
+    """Mark the calls whose changes to their arguments the test should see.
 
-    Those are calls that stand for what they do and not for their value: as a statement of their own, or compared with
-    None. In any other call the test keeps its own values, so that a program cannot change what it is compared with.
+    These are calls made for their effect and not for their value: a call that is a statement, or one that is compared
+    with None. In any other call the test keeps its own values, so a program cannot change what it is compared with.
     """
     functions = frozenset(functions)
     for node in ast.walk(tree):
@@ -134,10 +134,10 @@ def _is_compared_with_none(node: ast.Compare) -> bool:
 
 
 def marked_source(source: str, entry_point: str) -> str:
-    """A test module with its calls of the program marked (see `mark_in_place`); as it is where it is not Python."""
+    """A test module with its calls of the program marked (see `mark_in_place`); unchanged if it is not Python."""
     try:
-        module = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        module = parse_module(source, "test")
+    except UnusableRowError:
         return source
     check = check_function(module)
     names = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
@@ -153,60 +153,44 @@ def check_function(module: ast.Module) -> ast.FunctionDef | None:
 
 
 def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
-    """Refuse a test that looks at what the program's process alone has: what it prints, what it calls, its objects."""
-    functions = {entry_point}
-    attributes: set[str] = set()
-    values: set[str] = set()
+    """Refuse a test that looks at what only the program's process has: its output, its calls, its objects."""
     check = check_function(module)
-    if check is not None:
-        functions.add(check.args.args[0].arg)
+    functions = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+    attributes: set[str] = set()
+    given: Counter[str] = Counter()  # how often each name gets a value, and how often from the program
+    by_program: Counter[str] = Counter()
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute):
             attributes.add(node.attr)
+        elif isinstance(node, ast.Name | ast.arg | ast.ExceptHandler):
+            given.update(bound_names(node))
         elif isinstance(node, ast.Assign) and _calls_one_of(node.value, functions):
-            values |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            by_program.update(target.id for target in node.targets if isinstance(target, ast.Name))
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
             if "unittest.mock" in names or (names[0] == "unittest" and "mock" in names):
                 raise UnusableRowError("test uses unittest.mock, which would replace nothing in the program's process")
     words = attributes | used_names(module)
     if "getvalue" in words and words & {"stdout", "redirect_stdout"}:
-        raise UnusableRowError("test looks at what the program prints, which it cannot from its own process")
-    values -= _values_of_others(module, functions)
+        raise UnusableRowError("test looks at what the program prints, which it cannot see from its own process")
+    values = {name for name, count in by_program.items() if count == given[name]}
     for node in ast.walk(module):
         if not isinstance(node, ast.Attribute) or node.attr in _PLAIN_ATTRIBUTES:
             continue
         is_value = isinstance(node.value, ast.Name) and node.value.id in values
         if is_value or _calls_one_of(node.value, functions):
-            raise UnusableRowError(f"test asks a value of the program's for `.{node.attr}`, which no plain value has")
+            raise UnusableRowError(f"test asks the program's value for `.{node.attr}`, which no plain value has")
 
 
 def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
 
 
-def _values_of_others(module: ast.Module, functions: set[str]) -> set[str]:
-    """The names that are also given a value that no call of the program's gives."""
-    programs = {
-        id(target)
-        for node in ast.walk(module)
-        if isinstance(node, ast.Assign) and _calls_one_of(node.value, functions)
-        for target in node.targets
-    }
-    return {
-        name
-        for node in ast.walk(module)
-        if not isinstance(node, ast.Module) and isinstance(node, ast.Name | ast.arg | ast.alias | ast.ExceptHandler)
-        for name in (bound_names(node) if id(node) not in programs else ())
-    }
-
-
 def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
     """Refuse a test module that could not run with any program.
 
     Raises:
-        UnusableRowError: it does not compile, imports what is not in the standard library, or uses a name that nothing
-            in it defines.
+        UnusableRowError: it does not compile, imports from outside the standard library, or uses an undefined name.
     """
     check_imports(module, "test")
     _refuse_other_process(module, entry_point)

@@ -1,25 +1,25 @@
-"""What of the source that a model went on writing behind its function that function needs."""
+"""How much of the source that a model wrote after its function is needed by that function."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 
-from problems.python_source import outer_statements
-
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+from problems.python_source import SCOPES, outer_statements
+from problems.scope import bound_names
 
 
 def new_statements(tree: ast.Module, lines_before: int) -> Iterator[ast.stmt]:
-    """The top-level statements of a module that reach behind its first `lines_before` lines."""
+    """The top-level statements of a module that end after its first `lines_before` lines."""
     return (node for node in tree.body if (node.end_lineno or node.lineno) > lines_before)
 
 
 def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | None:
-    """The last line of the module that the function or class `name` needs; None where the module has no such thing.
+    """The last line of the module that the function or class `name` needs; None if the module does not define it.
 
-    A function begun on the first `lines_before` lines is the one that was asked for; otherwise the last of its name
-    is. Behind it stays what binds or changes a name that it uses, or that what stays uses, and all between these.
+    A function that starts in the first `lines_before` lines is the one that was asked for. Otherwise it is the last one
+    with this name. After it, statements stay if they bind or change a name that it uses, or that statements which stay
+    use, along with everything in between.
     """
     statements = list(new_statements(tree, lines_before))
     if not statements:
@@ -44,7 +44,7 @@ def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | No
         kept = []
         needed.discard(name)
         last = found
-        # An import again of what is there already may be of a module that is not: it is left out.
+        # A repeated import is left out: the name is bound already, and the module may not exist.
         wanted = ((i, needed - bound if _is_import(node) else needed) for i, node in enumerate(statements))
         found = max((i for i, names in wanted if i > last and names & _touched(statements[i])), default=None)
     return statements[last].end_lineno
@@ -54,12 +54,12 @@ def _binds(node: ast.stmt, name: str) -> bool:
     if name in _touched(node):
         return True
     return isinstance(node, ast.ClassDef) and any(
-        isinstance(inner, _SCOPES) and inner.name == name for inner in node.body
+        isinstance(inner, SCOPES) and inner.name == name for inner in node.body
     )
 
 
 def _globals_read(node: ast.stmt) -> set[str]:
-    """The names that a statement reads, without those that are only its functions' own."""
+    """The names that a statement reads, except those that are local to its functions."""
     read: set[str] = set()
     own: set[str] = set()
     declared: set[str] = set()
@@ -69,14 +69,10 @@ def _globals_read(node: ast.stmt) -> set[str]:
         elif isinstance(part, ast.arg):
             own.add(part.arg)
         elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            own.update(_imported(part))
+            own |= bound_names(part)
         elif isinstance(part, ast.Global):
             declared.update(part.names)
-    return read - (own - declared) if isinstance(node, _SCOPES) else read
-
-
-def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
-    return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return read - (own - declared) if isinstance(node, SCOPES) else read
 
 
 def _is_import(node: ast.stmt) -> bool:
@@ -84,15 +80,15 @@ def _is_import(node: ast.stmt) -> bool:
 
 
 def _touched(node: ast.stmt) -> set[str]:
-    """The names that a top-level statement binds or whose objects it changes. Tests and prints touch nothing."""
+    """The names that a top-level statement binds, or whose objects it changes. Tests and prints touch nothing."""
     names: set[str] = set()
     if isinstance(node, ast.Assert) or _is_main_guard(node):
         return names
     for part in outer_statements([node]):
-        if isinstance(part, _SCOPES):
+        if isinstance(part, SCOPES):
             names.add(part.name)
         elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            names |= _imported(part)
+            names |= bound_names(part)
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             if isinstance(part.value.func, ast.Attribute):
                 names |= _root(part.value.func)

@@ -1,4 +1,4 @@
-"""Problems of one's own: one JSON object a line (`docs/own-problems.md`)."""
+"""Custom problems: your own rows, one JSON object per line (`docs/own-problems.md`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from errors import UserError
 from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
-from problems.errors import UnusableRowError
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from problems.types import AssertTest, CallTest, Problem, StdinTest, Test, UnusableRowError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -63,13 +63,13 @@ TestRow = Annotated[
     Discriminator(
         _kind,
         custom_error_type="test_kind",
-        custom_error_message='expected a test with one of the keys "stdin", "call" or "assert"',
+        custom_error_message='expected a test with the key "stdin", "call" or "assert"',
     ),
 ]
 
 
 class ProblemRow(_Row):
-    """A row of one's own."""
+    """One row of a file."""
 
     task_id: str | int
     statement: str = Field(min_length=1)
@@ -78,7 +78,7 @@ class ProblemRow(_Row):
     difficulty: str | None = None
     starter_code: str = ""
     num_visible_tests: int = Field(0, ge=0)
-    provenance: list[dict[str, Any]] = Field([], description="Where tests come from; written by `augment`, not used.")
+    provenance: list[dict[str, Any]] = Field([], description="Where tests come from, written by `augment`; never read.")
 
 
 def task_id_of(row: Any) -> str | None:
@@ -88,10 +88,10 @@ def task_id_of(row: Any) -> str | None:
 
 
 def to_problem(data: Any) -> Problem:
-    """A row of one's own as a `Problem`.
+    """A custom row as a `Problem`.
 
     Raises:
-        UnusableRowError: names the first field that is wrong.
+        UnusableRowError: a wrong field. The message names the first one.
     """
     try:
         row = ProblemRow.model_validate(data)
@@ -115,6 +115,34 @@ def to_problem(data: Any) -> Problem:
         starter_code=row.starter_code,
         num_visible_tests=row.num_visible_tests,
     )
+
+
+def to_row(problem: Problem) -> dict[str, Any]:
+    """The custom row of a problem.
+
+    Raises:
+        UserError: one of its tests is a test function.
+    """
+    return {
+        "task_id": problem.task_id,
+        "statement": problem.statement,
+        "tests": [_test_row(test) for test in problem.tests],
+        "references": list(problem.references),
+        "difficulty": problem.difficulty,
+        "starter_code": problem.starter_code,
+        "num_visible_tests": problem.num_visible_tests,
+    }
+
+
+def _test_row(test: Test) -> dict[str, Any]:
+    match test:
+        case StdinTest(stdin, expected):
+            return {"stdin": stdin, "expected": expected}
+        case CallTest(function, arguments, expected, _):
+            return {"call": function, "arguments": list(arguments), "expected": expected}
+        case AssertTest(assertion, setup, _):
+            return {"assert": assertion, "setup": setup}
+    raise UserError("custom rows cannot hold test functions")
 
 
 def _entry_point(tests: tuple[Test, ...]) -> str | None:

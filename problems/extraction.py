@@ -1,6 +1,6 @@
-"""Which part of a model's answer is its program. Training and evaluation both ask here, with the answer as sampled.
+"""Which part of a model's answer is its program. Training and evaluation both use this, on the answer as sampled.
 
-A program is one span of characters, since rewards on lines and spans are laid on the tokens of these characters.
+A program is one span of characters, so that rewards for lines and spans can be put on the tokens of these characters.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from problems.continuation import last_needed_line, new_statements
 from problems.fences import Block, blocks_of, spoken, text_before_fences
 from problems.prompts import QUESTION
-from problems.python_source import LINE_END, layouts, outer_statements, parse, required_name
+from problems.python_source import LINE_END, SCOPES, layouts, outer_statements, parse, required_name
 from problems.types import Problem, StdinTest
 
-_MAX_PARSES = 120  # of one answer; what would need more is no answer
+_MAX_PARSES = 120  # per answer; a text that needs more is not an answer
 _MAX_CUTS = 12
 _MAX_STARTS = 6
 _TOP_LEVEL = re.compile(r"^(?=[^\s)\]}])(?!(?:else|elif|except|finally)\b)", re.MULTILINE)
@@ -30,18 +30,18 @@ _BOXED = re.compile(r"\\boxed\{")
 _READING = frozenset({"input", "open", "stdin", "fileinput", "read"})
 _WRITING = frozenset({"print", "stdout", "write", "writelines"})
 
-# How much of a program something is; of equals, the last in the answer is taken.
+# How close a span is to a program. Among equal spans, the last one in the answer wins.
 _NOTHING, _EMPTY, _TEXT, _STATEMENTS, _DEFINITIONS, _BROKEN, _PARTIAL, _PROGRAM = range(8)
 
 
 def extract_program(problem: Problem, text: str) -> tuple[int, int]:
     """The span of characters [start, end) of a completion that is its program.
 
-    Of the code blocks that are Python, the last that defines what the tests use, or, where the tests give input, reads
-    and prints. Without such a block the text itself, from its first line of Python up to what is none or what the
-    program does not need. What a model thinks (`<think>`) and what stands behind an end token is passed over: an
-    answer that never stopped thinking has an empty program at its end. Where nothing is a program, the last block that
-    comes close, or all that was said, is what is graded. The answer to a `QUESTION` is taken whole.
+    This is the last Python code block that defines what the tests use or, if the tests give input, that reads and
+    prints. Without such a block it is the text itself, from its first line of Python up to the first line that is not
+    Python or that the program does not need. Thoughts (`<think>`) and text after an end token are skipped: an answer
+    that never stopped thinking has an empty program at its end. If nothing is a program, the last block that comes
+    close is graded, or else the whole text. The answer to a `QUESTION` is used as it is.
     """
     if problem.benchmark == QUESTION:
         return 0, len(text)
@@ -49,7 +49,7 @@ def extract_program(problem: Problem, text: str) -> tuple[int, int]:
 
 
 class _Search:
-    """One search. Every span is parsed once at most, in every way that `layouts` knows."""
+    """One search. It parses every span at most once, in each of the ways in `layouts`."""
 
     def __init__(self, problem: Problem, text: str) -> None:
         self._problem = problem
@@ -78,7 +78,7 @@ class _Search:
         return best
 
     def read(self, start: int, end: int) -> ast.Module | int:
-        """The tree of a span as it would be graded, or the line of the span where it stops being Python."""
+        """The syntax tree of a span as it would be graded, or the line of the span where it stops being Python."""
         known = self._read.get((start, end))
         if known is None:
             known = self._read[start, end] = self._parse(start, end)
@@ -99,17 +99,18 @@ class _Search:
         return furthest
 
     def _candidates(self, part: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int]]:
-        """Spans of a part of the answer that may be the program, and their ranks; the first of a rank counts."""
+        """Spans in a part of the answer that may be the program, with their ranks. The first of each rank counts."""
         blocks = list(blocks_of(self._text, *part, self.read))
         head = (part[0], blocks[0].fence_start if blocks else part[1])
         longer = text_before_fences(self._text, *part)
         if longer > head[1] and self._bare((part[0], longer), num_starts=_MAX_STARTS)[1] == _PROGRAM:
-            # The first fences are those of a docstring.
+            # The first fences belong to a docstring.
             head = (part[0], longer)
             blocks = list(blocks_of(self._text, longer, part[1], self.read))
-        goes_on = self._goes_on(head)
+        first = self._text[head[0] : head[1]].lstrip("\r\n")[:1]
+        goes_on = bool(self._problem.code_prefix) and first.isspace()
         if blocks and (goes_on or (self._is_script and not blocks[0].has_tag)):
-            # A base model goes on from its prompt, ends the prompt's code block, and writes whatever comes next.
+            # A base model continues its prompt, closes the prompt's code block, and goes on with something else.
             span, rank = self._bare(head, num_starts=0)
             if rank == _PROGRAM:
                 yield span, rank
@@ -127,10 +128,6 @@ class _Search:
         span, rank = self._bare(head, num_starts=_MAX_STARTS)
         yield span, rank if rank >= _PARTIAL else _BROKEN if goes_on else _TEXT if not blocks else _NOTHING
 
-    def _goes_on(self, span: tuple[int, int]) -> bool:
-        first = self._text[span[0] : span[1]].lstrip("\r\n")
-        return bool(self._problem.code_prefix) and first[:1].isspace()
-
     def _rank_of_block(self, block: Block) -> int:
         inside = self._text[block.start : block.end]
         if not block.is_python:
@@ -146,7 +143,7 @@ class _Search:
         return _STATEMENTS if block.has_tag else _TEXT
 
     def _rank(self, span: tuple[int, int]) -> int:
-        """How much of a program a span is, by its tree; `_NOTHING` for what does not parse."""
+        """How close a span is to a program, judged by its tree; `_NOTHING` if it does not parse."""
         if span not in self._ranks:
             self._ranks[span] = self._rank_of(span)
         return self._ranks[span]
@@ -163,7 +160,7 @@ class _Search:
             found = max((_definition_rank(node, self._name, deep=True) for node in nodes), default=_NOTHING)
             if found:
                 return found
-        if any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) for node in nodes):
+        if any(isinstance(node, SCOPES) for node in nodes):
             return _DEFINITIONS if self._name else _PROGRAM
         return _STATEMENTS if any(not isinstance(node, ast.Expr) for node in nodes) else _TEXT
 
@@ -185,7 +182,7 @@ class _Search:
         return _PARTIAL if does else _TEXT
 
     def _bare(self, span: tuple[int, int], num_starts: int) -> tuple[tuple[int, int], int]:
-        """The program in text without fences, and its rank; the text itself where there is none."""
+        """The program in a text without fences, and its rank; the text itself if there is no program."""
         starts = [span[0]]
         for found in _FIRST_LINE.finditer(self._text, *span):
             if len(starts) > num_starts:
@@ -205,7 +202,7 @@ class _Search:
         return (best, best_rank) if best_rank >= _PARTIAL else (span, best_rank)
 
     def _cut(self, span: tuple[int, int]) -> tuple[int, int]:
-        """A span without the lines from the first on, at the top level, that is not Python."""
+        """A span up to the top-level statement in which it stops being Python."""
         start, end = span
         tops = [found.start() for found in _TOP_LEVEL.finditer(self._text, start, end)]
         line_starts = [start, *(found.end() for found in LINE_END.finditer(self._text, start, end))]
@@ -221,9 +218,9 @@ class _Search:
         return span
 
     def _without_rest(self, span: tuple[int, int]) -> tuple[int, int]:
-        """A span that defines a function, without what follows and is not needed: prints, asserts, other functions.
+        """A span that defines a function, without what follows but is not needed: prints, asserts, other functions.
 
-        A script, which is run as a whole, stays as it is.
+        A script stays as it is, because all of it runs.
         """
         tree = self.read(*span)
         if self._is_script or not self._name or not isinstance(tree, ast.Module):
@@ -241,8 +238,8 @@ class _Search:
 
 
 def _definition_rank(node: ast.AST, name: str, *, deep: bool) -> int:
-    """Whether a statement binds `name`: `_PROGRAM`, or `_PARTIAL` as an import or with nothing in it; else 0."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+    """`_PROGRAM` if a statement binds `name`, `_PARTIAL` if it imports it or defines it without a body, else 0."""
+    if isinstance(node, SCOPES):
         if node.name == name:
             return _PARTIAL if all(_is_filler(statement) for statement in node.body) else _PROGRAM
         if deep and isinstance(node, ast.ClassDef):
@@ -265,7 +262,7 @@ def _is_filler(statement: ast.stmt) -> bool:
 
 
 def _matching_brace(text: str, start: int, end: int) -> int:
-    """The place of the brace that closes the one before `start`; `end` without one."""
+    """The position of the brace that closes the one before `start`; `end` if there is none."""
     depth = 1
     for found in re.finditer(r"[{}]", text[start:end]):
         depth += 1 if found[0] == "{" else -1

@@ -1,20 +1,21 @@
-"""Where an answer speaks, where it thinks, and the code blocks in it."""
+"""Where an answer speaks, where it thinks, and where its code blocks are."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 Reader = Callable[[int, int], ast.Module | int]
-"""The tree of a span of the answer, or the line of its first error."""
+"""Maps a span of the answer to its syntax tree, or to the line of its first error."""
 
 _THINKING = "think|thinking|thought|reasoning"
 _MARK = re.compile(
     rf"(?P<open><(?:{_THINKING})>)|(?P<close></(?:{_THINKING})>)"
-    # Tokens that models write as text: <|endoftext|>, DeepSeek's wide bars, SentencePiece's, StarCoder's, CodeLlama's.
+    # Special tokens that models write as text: <|endoftext|>, and those of DeepSeek (wide bars), SentencePiece,
+    # StarCoder and CodeLlama.
     r"|<[|\uff5c][\w\u2581 .:/-]{1,40}[|\uff5c]>"
     r"|</?s>|<(?:eos|bos|pad|unk|EOT|EOS|end_of_turn|start_of_turn|end_of_text|file_sep|repo_name|reponame|filename"
     r"|gh_stars|jupyter_\w{1,20}|empty_output|commit_(?:before|msg|after)|issue_\w{1,10})>"
@@ -25,7 +26,7 @@ _MARK = re.compile(
 _STRING = re.compile(r"`[^`]*`|(?<![A-Za-z0-9])[rbfuRBFU]{0,2}(?:\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')")
 # gpt-oss writes its thoughts and its answer on channels (the harmony format).
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<\n]*(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>")
-_WINDOW = 200  # characters of a line in which the string around a mark is looked for
+_WINDOW = 200  # how many characters of a line are searched for the string around a mark
 _FENCE = re.compile(r"^(?P<lead>[^`\n]*?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)", re.MULTILINE)
 _TAG = re.compile(r"[{.\s]*([^\s{}:,(=]*)[}\s]*")
 _PYTHON_TAG = re.compile(r"(?:i|c)?py(?:thon|py)?[\d.]*|code|\S*\.py")
@@ -38,13 +39,16 @@ _LEXEME = re.compile(
     r'|"(?:\\.|[^"\\\n])*+"' + r"|'(?:\\.|[^'\\\n])*+'",
     re.DOTALL,
 )
-_MAX_MARKS = 100  # of one answer, behind which no mark is taken for a part of a program
-_MAX_LOOKS_AHEAD = 30  # blocks of one answer that may be searched to their end for strings that hold fences
+_MAX_MARKS = 100  # per answer; later marks never count as part of a program
+_MAX_LOOKS_AHEAD = 30  # per answer: blocks that may be searched to their end for strings that contain fences
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A code block: the span of its inside, the place of its first fence; tagged as Python or not at all; any tag."""
+    """A code block: the span inside it and the position of its first fence.
+
+    `is_python` if it is tagged as Python or has no tag; `has_tag` if it has any tag.
+    """
 
     start: int
     end: int
@@ -54,9 +58,9 @@ class Block:
 
 
 def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
-    """The spans of an answer that are neither thoughts nor behind its end.
+    """The spans of an answer that are not thoughts and not after its end.
 
-    A mark within a string, or within a block that is Python, is the program's own.
+    A mark inside a string, or inside a block of Python, belongs to the program.
     """
     spans: list[tuple[int, int]] = []
     begin = position = _answer_start(text)
@@ -98,17 +102,15 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
 
 
 def _answer_start(text: str) -> int:
-    """Where the last message on the channel `final` begins, the end if thoughts came to none; 0 without channels."""
+    """The start of the last message on the channel `final`; the end if there is none; 0 without channels."""
     channels = list(_CHANNEL.finditer(text))
     final = [channel.end() for channel in channels if channel[1] == "final"]
     return final[-1] if final else len(text) if channels else 0
 
 
 def _thought_end(text: str, position: int) -> int | None:
-    for mark in _MARK.finditer(text, position):
-        if mark["close"] and not _is_quoted(text, mark):
-            return mark.end()
-    return None
+    closing = (mark for mark in _MARK.finditer(text, position) if mark["close"] and not _is_quoted(text, mark))
+    return next((mark.end() for mark in closing), None)
 
 
 def _is_quoted(text: str, mark: re.Match[str]) -> bool:
@@ -120,67 +122,71 @@ def _is_quoted(text: str, mark: re.Match[str]) -> bool:
 
 
 def blocks_of(text: str, start: int, end: int, read: Reader) -> Iterator[Block]:
-    """The code blocks of text[start:end] in order. A block without a closing fence ends with the text."""
-    fences = _FENCE.finditer(text[start:end])
+    """The code blocks in text[start:end], in order. A block without a closing fence ends with the text."""
+    part = text[start:end]
+    fences = list(_FENCE.finditer(part))
     looks_ahead = _MAX_LOOKS_AHEAD
-    waiting: list[re.Match[str]] = []
-
-    def upcoming() -> Iterator[re.Match[str]]:
-        yield from waiting
-        for fence in fences:
-            waiting.append(fence)
-            yield fence
-
-    while True:
-        opening = waiting.pop(0) if waiting else next(fences, None)
-        if opening is None:
-            return
+    number = 0
+    while number < len(fences):
+        opening = fences[number]
+        number += 1
         inside = _inside(opening)
         if inside is None:
             continue
         at, is_python, has_tag, is_closed = inside
-        fence_start = start + (opening.start("fence") if opening["lead"].strip() else opening.start())
+        fence_start = start + _start_of(opening)
         if is_closed:
-            yield Block(
-                start + at, start + opening.end("info") - len(opening["fence"]), fence_start, is_python, has_tag
-            )
+            stop = opening.end("info") - len(opening["fence"])
+            yield Block(start + at, start + stop, fence_start, is_python, has_tag)
             continue
-        at = min(at, end - start)
-        first, rest = _first_closing(opening, upcoming(), may_nest=has_tag and not is_python)
-        if is_python and first is not None and looks_ahead > 0 and _is_in_string(text, start, at, first):
+        at = min(at, len(part))
+        following = (fences[place] for place in range(number, len(fences)))
+        last = next((fence for fence in following if _ends(opening, fence, may_nest=has_tag and not is_python)), None)
+        if is_python and last is not None and looks_ahead > 0 and _is_in_string(part, at, last):
             looks_ahead -= 1
-            later = _first_outside_strings(text, start, end, at, opening, upcoming())
-            stop = end - start if later is None else _closing_start(later)
+            around = _with_lexemes(part, at, fences[number:])
+            outside = (fence for fence, lexeme in around if not _is_inside(fence, lexeme))
+            later = next((fence for fence in outside if _ends(opening, fence, may_nest=False)), None)
+            stop = len(part) if later is None else _start_of(later)
             if isinstance(read(start + at, start + max(at, stop)), ast.Module):
-                first, rest = later, later is not None and _closes(opening, later)
-        if first is None:
+                last = later
+        if last is None:
             yield Block(start + at, end, fence_start, is_python, has_tag)
             return
-        stop = max(at, _closing_start(first))
-        yield Block(start + at, start + stop, fence_start, is_python, has_tag)
-        while waiting and waiting[0].start() < first.start():
-            waiting.pop(0)
-        if rest and waiting and waiting[0] is first:
-            waiting.pop(0)
+        yield Block(start + at, start + max(at, _start_of(last)), fence_start, is_python, has_tag)
+        number = fences.index(last, number) + _closes(opening, last)
 
 
 def text_before_fences(text: str, start: int, end: int) -> int:
-    """The end of the text before the first fence that stands in no string, if the text is Python."""
-    lexemes = _LEXEME.finditer(text, start, end)
-    lexeme = next(lexemes, None)
-    for fence in _FENCE.finditer(text, start, end):
-        place = fence.start("fence")
-        while lexeme is not None and lexeme.end() <= place:
-            lexeme = next(lexemes, None)
-        if lexeme is None or lexeme.start() > place or not lexeme["triple"]:
-            return place if fence["lead"].strip() else fence.start()
+    """The end of the text before the first fence that is not inside a string, if the text is read as Python."""
+    for fence, lexeme in _with_lexemes(text, start, _FENCE.finditer(text, start, end), end):
+        if lexeme is None or not lexeme["triple"]:
+            return _start_of(fence)
     return end
 
 
-def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
-    """Where the inside of a block begins; is it tagged as Python or not at all; has it a tag; does it end on its line.
+def _with_lexemes(
+    text: str, at: int, fences: Iterable[re.Match[str]], end: int | None = None
+) -> Iterator[tuple[re.Match[str], re.Match[str] | None]]:
+    """Fences, each with the string or comment around it in the Python that begins at `at`, if there is one."""
+    lexemes = _LEXEME.finditer(text, at, len(text) if end is None else end)
+    lexeme = next(lexemes, None)
+    for fence in fences:
+        place = fence.start("fence")
+        while lexeme is not None and lexeme.end() <= place:
+            lexeme = next(lexemes, None)
+        yield fence, lexeme if lexeme is not None and lexeme.start() < place else None
 
-    None for what opens no block: inline code, or a fence behind text that is not announced.
+
+def _is_inside(fence: re.Match[str], lexeme: re.Match[str] | None) -> bool:
+    """Whether a fence belongs to the lexeme around it. At the start of a line, only triple-quoted strings hold one."""
+    return lexeme is not None and bool(lexeme["triple"] or fence["lead"].strip())
+
+
+def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
+    """Where the inside of a block begins, and whether it may be Python, has a tag, and ends on the same line.
+
+    None if no block opens here: inline code, or a fence after text that does not announce code.
     """
     fence, info = opening["fence"], opening["info"].rstrip()
     lead = opening["lead"].strip()
@@ -205,58 +211,31 @@ def _inside(opening: re.Match[str]) -> tuple[int, bool, bool, bool] | None:
     return at, is_tagged_python or not tag, bool(tag), is_closed
 
 
-def _first_closing(
-    opening: re.Match[str], fences: Iterator[re.Match[str]], *, may_nest: bool
-) -> tuple[re.Match[str] | None, bool]:
-    """The first fence that ends the block, and whether it belongs to it (rather than opens the next one)."""
-    for fence in fences:
-        if _closes(opening, fence):
-            return fence, True
-        if _opens_another(opening, fence, may_nest=may_nest):
-            return fence, False
-    return None, True
+def _ends(opening: re.Match[str], fence: re.Match[str], *, may_nest: bool) -> bool:
+    """Whether a fence ends the block that `opening` began: it closes the block or opens the next one."""
+    if _closes(opening, fence):
+        return True
+    if fence["lead"].strip() or "`" in fence["info"]:
+        return False
+    return bool(fence["info"].strip()) or (may_nest and len(fence["fence"]) < len(opening["fence"]))
 
 
 def _closes(opening: re.Match[str], fence: re.Match[str]) -> bool:
     return fence["fence"].startswith(opening["fence"]) and not fence["info"].strip()
 
 
-def _opens_another(opening: re.Match[str], fence: re.Match[str], *, may_nest: bool) -> bool:
-    if fence["lead"].strip() or "`" in fence["info"]:
+def _start_of(fence: re.Match[str]) -> int:
+    """The position of a fence, or of its line if nothing else comes before it there."""
+    return fence.start("fence") if fence["lead"].strip() else fence.start()
+
+
+def _is_in_string(part: str, at: int, fence: re.Match[str]) -> bool:
+    """Whether a fence is inside a string in the Python that begins at `at`, or ends a comment."""
+    place = fence.start("fence")
+    last = deque(_LEXEME.finditer(part, at, place), maxlen=1)
+    if not last or last[0].end() != place:
         return False
-    return bool(fence["info"].strip()) or (may_nest and len(fence["fence"]) < len(opening["fence"]))
-
-
-def _closing_start(closing: re.Match[str]) -> int:
-    return closing.start("fence") if closing["lead"].strip() else closing.start()
-
-
-def _is_in_string(text: str, start: int, at: int, fence: re.Match[str]) -> bool:
-    """Whether a fence stands in a string of the Python that begins at `at`, or ends a comment."""
-    place = start + fence.start("fence")
-    last = deque(_LEXEME.finditer(text, start + at, place), maxlen=1)
-    return bool(last) and last[0].end() == place and _holds(last[0], fence)
-
-
-def _holds(lexeme: re.Match[str], fence: re.Match[str]) -> bool:
+    lexeme = last[0]
     if lexeme["triple"]:
-        quotes = lexeme["triple"][:3]
-        return len(lexeme["triple"]) < 6 or not lexeme["triple"].endswith(quotes)
+        return len(lexeme["triple"]) < 6 or not lexeme["triple"].endswith(lexeme["triple"][:3])
     return bool(fence["lead"].strip()) and lexeme[0].startswith("#")
-
-
-def _first_outside_strings(
-    text: str, start: int, end: int, at: int, opening: re.Match[str], fences: Iterator[re.Match[str]]
-) -> re.Match[str] | None:
-    """The first fence after a block of Python that stands in none of its strings; None where the text ends before."""
-    lexemes = _LEXEME.finditer(text, start + at, end)
-    lexeme = next(lexemes, None)
-    for fence in fences:
-        place = start + fence.start("fence")
-        while lexeme is not None and lexeme.end() <= place:
-            lexeme = next(lexemes, None)
-        if lexeme is not None and lexeme.start() < place and (lexeme["triple"] or fence["lead"].strip()):
-            continue
-        if _closes(opening, fence) or _opens_another(opening, fence, may_nest=False):
-            return fence
-    return None

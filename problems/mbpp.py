@@ -1,4 +1,4 @@
-"""MBPP (Austin et al. 2021): rows of text, code and assert statements; the hand-checked ("sanitized") rows as well."""
+"""MBPP (Austin et al. 2021): rows of text, code and assert statements, including the hand-checked "sanitized" rows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import ast
 from typing import Any
 
 from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
-from problems.errors import UnusableRowError
-from problems.evalplus import refuse_evalplus
-from problems.types import AssertTest, Problem
+from problems.scope import parse_module
+from problems.types import AssertTest, Problem, UnusableRowError
 
-# The paper's split, by task id, both ends included.
+# The paper's splits: the first and last task id of each.
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974)}
-
-
-def in_split(problem: Problem, split: str) -> bool:
-    """Whether a problem belongs to one of `SPLITS`."""
-    first, last = SPLITS[split]
-    return first <= int(problem.task_id) <= last
 
 
 def task_id_of(row: Any) -> str | None:
@@ -27,14 +20,13 @@ def task_id_of(row: Any) -> str | None:
 
 
 def to_problem(row: Any) -> Problem:
-    """An MBPP row as a `Problem`; every assert is shown in the statement, as the benchmark has it.
+    """An MBPP row as a `Problem`. The statement shows every assert of `test_list`, as the benchmark does.
 
-    The asserts of `hidden_test_list`, which augmented rows have, are tests that are not shown.
+    The asserts of `hidden_test_list`, which augmented rows have, are not shown.
 
     Raises:
-        UnusableRowError: a missing field, or a test that is no assert statement.
+        UnusableRowError: a missing field, or a test that is not an assert statement.
     """
-    refuse_evalplus(row, "MBPP+", "mbpp")
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("task_id: expected MBPP's number")
@@ -51,8 +43,10 @@ def to_problem(row: Any) -> Problem:
     if not shown:
         raise UnusableRowError("test_list: no tests")
     if row.get("test"):
-        raise UnusableRowError("test: MBPP rows have their tests in test_list; others cannot be run")
+        raise UnusableRowError("test: MBPP rows keep their tests in test_list; no other tests can be run")
     tests = tuple(AssertTest(one, setup, classes_in(one, (code,))) for one in assertions)
+    body = parse_module(code, "code").body
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for test in tests:
         split_assertion(test.assertion, test.setup, test.classes)
     return Problem(
@@ -61,9 +55,23 @@ def to_problem(row: Any) -> Problem:
         statement=statement,
         tests=tests,
         references=(code,),
-        entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], _defined(code)),
+        entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], defined),
         num_visible_tests=len(shown),
     )
+
+
+def to_row(problem: Problem) -> dict[str, Any]:
+    """The MBPP row of a problem; tests that are not shown go into `hidden_test_list`."""
+    tests = [test for test in problem.tests if isinstance(test, AssertTest)]
+    shown = problem.num_visible_tests
+    return {
+        "task_id": int(problem.task_id),
+        "text": problem.statement,
+        "code": problem.references[0],
+        "test_setup_code": tests[0].setup,
+        "test_list": [test.assertion for test in tests[:shown]],
+        "hidden_test_list": [test.assertion for test in tests[shown:]],
+    }
 
 
 def _strings(row: dict[str, Any], key: str) -> list[str]:
@@ -75,10 +83,3 @@ def _strings(row: dict[str, Any], key: str) -> list[str]:
 
 def _unix(text: str) -> str:
     return text.replace("\r\n", "\n")
-
-
-def _defined(code: str) -> set[str]:
-    try:
-        return {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    except SyntaxError as error:
-        raise UnusableRowError(f"code: not Python: {error}") from error

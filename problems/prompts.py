@@ -1,6 +1,6 @@
-"""What a model is shown of a problem.
+"""What a model is shown of a problem and what it is taught to answer, as text and as token ids.
 
-Supervised training, reinforcement learning and evaluation all come here, so that they see the same characters.
+Supervised training, reinforcement learning and evaluation all use this module, so they see the same characters and ids.
 """
 
 from __future__ import annotations
@@ -8,28 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from problems.token_spans import decode_with_spans
 from problems.types import AssertTest, Problem, StdinTest
 
 QUESTION = "question"
-"""The `benchmark` of what is no programming problem: its statement is asked as it stands."""
+"""The `benchmark` of a problem that does not ask for a program. Its statement is the whole prompt."""
 _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Python code block and nothing else.\n\n"
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
+_CONTENT = "the answer of one turn"
 
 
-class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that chat prompts need."""
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that prompts and answers need."""
 
     chat_template: Any
+    eos_token_id: Any
 
     def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
         """Render a conversation as text."""
 
+    @property
+    def added_tokens_decoder(self) -> Any:
+        """Added tokens by id, each with a flag `special`."""
 
-def render_prompt(problem: Problem, tokenizer: ChatTokenizer | None = None) -> str:
-    """The prompt of a problem; with a `tokenizer`, in its chat template.
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        """The ids of a text."""
+
+
+def render_prompt(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+    """The prompt for a problem; with a `tokenizer`, in its chat template.
 
     The formats are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
-    HumanEval's function head. A chat prompt holds the template's own special tokens: encode it without adding others.
+    HumanEval's function head. A chat prompt already contains the template's special tokens; encode it without adding
+    more.
 
     Raises:
         ValueError: the tokenizer has no chat template.
@@ -48,6 +59,52 @@ def chat_message(problem: Problem) -> str:
         return problem.statement
     request = _CHAT_CONTINUATION if problem.code_prefix else _CHAT_REQUEST
     return request + _FORMATS.get(problem.benchmark, _by_tests)(problem).strip() + "\n"
+
+
+def encode_prompt(problem: Problem, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
+    """The ids of a problem's prompt; with `chat`, in the tokenizer's chat template.
+
+    Raises:
+        ValueError: there is no chat template.
+    """
+    prompt = render_prompt(problem, tokenizer if chat else None)
+    # A chat template writes the special tokens itself.
+    return list(tokenizer.encode(prompt, add_special_tokens=not chat))
+
+
+def encode_answer(program: str, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
+    """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block."""
+    text = f"```python\n{program.rstrip()}\n```" if chat else program
+    return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
+
+
+def answer_end_id(tokenizer: Tokenizer, *, chat: bool) -> int:
+    """The token that ends an answer: in a chat the one with which the template closes a turn, else the end token.
+
+    They differ in some models (Phi-3: `<|end|>` and `<|endoftext|>`). If the template closes turns with plain text, it
+    is the end token as well.
+    """
+    end = int(tokenizer.eos_token_id)
+    if not chat:
+        return end
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _CONTENT}]
+    rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
+    closing = tokenizer.encode(rendered.rpartition(_CONTENT)[2], add_special_tokens=False)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in closing if i in special), end)
+
+
+def _continuation(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of `text` as the continuation of other text.
+
+    SentencePiece tokenizers put a space before the first word, which would indent a program's first line. After a line
+    end they put none.
+    """
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    if decode_with_spans(tokenizer, ids)[0] == text:
+        return ids
+    num_before = len(tokenizer.encode("\n", add_special_tokens=False))
+    return list(tokenizer.encode(f"\n{text}", add_special_tokens=False))[num_before:]
 
 
 def _apps(problem: Problem) -> str:

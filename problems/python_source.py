@@ -1,6 +1,6 @@
-"""Python source as it is graded: what a program is put behind, small repairs of its layout, and its syntax tree.
+"""Python source as it is graded: the source that goes before a program, layout repairs, and the syntax tree.
 
-Only the parser is used here: nothing of a program is compiled or run.
+This module only uses the parser. It never compiles or runs any part of a program.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 
-from problems.site_imports import site_imports
-from problems.types import AssertTest, CallTest, CheckTest, Problem
+from problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
+from problems.types import AssertTest, CallTest, CheckTest, Problem, UnusableRowError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
-"""A line end as the parser counts them."""
+"""A line end as the parser counts lines."""
 _INDENT = re.compile(r"[ \t]*")
 _FIRST_INDENT = re.compile(r"(?:[ \t]*\r?\n)*([ \t]*)(?=[^\s])")
-# Strings and comments keep their characters; any other blank than a space, as in pages and documents, becomes one.
+# Strings and comments keep their characters. Elsewhere, special blanks from web pages and documents become spaces.
 _QUOTED_OR_BLANK = re.compile(
     r'("""(?:[^"\\]|\\.|"(?!""))*+"""' + r"|'''(?:[^'\\]|\\.|'(?!''))*+'''"
     r'|"(?:[^"\\\n]|\\.)*+"' + r"|'(?:[^'\\\n]|\\.)*+'|#[^\n]*)|[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]",
@@ -26,9 +26,11 @@ _QUOTED_OR_BLANK = re.compile(
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
+_MAX_SITE_CHARACTERS = 1 << 16
 _SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
 _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+"""The statements with a scope of their own."""
 
 
 def parse(source: str) -> ast.Module | int:
@@ -41,7 +43,7 @@ def parse(source: str) -> ast.Module | int:
         return max(1, error.lineno or 1)
     except ValueError:  # null bytes, lone surrogates
         return 1 + len(LINE_END.findall(source.partition("\0")[0])) if "\0" in source else 1
-    except (RecursionError, MemoryError):  # what the parser says of brackets nested too deep
+    except (RecursionError, MemoryError):  # the parser raises these if brackets are nested too deeply
         return 1
     for node in outer_statements(tree.body):
         if isinstance(node, ast.Return):
@@ -50,18 +52,18 @@ def parse(source: str) -> ast.Module | int:
 
 
 def outer_statements(body: Sequence[ast.stmt]) -> Iterator[ast.AST]:
-    """The statements of `body` and of the blocks in it, but not those of functions and classes."""
+    """The statements in `body` and in its blocks, but not those inside functions and classes."""
     pending: list[ast.AST] = list(reversed(body))
     while pending:
         node = pending.pop()
         yield node
-        if not isinstance(node, _SCOPES):
+        if not isinstance(node, SCOPES):
             for field in _BLOCK_FIELDS:
                 pending.extend(reversed(getattr(node, field, None) or []))
 
 
 def required_name(problem: Problem) -> str | None:
-    """The name that a program must define; None where programs read and print, or where the tests name none."""
+    """The name that a program must define; None if programs read and print, or if the tests name no function."""
     if problem.entry_point:
         return problem.entry_point
     test = problem.tests[0]
@@ -71,22 +73,22 @@ def required_name(problem: Problem) -> str | None:
 
 
 def defines(tree: ast.Module, name: str) -> bool:
-    """Whether a module has a function, class or variable `name` at its top level."""
+    """Whether a module defines a function, class or variable `name` at its top level."""
     return any(
         node.name == name
-        if isinstance(node, _SCOPES)
+        if isinstance(node, SCOPES)
         else isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
         for node in outer_statements(tree.body)
     )
 
 
 def source_before(problem: Problem, program: str) -> str:
-    """The source that a submitted program is put behind when it is run; empty where a program stands alone.
+    """The source that goes before a submitted program when it runs; empty if the program stands alone.
 
-    A program may continue the problem's `code_prefix`, or define the whole function again behind it, using its imports
-    and helper functions. Call-based problems come from sites that import what their programs use (`List`), so the names
-    that the program uses and does not define are imported for it; so they are for a class `Solution` under asserts. A
-    program with `__future__` imports, which have to come first, stands alone in any case.
+    A program may continue the problem's `code_prefix`, or define the whole function again after it and use its imports
+    and helper functions. Call-based problems come from sites that import what their programs use (`List`), so names
+    that the program uses but does not define are imported for it. The same goes for a class `Solution` that asserts
+    test. A program with `__future__` imports always stands alone, because these must come first.
     """
     if _has_future_import(problem.code_prefix, program):
         return ""
@@ -97,6 +99,22 @@ def source_before(problem: Problem, program: str) -> str:
     ):
         return site_imports(program)
     return ""
+
+
+def site_imports(program: str) -> str:
+    """The imports for names that a program uses but does not define; empty if it is not Python.
+
+    Also empty for a program longer than any site accepts, because searching it would take seconds.
+    """
+    if len(program) > _MAX_SITE_CHARACTERS:
+        return ""
+    try:
+        module = parse_module(program, "program")
+    except UnusableRowError:
+        return ""
+    defined = (({node.name} if isinstance(node, SCOPES) else bound_names(node)) for node in module.body)
+    missing = used_names(module).difference(*defined)
+    return "".join(f"{line}\n" for name, line in SITE_IMPORTS.items() if name in missing)
 
 
 def _has_future_import(prefix: str, program: str) -> bool:
@@ -110,10 +128,10 @@ def _has_future_import(prefix: str, program: str) -> bool:
 
 
 def as_run(problem: Problem, program: str) -> tuple[str, str]:
-    """What a submitted program is put behind, and the program with its layout repaired if that makes it Python.
+    """The source before a submitted program, and the program, with its layout repaired if that makes it Python.
 
-    The repairs keep every line on its line, and change nothing but the blanks of it: see `layouts`. A program that is
-    Python as it stands, or that no repair helps, is left alone.
+    The repairs keep every line in its place and change only its blanks (see `layouts`). A program that already is
+    Python, or that no repair helps, stays as it is.
     """
     variants = layouts(problem, program)
     first = next(variants)
@@ -124,18 +142,18 @@ def as_run(problem: Problem, program: str) -> tuple[str, str]:
 
 
 def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
-    """The ways to read a program: what it is put behind, and its text; the first that parses is what is run.
+    """The ways to read a program, each as the source before it and its text. The first one that parses is run.
 
-    As it stands; with plain spaces for blanks that Python does not know; without the indentation of the first line or
-    of all lines (a code block in a list); where it continues a function, with the indentation of that function's body
-    (which a tokenizer may have lost from the first line, and a chat model from all).
+    The program as it is; with plain spaces instead of blanks that Python does not accept; without the indentation of
+    the first line or of all lines (a code block in a list); if it continues a function, with the indentation of that
+    function's body (a tokenizer may have dropped it from the first line, a chat model from all lines).
     """
     prefix = source_before(problem, program)
     found = _FIRST_INDENT.match(program)
     own = found[1] if found else ""
     name = required_name(problem)
     if problem.code_prefix and prefix and own and name and name in program:
-        # As deep as the body, the whole function again would be a function within the function.
+        # If the whole function came again, indented like the body, it would become a function inside the function.
         whole = _reindented(program, own, "")
         tree = parse(whole) if whole is not None else 1
         if whole is not None and isinstance(tree, ast.Module) and defines(tree, name):
@@ -158,7 +176,7 @@ def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
 
 
 def shift_of(program: str, run: str, line: int) -> int:
-    """How many characters later things stand on a line (from 1) of a program than on that of its repaired form."""
+    """How many characters further right text is on a line (from 1) of a program than in its repaired form."""
     if program == run:
         return 0
     mine, its = LINE_END.split(program), LINE_END.split(run)
@@ -166,9 +184,9 @@ def shift_of(program: str, run: str, line: int) -> int:
 
 
 def _reindented(program: str, own: str, target: str) -> str | None:
-    """The program with `target` for the indentation `own` that all its lines begin with; None where they do not.
+    """The program with the indentation `own` of all its lines replaced by `target`; None if a line lacks `own`.
 
-    Lines of strings move with the rest, as those of a code block in a list do; they are never moved to the right.
+    Lines inside strings move along, as in a code block in a list, but never to the right.
     """
     if len(target) > len(own) and _TRIPLE_QUOTE.search(program):
         return None
@@ -184,9 +202,9 @@ def _body_indent(prefix: str) -> str:
     tree = parse(prefix)
     if isinstance(tree, ast.Module) and tree.body:
         node: ast.stmt = tree.body[-1]
-        while isinstance(node, _SCOPES):
+        while isinstance(node, SCOPES):
             first, node = node.body[0], node.body[-1]
-            if not isinstance(node, _SCOPES):
+            if not isinstance(node, SCOPES):
                 line = LINE_END.split(prefix)[first.lineno - 1]
                 return (_INDENT.match(line) or [""])[0]
         return ""

@@ -1,4 +1,4 @@
-"""Which names of an assertion are the program's, and which parts of it only the program's process can evaluate."""
+"""Which names in an assertion belong to the program, and which parts only the program's process can evaluate."""
 
 from __future__ import annotations
 
@@ -6,23 +6,50 @@ import ast
 import builtins
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from problems.errors import UnusableRowError
+from problems.types import UnusableRowError
 
-# Names that tests use without importing them, since the reference program happens to.
-_FAMILIAR_IMPORTS = {
-    name: f"from {module} import {name}"
-    for module, names in {
-        "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
-        "decimal": ("Decimal",),
-        "fractions": ("Fraction",),
-        "math": ("inf", "isclose", "nan", "pi", "sqrt"),
-    }.items()
-    for name in names
+Tree = TypeVar("Tree", bound=ast.AST)
+# Imports that problem sites put before a function, so programs written for them leave them out. The names are those of
+# LeetCode and of the APPS harness, except those that would hide a builtin (`pow`).
+_SITE_MODULES = (
+    "bisect", "collections", "copy", "datetime", "fractions", "functools", "heapq", "itertools", "json", "math",
+    "operator", "random", "re", "statistics", "string", "sys", "time", "typing",
+)  # fmt: skip
+_SITE_NAMES = {
+    "typing": (
+        "Any AnyStr Callable Dict FrozenSet Generator Generic Hashable Iterable Iterator Literal Mapping NamedTuple "
+        "NoReturn Optional Sequence Set List Tuple Type TypeVar Union Deque DefaultDict"
+    ),
+    "collections": "ChainMap Counter OrderedDict UserDict defaultdict deque namedtuple",
+    "functools": "cache cached_property cmp_to_key lru_cache partial reduce total_ordering wraps",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "bisect": "bisect_left bisect_right insort insort_left insort_right",
+    "itertools": (
+        "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse "
+        "groupby islice pairwise permutations product repeat starmap takewhile tee zip_longest"
+    ),
+    "math": (
+        "acos asin atan atan2 ceil comb copysign cos degrees dist e exp fabs factorial floor fmod fsum gcd hypot inf "
+        "isclose isfinite isinf isnan isqrt lcm log log10 log1p log2 nan perm pi prod radians sin sqrt tan tau trunc"
+    ),
+    "operator": "add and_ itemgetter attrgetter methodcaller mul or_ sub truediv floordiv mod xor",
+    "random": "choice choices randint randrange sample shuffle uniform",
+    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation whitespace",
+    "fractions": "Fraction",
+    "decimal": "Decimal",
 }
-# What tests put around a value. Where all names of an assertion are builtins, the function under test is another one.
+# `bisect` is a module and its main function: sites write `from bisect import *` after `import bisect`.
+SITE_IMPORTS = {name: f"import {name}" for name in _SITE_MODULES} | {
+    name: f"from {module} import {name}" for module, names in _SITE_NAMES.items() for name in names.split()
+}
+# Names that tests use without importing them, because the reference program happens to import them.
+_FAMILIAR_NAMES = "Counter OrderedDict defaultdict deque Decimal Fraction inf isclose nan pi sqrt"
+_FAMILIAR_IMPORTS = {name: SITE_IMPORTS[name] for name in _FAMILIAR_NAMES.split()}
+# What tests put around a value. If an assertion uses builtins only, none of these is the function under test.
 _WRAPPERS = frozenset(
     {"abs", "all", "any", "bool", "dict", "enumerate", "float", "frozenset", "int", "isclose", "isinstance", "iter"}
     | {"len", "list", "map", "max", "min", "next", "range", "round", "set", "sorted", "str", "sum", "tuple", "type"}
@@ -34,10 +61,12 @@ _WRAPPERS = frozenset(
 class Scope:
     """Tells the program's names from those that mean the same everywhere.
 
-    `imports` are the set-up's import statements by the name they bind, `objects` the names of the program's classes and
-    of values that the set-up made: what is asked of those is asked of the program's own object. None of the program's
-    classes being known, a name in capitals stands for one. `own` are common names (`sum`) that the program defines,
-    `bound` those that the assertion itself gives a value, `variables` the `objects` that are no class.
+    - `imports`: the setup's import statements, by the name they bind.
+    - `objects`: names of classes and values that the setup made. Questions about them go to the program's own object.
+    - `classes`: names of the program's classes. If they are unknown (None), every capitalized name stands for one.
+    - `own`: common names (`sum`) that the program defines.
+    - `bound`: names that the assertion itself gives a value.
+    - `variables`: the `objects` that are not classes.
     """
 
     imports: dict[str, str]
@@ -49,16 +78,13 @@ class Scope:
 
     @classmethod
     def of(cls, condition: ast.expr, setup: str, classes: Iterable[str] | None) -> Scope:
-        """The scope of an assertion behind its set-up.
+        """The scope of an assertion after its setup.
 
         Raises:
-            UnusableRowError: the set-up is not Python, or imports what the jail does not have.
+            UnusableRowError: the setup is not Python, or imports something that the jail does not have.
         """
-        try:
-            module = ast.parse(setup)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise UnusableRowError(f"set-up code is not Python: {error}") from error
-        check_imports(module, "set-up code")
+        module = parse_module(setup, "setup code")
+        check_imports(module, "setup code")
         imports = _FAMILIAR_IMPORTS | {
             (alias.asname or alias.name).split(".")[0]: ast.unparse(node)
             for node in module.body
@@ -78,7 +104,7 @@ class Scope:
         return scope if scope.program_names(condition) else replace(scope, own=_shadowed(condition))
 
     def program_names(self, expression: ast.AST) -> set[str]:
-        """The names that only the program, or the set-up in its namespace, gives a meaning."""
+        """The names that only the program, or the setup in its namespace, can define."""
         return {name for name in used_names(expression) if not self._is_common(name)}
 
     def _is_common(self, name: str) -> bool:
@@ -89,7 +115,7 @@ class Scope:
         return hasattr(builtins, name) or name in self.imports or name in sys.stdlib_module_names
 
     def imports_for(self, expression: ast.AST) -> str:
-        """The import statements of the names in an expression."""
+        """The import statements for the names in an expression."""
         names = sorted(used_names(expression) - self.own)
         lines = [
             self.imports.get(name) or (f"import {name}" if name in sys.stdlib_module_names else "") for name in names
@@ -97,22 +123,22 @@ class Scope:
         return "\n".join(line for line in lines if line)
 
     def missing_imports(self, expression: ast.AST, setup: str) -> str:
-        """Imports of the names in an expression that nobody imports, to run where the program does not either.
+        """Imports for the names in an expression that neither the setup nor, when it runs, the program has imported.
 
-        The program's own names stay: it may have a `sqrt` of its own.
+        The program's own names stay: it may define its own `sqrt`.
         """
         free = used_names(expression) - bound_names(expression) - bound_names(ast.parse(setup)) - self.own
         lines = {name: self.imports_for(ast.Name(name, ast.Load())) for name in sorted(free - vars(builtins).keys())}
         return "\n".join(f"try:\n    {name}\nexcept NameError:\n    {line}" for name, line in lines.items() if line)
 
     def is_object(self, name: str) -> bool:
-        """Whether a name of the program stands for a class, or for an object that the set-up made."""
+        """Whether a program's name stands for a class, or for an object that the setup made."""
         if name in self.objects or (self.classes is not None and name in self.classes):
             return True
         return self.classes is None and name[:1].isupper()
 
     def is_direct(self, expression: ast.expr) -> bool:
-        """Whether the program's process must evaluate it: a call of its functions, or what is asked of its objects."""
+        """Whether the program's process must evaluate it: it calls its functions or asks its objects something."""
         if any(isinstance(node, ast.NamedExpr) for node in ast.walk(expression)):
             return False
         if isinstance(expression, ast.Call) and self.program_names(expression):
@@ -138,7 +164,7 @@ class Scope:
         return False
 
     def is_solution_method(self, expression: ast.expr) -> bool:
-        """`Solution().method`: LeetCode's way to write a function, whose value is a function's."""
+        """`Solution().method`: the way LeetCode writes a function. Its value counts as the value of a function."""
         return (
             isinstance(expression, ast.Attribute)
             and isinstance(expression.value, ast.Call)
@@ -147,7 +173,7 @@ class Scope:
         )
 
     def _is_dotted(self, expression: ast.expr) -> bool:
-        """`name.attribute` of the program's: a function's cache, say."""
+        """`name.attribute` of a program's name, such as a function's cache."""
         return (
             isinstance(expression, ast.Attribute)
             and isinstance(expression.value, ast.Name)
@@ -155,7 +181,7 @@ class Scope:
         )
 
     def _is_rooted(self, expression: ast.expr) -> bool:
-        """Whether it is asked of a class or an object: `Point(1, 2).x`, `Point.of(1).x`, `str(Point(1, 2))`."""
+        """Whether it asks a class or an object something: `Point(1, 2).x`, `Point.of(1).x`, `str(Point(1, 2))`."""
         if isinstance(expression, ast.Name):
             return self.is_object(expression.id) and bool(self.program_names(expression))
         if isinstance(expression, ast.Attribute | ast.Subscript):
@@ -173,11 +199,11 @@ class Scope:
         return isinstance(expression, ast.Call) and self.is_solution_method(expression.func)
 
     def is_known_instance(self, expression: ast.expr) -> bool:
-        """`is_instance`, where that is more than a guess from the name's capital."""
+        """`is_instance`, but only if that is more than a guess from a capitalized name."""
         return self.is_instance(expression) and bool(used_names(expression) & (self.objects | (self.classes or set())))
 
     def is_instance(self, expression: ast.expr) -> bool:
-        """Whether the value is, as far as can be seen, an object of the program's: `Point(1, 2)`."""
+        """Whether the value appears to be an object of one of the program's classes: `Point(1, 2)`."""
         return isinstance(expression, ast.Name) or (
             isinstance(expression, ast.Call)
             and isinstance(expression.func, ast.Name)
@@ -186,9 +212,9 @@ class Scope:
 
 
 def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
-    """A condition with the literals that its set-up only names (`expected = [1, 2]`), and the set-up without them.
+    """Move literals that the setup only names (`expected = [1, 2]`) into the condition. Returns condition and setup.
 
-    Left in the set-up, an answer would be in the program's namespace, and an argument the program's to change.
+    If they stayed in the setup, the program could read an answer or change an argument in its own namespace.
     """
     body = ast.parse(setup).body
     literals: dict[str, ast.expr] = {}
@@ -203,22 +229,22 @@ def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
     if not literals:
         return condition, setup
     kept = [node for node in body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in literals)]
-    written: ast.expr = WriteOut(literals).visit(copy.deepcopy(condition))
-    return ast.fix_missing_locations(written), "\n".join(map(ast.unparse, kept))
+    return replaced(condition, literals), "\n".join(map(ast.unparse, kept))
 
 
-class WriteOut(ast.NodeTransformer):
-    """Puts expressions in the place of names."""
+def replaced(tree: Tree, values: Mapping[str, ast.expr]) -> Tree:
+    """A copy of the tree in which expressions replace the names that are read."""
 
-    def __init__(self, values: dict[str, ast.expr]) -> None:
-        self._values = values
+    class Replace(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return copy.deepcopy(values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self._values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
+    copied: Tree = Replace().visit(copy.deepcopy(tree))
+    return ast.fix_missing_locations(copied)
 
 
 def is_literal(expression: ast.expr) -> bool:
-    """Whether the expression is a literal, nested ones and `set()` included."""
+    """Whether the expression is a literal, including nested ones and `set()`."""
     try:
         ast.literal_eval(expression)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -227,7 +253,7 @@ def is_literal(expression: ast.expr) -> bool:
 
 
 def _shadowed(condition: ast.expr) -> frozenset[str]:
-    """The common name under which the program must have defined its function, where an assertion has no other."""
+    """The common name that the program must have given its function, if the assertion uses no other names."""
     called = called_names(condition)
     likely = [name for name in called if name in sys.stdlib_module_names or name not in _WRAPPERS]
     return frozenset((likely or called)[:1])
@@ -248,7 +274,7 @@ def used_names(node: ast.AST) -> set[str]:
 
 
 def bound_names(node: ast.AST) -> set[str]:
-    """The names that are given a value anywhere inside, in whatever scope."""
+    """The names that get a value anywhere inside, in any scope."""
     names: set[str] = set()
     for found in ast.walk(node):
         match found:
@@ -265,11 +291,23 @@ def bound_names(node: ast.AST) -> set[str]:
     return names
 
 
-def check_imports(module: ast.AST, place: str) -> None:
-    """Refuse imports of what is not in the standard library, the only library in the jail.
+def parse_module(source: str, what: str) -> ast.Module:
+    """The syntax tree of `source`.
 
     Raises:
-        UnusableRowError: names the module.
+        UnusableRowError: not Python; the message starts with `what`.
+    """
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnusableRowError(f"{what} is not Python: {error}") from error
+
+
+def check_imports(module: ast.AST, place: str) -> None:
+    """Refuse imports from outside the standard library, the only library in the jail.
+
+    Raises:
+        UnusableRowError: there is one. The message names the module.
     """
     for node in ast.walk(module):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,4 @@
-"""Reading raw rows from JSON lines, a JSON list, or the Hugging Face hub, each with the place it came from."""
+"""Reading raw rows from JSON lines, a JSON list, or the Hugging Face Hub, each with the place it came from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems.errors import UnusableRowError
+from problems.types import UnusableRowError
 
 _MAX_DIRECT_DIGITS = 4000  # below the interpreter's limit for int(str), which is 4300
 _HUB_TIMEOUT_S = 10.0
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _PARQUET_BRANCH = "refs/convert/parquet"
+_SEPARATORS = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One raw row. `problem` is the reason why it could not even be read, in which case `data` is None."""
+    """One raw row. If it could not even be read, `problem` is the reason and `data` is None."""
 
     file: str
     line: int | None
@@ -31,7 +32,7 @@ class Row:
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads` that also takes integers of any length, which APPS has.
+    """`json.loads` that also accepts integers of any length, which APPS contains.
 
     Raises:
         UnusableRowError: not JSON; `line` is relative to `text`.
@@ -45,7 +46,7 @@ def parse_json(text: str) -> Any:
 
 
 def _parse_int(digits: str) -> int:
-    # Halving keeps within the interpreter's limit without lifting it for the whole process.
+    # Splitting in half stays below the interpreter's limit without lifting it for the whole process.
     if len(digits) <= _MAX_DIRECT_DIGITS:
         return int(digits)
     if digits.startswith("-"):
@@ -55,22 +56,19 @@ def _parse_int(digits: str) -> int:
 
 
 def read_file(path: Path) -> Iterator[Row]:
-    """The rows of a `.jsonl`, `.jsonl.gz` or `.json` (a list) file; blank lines are passed over.
+    """The rows of a `.jsonl`, `.jsonl.gz` or `.json` (a list) file. Blank lines are skipped.
 
     Raises:
         UserError: another kind of file, or one that cannot be decoded.
     """
-    if path.suffix == ".json":
-        yield from _read_list(path)
-    elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
-        yield from _read_lines(path)
-    else:
+    is_list = path.suffix == ".json"
+    if not is_list and path.suffix != ".jsonl" and path.suffixes[-2:] != [".jsonl", ".gz"]:
         raise UserError(f"{path}: expected a folder or a file that ends in .jsonl, .jsonl.gz or .json")
-
-
-def _read_lines(path: Path) -> Iterator[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            if is_list:
+                yield from _read_list(path, file.read())
+                return
             for line, text in enumerate(file, start=1):
                 if not text.strip():
                     continue
@@ -82,20 +80,15 @@ def _read_lines(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def _read_list(path: Path) -> Iterator[Row]:
+def _read_list(path: Path, text: str) -> Iterator[Row]:
     """Decode a JSON list item by item, so that each row knows the line it starts on."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
     decoder = json.JSONDecoder(parse_int=_parse_int)
-    separators = re.compile(r"[\s,]*")
     start = text.find("[")
     if start < 0 or text[:start].strip():
         raise UserError(f"{path}: expected a JSON list of rows")
     position = start + 1
     while True:
-        match = separators.match(text, position)
+        match = _SEPARATORS.match(text, position)
         position = match.end() if match else position
         if text[position : position + 1] == "]":
             return
@@ -103,61 +96,56 @@ def _read_list(path: Path) -> Iterator[Row]:
         try:
             data, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            # What follows a broken item cannot be told apart any more, so the rest of the file goes with it.
-            yield Row(str(path), error.lineno, None, f"not JSON, and so is the rest of the file: {error.msg}")
+            # Nobody can tell where the next item starts, so the rest of the file is lost.
+            yield Row(str(path), error.lineno, None, f"not JSON, so the rest of the file is lost: {error.msg}")
             return
         yield Row(str(path), line, data)
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether `path`, which is no local file, can be the id of a data set on the hub."""
+    """Whether `path`, which is no local file, can be the id of a data set on the Hub."""
     return bool(_HUB_ID.fullmatch(path)) and not path.endswith((".json", ".jsonl", ".gz"))
 
 
 def read_hub(
     hub_id: str, config: str | None, mirror_folder: str | None, splits: tuple[str, ...] | None
 ) -> Iterator[Row]:
-    """The rows of a data set on the hub, of `splits` or of all its splits. Lines count rows within their split.
+    """The rows of a data set on the Hub, from `splits` or from all of its splits. Lines count rows within their split.
 
-    `config` names one of the set's configurations, None its default one. `mirror_folder` is the folder to read in the
-    hub's Parquet mirror, if the set has to be read from there.
+    `config` names one of the set's configurations; None is the default one. `mirror_folder` is the folder to read in
+    the Hub's Parquet mirror, if the set has to be read from there.
 
     Raises:
-        UserError: the hub does not answer in time, or has no such data set or split.
+        UserError: the Hub does not answer in time, or has no such data set or split.
     """
     _check_hub(hub_id)
     loaded = _load_hub(hub_id, config, mirror_folder)
     for split in splits or tuple(loaded):
         if split not in loaded:
-            raise UserError(f"{hub_id}: no split {split!r} on the hub; it has {', '.join(loaded)}")
+            raise UserError(f"{hub_id}: no split {split!r} on the Hub; it has {', '.join(loaded)}")
         for line, data in enumerate(loaded[split], start=1):
             yield Row(f"{hub_id}[{split}]", line, data)
 
 
 def _check_hub(hub_id: str) -> None:
-    """Ask the hub for the data set's card first: loading retries for minutes where there is no network."""
+    """Ask the Hub for the data set's card first: without a network, loading would retry for minutes."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         return
+    # The base of the connection errors of whichever HTTP client the installed Hub library uses (httpx or its fork).
+    http_error: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
     try:
         HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT_S)
     except RepositoryNotFoundError as error:
-        raise UserError(f"{hub_id}: neither a local file or folder nor a data set on the hub") from error
-    except (_http_error_type(), OSError) as error:
+        raise UserError(f"{hub_id}: not a local file or folder and not a data set on the Hub") from error
+    except (http_error, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{hub_id}: no such local file or folder, and the hub cannot be reached ({reason}); give the path of a "
-            "downloaded copy, or set HF_HUB_OFFLINE=1 to use the copy in the hub's cache"
+            f"{hub_id}: not a local file or folder, and the Hub cannot be reached ({reason}); give the path of a "
+            "downloaded copy, or set HF_HUB_OFFLINE=1 to use the copy in the Hub's cache"
         ) from error
-
-
-def _http_error_type() -> type[Exception]:
-    """The base of the connection errors of the HTTP client that the installed hub library uses (httpx or its fork)."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def _load_hub(hub_id: str, config: str | None, mirror_folder: str | None) -> dict[str, Any]:
@@ -170,8 +158,8 @@ def _load_hub(hub_id: str, config: str | None, mirror_folder: str | None) -> dic
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise
-            # Sets that still come with a loading script (codeparrot/apps) are mirrored by the hub as Parquet, with a
-            # folder for each configuration: without one named, rows would come several times.
+            # Some sets still come with a loading script (codeparrot/apps). The Hub mirrors them as Parquet, with one
+            # folder per configuration: reading all folders would give rows several times.
             return dict(load_dataset(hub_id, data_dir=mirror_folder, revision=_PARQUET_BRANCH))
     except (RuntimeError, OSError, ValueError, DatasetsError) as error:
-        raise UserError(f"{hub_id}: cannot be loaded from the hub or its cache: {error}") from error
+        raise UserError(f"{hub_id}: cannot be loaded from the Hub or its cache: {error}") from error

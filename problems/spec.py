@@ -1,8 +1,8 @@
-"""SPECs, `KIND:PATH[a:b]?key=value`: what names the problems of a benchmark on the command line and in settings."""
+"""SPECs, `KIND:PATH[a:b]?key=value`, which name the problems of a benchmark, and the one table of these benchmarks."""
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,137 +11,149 @@ from typing import Any
 
 from errors import UserError
 from problems import apps, custom, humaneval, mbpp, starter
-from problems.errors import RejectedRow, UnusableRowError
+from problems.index import nearest
 from problems.sources import Row, is_hub_id, read_file, read_hub
-from problems.types import Problem
+from problems.types import Problem, RejectedRow, UnusableRowError
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedProblems:
-    """What a SPEC came to. `rejected` are the rows that cannot be used, whether or not the SPEC selects them."""
+    """The problems that a SPEC selects. `rejected` are all unusable rows, whether or not the SPEC selects them."""
 
     problems: tuple[Problem, ...]
     rejected: tuple[RejectedRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """One `[a:b]` (`slice`) or one `?key=value` of a SPEC; selections are applied in the order written."""
-
-    slice: slice | None = None
-    key: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Spec:
-    """A SPEC taken apart."""
+    """The parts of a SPEC. A selection is a `[a:b]` or the (key, value) of a `?key=value`; their order matters."""
 
     text: str
     kind: str
     path: str
-    selections: tuple[Selection, ...]
+    selections: tuple[slice | tuple[str, str], ...]
 
     def value_of(self, key: str) -> str | None:
-        return next((selection.value for selection in self.selections if selection.key == key), None)
+        pairs = (one for one in self.selections if isinstance(one, tuple))
+        return next((value for name, value in pairs if name == key), None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """How the rows of one benchmark become problems, and which folder of the hub's Parquet mirror holds them."""
+class _Benchmark:
+    """How the rows of a benchmark become problems and back.
+
+    `mirror_folder` is the folder to read in the Hub's Parquet mirror. `evalplus` is the name of the larger benchmark
+    with rows that look alike (EvalPlus, Liu et al. 2023).
+    """
 
     to_problem: Callable[[Any], Problem]
     task_id_of: Callable[[Any], str | None]
+    to_row: Callable[[Problem], dict[str, Any]]
     mirror_folder: str | None = None
+    evalplus: str = ""
 
 
-_KINDS = {
-    "apps": _Kind(apps.to_problem, apps.task_id_of, "all"),
-    "humaneval": _Kind(humaneval.to_problem, humaneval.task_id_of),
-    "jsonl": _Kind(custom.to_problem, custom.task_id_of),
-    "mbpp": _Kind(mbpp.to_problem, mbpp.task_id_of),
+_BENCHMARKS = {
+    "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all"),
+    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row, evalplus="HumanEval+"),
+    "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
+    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row, evalplus="MBPP+"),
 }
-KINDS = ("starter", *_KINDS)
-_EVALPLUS = {"mbppplus": "mbpp", "humanevalplus": "humaneval"}
+KINDS = ("starter", *_BENCHMARKS)
 _KEYS = ("difficulty", "split", "references", "config")
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
+_EVALPLUS_INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
+_EVALPLUS_ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)
 
 
 def parse_spec(text: str) -> Spec:
     """Take a SPEC apart.
 
     Raises:
-        UserError: unknown KIND or key (the nearest one is named), or no PATH.
+        UserError: unknown KIND or key (the message names the nearest one), or no PATH.
     """
     kind, colon, rest = text.partition(":")
-    if kind in _EVALPLUS:
-        raise UserError(f"{text!r}: {kind} of EvalPlus is not supported yet; {_EVALPLUS[kind]}:PATH has the base tests")
+    base = kind.removesuffix("plus")
+    if base != kind and base in _BENCHMARKS and _BENCHMARKS[base].evalplus:
+        raise UserError(f"{text!r}: {kind} from EvalPlus is not supported yet; {base}:PATH has the base tests")
     if kind not in KINDS or not colon:
         raise UserError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
         )
-    selections: list[Selection] = []
+    selections: list[slice | tuple[str, str]] = []
     while match := _TAIL.fullmatch(rest):
         rest = match["head"]
         if match["query"] is not None:
             selections[:0] = [_query(text, item) for item in match["query"].split("&")]
         else:
             first, end = (int(bound) if bound else None for bound in (match["first"], match["end"]))
-            selections.insert(0, Selection(slice=slice(first, end)))
+            selections.insert(0, slice(first, end))
     if not rest:
         raise UserError(f"{text!r}: no PATH after {kind}:")
     return Spec(text, kind, rest, tuple(selections))
 
 
-def _query(text: str, item: str) -> Selection:
+def _query(text: str, item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
     if key not in _KEYS or not equals or not value:
         raise UserError(
             f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME or ?references=yes|no, got {item!r}"
             f"{nearest(key, _KEYS)}"
         )
-    return Selection(key=key, value=value)
+    return key, value
 
 
 Refusal = Callable[[Problem], str | None]
+"""The reason why a problem cannot be used, or None if it can (`sandbox.admission`)."""
 
 
 def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     """The problems that a SPEC names, in the order of their source, and the rows that cannot be used.
 
-    `refuse` says of a row's problem why it cannot be used, None where it can (`sandbox.admission`).
-
     Raises:
-        UserError: nothing usable, with the cause (unknown kind or path, no row usable, nothing selected).
+        UserError: nothing usable; the message gives the cause (unknown kind or path, no usable row, empty selection).
     """
     spec = parse_spec(text)
-    problems, rejected = _load_starter(spec) if spec.kind == "starter" else _convert(spec, _KINDS[spec.kind], refuse)
+    problems, rejected = (starter.load(spec.path), ()) if spec.kind == "starter" else _read(spec, refuse)
     selected = problems
     for selection in spec.selections:
         selected = _select(spec, selected, selection)
     if not selected:
-        raise UserError(f"{text}: selects none of {len(problems)} problems{_difficulties(problems)}")
+        names = sorted({problem.difficulty for problem in problems if problem.difficulty})
+        hint = f"; difficulties: {', '.join(names)}" if names else ""
+        raise UserError(f"{text}: selects none of {len(problems)} problems{hint}")
     return LoadedProblems(selected, rejected)
 
 
-def _load_starter(spec: Spec) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
-    try:
-        return starter.load(spec.path), ()
-    except ValueError as error:
-        raise UserError(str(error)) from error
+def row_of(problem: Problem) -> dict[str, Any]:
+    """The row of a problem in the format of its benchmark, which `load` reads back as the same problem.
+
+    Raises:
+        UserError: the benchmark has no rows, or they cannot hold one of the tests.
+    """
+    if problem.benchmark not in _BENCHMARKS:
+        raise UserError(f"{problem.benchmark} problems have no row format; {', '.join(_BENCHMARKS)} problems have one")
+    return _BENCHMARKS[problem.benchmark].to_row(problem)
 
 
-def _convert(spec: Spec, kind: _Kind, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
+def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
+    """The problem of a row after a round trip through JSON."""
+    return _BENCHMARKS[benchmark].to_problem(json.loads(json.dumps(row)))
+
+
+def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
+    benchmark = _BENCHMARKS[spec.kind]
     problems: dict[str, Problem] = {}
     rejected: list[RejectedRow] = []
-    for row in _rows(spec, kind):
-        task_id = kind.task_id_of(row.data)
+    for row in _rows(spec, benchmark):
+        task_id = benchmark.task_id_of(row.data)
         try:
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
-            problem = kind.to_problem(row.data)
+            _refuse_evalplus(row.data, spec.kind, benchmark)
+            problem = benchmark.to_problem(row.data)
             if problem.task_id in problems:
-                raise UnusableRowError("task_id: there is a problem of this id already")
+                raise UnusableRowError("task_id: another problem already has this id")
             reason = refuse(problem) if refuse is not None else None
             if reason is not None:
                 raise UnusableRowError(reason)
@@ -156,7 +168,20 @@ def _convert(spec: Spec, kind: _Kind, refuse: Refusal | None) -> tuple[tuple[Pro
     return tuple(problems.values()), tuple(rejected)
 
 
-def _rows(spec: Spec, kind: _Kind) -> Iterator[Row]:
+def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
+    """Refuse a row from EvalPlus: its base tests alone would pass programs that its name says are tested harder."""
+    if not benchmark.evalplus or not isinstance(row, dict):
+        return
+    test = row.get("test")
+    has_inputs = isinstance(test, str) and _EVALPLUS_INPUTS.search(test) and _EVALPLUS_ANSWERS.search(test)
+    if has_inputs or "base_input" in row or "plus_input" in row:
+        raise UnusableRowError(
+            f"a row of {benchmark.evalplus} from EvalPlus: its inputs and tolerances are not supported yet; for the "
+            f"base tests use {kind}:... with the benchmark's own file"
+        )
+
+
+def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:
     path = Path(spec.path).expanduser()
     if path.is_dir():
         if spec.kind != "apps":
@@ -165,53 +190,36 @@ def _rows(spec: Spec, kind: _Kind) -> Iterator[Row]:
     if path.is_file():
         return read_file(path)
     if not is_hub_id(spec.path):
-        raise UserError(f"{path}: no such file or folder{_sibling(path)}")
-    return read_hub(spec.path, spec.value_of("config"), kind.mirror_folder, _hub_splits(spec))
-
-
-def _hub_splits(spec: Spec) -> tuple[str, ...] | None:
-    """The hub's splits to read. MBPP's are joined, since its ids say the split; those of APPS number anew from 0."""
+        siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file or folder{nearest(path.name, siblings)}")
     split = spec.value_of("split")
     if spec.kind == "apps" and split is None:
-        raise UserError(f"{spec.text}: on the hub APPS has two splits; add ?split=train or ?split=test")
-    return None if split is None or spec.kind == "mbpp" else (split,)
+        raise UserError(f"{spec.text}: APPS has two splits on the Hub; add ?split=train or ?split=test")
+    # MBPP reads all of the Hub's splits, because its ids tell the split. Both of APPS's splits number from 0.
+    splits = None if split is None or spec.kind == "mbpp" else (split,)
+    return read_hub(spec.path, spec.value_of("config"), benchmark.mirror_folder, splits)
 
 
-def _select(spec: Spec, problems: tuple[Problem, ...], selection: Selection) -> tuple[Problem, ...]:
-    if selection.slice is not None:
-        return problems[selection.slice]
-    if selection.key == "difficulty":
-        return tuple(problem for problem in problems if problem.difficulty == selection.value)
-    if selection.key == "references":
-        if selection.value not in ("yes", "no"):
-            raise UserError(f"{spec.text}: ?references= takes yes or no, not {selection.value!r}")
-        return tuple(problem for problem in problems if bool(problem.references) == (selection.value == "yes"))
+def _select(spec: Spec, problems: tuple[Problem, ...], selection: slice | tuple[str, str]) -> tuple[Problem, ...]:
+    if isinstance(selection, slice):
+        return problems[selection]
+    key, value = selection
+    if key == "difficulty":
+        return tuple(problem for problem in problems if problem.difficulty == value)
+    if key == "references":
+        if value not in ("yes", "no"):
+            raise UserError(f"{spec.text}: ?references= expects yes or no, got {value!r}")
+        return tuple(problem for problem in problems if bool(problem.references) == (value == "yes"))
     on_hub = spec.kind != "starter" and not Path(spec.path).expanduser().exists()
-    if selection.key == "config":
+    if key == "config":
         if not on_hub:
-            raise UserError(f"{spec.text}: ?config= is for data sets on the hub")
+            raise UserError(f"{spec.text}: ?config= is for data sets on the Hub")
         return problems
     if spec.kind == "mbpp":
-        if selection.value not in mbpp.SPLITS:
-            hint = nearest(selection.value, mbpp.SPLITS)
-            raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{hint}")
-        return tuple(problem for problem in problems if mbpp.in_split(problem, selection.value))
+        if value not in mbpp.SPLITS:
+            raise UserError(f"{spec.text}: MBPP's splits are {', '.join(mbpp.SPLITS)}{nearest(value, mbpp.SPLITS)}")
+        first, last = mbpp.SPLITS[value]
+        return tuple(problem for problem in problems if first <= int(problem.task_id) <= last)
     if not on_hub:
-        raise UserError(f"{spec.text}: ?split= is for mbpp and for data sets on the hub")
+        raise UserError(f"{spec.text}: ?split= is for mbpp and for data sets on the Hub")
     return problems
-
-
-def _difficulties(problems: tuple[Problem, ...]) -> str:
-    names = sorted({problem.difficulty for problem in problems if problem.difficulty})
-    return f"; difficulties: {', '.join(names)}" if names else ""
-
-
-def _sibling(path: Path) -> str:
-    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path.name, names)
-
-
-def nearest(name: str, names: Any) -> str:
-    """`; did you mean NAME?` with the most similar of `names`, or nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""

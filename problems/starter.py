@@ -1,10 +1,10 @@
 """The starter benchmark: composed list problems, stated in words, that a small model can learn on a laptop.
 
-A problem is a select step, a change step and an answer, said in words with one worked example. Half ask for a function
-`solve(xs)`, half for a program that reads one line of integers and prints the answer. Held-out problems (`test`) are
-compositions of steps that no training problem has. The splits `pitfalls-train` and `pitfalls-test` are made alike from
-steps whose programs end in located errors when they go wrong. Only a share of the training problems carries a
-reference program, and these never use the rare wording of a step: what it means can be learnt from unit tests alone.
+A problem consists of a select step, a change step and an answer, stated in words with one worked example. Half of the
+problems ask for a function `solve(xs)`, the others for a program that reads one line of integers and prints the answer.
+Held-out problems (`test`) combine steps in ways that no training problem does. The splits `pitfalls-train` and
+`pitfalls-test` use other steps, whose programs fail on a certain line if they are wrong. Only some training problems
+have a reference program, and these never use a step's rare wording, so its meaning can only be learned from unit tests.
 Everything is a function of `SEED`.
 """
 
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
-from problems import starter_ops, starter_pitfalls
-from problems.starter_ops import Step
+from errors import UserError
+from problems.python_source import site_imports
+from problems.starter_steps import BASIC, PITFALLS, Step, Vocabulary
 from problems.types import CallTest, Problem, StdinTest, Test
 
 SEED = 2023
@@ -32,7 +33,7 @@ NUM_CANDIDATES = 12
 
 @dataclass(frozen=True, slots=True)
 class _Spoken:
-    """A step with its constant chosen, in words and in code."""
+    """A step with a constant chosen, in words and in code."""
 
     step: Step
     words: str
@@ -40,16 +41,7 @@ class _Spoken:
 
 
 _Steps = tuple[_Spoken, _Spoken, _Spoken]
-_Vocabulary = tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]
-
-_VOCABULARIES: dict[str, _Vocabulary] = {
-    "": (starter_ops.SELECT, starter_ops.CHANGE, starter_ops.ANSWER),
-    "pitfalls-": (
-        starter_pitfalls.SELECT + starter_ops.SELECT[:2],
-        starter_pitfalls.CHANGE + starter_ops.CHANGE[:2],
-        starter_pitfalls.ANSWER + starter_ops.ANSWER[:2],
-    ),
-}
+_VOCABULARIES = {"": BASIC, "pitfalls-": PITFALLS}
 SPLITS = tuple(prefix + half for prefix in _VOCABULARIES for half in ("train", "test"))
 
 
@@ -57,11 +49,11 @@ def load(split: str) -> tuple[Problem, ...]:
     """The problems of a split, one of `SPLITS`.
 
     Raises:
-        ValueError: there is no such split.
+        UserError: there is no such split.
     """
     if split not in SPLITS:
         expected = [f"starter:{name}" for name in SPLITS]
-        raise ValueError(f"starter:{split}: unknown split, expected {', '.join(expected[:-1])} or {expected[-1]}")
+        raise UserError(f"starter:{split}: unknown split, expected {', '.join(expected[:-1])} or {expected[-1]}")
     return _build(split.removesuffix("train").removesuffix("test"))[split]
 
 
@@ -83,7 +75,7 @@ def _build(prefix: str) -> dict[str, tuple[Problem, ...]]:
 
 
 def _problem(
-    rng: random.Random, task_id: str, steps: tuple[Step, ...], vocabulary: _Vocabulary, *, train: bool
+    rng: random.Random, task_id: str, steps: tuple[Step, ...], vocabulary: Vocabulary, *, train: bool
 ) -> Problem:
     with_reference = train and rng.random() < REFERENCE_SHARE
     select, change, answer = (_speak(rng, step, familiar=with_reference) for step in steps)
@@ -117,7 +109,7 @@ def _speak(rng: random.Random, step: Step, *, familiar: bool) -> _Spoken:
 
 def _program(steps: _Steps, *, as_function: bool) -> str:
     select, change, answer = steps
-    imports = dict.fromkeys(spoken.step.imports for spoken in steps if spoken.step.imports)
+    imports = dict.fromkeys(line for spoken in steps for line in _imports(spoken.code))
     if as_function:
         body = ["def solve(xs):", f"    {select.code}", f"    {change.code}", f"    return {answer.code}"]
     else:
@@ -125,18 +117,23 @@ def _program(steps: _Steps, *, as_function: bool) -> str:
     return "\n".join([*imports, *body]) + "\n"
 
 
+@cache
+def _imports(code: str) -> list[str]:
+    return site_imports(code).splitlines()
+
+
 def _solver(steps: _Steps) -> Callable[[list[int]], Any]:
-    """The steps as a function: our own code, made from the vocabulary."""
+    """The steps as a function. Its code comes from the vocabulary only, so it is safe to run here."""
     namespace: dict[str, Any] = {}
     exec(_program(steps, as_function=True), namespace)
     return cast(Callable[[list[int]], Any], namespace["solve"])
 
 
-def _inputs(rng: random.Random, steps: _Steps, vocabulary: _Vocabulary) -> list[list[int]]:
-    """The test inputs: a short one to show, then hidden ones, the last one empty.
+def _inputs(rng: random.Random, steps: _Steps, vocabulary: Vocabulary) -> list[list[int]]:
+    """The test inputs: a short one to show, then hidden ones, the last of them empty.
 
-    Hidden ones are picked, one after the other, to tell the problem from as many as possible of those that differ from
-    it in one step, so that a wrong guess at what a step means does not pass.
+    Each hidden input is picked to rule out as many as possible of the problems that differ in one step only, so that a
+    wrong guess at the meaning of a step does not pass.
     """
     shown = _numbers(rng, NUM_SHOWN_NUMBERS)
     candidates = [_numbers(rng, rng.randint(5, 9)) for _ in range(NUM_CANDIDATES)]

@@ -1,7 +1,7 @@
-"""Which characters of a sampled text each sampled token stands for, read off the ids themselves.
+"""Which characters of a sampled text each sampled token stands for, computed from the ids themselves.
 
-Decoding and tokenizing again may split a text differently from how it was sampled, so nothing here tokenizes: every id
-has its bytes (from the tokenizer's vocabulary and decoder), and the positions of the bytes give the characters.
+Decoding a text and tokenizing it again may split it differently from how it was sampled, so nothing here tokenizes:
+every id has its bytes (from the tokenizer's vocabulary and decoder), whose positions give the characters.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """`pieces[i]` holds the bytes of id `i`, none for special tokens, which decoding skips.
+    """`pieces[i]` holds the bytes of id `i`; it is empty for special tokens, which decoding skips.
 
-    `is_fallback[i]` tells SentencePiece's `<0xNN>` tokens, `byte_fallback` whether the decoder turns them into bytes.
+    `is_fallback[i]` marks SentencePiece's `<0xNN>` tokens. `byte_fallback` says if the decoder turns them into bytes.
     """
 
     size: int
@@ -38,8 +38,8 @@ _vocabularies: weakref.WeakKeyDictionary[Any, _Vocabulary] = weakref.WeakKeyDict
 def decode_with_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int32]) -> tuple[str, NDArray[np.int32]]:
     """The text of `token_ids` [T] as the continuation of a prompt, and the characters of each id, int32 [T, 2].
 
-    Special tokens are skipped. Unlike `tokenizer.decode`, a space that the first token begins with is kept: it stands
-    between the prompt and the text. See `char_spans` for the spans and for what is raised.
+    Special tokens are skipped. Unlike `tokenizer.decode`, this keeps a space at the start of the first token, which
+    separates the prompt from the text. See `char_spans` for the spans and the errors.
     """
     vocabulary = _vocabulary(tokenizer)
     ids = np.asarray(token_ids, dtype=np.int64)
@@ -52,11 +52,11 @@ def decode_with_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int3
     lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    # Position -> character; one more entry than bytes, so that empty tokens at the end find theirs.
+    # Position -> character, with one more entry than there are bytes, for empty tokens at the end.
     spans = np.stack([char_of_byte[starts], char_of_byte[starts]], axis=1)
     filled = lengths > 0
     spans[filled, 1] = char_of_byte[ends[filled] - 1] + 1
-    # A skipped token between the bytes of one character spans it too, so that both columns never decrease.
+    # A skipped token between the bytes of one character spans that character too, so that no column ever decreases.
     inside = ~filled & (starts > 0) & (starts < ends[-1:])
     inside[inside] = char_of_byte[starts[inside]] == char_of_byte[starts[inside] - 1]
     spans[inside, 1] += 1
@@ -66,12 +66,15 @@ def decode_with_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int3
 def char_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int32], text: str) -> NDArray[np.int32]:
     """The characters of `text` that each of `token_ids` [T] stands for: int32 [T, 2], end exclusive.
 
-    `tokenizer` is a `tokenizers.Tokenizer` or a transformers tokenizer with one inside. A token that holds only some
-    bytes of a character spans the whole character, so neighbours may overlap in it; special tokens and ids outside the
-    vocabulary have empty spans. `text` is what an engine decoded from these very ids, special tokens skipped: it may
-    lack leading spaces (decoders drop the first token's) and may end early (an engine holds back an incomplete last
-    character, and cuts stop strings off); spans are clipped to it. Raises ValueError where `text` is not the text of
-    these ids, TypeError for a tokenizer without a `tokenizers` backend or whose decoder does more than join tokens.
+    `tokenizer` is a `tokenizers.Tokenizer`, or a transformers tokenizer with one inside. A token with only some bytes
+    of a character spans the whole character, so neighbors may overlap there. Special tokens and ids outside the
+    vocabulary have empty spans. `text` is what an engine decoded from exactly these ids, without special tokens. It may
+    lack leading spaces (decoders drop the first token's) and may end early (engines hold back an incomplete last
+    character and cut off stop strings); spans are clipped to it.
+
+    Raises:
+        ValueError: `text` is not the text of these ids.
+        TypeError: the tokenizer has no `tokenizers` backend, or its decoder does more than join tokens.
     """
     decoded, spans = decode_with_spans(tokenizer, token_ids)
     if text == decoded:
@@ -89,7 +92,7 @@ def char_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int32], tex
 
 
 def _replace_broken_runs(parts: list[bytes], ids: NDArray[np.int64], vocabulary: _Vocabulary) -> None:
-    """A run of byte tokens that is not UTF-8 as a whole becomes one U+FFFD a byte, as `tokenizers` decodes it."""
+    """Turn each byte of a run of byte tokens that is not valid UTF-8 into U+FFFD, as `tokenizers` does."""
     known = (ids >= 0) & (ids < len(vocabulary.pieces))
     fallback = np.zeros(len(ids), dtype=bool)
     fallback[known] = vocabulary.is_fallback[ids[known]]
@@ -109,7 +112,7 @@ def _replace_broken_runs(parts: list[bytes], ids: NDArray[np.int64], vocabulary:
 
 
 def _decode_bytes(data: bytes) -> tuple[str, NDArray[np.int64]]:
-    """`data` [N] as text, ill-formed UTF-8 as one U+FFFD a sequence, and the character of each byte, int64 [N + 1]."""
+    """`data` [N] as text, and the character of each byte, int64 [N + 1]. Invalid UTF-8 sequences become U+FFFD."""
     char_of_byte = np.empty(len(data) + 1, dtype=np.int64)
     texts: list[str] = []
     position = num_chars = 0
@@ -140,7 +143,7 @@ def _vocabulary(tokenizer: Any) -> _Vocabulary:
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise TypeError(
-            f"{type(tokenizer).__name__} has no `tokenizers` backend, so the text of single tokens is unknown; "
+            f"{type(tokenizer).__name__} has no `tokenizers` backend, so the text of each token is unknown; "
             "convert it to a fast tokenizer (tokenizer.json)"
         )
     size = backend.get_vocab_size(with_added_tokens=True)
@@ -176,7 +179,7 @@ def _build_vocabulary(backend: Tokenizer, size: int) -> _Vocabulary:
 
 
 def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The decoder's parts, each known to map tokens to text one by one (leading spaces apart)."""
+    """The decoder's steps, each of which maps tokens to text one by one (except for leading spaces)."""
     steps = [] if decoder is None else decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     kinds = [step["type"] for step in steps]
     known = {"ByteLevel", "ByteFallback", "Replace", "Metaspace", "Fuse", "Strip"}
@@ -195,12 +198,12 @@ def _replacement(step: dict[str, Any]) -> tuple[str, str]:
     if step["type"] == "Metaspace":
         return step["replacement"], " "
     if "String" not in step["pattern"]:
-        raise TypeError(f"the tokenizer's decoder replaces by a regular expression, {step['pattern']}: not supported")
+        raise TypeError(f"the tokenizer's decoder uses a regular expression, {step['pattern']}; this is not supported")
     return step["pattern"]["String"], step["content"]
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes: themselves where printable, else U+0100 and up in order."""
+    """GPT-2's printable stand-ins for the 256 bytes: a printable byte is itself, the others follow from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -210,5 +213,5 @@ _CODE = "def f(x):\n    if x:\n\n        return x\n"
 
 
 def keeps_code(tokenizer: Any) -> bool:
-    """Whether code comes back from `tokenizer` as it went in: T5's own loses line ends and indentation."""
+    """Whether `tokenizer` gives code back unchanged. T5's own loses line ends and indentation."""
     return decode_with_spans(tokenizer, tokenizer.encode(_CODE, add_special_tokens=False))[0] == _CODE

@@ -1,14 +1,15 @@
-"""The one type of problem, and the kinds of test it can have."""
+"""The one type of problem, the kinds of test it can have, and the rows of a benchmark that cannot become one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class StdinTest:
-    """Run the program with `stdin`; its standard output is compared with `expected`."""
+    """Run the program with `stdin`, and compare its standard output with `expected`."""
 
     stdin: str
     expected: str
@@ -18,8 +19,7 @@ class StdinTest:
 class CallTest:
     """Call `function` (global, or a method of the program's class `Solution`) with `arguments`.
 
-    `unwrap` says that `expected` is a one-element list around the answer, as APPS often writes it, so that the bare
-    element is right as well.
+    With `unwrap`, `expected` is a list of one item, as APPS often writes answers, and the bare item is right as well.
     """
 
     function: str
@@ -30,9 +30,9 @@ class CallTest:
 
 @dataclass(frozen=True, slots=True)
 class AssertTest:
-    """One `assert` statement over the program's names; `setup` runs in the program's namespace before it.
+    """One `assert` statement over the program's names. `setup` runs in the program's namespace before it.
 
-    `classes` are the names in the assertion that stand for classes of the program; None: those in capitals.
+    `classes` are the names in the assertion that stand for classes of the program. None means the capitalized names.
     """
 
     assertion: str
@@ -55,10 +55,9 @@ Test = StdinTest | CallTest | AssertTest | CheckTest
 class Problem:
     """A programming problem with its tests.
 
-    `task_id` is unique within its benchmark. The first `num_visible_tests` tests are shown in the statement.
-    `references` are programs known to be right (none for problems that carry tests only). `code_prefix` is source that
-    a completion continues (HumanEval's prompt), empty where a completion is a whole program. `entry_point` names the
-    function that call and assert tests use, if any.
+    `task_id` is unique within its benchmark. The statement shows the first `num_visible_tests` tests. `references` are
+    programs known to be right; there may be none. A completion continues `code_prefix` (HumanEval's prompt), or is a
+    whole program if that is empty. `entry_point` names the function that call and assert tests use, if any.
     """
 
     task_id: str
@@ -71,3 +70,34 @@ class Problem:
     starter_code: str = ""
     code_prefix: str = ""
     num_visible_tests: int = 0
+
+
+class UnusableRowError(ValueError):
+    """One row cannot be used; the message gives the reason. `file` and `line` give the place if it is not the row's."""
+
+    def __init__(self, reason: str, *, file: str | None = None, line: int | None = None) -> None:
+        super().__init__(reason)
+        self.file = file
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that was skipped. `line` counts from 1, for Hub rows as well; it is None if the file has no lines."""
+
+    file: str
+    line: int | None
+    task_id: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.reason}" if self.task_id is None else f"{place}: problem {self.task_id}: {self.reason}"
+
+
+def describe_rejected(rejected: Sequence[RejectedRow], limit: int = 20) -> str:
+    """One line per row for the first `limit` rows, then the number of rows left out."""
+    lines = [str(row) for row in rejected[:limit]]
+    if len(rejected) > limit:
+        lines.append(f"... and {len(rejected) - limit} more")
+    return "\n".join(lines)

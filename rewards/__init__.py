@@ -1,10 +1,10 @@
-"""From a verdict to rewards and token weights: pure functions, no Ray, no torch.
+"""Turns verdicts into rewards and token weights. Pure functions: no Ray, no torch.
 
-Invariants: no reward rises because of what a program claims about its error; the fine term only lowers; weights change
-only inside their span; an `infrastructure_error` is never scored.
+Invariants: nothing a program claims about its error raises a reward; the fine term never raises a weight; penalties
+change weights only inside their span; an `infrastructure_error` is never scored.
 """
 
 from rewards.scoring import score_group
-from rewards.types import Category, Granularity, GroupScores, ProgramReward, Sample, Scored
+from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 
-__all__ = ["Category", "Granularity", "GroupScores", "ProgramReward", "Sample", "Scored", "score_group"]
+__all__ = ["Category", "Granularity", "GroupScores", "ProgramReward", "ProgramTokens", "ScoredSample", "score_group"]

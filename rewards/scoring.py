@@ -1,4 +1,7 @@
-"""From the verdicts of a rollout to the weights of its tokens."""
+"""Turns the verdicts of a rollout into the weights of its tokens.
+
+Liu et al. 2023 (RLTF), section 3.2. docs/method.md says how the gaps in it are closed.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,86 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.feedback import FINE_PENALTY, adaptive_rewards, coarse_rewards, error_category
-from rewards.lines import line_characters, token_range
-from rewards.static_analysis import STATIC_PENALTY, finding_lines
-from rewards.types import Category, Granularity, GroupScores, ProgramReward, Sample, Scored
+from rewards.lines import (
+    code_lines,
+    finding_lines,
+    line_characters,
+    token_range,
+    unclosed_triple_quote_line,
+    unmatched_dedent_line,
+)
+from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 from sandbox.verdict import Outcome, Verdict
 from settings import RewardSettings
 
+FINE_PENALTY = -0.3
+STATIC_PENALTY = -0.1
+
+_COARSE = {
+    Outcome.PASSED: 1.0,
+    Outcome.FAILED: -0.3,
+    Outcome.RUNTIME_ERROR: -0.6,
+    Outcome.TIMEOUT: -0.6,
+    Outcome.MEMORY_LIMIT: -0.6,
+    Outcome.OUTPUT_LIMIT: -0.6,
+    Outcome.SYNTAX_ERROR: -1.0,
+}
+_NOT_AN_ERROR = (Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED)
+
 
 def score_group(
-    samples: Sequence[Sample],
+    programs: Sequence[ProgramTokens],
+    verdicts: Sequence[Verdict],
     settings: RewardSettings,
     *,
     greedy: Verdict | None = None,
     previous: ProgramReward | None = None,
 ) -> GroupScores:
-    """Score the programs sampled for one problem.
+    """Score the programs sampled for one problem; `verdicts[i]` is the verdict on `programs[i]`.
 
-    `greedy` is the verdict of the problem's greedy decode, `previous` what `GroupScores.greedy` said of the problem the
-    last time. Samples that the grader failed on leave the group before any baseline is computed. Where a baseline has
-    nothing to compare with (no greedy decode yet, no other sample) it is 0. Raises ValueError where samples and greedy
-    decode are not all of one problem.
+    `greedy` is the verdict on the problem's greedy decode, `previous` the `GroupScores.greedy` of the problem's last
+    rollout. Samples that could not be graded leave the group before any baseline is computed. If a baseline has
+    nothing to compare with (no greedy decode yet, no other sample), it is 0.
+
+    Raises:
+        ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
     """
-    tasks = {sample.task_id for sample in samples} | ({greedy.task_id} if greedy is not None else set())
+    tasks = {verdict.task_id for verdict in (*verdicts, greedy) if verdict is not None}
     if len(tasks) > 1:
-        raise ValueError(f"a group must be of one problem, this one is of {', '.join(sorted(tasks))}")
-    scored = [sample for sample in samples if sample.verdict.outcome is not Outcome.INFRASTRUCTURE_ERROR]
+        raise ValueError(f"all samples of a group must be of one problem; these are of {', '.join(sorted(tasks))}")
+    graded = [
+        (place, program, verdict)
+        for place, (program, verdict) in enumerate(zip(programs, verdicts, strict=True))
+        if verdict.outcome is not Outcome.INFRASTRUCTURE_ERROR
+    ]
     kept = _greedy_reward(greedy, previous, settings)
-    verdicts = [sample.verdict for sample in scored]
-    coarse, adaptive = _program_rewards(verdicts, settings)
+    scored = [verdict for _, _, verdict in graded]
+    coarse, adaptive = _program_rewards(scored, settings)
     advantages = np.stack([coarse * settings.coarse_weight, adaptive * settings.adaptive_weight])
-    advantages = _shape(advantages - _baseline(advantages, kept, settings), verdicts, settings)
-    scores = iter(
-        [
-            _score(sample, float(coarse[i]), float(adaptive[i]), advantages[:, i], settings)
-            for i, sample in enumerate(scored)
-        ]
-    )
-    return GroupScores(
-        samples=tuple(
-            None if sample.verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else next(scores) for sample in samples
-        ),
-        greedy=kept,
-    )
+    advantages = _shape(advantages - _baseline(advantages, kept, settings), scored, settings)
+    samples: list[ScoredSample | None] = [None] * len(verdicts)
+    for i, (place, program, verdict) in enumerate(graded):
+        samples[place] = _score(program, verdict, float(coarse[i]), float(adaptive[i]), advantages[:, i], settings)
+    return GroupScores(samples=tuple(samples), greedy=kept)
 
 
 def _program_rewards(
     verdicts: Sequence[Verdict], settings: RewardSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """R_coarse and R_adaptive of each program, [N] each, without weights."""
-    coarse = coarse_rewards(verdicts)
-    adaptive = adaptive_rewards(verdicts, settings.adaptive_scope)
-    if settings.adaptive_scope == "replace_coarse" and settings.adaptive_weight > 0:
-        # The released code puts the adaptive value in the place of the coarse -0.3, instead of adding a term.
-        coarse = np.where([verdict.outcome is Outcome.FAILED for verdict in verdicts], 0.0, coarse)
-    return coarse, adaptive
+    """R_coarse and R_adaptive = -0.3 + 1.3 * N_pass / (N_pass + N_fail) of each program, [N] each, without weights.
+
+    A test that crashed, timed out or was skipped counts as not passed. R_adaptive is 0 outside of its scope: `ran`
+    excludes only syntax errors, the other scopes include only wrong answers.
+    """
+    coarse = np.array([_COARSE[verdict.outcome] for verdict in verdicts], dtype=np.float64)
+    ratios = np.array([verdict.pass_ratio for verdict in verdicts], dtype=np.float64)
+    is_inside = is_failed = [verdict.outcome is Outcome.FAILED for verdict in verdicts]
+    if settings.adaptive_scope == "ran":
+        is_inside = [verdict.outcome is not Outcome.SYNTAX_ERROR for verdict in verdicts]
+    elif settings.adaptive_scope == "replace_coarse" and settings.adaptive_weight > 0:
+        # The released code replaces the coarse -0.3 with the adaptive value instead of adding a term.
+        coarse = np.where(is_failed, 0.0, coarse)
+    return coarse, np.where(is_inside, -0.3 + 1.3 * ratios, 0.0)
 
 
 def _greedy_reward(
@@ -79,63 +107,60 @@ def _greedy_reward(
 def _baseline(
     rewards: NDArray[np.float64], greedy: ProgramReward | None, settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """What to subtract from `rewards` [2, N] (rows: coarse, adaptive), broadcastable to it."""
+    """What to subtract from `rewards` [2, N] (rows: coarse, adaptive); it broadcasts to that shape."""
     num_samples = rewards.shape[1]
+    baseline = np.zeros_like(rewards)
     if settings.needs_greedy and greedy is not None:
-        return np.array([[greedy.coarse], [greedy.adaptive]])
-    if settings.baseline == "mean" and num_samples > 0:
-        mean: NDArray[np.float64] = rewards.mean(axis=1, keepdims=True)
-        return mean
-    if settings.baseline == "leave_one_out" and num_samples > 1:
-        others: NDArray[np.float64] = (rewards.sum(axis=1, keepdims=True) - rewards) / (num_samples - 1)
-        return others
-    return np.zeros_like(rewards)
+        baseline = np.array([[greedy.coarse], [greedy.adaptive]])
+    elif settings.baseline == "mean" and num_samples > 0:
+        baseline = rewards.mean(axis=1, keepdims=True)
+    elif settings.baseline == "leave_one_out" and num_samples > 1:
+        baseline = (rewards.sum(axis=1, keepdims=True) - rewards) / (num_samples - 1)
+    return baseline
 
 
 def _shape(
     advantages: NDArray[np.float64], verdicts: Sequence[Verdict], settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """Cut and damp the advantages [2, N] by the sign of a program's total, so that its two terms never swap signs."""
-    total = advantages.sum(axis=0).round(9)  # what is 0 but for rounding has no sign to go by
+    """Cut off and damp the advantages [2, N] by the sign of each program's total, so its two terms never swap signs."""
+    total = advantages.sum(axis=0).round(9)  # a total that only rounding keeps from 0 has no sign
     scale = np.where(total < 0, settings.negative_scale, 1.0)
     if settings.failing_never_positive:
-        failing = np.array([not verdict.passed for verdict in verdicts], dtype=bool)
-        scale = np.where(failing & (total > 0), 0.0, scale)
+        is_failing = np.array([not verdict.passed for verdict in verdicts], dtype=bool)
+        scale = np.where(is_failing & (total > 0), 0.0, scale)
     shaped: NDArray[np.float64] = advantages * scale
     return shaped
 
 
 def _score(
-    sample: Sample, coarse: float, adaptive: float, advantage: NDArray[np.float64], settings: RewardSettings
-) -> Scored:
-    """Spread one program's advantages (coarse, adaptive) and penalties over its tokens."""
-    weights = np.zeros((len(Granularity), len(sample.char_spans)), dtype=np.float32)
+    program: ProgramTokens,
+    verdict: Verdict,
+    coarse: float,
+    adaptive: float,
+    advantage: NDArray[np.float64],
+    settings: RewardSettings,
+) -> ScoredSample:
+    """Spread the advantages [2] (coarse, adaptive) and the penalties of one program over its tokens."""
+    weights = np.zeros((len(Granularity), len(program.char_spans)), dtype=np.float32)
     weights[Granularity.COARSE] = advantage[0]
     weights[Granularity.ADAPTIVE] = advantage[1]
-    whole = token_range(sample.char_spans, sample.program_start, sample.program_end - 1)
+    whole = token_range(program.char_spans, 0, len(program.text) - 1)
     start, num_tokens = (0, 0) if whole is None else (whole[0], whole[1] - whole[0] + 1)
-    error = sample.verdict.error
-    line = _tokens_of_lines(sample, [error.line])[0] if error is not None and error.line is not None else None
-    category = error_category(
-        sample,
-        located=line is not None,
-        timeout=Category(settings.timeout_category),
-        unlocated=Category(settings.unlocated_category),
-    )
+    error = verdict.error
+    line = _tokens_of_lines(program, [error.line])[0] if error is not None and error.line is not None else None
+    category = _error_category(program, verdict, settings, has_line=line is not None)
     span = whole if category is Category.GLOBAL else line if category is Category.LINE else None
     if span is not None:
         alpha = min(num_tokens / (span[1] - span[0] + 1), settings.alpha_cap)
         penalty = settings.fine_weight * settings.negative_scale * FINE_PENALTY
         weights[Granularity.FINE, span[0] : span[1] + 1] = alpha * penalty
-    findings = sorted(finding_lines(sample.program)) if settings.static_weight > 0 else []
-    for tokens in _tokens_of_lines(sample, findings):
+    findings = sorted(finding_lines(program.text)) if settings.static_weight > 0 else []
+    for tokens in _tokens_of_lines(program, findings):
         if tokens is not None:
             penalty = settings.static_weight * settings.negative_scale * STATIC_PENALTY
             weights[Granularity.STATIC, tokens[0] : tokens[1] + 1] = penalty
-    return Scored(
-        task_id=sample.task_id,
-        completion_id=sample.completion_id,
-        outcome=sample.verdict.outcome,
+    return ScoredSample(
+        verdict=verdict,
         category=category,
         coarse=coarse,
         fine=FINE_PENALTY if span is not None else 0.0,
@@ -147,17 +172,60 @@ def _score(
     )
 
 
-def _tokens_of_lines(sample: Sample, lines: Sequence[int]) -> list[tuple[int, int] | None]:
-    """The tokens (both ends included, indices into the completion) of each of the program's `lines`, counted from 1.
-
-    None where the program has no such line or the line is blank.
-    """
+def _tokens_of_lines(program: ProgramTokens, lines: Sequence[int]) -> list[tuple[int, int] | None]:
+    """The tokens (both included) of each of `lines`, counted from 1; None if there is no such line or it is blank."""
     if not lines:
         return []
-    characters = line_characters(sample.program) + sample.program_start
+    characters = line_characters(program.text)
     return [
-        token_range(sample.char_spans, int(characters[line - 1, 0]), int(characters[line - 1, 1]))
+        token_range(program.char_spans, int(characters[line - 1, 0]), int(characters[line - 1, 1]))
         if 1 <= line <= len(characters)
         else None
         for line in lines
     ]
+
+
+def _error_category(
+    program: ProgramTokens, verdict: Verdict, settings: RewardSettings, *, has_line: bool
+) -> Category | None:
+    """Where the fine penalty of the program's first error (in test order) falls; None if no test ended in an error.
+
+    `has_line` says whether the error's line has tokens. The decision rests on what the grader saw, on the class of the
+    error and on the source, never on a message, since messages differ between Python versions. A program reports its
+    own runtime errors, so if errors without a line are penalized, a line without code counts as no line. Neither hiding
+    the line nor naming a comment then makes the penalty smaller.
+    """
+    unlocated = Category(settings.unlocated_category)
+    if verdict.outcome is Outcome.SYNTAX_ERROR:
+        return _syntax_category(program, verdict, has_line, unlocated)
+    first = next((test for test in verdict.tests if test not in _NOT_AN_ERROR), verdict.outcome)
+    kind, number = (None, None) if verdict.error is None else (verdict.error.type, verdict.error.line)
+    if unlocated is Category.GLOBAL:
+        has_line = has_line and number in code_lines(program.text)
+    match first:
+        case Outcome.TIMEOUT:
+            return Category(settings.timeout_category)
+        case Outcome.OUTPUT_LIMIT:
+            return Category.GLOBAL
+        case Outcome.MEMORY_LIMIT:
+            return Category.LINE if has_line and kind == "MemoryError" else Category.GLOBAL
+        case Outcome.RUNTIME_ERROR if kind == "RecursionError":
+            return Category.GLOBAL
+        case Outcome.RUNTIME_ERROR:
+            return Category.LINE if has_line else unlocated
+    return None
+
+
+def _syntax_category(program: ProgramTokens, verdict: Verdict, has_line: bool, unlocated: Category) -> Category:
+    """No line is to blame if the length limit cut the program off, or if the mistake is not where the error is."""
+    if program.truncated:
+        return Category.GLOBAL
+    error = verdict.error
+    if error is None:
+        return unlocated
+    is_elsewhere = (
+        error.type == "TabError"
+        or (error.type == "IndentationError" and unmatched_dedent_line(program.text) == error.line)
+        or (error.type == "SyntaxError" and unclosed_triple_quote_line(program.text) == error.line)
+    )
+    return Category.LINE if has_line and not is_elsewhere else unlocated

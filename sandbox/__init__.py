@@ -1,6 +1,6 @@
-"""Running untrusted programs and saying what their unit tests make of them.
+"""Runs untrusted programs, and judges them by their unit tests.
 
-Invariants: expected outputs never enter the process that runs a program; a fault of the grader is
-`infrastructure_error`, never a verdict on the program; the isolation that a verdict was reached under stands in it.
-This room knows no model; apart from `pool.py` it knows no Ray.
+Invariants: expected outputs never enter the process that runs a program. An error of the grader is
+`infrastructure_error`, never a verdict on the program. Every verdict names the isolation under which it was reached.
+This room knows nothing about models, and only `pool.py` knows Ray.
 """

@@ -1,87 +1,8 @@
 """The grader on its own: `python -m sandbox grade` and `python -m sandbox doctor`."""
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 
-from errors import UserError
-from problems import describe_rejected, load
-from problems.index import ProblemIndex
-from problems.spec import nearest
-from sandbox import doctor
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import Graders, check_programs, grade_file
-from sandbox.limits import Limits
-from sandbox.verdict import Isolation, Outcome
-
-EXIT_UNUSABLE = 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 2 for unusable data or a machine that gives too little isolation."""
-    options = _parser().parse_args(arguments)
-    if options.command == "doctor":
-        return doctor.main()
-    try:
-        return _grade(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Grade programs with unit tests.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    grade = commands.add_parser("grade", help="grade a file of programs")
-    grade.add_argument("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
-    grade.add_argument("--programs", required=True, type=Path, metavar="FILE.jsonl")
-    grade.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl")
-    grade.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
-    grade.add_argument(
-        "--require",
-        type=_level,
-        default=Isolation.NAMESPACES,
-        metavar="LEVEL",
-        help=f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)",
-    )
-    commands.add_parser("doctor", help="say which isolation this machine gives, and how to get more")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
-
-
-def _level(text: str) -> Isolation:
-    if text not in list(Isolation):
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(Isolation)}{nearest(text, Isolation)}")
-    return Isolation(text)
-
-
-def _grade(options: argparse.Namespace) -> int:
-    limits = Limits()
-    loaded = load(options.problems, reason_to_refuse(limits))
-    if loaded.rejected:
-        print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
-    index = ProblemIndex(loaded.problems)
-    check_programs(options.programs, index)
-    outcomes: Counter[Outcome] = Counter()
-    started = time.monotonic()
-    with Graders(options.workers, limits, options.require) as graders:
-        outcomes.update(verdict.outcome for verdict in grade_file(options.programs, options.output, index, graders))
-    seconds = time.monotonic() - started
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
-    print(f"{outcomes.total()} programs in {seconds:.1f} s: {counts}")
-    return 0
-
+from sandbox.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ _serial = count()
 
 
 class CgroupError(OSError):
-    """No control group can be made here; the message says why and what would help."""
+    """No control group can be created here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Cgroup:
 
     @property
     def procs_files(self) -> list[str]:
-        """Where a process writes its id to enter."""
+        """The files into which a process writes its id to join."""
         return [str(folder / "cgroup.procs") for folder in self.folders]
 
     def num_kills(self) -> int:
-        """How many of its processes the kernel has killed for memory."""
+        """How many processes of the group the kernel has killed for memory."""
         counts = dict(line.split() for line in self.oom_file.read_text().splitlines())
         return int(counts.get("oom_kill", 0))
 
     @contextlib.contextmanager
     def lowered(self, headroom_bytes: int) -> Iterator[None]:
-        """Within, the group may use only `headroom_bytes` more memory than it does now."""
+        """A context in which the group may use only `headroom_bytes` more memory than it does now."""
         version1 = self.folders[0] / "memory.limit_in_bytes"
         limit = version1 if version1.exists() else self.folders[0] / "memory.max"
         usage = self.folders[0] / ("memory.usage_in_bytes" if version1.exists() else "memory.current")
@@ -49,14 +49,14 @@ class Cgroup:
             limit.write_text(before)
 
     def remove(self) -> None:
-        """Remove the empty group; one that still has a process stays for the next `create_cgroup` to sweep."""
+        """Remove the group. If it still has a process it stays, until a later `create_cgroup` sweeps it."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 def create_cgroup(memory_bytes: int, num_processes: int) -> Cgroup:
-    """A new group with these limits, below or beside the one of this process. Raises `CgroupError`."""
+    """Create a group with these limits, below or beside this process's own group. Raises `CgroupError`."""
     own, mounts = _own_groups(), _mounts()
     name = f"rltf-sandbox-{os.getpid()}-{next(_serial)}"
     try:
@@ -65,12 +65,12 @@ def create_cgroup(memory_bytes: int, num_processes: int) -> Cgroup:
         if "" in own and "" in mounts:
             return _create_v2(_folder(own, mounts, ""), name, memory_bytes, num_processes)
     except OSError as error:
-        raise CgroupError(f"no control group could be made ({error})") from error
-    raise CgroupError("no control group could be made (no cgroup file system with a memory controller is mounted)")
+        raise CgroupError(f"no control group could be created ({error})") from error
+    raise CgroupError("no control group could be created (no cgroup file system with a memory controller is mounted)")
 
 
 def _own_groups() -> dict[str, str]:
-    """Path of this process's group by controller; "" is the unified hierarchy."""
+    """The path of this process's group for each controller; "" is the unified hierarchy."""
     groups = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -79,7 +79,7 @@ def _own_groups() -> dict[str, str]:
 
 
 def _mounts() -> dict[str, tuple[str, str]]:
-    """(root of the mount within the hierarchy, mount point) by controller; "" is the unified hierarchy."""
+    """(root of the mount within the hierarchy, mount point) for each controller; "" is the unified hierarchy."""
     mounts = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
@@ -125,7 +125,7 @@ def _create_v2(own: Path, name: str, memory_bytes: int, num_processes: int) -> C
 
 
 def _v2_parent(own: Path) -> Path:
-    """The group below which controllers can be used: version 2 allows none below a group that holds processes."""
+    """The group below which controllers work: version 2 allows none below a group that holds processes itself."""
     if {"memory", "pids"} <= set((own / "cgroup.subtree_control").read_text().split()):
         return own
     try:
@@ -145,7 +145,7 @@ def _make(parent: Path, name: str) -> Path:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove groups that processes which no longer live have left here."""
+    """Remove groups that were left here by processes that have ended."""
     for folder in parent.iterdir():
         match = _NAME.fullmatch(folder.name)
         if match and not Path(f"/proc/{match[1]}").exists():

@@ -1,14 +1,14 @@
 """Plain Python values as bytes and back, with exact types and nothing that could run.
 
-The jail carries this file's source along, so it imports only what is there (and cheap). `encode` runs next to untrusted
-code and can be forged; `decode` runs on the trusted side, believes nothing, builds only builtin values and a few
-standard ones, and neither imports, calls nor looks up anything that the bytes name.
+The jail runs this file too, so it imports only what is available there and cheap. `encode` runs next to untrusted code
+and can be forged. `decode` runs on the trusted side and trusts nothing: it builds only builtin values and a few
+standard ones, and it never imports, calls or looks up anything that the bytes name.
 
-A type is kept wherever its `==` has a meaning of its own (`OrderedDict`, `Counter`, `deque`, views of a dict). A class
-of the program's counts as the nearest of these that it derives from, whatever its methods say; any other object is an
-`Opaque`, which equals nothing.
+A type is kept if its `==` has a meaning of its own (`OrderedDict`, `Counter`, `deque`, views of a dict). An instance of
+a class that the program defines counts as the nearest of these types that it derives from, whatever its methods say.
+Any other object becomes an `Opaque`, which equals nothing.
 
-A value is a tag byte, an unsigned 32-bit little-endian number, and as many bytes or items. Neither direction recurses.
+A value is a tag byte, an unsigned 32-bit little-endian number, and that many bytes or items. Nothing here recurses.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from typing import Any
 
 MAX_DEPTH = 400
 MAX_BYTES = 16 << 20
-# Bounds the memory that bytes can grow to: an empty set is 5 bytes here, and 200 in memory.
+# SandboxSettings the memory that the bytes can turn into: an empty set is 5 bytes here, and 200 in memory.
 _MAX_WEIGHT = 4_000_000
 _CONTAINER_WEIGHT = 8
-# What takes more than the rest to build, in time (a path, what is written as text) or in memory (a deque).
+# Values that are expensive to build, in time (a path, everything written as text) or in memory (a deque).
 _EXTRA_WEIGHTS = dict.fromkeys((b"Q", b"L", b"Z", b"D", b"M", b"A", b"H", b"r"), 7) | {
     b"/": 20, b"O": 3, b"X": 3, b"y": 3, b"u": 1, b"q": 32,
 }  # fmt: skip
-# Objects of equal hash make building a set quadratic; honest values have a handful (-1 and -2, 1 and 1.0).
+# Equal hashes make building a set quadratic. Honest values have a handful (-1 and -2, 1 and 1.0).
 _MAX_EQUAL_HASHES = 64
 _MAX_NUMBER_CHARACTERS = 4000
-# 157,000 digits. Comparing an integer with a `Decimal` takes time with the square of its length.
+# 157,000 digits. Comparing an integer with a `Decimal` takes time quadratic in its length.
 _MAX_INTEGER_BYTES = 1 << 16
 _MIN_PACKED = 8
 _LENGTH = struct.Struct("<I")
@@ -49,7 +49,7 @@ class CodecError(ValueError):
 
 
 class UnknownTypeError(CodecError):
-    """The value holds one of a type that the codec does not know: `kind`."""
+    """The value contains something of a type that the codec does not know: `kind`."""
 
     def __init__(self, kind: type) -> None:
         super().__init__(f"a value of type {type.__getattribute__(kind, '__qualname__')} is not plain data")
@@ -57,7 +57,7 @@ class UnknownTypeError(CodecError):
 
 
 class Opaque:
-    """Stands for a value of a type that the codec does not know. Equal to nothing but itself."""
+    """Stands for a value of a type that the codec does not know. Equal only to itself."""
 
     __slots__ = ("type_name",)
 
@@ -69,32 +69,35 @@ class Opaque:
 
 
 class OpaqueCallable(Opaque):
-    """Stands for a function or another object that can be called, but not here."""
+    """Stands for a function or another callable, which cannot be called here."""
 
     __slots__ = ()
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        """Say that it cannot be called."""
-        raise TypeError(f"{self.type_name} is not here to be called")
+        """Raise `TypeError`."""
+        raise TypeError(f"{self.type_name} cannot be called here")
 
 
 def encode(value: Any, max_bytes: int = MAX_BYTES, *, strict: bool = False) -> bytes:
     """The bytes of `value`.
 
-    `strict` is for values of the trusted side's: iterators among them are used up and come back as such, and what would
-    come back as an `Opaque` is refused by `UnknownTypeError`. Raises `CodecError` where the value is nested deeper than
+    `strict` is for values from the trusted side: iterators are consumed and come back as iterators, and a value that
+    would come back as an `Opaque` raises `UnknownTypeError`. Raises `CodecError` if the value is nested deeper than
     `MAX_DEPTH` or takes more than `max_bytes`.
     """
     out = bytearray()
     stack: list[Iterator[Any]] = [iter((value,))]
     weight = 0
+    content: Any
     while stack:
         for item in stack[-1]:
             weight += 1
             if len(stack) > MAX_DEPTH + 1:
                 raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-            is_iterator = strict and type(item) in _ITERATORS
-            tag, content = (_encode_iterator if is_iterator else _encoder(type(item)))(item)
+            if strict and type(item) in _ITERATORS:
+                tag, content = b"I", list(itertools.islice(item, _MAX_WEIGHT))
+            else:
+                tag, content = _encoder(type(item))(item)
             weight += _EXTRA_WEIGHTS.get(tag, 0)
             if isinstance(content, list):
                 weight += _CONTAINER_WEIGHT
@@ -122,12 +125,12 @@ def _check_size(num_bytes: int, max_bytes: int, weight: int) -> None:
 
 
 def _pack(tag: bytes, items: list[Any]) -> bytes | None:
-    """Items that all are integers of 64 bits, or all floats, as one block; None for others."""
+    """Items that are all 64-bit integers, or all floats, as one block; otherwise None."""
     if len(items) < _MIN_PACKED:
         return None
     kind = type(items[0])
     code = "q" if kind is int else "d" if kind is float else ""
-    # Exact types: a bool is no integer here, and a class of the program's has to be looked at one by one.
+    # Exact types: a bool is not an integer here, and instances of other classes have to be encoded one by one.
     if not code or not all(type(item) is kind for item in items):
         return None
     try:
@@ -137,11 +140,11 @@ def _pack(tag: bytes, items: list[Any]) -> bytes | None:
 
 
 def _encoder(kind: type) -> Callable[[Any], tuple[bytes, Any]]:
-    """How a value of this type is written: as its tag, and its bytes or the list of its items."""
+    """The function that turns a value of this type into its tag and its bytes, or its tag and the list of its items."""
     found = _ENCODERS.get(kind)
     if found is not None:
         return found
-    # The true ancestry, which `isinstance` would not ask for: an object can lie about its `__class__`.
+    # The true ancestry: an object can lie to `isinstance` about its `__class__`.
     for base in type.__dict__["__mro__"].__get__(kind):
         if base in _ENCODERS:
             return _ENCODERS[base]
@@ -157,13 +160,8 @@ def _encode_opaque(value: Any) -> tuple[bytes, bytes]:
 
 
 def is_known(value: Any) -> bool:
-    """Whether `value` itself, whatever it holds, is of a type that comes back as it was."""
+    """Whether the type of `value` itself survives encoding, whatever it contains."""
     return _encoder(type(value)) is not _encode_opaque and (not isinstance(value, type) or id(value) in _TYPE_NAMES)
-
-
-def _encode_type(value: type) -> tuple[bytes, bytes]:
-    name = _TYPE_NAMES.get(id(value))
-    return (b"C", name.encode()) if name else (b"X", b"type")
 
 
 def _encode_number(value: int) -> tuple[bytes, bytes]:
@@ -171,25 +169,6 @@ def _encode_number(value: int) -> tuple[bytes, bytes]:
     if size > _MAX_INTEGER_BYTES:
         raise CodecError(f"an integer takes more than {_MAX_INTEGER_BYTES} bytes")
     return b"i", int.to_bytes(value, size, "little", signed=True)
-
-
-def _decode_number(content: bytes) -> int:
-    if len(content) > _MAX_INTEGER_BYTES:
-        raise ValueError("the integer is too large")
-    return int.from_bytes(content, "little", signed=True)
-
-
-def _encode_complex(value: complex) -> tuple[bytes, bytes]:
-    plain = complex.__complex__(value)
-    return b"c", _DOUBLE.pack(plain.real) + _DOUBLE.pack(plain.imag)
-
-
-def _encode_deque(value: deque[Any]) -> tuple[bytes, list[Any]]:
-    return b"q", [value.maxlen, *deque.__iter__(value)]
-
-
-def _encode_iterator(value: Iterator[Any]) -> tuple[bytes, Any]:
-    return b"I", list(itertools.islice(value, _MAX_WEIGHT))
 
 
 def _encode_default_dict(value: defaultdict[Any, Any]) -> tuple[bytes, list[Any]]:
@@ -206,7 +185,7 @@ def _pairs(items: Any) -> list[Any]:
     return [part for pair in items for part in pair]
 
 
-# The base class's own methods everywhere: a subclass cannot hide or invent items.
+# Everywhere the base class's own methods: a subclass cannot hide or invent items.
 _ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
     type(None): lambda _: (b"N", b""),
     bool: lambda value: (b"T" if value else b"F", b""),
@@ -215,7 +194,7 @@ _ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
     str: lambda value: (b"u", str.encode(value, "utf-8", "surrogatepass")),
     bytes: lambda value: (b"b", bytes.__getitem__(value, slice(None))),
     bytearray: lambda value: (b"y", bytes(memoryview(value))),
-    complex: _encode_complex,
+    complex: lambda value: (b"c", struct.pack("<dd", (plain := complex.__complex__(value)).real, plain.imag)),
     range: lambda value: (b"r", f"{value.start},{value.stop},{value.step}".encode()),
     list: lambda value: (b"l", list(list.__iter__(value))),
     tuple: lambda value: (b"t", list(tuple.__iter__(value))),
@@ -225,7 +204,7 @@ _ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
     OrderedDict: lambda value: (b"o", _pairs(OrderedDict.items(value))),
     Counter: lambda value: (b"n", _pairs(dict.items(value))),
     defaultdict: _encode_default_dict,
-    deque: _encode_deque,
+    deque: lambda value: (b"q", [value.maxlen, *deque.__iter__(value)]),
     type({}.keys()): lambda value: (b"k", list(value)),
     type({}.values()): lambda value: (b"v", list(value)),
     type({}.items()): lambda value: (b"w", _pairs(value)),
@@ -236,10 +215,10 @@ _ENCODERS: dict[Any, Callable[[Any], tuple[bytes, Any]]] = {
     datetime.time: lambda value: (b"H", datetime.time.isoformat(value).encode()),
     datetime.timedelta: lambda value: (b"L", _timedelta_text(value)),
     datetime.timezone: lambda value: (b"Z", _timedelta_text(value.utcoffset(None))),
-    type: _encode_type,
+    type: lambda value: (b"C", name.encode()) if (name := _TYPE_NAMES.get(id(value))) else (b"X", b"type"),
     type(...): lambda _: (b".", b""),
 }
-# What a test function may hand to a program: iterators that hold nothing but values.
+# What a test function may pass to a program: iterators that produce nothing but values.
 _ITERATORS: frozenset[type] = frozenset(
     (
         *map(type, (iter([]), iter(()), iter(""), iter(range(0)), iter({}), iter(set()), reversed([]))),
@@ -251,10 +230,9 @@ _ITERATORS: frozenset[type] = frozenset(
 def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Any:
     """The value of `data`. Raises `CodecError` for anything that `encode` could not have written.
 
-    Time is linear in the size of `data`, also for sets built to collide.
+    Takes time linear in the size of `data`, even for sets that are built to collide.
     """
-    if len(data) > max_bytes:
-        raise CodecError(f"the value takes more than {max_bytes} bytes")
+    _check_size(len(data), max_bytes, 0)
     try:
         return _decode(data)
     except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError, struct.error) as error:
@@ -275,8 +253,6 @@ def _decode(data: bytes) -> Any:
         if tag in _CONSTANTS:
             value = _CONSTANTS[tag]
         else:
-            if len(data) < at + 4:
-                raise CodecError("the value is cut short")
             (length,) = _LENGTH.unpack_from(data, at)
             at += 4
             if length > len(data) - at:
@@ -306,7 +282,7 @@ def _decode(data: bytes) -> Any:
 
 
 def _checked(keys: list[Any]) -> list[Any]:
-    """Keys that make a set in linear time. Raises `TypeError` where one cannot be hashed."""
+    """The keys, if a set of them can be built in linear time. Raises `TypeError` if one cannot be hashed."""
     hashes = list(map(hash, keys))
     if len(set(hashes)) < len(hashes):
         counts: dict[int, int] = {}
@@ -330,7 +306,7 @@ def _counter(items: list[Any]) -> Counter[Any]:
 def _default_dict(items: list[Any]) -> defaultdict[Any, Any]:
     factory, *rest = items
     if factory is not None and id(factory) not in _TYPE_NAMES:
-        raise CodecError("the factory of a defaultdict is no known type")
+        raise CodecError("the factory of a defaultdict is not a known type")
     return defaultdict(factory, _dict(rest))
 
 
@@ -344,6 +320,12 @@ def _unpacked(content: bytes) -> Any:
     if code not in (b"q", b"d"):
         raise CodecError("malformed block of numbers")
     return _CONTAINERS[tag](list(struct.unpack(f"<{len(block) // 8}{code.decode()}", block)))
+
+
+def _decode_number(content: bytes) -> int:
+    if len(content) > _MAX_INTEGER_BYTES:
+        raise ValueError("the integer is too large")
+    return int.from_bytes(content, "little", signed=True)
 
 
 def _number_text(content: bytes) -> str:
@@ -363,7 +345,7 @@ def _decode_fraction(content: bytes) -> Fraction:
 
 
 def _decode_path(content: bytes) -> Any:
-    from pathlib import PurePosixPath  # most values hold none, and the jail should start quickly
+    from pathlib import PurePosixPath  # few values hold a path, and the jail should start quickly
 
     return PurePosixPath(content.decode("utf-8", "surrogatepass"))
 
@@ -414,4 +396,4 @@ _TYPES: dict[str, Any] = {
         *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
     )
 }
-_TYPE_NAMES = {id(kind): name for name, kind in _TYPES.items()}
+_TYPE_NAMES: dict[int, str] = {id(kind): name for name, kind in _TYPES.items()}

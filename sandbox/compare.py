@@ -1,9 +1,9 @@
-"""Comparing what a program produced with what was expected. Pure functions, run on the trusted side only.
+"""Compares what a program produced with what was expected. Pure functions that run only on the trusted side.
 
-`stdin_matches` and `call_matches` are the strict rules: right answers in another blank layout or within float precision
-pass, everything else fails. `apps_stdin_matches` and `apps_call_matches` follow the cascade of the APPS harness
-(Hendrycks et al. 2021), which accepts wrong answers (order and duplicates of tokens and small differences of large
-integers do not count there): they are for reporting next to published numbers, never for training.
+`stdin_matches` and `call_matches` are the strict rules: right answers pass with different whitespace or within float
+precision, and everything else fails. `apps_stdin_matches` and `apps_call_matches` follow the cascade of the APPS
+harness (Hendrycks et al. 2021), which accepts wrong answers: it ignores the order and duplicates of tokens, and small
+differences between large integers. Use those to report beside published numbers, never to train.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _LINE_END = "\n"
 _SPACE = _BLANKS + _LINE_END
 _TOKEN = re.compile(f"[^{_SPACE}]+|{_LINE_END}[{_SPACE}]*")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-# With a point, or as printers write powers of ten (1e-05, 1E+20, 1e20): `00e7` and `5e3` are as likely hexadecimal.
+# With a point, or the way powers of ten are printed (1e-05, 1E+20, 1e20): `00e7` and `5e3` may well be hexadecimal.
 _EXPECTED_FLOAT = re.compile(
     r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[1-9][eE](?:[+-][0-9]+|[0-9]{2,})"
 )
-# A longer number is text: no honest float needs as many digits, and converting it costs time on the trusted side.
+# Anything longer is text: no honest float needs that many digits, and converting it costs time on the trusted side.
 _MAX_FLOAT_CHARACTERS = 400
-# What holds all its items in memory already; a range of a few bytes has as many as it likes.
+# Types that already hold all their items in memory; a range of a few bytes can have any number of items.
 _HELD = (list, tuple, dict, set, frozenset, str, bytes, bytearray, deque)
 
 
@@ -42,27 +42,27 @@ class Comparison(StrEnum):
 def stdin_matches(actual: str, expected: str) -> bool:
     """Whether a program's standard output is the expected one, by the strict rules.
 
-    Equal after normalising line ends, blanks at line ends and empty lines at the end; or the same number of non-empty
-    lines, each with the same tokens in the same order, where a number may differ from an expected float by
-    `FLOAT_TOLERANCE`, absolute below 1 and relative above. An expected token is a float if it is written with a point
-    (`0.5`, `2.5E3`) or as a printed power of ten (`1e-05`, `1e20`); any other is text, also `00e7` and `5e3`. Never a
-    set, a prefix, or a tolerance on integers.
+    Equal after normalizing line ends, blanks at line ends and empty lines at the end; or the same number of non-empty
+    lines, each with the same tokens in the same order. A number may differ from an expected float by `FLOAT_TOLERANCE`,
+    absolute below 1 and relative above. An expected token is a float if it has a point (`0.5`, `2.5E3`) or is a printed
+    power of ten (`1e-05`, `1e20`). Everything else is text, including `00e7` and `5e3`. Outputs are never compared as
+    sets or prefixes, and integers get no tolerance.
     """
     if actual.strip(_SPACE) == expected.strip(_SPACE):
         return True
-    # Token by token, and no further than the first difference: a program can write megabytes in no time, and must not
-    # make the trusted side take them apart.
+    # Token by token up to the first difference: a program can write megabytes in no time, and must not make the trusted
+    # side split all of them.
     pairs = zip_longest(_tokens(actual), _tokens(expected))
     return all(a == e or (a is not None and e is not None and _token_matches(a, e)) for a, e in pairs)
 
 
 def values_match(actual: Any, expected: Any) -> bool:
-    """Whether a call's value is the expected one, for expectations that came through JSON.
+    """Whether a call's value is the expected one, for expected values that came through JSON.
 
-    A tuple equals a list of the same items (JSON has no tuples), at every depth; a number may differ from an expected
-    float by `FLOAT_TOLERANCE`, absolute below 1 and relative above; an expected NaN is met by NaN; everything else is
-    Python's `==`, so `True` equals 1. Both sides must be plain values, as the codec gives them: no program's `__eq__`
-    runs here. Values that refuse to be compared differ.
+    At every depth, a tuple equals a list of the same items, because JSON has no tuples. A number may differ from an
+    expected float by `FLOAT_TOLERANCE`, absolute below 1 and relative above. NaN matches an expected NaN. Everything
+    else is Python's `==`, so `True` equals 1. Both sides must be plain values from the codec, so no program's `__eq__`
+    runs here. Values that cannot be compared differ.
     """
     pairs = [(actual, expected)]
     while pairs:
@@ -81,7 +81,7 @@ def values_match(actual: Any, expected: Any) -> bool:
 
 
 def equal(actual: Any, expected: Any) -> bool:
-    """Python's `==` between plain values, False where it raises (a signalling NaN of `decimal`, a very deep value)."""
+    """Python's `==` between plain values; False if it raises (a signaling NaN of `decimal`, a very deep value)."""
     try:
         return bool(actual == expected)
     except (TypeError, ValueError, ArithmeticError, RecursionError):
@@ -95,12 +95,12 @@ def _scalars_match(actual: Any, expected: Any) -> bool:
 
 
 def call_matches(actual: Any, expected: Any, *, unwrap: bool) -> bool:
-    """`values_match`; with `unwrap`, the one element of `expected` is right as well (see `CallTest`)."""
+    """`values_match`. With `unwrap`, the single element of `expected` is right as well (see `CallTest`)."""
     return values_match(actual, expected) or (unwrap and values_match(actual, expected[0]))
 
 
 def apps_stdin_matches(actual: str, expected: str) -> bool:
-    """Whether the APPS harness would accept this output: its steps in its order, each looser than the one before."""
+    """Whether the APPS harness would accept this output. Its steps, in its order; each is looser than the last."""
     lines = actual.splitlines()
     if expected.strip() in ("\n".join(lines).strip(), "\n".join(line.strip() for line in lines).strip()):
         return True
@@ -125,8 +125,8 @@ def apps_call_matches(actual: Any, expected: Any) -> bool:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    """The words of a text, and a line end between those of two lines; empty lines and blanks do not count."""
-    # ASCII blanks only: `str.split` would also split at control characters and non-breaking spaces.
+    """The words of a text, with a line end between those of two lines. Empty lines and blanks are skipped."""
+    # Only ASCII blanks: `str.split` would also split at control characters and non-breaking spaces.
     return (_LINE_END if match[0][0] == _LINE_END else match[0] for match in _TOKEN.finditer(text.strip(_SPACE)))
 
 
@@ -143,7 +143,7 @@ def _token_matches(actual: str, expected: str) -> bool:
 def _close(actual: float, expected: float) -> bool:
     try:
         difference = abs(actual - expected)
-    except OverflowError:  # an integer beyond the range of floats
+    except OverflowError:  # an integer too large for a float
         return False
     if math.isnan(expected):
         return actual != actual
@@ -151,7 +151,7 @@ def _close(actual: float, expected: float) -> bool:
 
 
 def _all_close(actual: list[str], expected: list[str]) -> bool:
-    """NumPy's `allclose` with its default tolerances, over lines that are one number each."""
+    """NumPy's `allclose` with its default tolerances, on lines that hold one number each."""
     try:
         pairs = [(float(a), float(e)) for a, e in zip(actual, expected, strict=True)]
     except ValueError:

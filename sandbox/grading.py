@@ -1,49 +1,52 @@
-"""Grading a file of programs: rows in, rows out, in the same order."""
+"""Grading in bulk: files of programs, and the reference programs of a benchmark."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from errors import UserError
+from files import write_json
 from problems.index import ProblemIndex
 from problems.sources import read_file
 from problems.types import Problem
 from sandbox.compare import Comparison
 from sandbox.jobs import Job, RunResult
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Verdict
+from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import SandboxSettings
 
-# Results come in order, so a slow program holds up those behind it: this many keep the other workers busy meanwhile.
+# Results come in order, so a slow program delays those behind it. This many keep the other workers busy meanwhile.
 _IN_FLIGHT_PER_WORKER = 256
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class ProgramRow(BaseModel):
-    """One program to grade; other keys of a row are passed over."""
+    """One program to grade. Other keys of the row are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     task_id: str | int
-    completion_id: str | int = Field(description="Whatever tells the programs of a problem apart.")
+    completion_id: str | int = Field(description="Identifies a program among those of the same problem.")
     code: str
 
 
 def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow, Problem]]:
-    """The programs of a JSON lines file with their problems, read as they are asked for.
+    """The programs of a JSON lines file with their problems, read lazily.
 
     Raises:
-        UserError: a row is no program row, or names no problem; the message starts with file and line.
+        UserError: a row is not a program, or names no problem. The message starts with file and line.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of programs")
@@ -65,34 +68,28 @@ def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow,
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
     if not found:
-        raise UserError(f"{path}: holds no programs")
-
-
-def check_programs(path: Path, index: ProblemIndex) -> None:
-    """Read all rows of a file of programs. Raises as `read_programs`."""
-    for _ in read_programs(path, index):
-        pass
+        raise UserError(f"{path}: contains no programs")
 
 
 def verdict_row(program: ProgramRow, verdict: Verdict) -> dict[str, Any]:
-    """The output row of a graded program; ids as the input row wrote them."""
+    """The output row of a graded program, with the ids exactly as in the input row."""
     return {"task_id": program.task_id, "completion_id": program.completion_id, **verdict.to_json()}
 
 
 class Graders:
-    """Several sandboxes, one for each worker thread. A context manager; sandboxes start on entering it."""
+    """Several sandboxes, one for each worker thread. A context manager that starts the sandboxes on entry."""
 
-    def __init__(self, num_workers: int, limits: Limits, require: Isolation) -> None:
+    def __init__(self, num_workers: int, settings: SandboxSettings, min_isolation: Isolation) -> None:
         self._num_workers = num_workers
-        self._limits = limits
-        self._require = require
+        self._settings = settings
+        self._min_isolation = min_isolation
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         self._stack = ExitStack()
 
     def __enter__(self) -> Graders:
         with ExitStack() as stack:
             for _ in range(self._num_workers):
-                self._idle.put(stack.enter_context(Sandbox(self._limits, self._require)))
+                self._idle.put(stack.enter_context(Sandbox(self._settings, self._min_isolation)))
             self._stack = stack.pop_all()
         return self
 
@@ -102,7 +99,7 @@ class Graders:
     def grade(
         self, problem: Problem, program: str, completion_id: str, comparison: Comparison = Comparison.STRICT
     ) -> Verdict:
-        """Grade one program in whichever sandbox is free; waits for one."""
+        """Grade one program in the first sandbox that is free."""
         sandbox = self._idle.get()
         try:
             return sandbox.grade(problem, program, completion_id, comparison)
@@ -110,7 +107,7 @@ class Graders:
             self._idle.put(sandbox)
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
-        """What jobs of one program come to, in whichever sandbox is free (see `Sandbox.run`); no verdict."""
+        """The results of jobs of one program, without a verdict, from the first sandbox that is free."""
         sandbox = self._idle.get()
         try:
             return sandbox.run(source, jobs, seed)
@@ -118,7 +115,7 @@ class Graders:
             self._idle.put(sandbox)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """Each item with `function(item)`, in order, `num_workers` at a time; a bounded number is read ahead."""
+        """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead."""
         limit = _IN_FLIGHT_PER_WORKER * self._num_workers
         pending: deque[tuple[T, Future[R]]] = deque()
         executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="grader")
@@ -136,12 +133,12 @@ class Graders:
 
 
 def grade_file(programs: Path, output: Path, index: ProblemIndex, graders: Graders) -> Iterator[Verdict]:
-    """Grade the programs of a file into a file of verdict rows, and yield the verdicts as they are written.
+    """Grade a file of programs into a file of verdict rows, and yield the verdicts as they are written.
 
-    `output` appears when all of it is written.
+    `output` appears only once it is complete.
 
     Raises:
-        UserError: as `read_programs`.
+        UserError: as for `read_programs`.
     """
 
     def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
@@ -155,3 +152,80 @@ def grade_file(programs: Path, output: Path, index: ProblemIndex, graders: Grade
             file.write(json.dumps(verdict_row(program, verdict)) + "\n")
             yield verdict
     partial.replace(output)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedReference:
+    """A reference program that does not pass. `number` counts the problem's references from 0."""
+
+    task_id: str
+    number: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"problem {self.task_id}, reference {self.number}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """`problems` keep only references that pass. A problem whose references all fail is left out."""
+
+    problems: tuple[Problem, ...]
+    rejected: tuple[RejectedReference, ...]
+    left_out: tuple[Problem, ...]
+
+
+def validate_references(problems: Iterable[Problem], graders: Graders, cache: Path) -> Validated:
+    """Run every reference program on its problem's tests.
+
+    A problem without references is kept as it is. `cache` is a JSON file: what it says about a problem holds as long as
+    the tests and references stay the same, and new findings are added to it. A reference that the grader cannot judge
+    (its setup fails) is rejected too, since no program would do better, but that finding is not cached.
+    """
+    problems = list(problems)
+    known: dict[str, dict[str, str | None]] = json.loads(cache.read_text("utf-8")) if cache.exists() else {}
+    keys = [_fingerprint(problem) for problem in problems]
+    unknown = [
+        (key, number, problem)
+        for key, problem in zip(keys, problems, strict=True)
+        for number in range(len(problem.references))
+        if str(number) not in known.get(key, {})
+    ]
+
+    def grade(item: tuple[str, int, Problem]) -> Verdict:
+        _, number, problem = item
+        return graders.grade(problem, problem.references[number], f"reference {number}")
+
+    grader_errors: dict[str, dict[str, str | None]] = {}
+    for (key, number, _), verdict in graders.map(grade, unknown):
+        found = grader_errors if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else known
+        found.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
+    write_json(cache, known)
+    return _split(problems, [known.get(key, {}) | grader_errors.get(key, {}) for key in keys])
+
+
+def _split(problems: list[Problem], found: list[dict[str, str | None]]) -> Validated:
+    kept: list[Problem] = []
+    rejected: list[RejectedReference] = []
+    left_out: list[Problem] = []
+    for problem, reasons in zip(problems, found, strict=True):
+        failing = {int(number): reason for number, reason in reasons.items() if reason is not None}
+        rejected.extend(RejectedReference(problem.task_id, number, reason) for number, reason in failing.items())
+        passing = tuple(program for number, program in enumerate(problem.references) if number not in failing)
+        if problem.references and not passing:
+            left_out.append(problem)
+        else:
+            kept.append(replace(problem, references=passing))
+    return Validated(tuple(kept), tuple(rejected), tuple(left_out))
+
+
+def _reason(verdict: Verdict) -> str:
+    failing = next(number for number, outcome in enumerate(verdict.tests) if outcome is not Outcome.PASSED)
+    error = f" ({verdict.error.type}: {verdict.error.message})" if verdict.error else ""
+    return f"{verdict.outcome.value} at test {failing}{error}"
+
+
+def _fingerprint(problem: Problem) -> str:
+    """A hash of everything that a verdict on the problem's references depends on."""
+    parts: list[Any] = [problem.benchmark, problem.task_id, problem.code_prefix, problem.tests, problem.references]
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,7 +1,7 @@
-"""Turns into the jail's first process: enters the control groups, gives up its user and its privileges, executes.
+"""Becomes the jail's first process: enters the control groups, gives up its user and its privileges, and executes it.
 
-Run as a program of its own (`python -I -S -c`), because none of this may happen in the process that starts it: that one
-has threads and perhaps gigabytes of memory, and must not be forked.
+This is a program of its own (`python -I -S -c`), because none of it may happen in the process that starts the jail.
+That process has threads and perhaps gigabytes of memory, and must not be forked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 
 
 def main() -> None:
-    """Read the marshalled specification (see `process._launch_specification`) from the descriptor named, and obey."""
+    """Read the specification (see `process._launch_specification`) from the descriptor in `argv`, and carry it out."""
     with open(int(sys.argv[1]), "rb") as file:
         specification: dict[str, Any] = marshal.load(file)
     for path in specification["cgroup_procs"]:
@@ -38,9 +38,9 @@ def main() -> None:
 
 
 def _reset_signals() -> None:
-    """Handle all signals in the default way: what our parent ignores or blocks would not end a program either.
+    """Give all signals their default action: otherwise a signal that our parent ignores could not end a program either.
 
-    This takes bare system calls, since the C library reserves two of the signals for itself.
+    Only bare system calls can do this, because the C library reserves two of the signals for itself.
     """
     import ctypes
 
@@ -52,10 +52,10 @@ def _reset_signals() -> None:
 
 
 def _cover(covers: list[tuple[str, list[str]]]) -> None:
-    """Make paths inside folders that only root may enter reachable, in a mount namespace of our own.
+    """Make the given paths inside folders that only root may enter reachable, in a mount namespace of our own.
 
-    An empty file system is laid over each such folder, and only the paths named are bound into it: the folder's mode
-    stays as it is, and nothing else in it can be seen.
+    An empty file system covers each such folder, and only the given paths are bound into it. The folder's mode stays as
+    it is, and nothing else in it becomes visible.
     """
     import ctypes
 

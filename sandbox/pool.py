@@ -6,11 +6,11 @@
     verdicts = await pool.submit("grade", [("1", source, "0")], num_items=1)
     await pool.close()
 
-Invariants: every submitted call ends, with its value or an error; a call whose worker died or missed its deadline is
-made again on another worker, so a method may run twice but is answered once; workers stand between `min_workers` and
-`max_workers`, as many as the backlog asks for and Ray has room for; one leaves when it has had nothing to do for
-`idle_s`, never with a call under way. A worker that Ray has no room for yet waits, and as Ray counts waiting actors as
-demand, it is by these that the autoscaler knows how many nodes to add.
+Invariants: every submitted call ends with its value or an error. If a worker dies or misses its deadline, its calls are
+repeated on another worker, so a method may run twice, but it is answered once. The number of workers stays between
+`min_workers` and `max_workers` and follows the backlog, as far as Ray has room. A worker leaves after it has had
+nothing to do for `idle_s`, never with a call under way. A worker that Ray has no room for waits. Ray counts waiting
+actors as demand, which tells its autoscaler how many nodes to add.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from errors import UserError
 from problems.types import Problem
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import SandboxSettings
@@ -47,15 +46,15 @@ _DEADLINE_BASE_S = 120.0
 
 
 class PoolError(RuntimeError):
-    """The pool cannot do what it was asked to; the message says why, and what would help."""
+    """The pool cannot do what it was asked to do. The message says why, and what helps."""
 
 
 class CallLostError(PoolError):
-    """One call took several workers with it; others may be answered all the same."""
+    """Several workers died while running this call. Other calls may still be answered."""
 
 
 class SandboxWorker:
-    """A sandbox with the problems it grades, made an actor by the pool. Subclasses add methods for the pool to call."""
+    """A sandbox with the problems it grades. The pool makes it an actor; subclasses add methods that the pool calls."""
 
     sandbox: Sandbox
 
@@ -64,28 +63,28 @@ class SandboxWorker:
         self._settings = settings
 
     def __repr__(self) -> str:
-        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        """The label in front of this actor's log lines, and of its methods in the dashboard."""
         return ray.get_runtime_context().get_actor_name() or type(self).__name__
 
     def start(self) -> None:
-        """Start the sandbox; the first call of every worker.
+        """Start the sandbox. This is the first call to every worker.
 
-        Raises `UserError` where the machine gives less than the settings require. (Raised by the constructor, it
-        would reach the pool as text.)
+        Raises `UserError` if the machine gives less isolation than the settings require. (From the constructor, the
+        error would reach the pool only as text.)
         """
-        self.sandbox = Sandbox(Limits.of(self._settings), Isolation(self._settings.min_isolation))
+        self.sandbox = Sandbox(self._settings, Isolation(self._settings.min_isolation))
 
     @property
     def isolation(self) -> Isolation:
-        """The level under which this worker runs programs."""
+        """The isolation level under which this worker runs programs."""
         return self.sandbox.isolation
 
     def grade(self, work: Sequence[tuple[str, str, str]]) -> list[Verdict]:
-        """The verdicts of (task id, program, completion id) rows, in order."""
+        """The verdicts on rows of (task id, program, completion id), in order."""
         return [self.sandbox.grade(self.problems[task_id], program, name) for task_id, program, name in work]
 
     def close(self) -> None:
-        """End the sandbox with all that belongs to it."""
+        """End the sandbox and all its jails."""
         self.sandbox.close()
 
 
@@ -100,7 +99,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One actor. `ready` once it answered; `leaving` when it gets no more calls."""
+    """One actor. `ready` once it has started; `leaving` once it gets no more calls."""
 
     name: str
     actor: Any
@@ -112,7 +111,7 @@ class _Worker:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """Workers now and counts since the start; `backlog`, `num_done` and `num_repeated` count items (programs)."""
+    """Current workers, and counts since the start. `backlog`, `num_done` and `num_repeated` count items (programs)."""
 
     num_workers: int
     num_ready: int
@@ -123,7 +122,7 @@ class PoolStats:
 
 
 class SandboxPool:
-    """Calls methods of `worker(problems, settings, *arguments)` actors. To be used from one asyncio loop."""
+    """Calls methods of `worker(problems, settings, *arguments)` actors. Use it from a single asyncio loop."""
 
     def __init__(
         self,
@@ -134,20 +133,20 @@ class SandboxPool:
         name: str | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        """`problems` is a reference to a dict from task id to `Problem`; workers are called `name-0`, `name-1`, ... and
-        each asks Ray for the custom `resources` besides its CPUs.
+        """`problems` is a reference to a dict from task id to `Problem`. Workers are named `name-0`, `name-1`, ... and
+        each requests the custom `resources` from Ray besides its CPUs.
         """
         self._name = name
         self._num_started = 0
         self._resources = dict(resources or {})
         self._settings = settings
         self._arguments = (problems, settings, *arguments)
-        # SPREAD: graders compete for CPU, so they belong on different machines where there are any.
+        # SPREAD: graders compete for CPU, so put them on different machines if possible.
         self._actor_class = ray.remote(
             num_cpus=settings.num_cpus, resources=self._resources, scheduling_strategy="SPREAD"
         )(worker)
-        # Workers that get calls, and the ready ones with room by the number of their calls, longest idle first: what is
-        # asked at every call must not cost more with a thousand workers than with one.
+        # All workers that are not leaving; and the ready ones with room, by their number of calls, longest idle first.
+        # The work per call must not grow with the number of workers.
         self._workers: dict[_Worker, None] = {}
         self._free: tuple[dict[_Worker, None], ...] = tuple({} for _ in range(_CALLS_PER_WORKER))
         self._starting: dict[_Worker, None] = {}
@@ -162,7 +161,7 @@ class SandboxPool:
         self._num_done = self._num_repeated = self._num_deaths = 0
 
     async def start(self) -> None:
-        """Bring up the minimum of workers. Raises `PoolError`, or `UserError`, where they do not come."""
+        """Start the minimum number of workers. Raises `PoolError` or `UserError` if they do not come up."""
         self._spawn(self._maintain())
         deadline = time.monotonic() + self._settings.start_timeout_s
         while sum(worker.ready for worker in self._workers) < self._settings.min_workers:
@@ -172,17 +171,17 @@ class SandboxPool:
                 kind = "".join(f" on a node that offers `{name}`," for name in self._resources)
                 num_cpus: float = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
                 raise PoolError(
-                    f"fewer than {self._settings.min_workers} sandbox workers came up within "
+                    f"fewer than {self._settings.min_workers} sandbox workers started within "
                     f"{self._settings.start_timeout_s:g} s; each asks for {self._settings.num_cpus:g} CPUs{kind} "
                     f"of the {num_cpus:g} in the cluster: lower sandbox.min_workers or sandbox.num_cpus"
                 )
             await asyncio.sleep(0.02)
 
     async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
-        """The value of `worker.method(*arguments)` of some worker; waits for room while many calls are under way.
+        """The value of `worker.method(*arguments)` from some worker. Waits while too many calls are under way.
 
-        `num_items` is how many programs the call grades: it measures the backlog, and the deadline grows with it.
-        Raises what the method raises, and `PoolError` where workers keep dying of the call or cannot be started.
+        `num_items` is the number of programs that the call grades. The backlog counts them, and the deadline grows with
+        them. Raises what the method raises, and `PoolError` if the call keeps killing workers or none can be started.
         """
         call = _Call(method, arguments, num_items, asyncio.get_running_loop().create_future())
         self._backlog += num_items
@@ -198,7 +197,7 @@ class SandboxPool:
             self._backlog -= num_items
 
     def stats(self) -> PoolStats:
-        """How many workers there are, and what they do."""
+        """How many workers there are, and what they have done."""
         return PoolStats(
             num_workers=len(self._workers),
             num_ready=sum(worker.ready for worker in self._workers),
@@ -209,7 +208,7 @@ class SandboxPool:
         )
 
     async def close(self) -> None:
-        """End all workers; calls that are not answered yet are cancelled."""
+        """End all workers, and cancel the calls that are not answered yet."""
         self._is_closing = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -225,8 +224,8 @@ class SandboxPool:
         task.add_done_callback(self._tasks.discard)
 
     async def _maintain(self) -> None:
-        """Keep the pool's size and hand out calls, whenever something changed and every second."""
-        # Asked for by name: in Python 3.11 `wait_for` can lose a cancellation that meets the event.
+        """Adjust the pool's size and assign calls, whenever something has changed and every second."""
+        # The flag is checked because in Python 3.11 `wait_for` can lose a cancellation that coincides with the event.
         while not self._is_closing:
             self._resize()
             self._hand_out()
@@ -244,7 +243,7 @@ class SandboxPool:
                 self._workers[worker] = self._starting[worker] = None
                 self._spawn(self._await_ready(worker))
         idle_long = time.monotonic() - settings.idle_s
-        # First those that have not come: what they ask the autoscaler for is not needed any more.
+        # First those that have not started: the nodes that they ask the autoscaler for are no longer needed.
         for idle in (self._starting, self._free[0]):
             while len(self._workers) > wanted and idle:
                 worker = next(iter(idle))
@@ -253,20 +252,20 @@ class SandboxPool:
                 self._leave(worker)
 
     def _new_worker(self) -> _Worker:
-        # No name comes twice: a dead actor's is free again only some time after its death.
+        # Never reuse a name: a dead actor's name stays taken for some time.
         name = f"{self._name or 'worker'}-{self._num_started}"
         self._num_started += 1
         options = {} if self._name is None else {"name": name}
         return _Worker(name, self._actor_class.options(**options).remote(*self._arguments))
 
     def _hand_out(self) -> None:
-        """Give waiting calls to the workers with the fewest, of these to the last one busy: the others may leave."""
+        """Give waiting calls to the workers with the fewest calls; of these, to the last one busy, so others leave."""
         while self._waiting:
             free = next((free for free in self._free if free), None)
             if free is None:
                 return
             call = self._waiting.popleft()
-            if call.future.done():  # its caller waits no more
+            if call.future.done():  # its caller has stopped waiting
                 continue
             worker = next(reversed(free))
             worker.calls.add(call)
@@ -274,14 +273,14 @@ class SandboxPool:
             self._spawn(self._make(call, worker))
 
     def _place(self, worker: _Worker) -> None:
-        """Note how much room a worker has, after any change of its state."""
+        """Update how much room a worker has, after any change of its state."""
         for free in self._free:
             free.pop(worker, None)
         if worker.ready and not worker.leaving and len(worker.calls) < _CALLS_PER_WORKER:
             self._free[len(worker.calls)][worker] = None
 
     def _leave(self, worker: _Worker) -> None:
-        """Give a worker no more calls, and end it."""
+        """End a worker, and give it no more calls."""
         worker.leaving = True
         self._place(worker)
         self._workers.pop(worker, None)
@@ -292,21 +291,23 @@ class SandboxPool:
         began = time.monotonic()
         start = asyncio.ensure_future(_value(worker.actor.start.remote()))
         try:
-            # Never given up: a worker that Ray has no room for is what asks its autoscaler for more machines.
+            # Keep waiting: a worker that Ray has no room for is what makes its autoscaler add machines.
             while not (await asyncio.wait([start], timeout=self._settings.start_timeout_s))[0]:
                 waited_s = time.monotonic() - began
-                logger.warning("sandbox worker %s is waited for since %.0f s: is there room?", worker.name, waited_s)
+                logger.warning(
+                    "still waiting for sandbox worker %s after %.0f s: is there room?", worker.name, waited_s
+                )
             start.result()
         except RayError as error:
-            if worker.leaving:  # not needed any more
+            if worker.leaving:  # no longer needed
                 return
             self._leave(worker)
             others_work = any(other.ready for other in self._workers)
-            # A node that is lost takes all with it that were starting there; that says nothing against the next ones.
+            # A lost node takes all the workers that were starting on it. That says nothing about the next ones.
             is_node = isinstance(error, RayActorError) and not error.actor_init_failed
             if not is_node or not others_work:
                 self._failed_starts += 1
-            logger.warning("sandbox worker %s did not start, another one does: %s", worker.name, _first_line(error))
+            logger.warning("sandbox worker %s did not start, starting another: %s", worker.name, _first_line(error))
             if isinstance(error, UserError) and not others_work:
                 self._fail(error)
             elif self._failed_starts >= _MAX_FAILED_STARTS:
@@ -321,19 +322,19 @@ class SandboxPool:
         self._changed.set()
 
     async def _make(self, call: _Call, worker: _Worker) -> None:
-        """Make one call, and see that it is answered or made again."""
+        """Make one call, and answer it or queue it again."""
         call.attempts += 1
-        # Calls queue at the worker: the deadline covers the ones before it.
+        # Calls queue up at the worker, so the deadline covers the ones ahead of this one too.
         num_items = sum(other.num_items for other in worker.calls)
         deadline_s = _DEADLINE_BASE_S + 3 * self._settings.program_wall_s * num_items
         try:
             reference = getattr(worker.actor, call.method).remote(*call.arguments)
             value = await asyncio.wait_for(_value(reference), deadline_s)
-        except RayTaskError as error:  # first: it is also of the type that the method raised
+        except RayTaskError as error:  # first: it is also an instance of the type that the method raised
             self._settle(worker, call)
             if not call.future.done():
                 call.future.set_exception(error)
-        except (RayError, TimeoutError) as error:  # it died, or the value did with the node that it lay on
+        except (RayError, TimeoutError) as error:  # the worker died, or its value was lost with a node
             self._lose(worker, call, error)
         else:
             self._settle(worker, call)
@@ -348,12 +349,12 @@ class SandboxPool:
         self._changed.set()
 
     def _lose(self, worker: _Worker, call: _Call, error: Exception) -> None:
-        """A worker is gone, or silent for too long: end it, and make its call again elsewhere."""
+        """A worker is gone, or has been silent for too long: end it, and repeat its call elsewhere."""
         worker.calls.discard(call)
         if not worker.leaving:
             self._num_deaths += 1
             logger.warning(
-                "sandbox worker %s is gone (%s): the %d calls at it are made again, and a new one starts",
+                "sandbox worker %s is gone (%s): repeating its %d calls and starting a new one",
                 worker.name,
                 _first_line(error),
                 1 + len(worker.calls),
@@ -376,7 +377,7 @@ class SandboxPool:
         ray.kill(worker.actor)
 
     def _fail(self, failure: Exception) -> None:
-        """Nothing will come up any more: every call, waiting or to come, gets to know why."""
+        """No worker will start anymore: give every call, waiting or to come, the reason."""
         self._failure = failure
         for call in self._waiting:
             if not call.future.done():

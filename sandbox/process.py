@@ -1,7 +1,7 @@
-"""One jail as the trusted side sees it: start it, hand it a program with its jobs, read the facts, end it.
+"""A jail as the trusted side sees it: start it, send it a program with its jobs, read the facts, end it.
 
-Everything that comes out of the jail is bytes of a known layout, read here; a reply that does not fit, a deadline that
-passes, or a jail that dies is a `JailFault`, never a statement about a program.
+Everything that comes out of the jail is bytes of a known layout. A malformed reply, a missed deadline or a dead jail is
+a `JailError`, which says nothing about a program.
 """
 
 from __future__ import annotations
@@ -18,64 +18,54 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sandbox import boot, cgroups, codec, reports
-from sandbox.interpreter import ZONES, find_runtime
-from sandbox.jail import reporter, request, supervision, zygote
+from sandbox import cgroups, codec, reports, runtime
+from sandbox.jail import protocol, supervision
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
-from sandbox.limits import MIB, Limits
 from sandbox.verdict import Isolation
+from settings import MIB, SandboxSettings
 
+# What a program and all its tests may write, and how many threads a program may run.
+PROGRAM_OUTPUT_BYTES = 256 * MIB
+_NUM_PROCESSES = 192
 # The zygote, a loader, and a program's output and input, on top of what the program itself may use.
 _OVERHEAD_BYTES = 48 * MIB
-# Address space is not memory: threads reserve stacks and allocators arenas that they never touch.
+# Address space is not memory: threads reserve stacks, and allocators arenas, that they never touch.
 _ADDRESS_HEADROOM_BYTES = 1024 * MIB
 _START_DEADLINE_S = 20.0
 _GRACE_S = 5.0
 _END_DEADLINE_S = 1.0
-# Each file costs kernel memory beyond its contents, about a kilobyte.
+# Each file costs about a kilobyte of kernel memory beyond its contents.
 _SCRATCH_FILES = 4096
-_PACKET_BYTES = 1 + reporter.MAX_REPORTS * supervision.REPORT.size
-_MAX_FILES = 3 * reporter.MAX_REPORTS
+_PACKET_BYTES = 1 + protocol.MAX_REPORTS * protocol.REPORT.size
+_MAX_FILES = 3 * protocol.MAX_REPORTS
 _MAX_LOG_BYTES = 4096
-# Users that no distribution hands out (systemd's table of UIDs lists the range as unused).
+# User ids that no distribution assigns (systemd's table of UIDs lists the range as unused).
 _FIRST_UID, _LAST_UID = 60578, 61183
 
 
-class JailFault(RuntimeError):  # noqa: N818 - the word of the design: a fault is the grader's, an error the program's
+class JailError(RuntimeError):
     """The jail broke, or did not start. Says nothing about a program."""
-
-
-@dataclass(frozen=True, slots=True)
-class JailPlan:
-    """How jails of one isolation level are started."""
-
-    level: Isolation
-    limits: Limits
-
-    @property
-    def in_namespaces(self) -> bool:
-        """Whether bubblewrap builds the jail."""
-        return self.level in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP)
 
 
 class Jail:
     """A running jail. Not thread-safe; `close` it, or use it as a context manager."""
 
-    def __init__(self, plan: JailPlan) -> None:
-        """Start the jail and wait until it serves. Raises `JailFault` with the reason where it cannot."""
-        self._plan = plan
+    def __init__(self, level: Isolation, settings: SandboxSettings) -> None:
+        """Start the jail and wait until it serves. Raises `JailError` with the reason if it cannot."""
+        self._level = level
+        self._settings = settings
+        self._in_namespaces = level in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP)
         self._cleanup = contextlib.ExitStack()
         self._init: int | None = None
         self.is_clean = True
         try:
             self._start()
-        except (OSError, cgroups.CgroupError) as error:
+        except OSError as error:
             self.close()
-            raise JailFault(f"the jail does not start: {error}") from error
-        except BaseException:  # an interrupt too must leave no process behind; it goes on to the caller
+            raise JailError(f"the jail does not start: {error}") from error
+        except BaseException:  # even an interrupt must leave no process behind
             self.close()
             raise
 
@@ -88,25 +78,24 @@ class Jail:
     def _start(self) -> None:
         self.cgroup: cgroups.Cgroup | None = None
         oom_counter = None
-        if self._plan.level is Isolation.NAMESPACES_CGROUP:
-            limits = self._plan.limits
-            self.cgroup = cgroups.create_cgroup(limits.memory_bytes + _OVERHEAD_BYTES, limits.num_processes)
+        if self._level is Isolation.NAMESPACES_CGROUP:
+            self.cgroup = cgroups.create_cgroup(self._settings.memory_bytes + _OVERHEAD_BYTES, _NUM_PROCESSES)
             self._cleanup.callback(self.cgroup.remove)
             oom_counter = os.open(self.cgroup.oom_file, os.O_RDONLY | os.O_CLOEXEC)
-        uid = _lock_uid(self._cleanup) if os.geteuid() == 0 and self._plan.level is not Isolation.RLIMITS else None
+        uid = _lock_uid(self._cleanup) if os.geteuid() == 0 and self._level is not Isolation.RLIMITS else None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._cleanup.callback(self._control.close)
         self._log = os.memfd_create("sandbox-log")
         self._cleanup.callback(os.close, self._log)
         info_read, info_write = os.pipe()
         info = self._cleanup.enter_context(os.fdopen(info_read, "rb"))
-        modules = _file_with(marshal.dumps((boot.bundle(), self._config(theirs.fileno(), oom_counter))))
+        modules = _file_with(marshal.dumps((runtime.bundle(), self._config(theirs.fileno(), oom_counter))))
         specification = _file_with(marshal.dumps(self._launch_specification(uid, modules, info_write)))
         inherited = [theirs.fileno(), modules, specification, info_write]
         inherited += [oom_counter] if oom_counter is not None else []
         try:
             self._process = subprocess.Popen(
-                [find_runtime().executable, "-I", "-S", "-c", boot.launcher_source(), str(specification)],
+                [runtime.find_runtime().executable, "-I", "-S", "-c", runtime.launcher_source(), str(specification)],
                 stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env={}, cwd="/",
                 pass_fds=inherited, start_new_session=True,
             )  # fmt: skip
@@ -116,65 +105,65 @@ class Jail:
             for descriptor in inherited[1:]:
                 os.close(descriptor)
         hello, _ = self._receive(time.monotonic() + _START_DEADLINE_S)
-        if self._plan.in_namespaces:
+        if self._in_namespaces:
             self._init = os.pidfd_open(json.load(info)["child-pid"])
         info.close()
         if hello[:1] != b"Z":
-            raise JailFault(f"the jail does not start: unexpected greeting {hello[:20]!r}")
+            raise JailError(f"the jail does not start: unexpected greeting {hello[:20]!r}")
         self.landlock_abi = hello[1]
         self._kills_known = 0
 
     def _config(self, control: int, oom_counter: int | None) -> tuple[Any, ...]:
-        limits, level, runtime = self._plan.limits, self._plan.level, find_runtime()
-        confined = level is not Isolation.RLIMITS
-        # Outside of a mount namespace scratch would be the machine's disk: no bound on its size, so there is none.
-        scratch = "/tmp" if self._plan.in_namespaces else ""
-        # Without a user of its own, the limit would count every process of the real user.
-        num_processes = limits.num_processes if os.geteuid() == 0 and confined else None
+        settings = self._settings
+        confined = self._level is not Isolation.RLIMITS
+        # Outside a mount namespace there is no scratch folder: it would be the machine's disk, without a limit on size.
+        scratch = "/tmp" if self._in_namespaces else ""
+        # If the jail has no user of its own, the limit would count every process of the real user.
+        num_processes = _NUM_PROCESSES if os.geteuid() == 0 and confined else None
         return tuple(
-            zygote.Config(
+            protocol.Config(
                 control=control,
                 oom_counter=oom_counter,
-                readable=runtime.readable,
+                readable=runtime.find_runtime().readable,
                 writable=("/dev/null", *([scratch] if scratch else [])),
                 scratch=scratch,
-                scratch_bytes=limits.scratch_bytes,
+                scratch_bytes=settings.scratch_bytes,
                 scratch_files=_SCRATCH_FILES,
                 use_landlock=confined,
-                program_cpu_s=limits.program_cpu_s,
-                program_wall_s=limits.program_wall_s,
-                program_output_bytes=limits.program_output_bytes,
-                address_bytes=limits.memory_bytes + _ADDRESS_HEADROOM_BYTES,
-                output_bytes=limits.output_bytes,
+                program_cpu_s=settings.program_cpu_s,
+                program_wall_s=settings.program_wall_s,
+                program_output_bytes=PROGRAM_OUTPUT_BYTES,
+                address_bytes=settings.memory_bytes + _ADDRESS_HEADROOM_BYTES,
+                output_bytes=settings.output_bytes,
                 num_processes=num_processes,
             )
         )
 
     def _launch_specification(self, uid: int | None, modules: int, info: int) -> dict[str, Any]:
-        runtime = find_runtime()
-        # `-s -P -B` rather than `-I`, which would ignore the fixed hash seed of the environment.
-        argv = [runtime.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", boot.BOOT, str(modules)]
-        if self._plan.in_namespaces:
-            argv = [*boot.bubblewrap(runtime, info), *argv]
+        found = runtime.find_runtime()
+        # Not `-I`, which would ignore the fixed hash seed in the environment.
+        argv = [found.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", runtime.BOOT, str(modules)]
+        if self._in_namespaces:
+            argv = [*runtime.bubblewrap(found, info), *argv]
         return {
             "cgroup_procs": self.cgroup.procs_files if self.cgroup else [],
             "uid": uid,
-            "cover": boot.covers(runtime, uid) if uid is not None else [],
+            "cover": runtime.covers(found, uid) if uid is not None else [],
             "argv": argv,
-            "env": boot.ENVIRONMENT | {"PYTHONTZPATH": ZONES if self._plan.in_namespaces else runtime.zones},
+            "env": runtime.ENVIRONMENT | {"PYTHONTZPATH": runtime.ZONES if self._in_namespaces else found.zones},
         }
 
     def _receive(self, deadline: float) -> tuple[bytes, list[int]]:
-        """The next packet with its descriptors. Raises `JailFault` where the jail is gone or silent."""
+        """The next packet with its descriptors. Raises `JailError` if the jail is gone or silent."""
         self._control.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, _MAX_FILES)
         except TimeoutError as error:
-            raise JailFault("the jail did not answer before its deadline") from error
+            raise JailError("the jail did not answer before its deadline") from error
         except ConnectionResetError:
             packet, descriptors = b"", []
         if not packet:
-            raise JailFault(f"the jail ended: {self._log_text() or 'no message'}")
+            raise JailError(f"the jail ended: {self._log_text() or 'no message'}")
         return packet, descriptors
 
     def _num_kills(self) -> int:
@@ -186,19 +175,19 @@ class Jail:
     def run(
         self, source: str, jobs: Sequence[Job], seed: int = 0, cpu_s: float | None = None, wall_s: float | None = None
     ) -> Iterator[RunResult]:
-        """What each job of the program `source` comes to, in order, as soon as it is known: at most a few results are
-        in memory at a time. `cpu_s` and `wall_s` replace those of the limits.
+        """Yield the result of each job of the program `source` in order, holding at most a few in memory at a time.
 
-        Until the last result was taken `is_clean` is False, and it stays so where the jail is of no more use. Raises
-        `JailFault` where the jail broke, `codec.CodecError` where the arguments of a call job cannot be sent.
+        `cpu_s` and `wall_s` replace the limits in the settings. `is_clean` is False until the last result is taken, and
+        stays False if the jail can no longer be used. Raises `JailError` if the jail breaks, and `codec.CodecError` if
+        the arguments of a call job cannot be sent.
         """
-        limits = self._plan.limits
-        cpu_s, wall_s = cpu_s or limits.cpu_s, wall_s or limits.wall_s
+        settings = self._settings
+        cpu_s, wall_s = cpu_s or settings.cpu_s, wall_s or settings.wall_s
         self.is_clean = False
         self._send_request(source, [_part(job) for job in jobs], seed, cpu_s, wall_s)
-        budget_s = limits.program_wall_s + wall_s + 0.01 * len(jobs)
+        budget_s = settings.program_wall_s + wall_s + 0.01 * len(jobs)
         deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
-        reader = reports.Reader(jobs, source, limits)
+        reader = reports.Reader(jobs, source, settings)
         try:
             while True:
                 packet, descriptors = self._receive(deadline)
@@ -207,13 +196,13 @@ class Jail:
                 yield from reader.read(packet[1:], descriptors)
                 if len(jobs) > 1:
                     self._control.send(b"A")
-            cause, status, out_of_memory, is_clean = zygote.END.unpack(packet[1:])
+            cause, status, out_of_memory, is_clean = protocol.END.unpack(packet[1:])
         except (struct.error, reports.MalformedReportError) as error:
-            raise JailFault(f"the jail sent a malformed reply: {error}") from error
-        except (JailFault, OSError) as error:
-            # Nothing but programs can use up the memory of a jail, even where it is the jail's own process that dies.
+            raise JailError(f"the jail sent a malformed reply: {error}") from error
+        except (JailError, OSError) as error:
+            # Only programs can use up a jail's memory, even if it is one of the jail's own processes that dies.
             if self._num_kills() == self._kills_known:
-                raise JailFault(str(error)) from error
+                raise JailError(str(error)) from error
             yield from reader.rest(End.MEMORY)
             return
         if out_of_memory or reader.saw_kill:
@@ -221,16 +210,16 @@ class Jail:
         self.is_clean = bool(is_clean)
         yield from reader.unreported(cause, status, out_of_memory=bool(out_of_memory))
 
-    def _send_request(self, source: str, parts: list[request.Part], seed: int, cpu_s: float, wall_s: float) -> None:
+    def _send_request(self, source: str, parts: list[protocol.Part], seed: int, cpu_s: float, wall_s: float) -> None:
         text, first = source.encode("utf-8", "surrogatepass"), parts[0]
         lengths = len(text), first.kind, len(first.payload), len(first.module)
-        files = [_file_with(*request.contents(text, parts, seed))]
+        files = [_file_with(*protocol.contents(text, parts, seed))]
         try:
-            is_alone = len(parts) == 1 and first.kind == request.STDIN
+            is_alone = len(parts) == 1 and first.kind == protocol.STDIN
             files.append(_file_with(first.payload if is_alone else b""))
-            socket.send_fds(self._control, [zygote.REQUEST.pack(len(parts), *lengths, cpu_s, wall_s)], files)
+            socket.send_fds(self._control, [protocol.REQUEST.pack(len(parts), *lengths, cpu_s, wall_s)], files)
         except OSError as error:
-            raise JailFault(f"the jail ended: {self._log_text() or error}") from error
+            raise JailError(f"the jail ended: {self._log_text() or error}") from error
         finally:
             for descriptor in files:
                 os.close(descriptor)
@@ -240,7 +229,7 @@ class Jail:
         self._cleanup.close()
 
     def _end_process(self) -> None:
-        self._control.close()  # a sound jail ends by itself now
+        self._control.close()  # a healthy jail now ends by itself
         try:
             self._process.wait(_END_DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -249,27 +238,27 @@ class Jail:
         if self._init is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init, signal.SIGKILL)
-            # Everything in its process namespace ends with it; only then can the control group go.
+            # Everything in its process namespace ends with it. The control group can be removed only after that.
             select.select([self._init], [], [], _END_DEADLINE_S)
             os.close(self._init)
 
 
-def _part(job: Job) -> request.Part:
-    """What a request says of a job, as `jail.request` has it."""
+def _part(job: Job) -> protocol.Part:
+    """The job as a request describes it."""
     match job:
         case StdinJob(stdin):
-            return request.Part(request.STDIN, stdin)
+            return protocol.Part(protocol.STDIN, stdin)
         case CallJob(function, arguments):
-            return request.Part(request.CALL, codec.encode((function, arguments), sys.maxsize))
+            return protocol.Part(protocol.CALL, codec.encode((function, arguments), sys.maxsize))
         case ExpressionJob(expression, setup):
-            return request.Part(request.EXPRESSION, codec.encode((setup, expression), sys.maxsize))
+            return protocol.Part(protocol.EXPRESSION, codec.encode((setup, expression), sys.maxsize))
         case CheckJob(source, entry_point):
             module = source.encode("utf-8", "surrogatepass")
-            return request.Part(request.CHECK, entry_point.encode("utf-8", "surrogatepass"), module)
+            return protocol.Part(protocol.CHECK, entry_point.encode("utf-8", "surrogatepass"), module)
 
 
 def _file_with(*parts: bytes) -> int:
-    """Descriptor of an anonymous file with these contents, to be read from its start."""
+    """The descriptor of an anonymous file with these contents, positioned at its start."""
     descriptor = os.memfd_create("sandbox-request")
     data = memoryview(b"".join(parts))
     while data:
@@ -279,7 +268,7 @@ def _file_with(*parts: bytes) -> int:
 
 
 def _lock_uid(cleanup: contextlib.ExitStack) -> int:
-    """A user id that no other jail on this machine uses while `cleanup` is open."""
+    """A user id that no other jail on this machine uses until `cleanup` is closed."""
     for uid in range(_FIRST_UID, _LAST_UID + 1):
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -289,4 +278,4 @@ def _lock_uid(cleanup: contextlib.ExitStack) -> int:
             continue
         cleanup.callback(lock.close)
         return uid
-    raise JailFault(f"all user ids from {_FIRST_UID} to {_LAST_UID} are taken by other jails")
+    raise JailError(f"other jails have taken all user ids from {_FIRST_UID} to {_LAST_UID}")

@@ -1,7 +1,7 @@
-"""From what a jail reports to `RunResult`s. Trusted side: checks every field, believes only the kernel's.
+"""Turns a jail's reports into `RunResult`s. Trusted side: checks every field, and believes only the kernel.
 
-What a program wrote comes as descriptors of anonymous files, and is read here and nowhere before. Its process is dead
-by then, so nothing in them changes any more.
+What a program wrote arrives as descriptors of anonymous files, and this is the first place that reads them. By then the
+program's process is dead, so the files no longer change.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sandbox import codec
-from sandbox.jail import checker, loader, program, reporter, supervision
+from sandbox.jail import checker, program, protocol, supervision, zygote
 from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
-from sandbox.limits import Limits
 from sandbox.verdict import GRADER_ERROR, ProgramError
+from settings import SandboxSettings
 
 _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)
@@ -32,7 +32,7 @@ class MalformedReportError(ValueError):
 
 
 class _Report(NamedTuple):
-    """A report's fields, and the contents of its files as far as the job is judged by them."""
+    """The fields of a `protocol.REPORT`, and the contents of those of its files that matter for the job."""
 
     cause: int
     out_of_memory: int
@@ -54,34 +54,34 @@ class _Report(NamedTuple):
 class Reader:
     """Turns the reports on one program into results, one for each of its `jobs`."""
 
-    def __init__(self, jobs: Sequence[Job], source: str, limits: Limits) -> None:
+    def __init__(self, jobs: Sequence[Job], source: str, settings: SandboxSettings) -> None:
         self._jobs = jobs
         self._lines = source.split("\n")
-        self._limits = limits
+        self._settings = settings
         self._last: RunResult | None = None
         self._num_read = 0
         self.saw_kill = False
 
     def read(self, data: bytes, descriptors: list[int]) -> Iterator[RunResult]:
-        """The results of the jobs that a packet speaks of, one at a time; closes `descriptors`.
+        """Yield the results of the jobs in a packet, one at a time, and close `descriptors`.
 
-        Raises `MalformedReportError` for what no sound jail sends.
+        Raises `MalformedReportError` for anything that a healthy jail does not send.
         """
         files = deque(descriptors)
         try:
-            if not data or len(data) % supervision.REPORT.size:
+            if not data or len(data) % protocol.REPORT.size:
                 raise MalformedReportError(f"reports of {len(data)} bytes")
-            for fields in supervision.REPORT.iter_unpack(data):
+            for fields in protocol.REPORT.iter_unpack(data):
                 if self._num_read == len(self._jobs):
                     raise MalformedReportError("there is a report after the last job's")
                 job = self._jobs[self._num_read]
                 report = self._with_contents(_Report(*fields), files, job)
-                self._last = _result(report, job, self._lines, self._limits)
+                self._last = _result(report, job, self._lines, self._settings)
                 self._num_read += 1
                 self.saw_kill |= bool(report.out_of_memory)
                 yield self._last
             if files:
-                raise MalformedReportError("there are files that no report speaks of")
+                raise MalformedReportError("there are files that belong to no report")
         finally:
             for descriptor in files:
                 os.close(descriptor)
@@ -89,7 +89,7 @@ class Reader:
     def _with_contents(self, report: _Report, files: deque[int], job: Job) -> _Report:
         output = value = milestones = b""
         if report.output_bytes:
-            output = _content(files, self._limits.output_bytes if isinstance(job, StdinJob) else 0)
+            output = _content(files, self._settings.output_bytes if isinstance(job, StdinJob) else 0)
         if report.value_bytes:
             value = _content(files, codec.MAX_BYTES + 1)
         if report.reached == b"S":
@@ -97,11 +97,11 @@ class Reader:
         return report._replace(output=output, value=value, milestones=milestones)
 
     def unreported(self, cause: int, status: int, *, out_of_memory: bool) -> Iterator[RunResult]:
-        """The results of jobs without a report, from how the loader ended."""
+        """Yield the results of the jobs without a report, judging by how the loader ended."""
         if self._last is not None and self._last.end is End.SYNTAX_ERROR:
             yield from [self._last] * (len(self._jobs) - self._num_read)
         elif cause != supervision.SELF_ENDED:
-            # It runs no line of the program: it can only have been compiling it.
+            # The loader does not run the program, so it can only have been compiling it.
             yield from self.rest(End.CPU_TIMEOUT if cause == supervision.CPU_TIMEOUT else End.WALL_TIMEOUT)
         elif out_of_memory and os.WIFSIGNALED(status):
             yield from self.rest(End.MEMORY)
@@ -109,22 +109,22 @@ class Reader:
             crash = RunResult(End.SIGNAL, signal=os.WTERMSIG(status))
             yield from [crash] * len(self._jobs)
         elif status == 0:
-            # The loader stops after a timeout, or because the program's time is used up: that is a timeout as well.
+            # The loader stops after a timeout, or when the program's time is used up, which counts as a timeout too.
             stopped = self._last is not None and self._last.end in _STOPPING
             yield from self.rest(End.SKIPPED if stopped else End.CPU_TIMEOUT)
-        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == loader.TOO_MUCH_OUTPUT:
+        elif os.WIFEXITED(status) and os.WEXITSTATUS(status) == zygote.TOO_MUCH_OUTPUT:
             yield from self.rest(End.OUTPUT)
         else:
             yield from [RunResult(End.INFRASTRUCTURE)] * (len(self._jobs) - self._num_read)
 
     def rest(self, end: End) -> Iterator[RunResult]:
-        """`end` for the first job without a report; those after it were skipped."""
+        """Yield `end` for the first job without a report, and skip the jobs after it."""
         count = len(self._jobs) - self._num_read
         yield from [RunResult(end), *[RunResult(End.SKIPPED)] * (count - 1)][:count]
 
 
-def _result(report: _Report, job: Job, lines: list[str], limits: Limits) -> RunResult:
-    end, value, error = _judge(report, job, lines, limits)
+def _result(report: _Report, job: Job, lines: list[str], settings: SandboxSettings) -> RunResult:
+    end, value, error = _judge(report, job, lines, settings)
     return RunResult(
         end,
         stdout=report.output,
@@ -139,30 +139,32 @@ def _result(report: _Report, job: Job, lines: list[str], limits: Limits) -> RunR
 
 
 def _content(files: deque[int], max_bytes: int) -> bytes:
-    """The contents of the next file, which is closed."""
+    """Read and close the next file."""
     if not files:
         raise MalformedReportError("a report without its files")
     descriptor = files.popleft()
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise MalformedReportError("a report with something else than a file")
+            raise MalformedReportError("a report with a descriptor that is not a file")
         return os.pread(descriptor, min(status.st_size, max_bytes), 0)
     finally:
         os.close(descriptor)
 
 
-def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple[End, Any, ProgramError | None]:
-    """How the run ended, its value, its error. The order of the questions is the order of trust."""
+def _judge(
+    report: _Report, job: Job, lines: list[str], settings: SandboxSettings
+) -> tuple[End, Any, ProgramError | None]:
+    """How the run ended, its value, and its error. The order of the questions is the order of trust."""
     if report.reached == b"S":
         error = _error(report.milestones[1:], lines, in_bytes=False)
         return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
-    # Once the program has answered, its answers may be what the test fills its memory with.
-    is_tests = report.finding == reporter.NOTHING_FOUND and report.partner_peak_bytes > limits.memory_bytes // 2
+    # Only before the program has answered: afterwards, its answers may be what fills the test's memory.
+    is_tests = report.finding == protocol.NOTHING_FOUND and report.partner_peak_bytes > settings.memory_bytes // 2
     if report.out_of_memory and is_tests:
         return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test module used up the memory")
-    # Above the timeouts: filling memory takes CPU time, and which limit comes first should not depend on the level.
-    if report.out_of_memory or report.peak_bytes >= limits.memory_bytes:
+    # Before the timeouts: filling memory takes CPU time, and which limit is hit first must not depend on the level.
+    if report.out_of_memory or report.peak_bytes >= settings.memory_bytes:
         return End.MEMORY, None, None
     if report.reached not in (b"C", b"R"):
         return End.INFRASTRUCTURE, None, None
@@ -170,12 +172,12 @@ def _judge(report: _Report, job: Job, lines: list[str], limits: Limits) -> tuple
         return End.CPU_TIMEOUT, None, None
     if report.cause == supervision.WALL_TIMEOUT:
         return End.WALL_TIMEOUT, None, None
-    if max(report.output_bytes, report.stderr_bytes) >= limits.output_bytes:
+    if max(report.output_bytes, report.stderr_bytes) >= settings.output_bytes:
         return End.OUTPUT, None, None
     if isinstance(job, CheckJob):
         if report.finding in _CHECK_ENDS:
             return _CHECK_ENDS[report.finding], None, None
-        if report.finding == checker.FAULT:
+        if report.finding == checker.BROKEN_TEST:
             return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test fails whatever the program answers")
         if report.finding == checker.RAISED:
             return _exception(report.value, lines)
@@ -208,9 +210,9 @@ def _value(record: bytes) -> tuple[End, Any, ProgramError | None]:
 
 
 def _error(record: bytes, lines: list[str], *, in_bytes: bool) -> ProgramError | None:
-    """The error of a record, None where the record does not have its shape; a line outside the program counts as none.
+    """The error in a record, or None if the record is malformed. A line outside the program is dropped.
 
-    `in_bytes`: the column counts UTF-8 bytes rather than characters.
+    `in_bytes` says that the column counts UTF-8 bytes instead of characters.
     """
     try:
         name, message, line, column = codec.decode(record, 1 << 14)
@@ -224,6 +226,6 @@ def _error(record: bytes, lines: list[str], *, in_bytes: bool) -> ProgramError |
     text = lines[line - 1]
     if type(column) is int and in_bytes and column >= 0:
         column = len(text.encode("utf-8", "surrogatepass")[:column].decode("utf-8", "ignore"))
-    # At a line's end, CPython counts bytes also where it says characters.
+    # At the end of a line, CPython counts bytes even in positions that it documents as characters.
     column = min(column, len(text)) if type(column) is int and column >= 0 else None
     return ProgramError(name, message, line, column)

@@ -1,6 +1,6 @@
 """The grader: programs and problems in, verdicts out.
 
-with Sandbox(Limits(), require=Isolation.NAMESPACES) as sandbox:
+with Sandbox(min_isolation=Isolation.NAMESPACES) as sandbox:
     verdict = sandbox.grade(problem, program, completion_id="0")
 """
 
@@ -10,25 +10,24 @@ import logging
 import signal
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from errors import UserError
 from problems.python_source import as_run, shift_of
 from problems.types import Problem
-from sandbox import asserts, selftest
+from sandbox import judge, selftest
 from sandbox.compare import Comparison
-from sandbox.cures import cure
 from sandbox.jobs import End, ExpressionJob, Job, RunResult
-from sandbox.limits import Limits
-from sandbox.process import Jail, JailFault, JailPlan
+from sandbox.process import Jail, JailError
 from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
+from settings import SandboxSettings
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
 _MAX_CLOSED_RESULTS = 4096
-_MAX_FAULT = 500
+_MAX_MESSAGE = 500
 _BOM = "\ufeff"
-_NO_REPORT = "a jail came to its end without a report on the program"
+_NO_REPORT = "a jail ended without a report on the program"
 _WORST_FIRST = (
     (Outcome.SYNTAX_ERROR,),
     (Outcome.INFRASTRUCTURE_ERROR,),
@@ -38,22 +37,34 @@ _WORST_FIRST = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One test of a verdict. `result` no longer holds its output and value, which may be large."""
+
+    outcome: Outcome
+    result: RunResult
+    grader_error: str = ""
+
+
 class Sandbox:
     """Grades one program at a time, in a jail of its own. Not thread-safe: use one per thread.
 
-    `isolation` is the level that the self-test found, `num_restarts` counts jails that had to be replaced, `last_fault`
-    says why the grader failed last.
+    `isolation` is the level that the self-test found, `num_restarts` counts the jails that had to be replaced, and
+    `last_grader_error` says why the grader last failed.
     """
 
-    def __init__(self, limits: Limits | None = None, require: Isolation = Isolation.NAMESPACES) -> None:
-        """Find the level of isolation and start a jail. Raises `UserError` where it is below `require`."""
-        self._limits = limits or Limits()
-        finding = selftest.find_level(self._limits)
-        if finding.level is None or selftest.LEVELS.index(finding.level) > selftest.LEVELS.index(require):
-            raise UserError(_refusal(finding, require))
+    def __init__(
+        self, settings: SandboxSettings | None = None, min_isolation: Isolation = Isolation.NAMESPACES
+    ) -> None:
+        """Find the level of isolation and start a jail. Raises `UserError` if the level is below `min_isolation`."""
+        self._settings = settings or SandboxSettings()
+        finding = selftest.find_level(self._settings)
+        levels = selftest.LEVELS
+        if finding.level is None or levels.index(finding.level) > levels.index(min_isolation):
+            raise UserError(selftest.refusal(finding, min_isolation))
         self.isolation = finding.level
         self.num_restarts = 0
-        self.last_fault = ""
+        self.last_grader_error = ""
         self._closed_results: dict[ExpressionJob, RunResult] = {}
         self._clean_jail: Jail | None = None
         self._jail: Jail | None = self._start()
@@ -76,54 +87,59 @@ class Sandbox:
     ) -> Verdict:
         """Run every test of `problem` on `program`.
 
-        The program runs behind the problem's `code_prefix`, its layout repaired (`as_run`) if it is no Python without;
-        positions of errors are in the program as submitted. Whatever goes wrong while a verdict is made is that
-        verdict's `infrastructure_error`, with the cause.
+        The program runs after the problem's `code_prefix`, with its layout repaired (`as_run`) if it is not valid
+        Python otherwise. Positions of errors refer to the program as submitted. Anything that goes wrong while the
+        verdict is made becomes an `infrastructure_error` of this verdict alone, with the cause.
         """
-        tally = _Tally()
+        judged: dict[int, _Judged] = {}
+        error: ProgramError | None = None
         try:
-            text = normalised(program)
+            text = normalized(program)
             prefix, source = as_run(problem, text)
-            plans = [asserts.plan(test) for test in problem.tests]
+            plans = [judge.plan(test) for test in problem.tests]
             closed = [self._closed_result(plan.closed) for plan in plans]
 
             def take(index: int, result: RunResult) -> None:
-                # If the set-up fails without the program too, the test is at fault. Good runs need no such check.
+                # If the setup fails without the program too, the test is broken. Good runs need no such check.
                 setup = None if result.end is End.OK else self._closed_result(plans[index].setup)
-                tally.take(plans[index], result, closed[index], setup, comparison, is_first=index == 0)
+                judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison)
 
             self._run(prefix + source, [plan.job for plan in plans], None, take)
-            error = _in_submission(_without_prefix(tally.error, prefix), text, source)
-            tally.error = _behind_mark(error, program)
-        except Exception as error:  # noqa: BLE001 - the border of one verdict: a fault in it must not end the others
+            errors = (error_of(test.result) for test in judged.values())
+            error = _as_submitted(next(filter(None, errors), None), prefix, source, program)
+        except Exception as failure:  # noqa: BLE001 - one verdict's border: a failure in it must not affect the others
             _LOG.exception("problem %s, completion %s has no verdict", problem.task_id, completion_id)
-            tally.fail(len(problem.tests), _described(error))
-        outcome = worst(tally.outcomes)
+            lost = _Judged(Outcome.INFRASTRUCTURE_ERROR, RunResult(End.INFRASTRUCTURE), _described(failure))
+            judged, error = dict.fromkeys(range(len(problem.tests)), lost), None
+        results = [test.result for test in judged.values()]
+        outcomes = tuple(test.outcome for test in judged.values())
+        outcome = worst(outcomes)
         if outcome is Outcome.INFRASTRUCTURE_ERROR:
-            tally.error = ProgramError(GRADER_ERROR, tally.fault or self.last_fault)
+            grader_errors = [test.grader_error for test in judged.values() if test.grader_error]
+            error = ProgramError(GRADER_ERROR, grader_errors[-1] if grader_errors else self.last_grader_error)
         return Verdict(
             task_id=problem.task_id,
             completion_id=completion_id,
             outcome=outcome,
-            tests=tuple(tally.outcomes),
-            error=tally.error,
+            tests=outcomes,
+            error=error,
             isolation=self.isolation,
-            seconds=tally.seconds,
-            cpu_seconds=tally.cpu_seconds,
-            peak_memory_bytes=tally.peak_memory_bytes,
+            seconds=sum(result.wall_seconds for result in results),
+            cpu_seconds=sum(result.cpu_seconds for result in results),
+            peak_memory_bytes=max(result.peak_memory_bytes for result in results),
         )
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
-        """What each job of the program came to; `End.INFRASTRUCTURE` where a second jail failed as well.
+        """The result of each job of the program; `End.INFRASTRUCTURE` if a second jail failed as well.
 
-        `seed` is that of the program's random numbers; None: one that the program itself decides.
+        `seed` seeds the program's random numbers; by default it is derived from the program.
         """
         results: dict[int, RunResult] = {}
-        self._run(normalised(source), jobs, seed, results.__setitem__)
+        self._run(normalized(source), jobs, seed, results.__setitem__)
         return list(results.values())
 
     def _run(self, source: str, jobs: Sequence[Job], seed: int | None, take: Callable[[int, RunResult], None]) -> None:
-        """Call `take` with the number of each job and what it came to, in order; where a jail fails, from 0 again."""
+        """Call `take` with each job's number and result, in order. If a jail fails, start over from 0."""
         seed = zlib.crc32(source.encode("utf-8", "surrogatepass")) if seed is None else seed
         for attempt in range(_ATTEMPTS):
             is_complete = True
@@ -132,12 +148,12 @@ class Sandbox:
                 for index, result in enumerate(jail.run(source, jobs, seed)):
                     take(index, result)
                     if result.end is End.INFRASTRUCTURE:
-                        # A broken test stays broken: only a jail's own fault is worth another try.
+                        # A broken test stays broken: retry only if the jail itself failed.
                         is_complete = is_complete and result.error is not None
-                        self.last_fault = result.error.message if result.error else _NO_REPORT
-            except JailFault as fault:
-                _LOG.warning("a jail failed: %s", fault)
-                is_complete, self.last_fault = False, str(fault)
+                        self.last_grader_error = result.error.message if result.error else _NO_REPORT
+            except JailError as error:
+                _LOG.warning("a jail failed: %s", error)
+                is_complete, self.last_grader_error = False, str(error)
                 if attempt == _ATTEMPTS - 1:
                     for index in range(len(jobs)):
                         take(index, RunResult(End.INFRASTRUCTURE))
@@ -148,10 +164,10 @@ class Sandbox:
                 return
 
     def _start(self) -> Jail:
-        jail = Jail(JailPlan(self.isolation, self._limits))
+        jail = Jail(self.isolation, self._settings)
         try:
             selftest.check(jail, self.isolation, quick=True)
-        except BaseException:  # an interrupt too must leave no jail behind; it goes on to the caller
+        except BaseException:  # even an interrupt must leave no jail behind
             jail.close()
             raise
         return jail
@@ -163,7 +179,7 @@ class Sandbox:
         self.num_restarts += 1
 
     def _closed_result(self, job: ExpressionJob | None) -> RunResult | None:
-        """The value of trusted source that needs no program; evaluated once, in a jail that no program ever enters."""
+        """The value of trusted source that needs no program. Evaluated once, in a jail that no program ever enters."""
         if job is None:
             return None
         if job not in self._closed_results:
@@ -183,65 +199,39 @@ class Sandbox:
         return self._closed_results[job]
 
 
-class _Tally:
-    """What a verdict says, test by test. Outputs and values are let go as soon as they are judged."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.error: ProgramError | None = None
-        self.fault = ""
-        self.seconds = self.cpu_seconds = 0.0
-        self.peak_memory_bytes = 0
-
-    def take(
-        self,
-        plan: asserts.Plan,
-        result: RunResult,
-        closed: RunResult | None,
-        setup: RunResult | None,
-        comparison: Comparison,
-        *,
-        is_first: bool,
-    ) -> None:
-        """Judge the next test; `is_first` begins anew. `closed` and `setup` are the results of the plan's own jobs."""
-        if is_first:
-            self._reset()
-        number = len(self.outcomes)
-        try:
-            outcome = asserts.outcome_of(plan, result, closed, comparison)
-        except Exception as error:  # noqa: BLE001 - the border of one test's verdict
-            _LOG.exception("test %d cannot be judged", number)
-            outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, _described(error)
-        for own, what in ((closed, "expected value"), (setup, "set-up")):
-            if own is not None and own.end is not End.OK:
-                reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
-                outcome, self.fault = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
-        self.outcomes.append(outcome)
-        self.error = self.error or error_of(result)
-        self.seconds += result.wall_seconds
-        self.cpu_seconds += result.cpu_seconds
-        self.peak_memory_bytes = max(self.peak_memory_bytes, result.peak_memory_bytes)
-
-    def fail(self, num_tests: int, fault: str) -> None:
-        """No test has an outcome, through a fault of the grader."""
-        self._reset()
-        self.outcomes, self.fault = [Outcome.INFRASTRUCTURE_ERROR] * num_tests, fault
+def _judge(
+    number: int,
+    plan: judge.Plan,
+    result: RunResult,
+    closed: RunResult | None,
+    setup: RunResult | None,
+    comparison: Comparison,
+) -> _Judged:
+    """Judge the test `number`. `closed` and `setup` are the results of the plan's own jobs."""
+    grader_error = ""
+    try:
+        outcome = judge.outcome_of(plan, result, closed, comparison)
+    except Exception as error:  # noqa: BLE001 - one test's border
+        _LOG.exception("test %d cannot be judged", number)
+        outcome, grader_error = Outcome.INFRASTRUCTURE_ERROR, _described(error)
+    for own, what in ((closed, "expected value"), (setup, "setup")):
+        if own is not None and own.end is not End.OK:
+            reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
+            outcome, grader_error = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
+    return _Judged(outcome, replace(result, stdout=b"", value=None), grader_error)
 
 
-def normalised(program: str) -> str:
+def normalized(program: str) -> str:
     """The program as it is compiled: without a byte order mark, and with the line ends that Python itself sees."""
     return program.removeprefix(_BOM).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_MAX_FAULT]
+    return f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcome of a program from those of its tests: the first of the worst kind."""
+    """A program's outcome, given those of its tests: the first of the worst kind."""
     for kind in _WORST_FIRST:
         for outcome in outcomes:
             if outcome in kind:
@@ -250,7 +240,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def error_of(result: RunResult) -> ProgramError | None:
-    """The error of a run; a signal or an exit status is named like an error's type."""
+    """The error of a run. A signal or an exit status counts as an error type."""
     if result.error is not None:
         return result.error
     if result.end is End.SIGNAL and result.signal is not None:
@@ -263,44 +253,23 @@ def error_of(result: RunResult) -> ProgramError | None:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names but the first and the last
+    except ValueError:  # only the first and the last real-time signal have names
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
-def _without_prefix(error: ProgramError | None, prefix: str) -> ProgramError | None:
-    if error is None or error.line is None or not prefix:
+def _as_submitted(error: ProgramError | None, prefix: str, source: str, program: str) -> ProgramError | None:
+    """Move an error's position from `prefix + source`, as it was run, to `program`, as it was submitted."""
+    if error is None or error.line is None:
         return error
     head, _, last = prefix.rpartition("\n")
-    line = error.line - (head.count("\n") + 1 if head or prefix.startswith("\n") else 0)
+    line = error.line - (head.count("\n") + 1 if "\n" in prefix else 0)
     if line < 1:
         return replace(error, line=None, column=None)
-    if line == 1 and error.column is not None:
-        column = error.column - len(last)
-        return replace(error, line=line, column=column if column >= 0 else None)
-    return replace(error, line=line)
-
-
-def _in_submission(error: ProgramError | None, program: str, source: str) -> ProgramError | None:
-    """The position that an error in `source`, the program as it was run, has in the program as submitted."""
-    if error is None or error.line is None or error.column is None:
-        return error
-    return replace(error, column=max(0, error.column + shift_of(program, source, error.line)))
-
-
-def _behind_mark(error: ProgramError | None, program: str) -> ProgramError | None:
-    """A byte order mark counts as a character of the program as submitted, although it is none of its source."""
-    if error is None or error.line != 1 or error.column is None or not program.startswith(_BOM):
-        return error
-    return replace(error, column=error.column + 1)
-
-
-def _refusal(finding: selftest.Finding, require: Isolation) -> str:
-    found = finding.level.value if finding.level else "none"
-    wanted = selftest.LEVELS[: selftest.LEVELS.index(require) + 1]
-    lines = [f"isolation level `{require.value}` is required, this machine gives `{found}`."]
-    for level in wanted:
-        reason = finding.reasons.get(level)
-        if reason:
-            lines.append(f"  {level.value}: {reason}\n    cure: {cure(level, reason)}")
-    lines.append("`python -m sandbox doctor` says more; the setting is `sandbox.min_isolation`.")
-    return "\n".join(lines)
+    column = error.column
+    if line == 1 and column is not None:
+        column = column - len(last) if column >= len(last) else None
+    if column is not None:
+        column = max(0, column + shift_of(normalized(program), source, line))
+        # A byte order mark is a character of the submitted program, though not of its source.
+        column += line == 1 and program.startswith(_BOM)
+    return replace(error, line=line, column=column)

@@ -1,4 +1,4 @@
-"""What the sandbox says of a program. Frozen, slotted, and free of imports, so that `rewards/` can use it alone."""
+"""What the sandbox says about a program. Imports nothing, so `rewards/` can use it alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 GRADER_ERROR = "GraderError"
-"""The type of a verdict's error where the fault is the grader's or the test's; the message says which."""
+"""The type of a verdict's error if the grader or the test failed; the message says which."""
 
 
 class Outcome(StrEnum):
-    """Of a test, or of a program (its worst test). `SKIPPED` is of tests only: it never ran, counts as not passed."""
+    """The outcome of a test, or of a program (its worst test). Only a test can be `SKIPPED`: not run and not passed."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 
 class Isolation(StrEnum):
-    """How well programs are kept apart from the machine and from each other, best first."""
+    """How well programs are isolated from the machine and from each other, best first."""
 
     NAMESPACES_CGROUP = "namespaces+cgroup"
     NAMESPACES = "namespaces"
@@ -34,9 +34,9 @@ class Isolation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProgramError:
-    """The first error in test order. A hint from inside the jail, except for syntax errors, which are ours.
+    """The first error in test order. A hint from inside the jail, except for syntax errors, which the grader finds.
 
-    `line` is 1-based in the submitted program, `column` 0-based in characters; None where unknown.
+    `line` counts from 1 in the submitted program, `column` from 0 in characters. Both are None if unknown.
     """
 
     type: str
@@ -47,7 +47,7 @@ class ProgramError:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`tests` holds the outcome of each test in the problem's order; `seconds` is wall time, `cpu_seconds` CPU time."""
+    """`tests` holds the outcome of each test in the problem's order. `seconds` is wall time, `cpu_seconds` CPU time."""
 
     task_id: str
     completion_id: str
@@ -65,11 +65,11 @@ class Verdict:
 
     @property
     def pass_ratio(self) -> float:
-        """Share of all tests passed, in [0, 1]."""
+        """Share of tests passed, in [0, 1]."""
         return sum(test is Outcome.PASSED for test in self.tests) / len(self.tests)
 
     def to_json(self) -> dict[str, object]:
-        """The fields of a row of graded programs, without the ids, which rows write as their input did."""
+        """The fields of an output row, without the ids, which are copied from the input row."""
         error = self.error
         return {
             "outcome": self.outcome.value,

@@ -1,4 +1,4 @@
-"""A server that answers as OpenAI-compatible ones do, for tests of what asks one."""
+"""A server that speaks the protocol of OpenAI, for tests of its clients."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from typing import Any
 
 @contextmanager
 def serve(
-    answer: Callable[[str], list[str] | None], models: tuple[str, ...] = ("some-model",), asked: str = "some-model"
+    answer: Callable[[str], list[str] | None],
+    models: tuple[str, ...] = ("some-model",),
+    asked: str = "some-model",
+    page: str = "",
 ) -> Iterator[str]:
-    """The address of a server of `models` that gives the texts of `answer(prompt)`; None: too many requests.
+    """Serve `models` and yield the address. The texts are those of `answer(prompt)`; None means too many requests.
 
-    Only the model `asked` may be asked for programs.
+    Only the model `asked` answers. With a `page`, that is the answer to everything.
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(200, {"data": [{"id": model} for model in models]})
+            self._send(200, {"object": "list", "data": [{"id": model, "object": "model"} for model in models]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert body["model"] == asked
+            if body["model"] != asked:
+                self._send(400, {"error": {"message": f"no model {body['model']}"}})
+                return
             texts = answer(body.get("prompt") or body["messages"][0]["content"])
             if texts is None:
-                self._send(429, {"error": "too many requests"})
+                self._send(429, {"error": {"message": "too many requests"}})
                 return
             chat = self.path == "/v1/chat/completions"
             shown = texts[: body["n"]]
             self._send(200, {"choices": [{"message": {"content": text}} if chat else {"text": text} for text in shown]})
 
         def _send(self, status: int, content: dict[str, Any]) -> None:
-            data = json.dumps(content).encode()
+            data = page.encode() or json.dumps(content).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "text/html" if page else "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -47,6 +53,8 @@ def serve(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join()

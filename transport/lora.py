@@ -49,18 +49,9 @@ def attach(model: Any, settings: LoraSettings) -> None:
             parameter.data = parameter.data.float()
 
 
-def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of `model`, named as if it had no adapters, with the adapters added in float32."""
-    return _merged(model, model.named_parameters())
-
-
-def merged_state(model: Any) -> dict[str, torch.Tensor]:
-    """`model.state_dict()`, named as if it had no adapters, with the adapters added."""
-    return dict(_merged(model, model.state_dict().items()))
-
-
 @torch.no_grad()
-def _merged(model: Any, named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+def merged(model: Any, named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """`named` parameters of `model`, named as if it had no adapters, with the adapters added in float32."""
     for name, tensor in named:
         layer, found, rest = name.partition(_BASE)
         if _is_adapter(name):
@@ -123,7 +114,7 @@ class AdapterMerger:
     def merge(self, named_adapters: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters of the model with these adapters merged, one at a time."""
         set_adapters(self._model, named_adapters)
-        return merged(self._model)
+        return merged(self._model, self._model.named_parameters())
 
 
 def _is_adapter(name: str) -> bool:

@@ -1,5 +1,5 @@
-"""What runs inside the jail. Plain standard library, self-contained: the trusted side sends these sources along.
+"""What runs inside the jail. Standard library only: the trusted side sends this source code along.
 
-Invariants: nothing here knows an expected value; a program's process holds its own job and no other; every fact that a
-verdict rests on comes from the kernel (exit status, clocks, sizes), not from the program's process.
+Invariants: no process in here knows an expected value. A program's process holds its own job and no other. Every fact
+that a verdict depends on comes from the kernel (exit status, clocks, sizes), never from the program's process.
 """

@@ -1,4 +1,4 @@
-"""Answering the calls of a check: the program's side of the two pipes (see `checker`)."""
+"""The program's side of a check: answering calls that arrive on a pipe (see `checker`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sandbox import codec
 from sandbox.jail import program
 
 _LENGTH = struct.Struct("<I")
-# Taken before any program runs: a program may replace what the modules hold.
+# Saved before any program runs: a program may replace what the modules hold.
 _read, _pwrite, _exit = os.read, os.pwrite, os._exit
 
 
 def serve(code: types.CodeType, entry_point: str) -> None:
-    """Execute the program, then answer the checker's calls until it hangs up (see `checker` and `jobs.CheckJob`)."""
+    """Execute the program, then answer the checker's calls until it hangs up (see `jobs.CheckJob`)."""
     names, _, source = entry_point.partition("\n")
     definitions = compile(source, "<setup>", "exec", dont_inherit=True)
     namespace = program.new_namespace("solution")
@@ -39,19 +39,19 @@ def serve(code: types.CodeType, entry_point: str) -> None:
     _exit(0)
 
 
-# A request is one of these with the place in the table of what is served, then the arguments by the codec. `NEXT` asks
-# an iterator for its next values, `CALL_IN_PLACE` for the arguments as the call left them as well.
+# A request is one of these, then the index into the table of what is served, then the encoded arguments. `NEXT` asks an
+# iterator for its next values. `CALL_IN_PLACE` also asks for the arguments as the call left them.
 CALL_PLAIN, CALL_IN_PLACE, NEXT = range(3)
 REQUEST = struct.Struct("<BI")
-# A reply begins with one of these: a value; a function or an iterator, which stays here and is given a place in the
-# table; an iterator's next values; or an exception.
+# A reply begins with one of these: a value; a function or an iterator, which stays here and gets an entry in the table;
+# an iterator's next values; or an exception.
 VALUE, FUNCTION, ITERATOR, ITEMS, ERROR = b"V", b"F", b"I", b"N", b"E"
 
 
 def _served(namespace: dict[str, Any], name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = program.find_function(namespace, name)
     is_method = namespace.get(name) is not function
-    # As LeetCode does: each call on a `Solution` of its own.
+    # As on LeetCode, each call gets a `Solution` of its own.
     return (lambda *some, **named: program.find_function(namespace, name)(*some, **named)) if is_method else function
 
 
@@ -86,7 +86,7 @@ def _reply(value: Any, changed: Any, served: list[Any]) -> bytes:
 
 
 def _next_items(served: list[Any], place: int, count: int) -> bytes:
-    """Up to `count` values of an iterator, and whether there are no more."""
+    """Up to `count` values from an iterator, and whether it is exhausted."""
     items: list[Any] = []
     try:
         items.extend(itertools.islice(served[place], count))
@@ -111,19 +111,19 @@ def _raising(error: Exception) -> Any:
 
 
 def _encode_raised(error: Exception) -> bytes:
-    """The exception's classes, nearest first, each by module and name; its arguments where they are plain; its text."""
+    """The exception's classes by module and name, nearest first; its arguments if they are plain data; its text."""
     classes = [(str(kind.__module__), str(kind.__name__)) for kind in type(error).__mro__]
     try:
         arguments = error.args
         if isinstance(error, OSError) and error.filename is not None:  # the constructor's third argument
             arguments = (*arguments[:2], error.filename)
         return codec.encode((classes, arguments, str(error)), strict=True)
-    except Exception:  # noqa: BLE001 - the exception's own methods are the program's
+    except Exception:  # noqa: BLE001 - the exception's methods belong to the program
         return codec.encode((classes, None, ""))
 
 
 def read_message() -> bytes | None:
-    """The next message from the other process of a check job, None where it hung up."""
+    """The next message from the other process of a check job; None if it hung up."""
     head = _read_exactly(_LENGTH.size)
     return _read_exactly(_LENGTH.unpack(head)[0]) if head is not None else None
 

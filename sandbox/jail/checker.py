@@ -1,8 +1,8 @@
-"""The second process of a check job: it runs the test function, and never a line of the program.
+"""The second process of a check job. It runs the test function, and never a line of the program.
 
-The program's process holds the functions under test. Calls go to it and values come back through pipes, by the codec;
-so the program can answer as it likes, but not touch the assertions, nor see what they compare with. A function or an
-iterator that a call gives stays there too, and is asked from here.
+The functions under test live in the program's process. Calls go there and values come back through pipes, encoded by
+the codec. So the program can answer what it likes, but it cannot touch the assertions or see what they compare with. If
+a call returns a function or an iterator, that stays in the program's process too, and is called from here.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, NoReturn
 from sandbox import codec
 from sandbox.jail import calls, confinement, program
 
-# What the record says: `check` returned, raised of itself, or let through what the program raised; the program's
-# process is gone; the arguments of a call, which the program had a hand in, could not be sent; or the test itself is
-# broken, which says nothing about the program.
-PASSED, WRONG, RAISED, GONE, UNSENDABLE, FAULT = b"P", b"A", b"R", b"D", b"X", b"F"
-# No finding yet, but the program has answered: from here on, what the test needs depends on the answers.
+# What the record says: `check` returned; it raised an exception of its own; it let through what the program raised; the
+# program's process is gone; the arguments of a call, which the program had influenced, could not be sent; or the test
+# itself is broken, which says nothing about the program.
+PASSED, WRONG, RAISED, GONE, UNSENDABLE, BROKEN_TEST = b"P", b"A", b"R", b"D", b"X", b"F"
+# Nothing found yet, but the program has answered: from here on, what the test needs depends on the answers.
 ANSWERED = b"."
 _MAX_ITEMS = 64
-# The iteration protocol would take these for an end, and `all(map(f, ...))` for a success.
+# Iteration would mistake these for the end, and `all(map(f, ...))` for success.
 _ITERATION = (StopIteration, StopAsyncIteration)
 
 
 class _Link:
-    """The connection to the program's process. `raised` is what the program raised last."""
+    """The connection to the program's process. `raised` is the last exception that the program raised."""
 
     def __init__(self) -> None:
         self.raised: Exception | None = None
@@ -39,14 +39,14 @@ class _Link:
         self._lock = _thread.allocate_lock()
 
     def call(self, place: int, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[bytes, Any]:
-        """The kind of a call's reply, and its content."""
+        """Make a call and return the kind of the reply and its content."""
         try:
             arguments = codec.encode((positional, named), strict=True)
         except codec.UnknownTypeError as error:
             is_programs = error.kind in (codec.Opaque, codec.OpaqueCallable, _Function)
-            _leave(UNSENDABLE if is_programs and self.has_answered else FAULT)
+            _leave(UNSENDABLE if is_programs and self.has_answered else BROKEN_TEST)
         except codec.CodecError:
-            _leave(UNSENDABLE if self.has_answered else FAULT)
+            _leave(UNSENDABLE if self.has_answered else BROKEN_TEST)
         try:
             with self._lock:  # a test may call from several threads
                 calls.write_message(calls.REQUEST.pack(mode, place) + arguments)
@@ -64,12 +64,12 @@ class _Link:
                 value, rest = content
                 return kind, (value, rest)
             self.raised = _exception(*content)
-        except Exception:  # noqa: BLE001 - bytes of the program's own making: it has left the protocol
+        except Exception:  # noqa: BLE001 - the program made these bytes itself: it has left the protocol
             _leave(GONE)
         raise self.raised
 
     def iterate(self, place: int) -> Iterator[Any]:
-        """The values of an iterator in the program's process, a few at a time."""
+        """The values of an iterator in the program's process, fetched a few at a time."""
         count = 1
         while True:
             _, (items, is_done) = self.call(place, calls.NEXT, (count,), {})
@@ -82,7 +82,7 @@ class _Link:
 
 
 class _Function:
-    """A function of the program's, as the test function sees it."""
+    """A function of the program, as the test function sees it."""
 
     def __init__(self, link: _Link, place: int, name: str) -> None:
         self._link = link
@@ -93,7 +93,7 @@ class _Function:
         return self._ask(calls.CALL_PLAIN, positional, named)
 
     def in_place(self, *positional: Any, **named: Any) -> Any:
-        """A call after which mutable arguments hold what the function left in them (`problems.checks` says where)."""
+        """A call that leaves mutable arguments as the function changed them (`problems.checks` marks these calls)."""
         return self._ask(calls.CALL_IN_PLACE, positional, named)
 
     def _ask(self, mode: int, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -116,7 +116,7 @@ def _mirror_all(positional: tuple[Any, ...], named: dict[str, Any], left: Any, l
 
 
 def _mirror(own: Any, changed: Any) -> None:
-    """Give a mutable argument the content that the function left in it."""
+    """Copy into a mutable argument what the function left in it."""
     if type(own) is not type(changed):
         return
     if isinstance(own, list | bytearray):
@@ -130,17 +130,17 @@ def _mirror(own: Any, changed: Any) -> None:
 
 
 def _exception(classes: Any, arguments: Any, text: Any) -> Exception:
-    """The nearest class of the exception that this process knows, with the same text."""
+    """An exception of the nearest class that this process knows, with the same text."""
     known = [kind for module, name in classes if (kind := _known_exception(module, name)) is not None]
     if not known or issubclass(known[0], _ITERATION):
         return RuntimeError(f"{classes[0][1]}: {text}")
     kind = known[0]
-    if kind.__name__ != classes[0][1]:  # a class of the program's own keeps its name
+    if kind.__name__ != classes[0][1]:  # a class that the program defines keeps its name
         kind = type(classes[0][1], (kind,), {})
     if isinstance(arguments, tuple):
         try:
             made = kind(*arguments)
-        except Exception:  # noqa: BLE001 - a constructor that wants other arguments than the exception kept
+        except Exception:  # noqa: BLE001 - its constructor takes other arguments than the exception stored
             made = kind.__new__(kind)
             made.args = arguments
         if str(made) == text:
@@ -151,14 +151,14 @@ def _exception(classes: Any, arguments: Any, text: Any) -> Exception:
 
 
 def _known_exception(module: str, name: str) -> type[Exception] | None:
-    """An exception of a module that is loaded here: nothing is imported because a program names it."""
+    """An exception class of a module that is already loaded: a program must not cause an import by naming it."""
     is_standard = module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names
     kind = vars(sys.modules[module]).get(name) if is_standard and module in sys.modules else None
     return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
 
 
 def _leave(record: bytes) -> NoReturn:
-    """End this process with its record; nothing in the test function can stop that."""
+    """Write the record and end this process; nothing in the test function can stop that."""
     os.pwrite(program.RECORD, record, 0)
     os._exit(0)
 
@@ -169,8 +169,8 @@ def run_check(
     program_filter: confinement.ProgramFilter,
     limits: program.ProcessLimits,
     cpu_s: float,
-) -> None:
-    """Confine this process, run `check` of `source` with the first name of `entry_point`, leave a record, exit."""
+) -> NoReturn:
+    """Confine this process, call `check` of `source` with the first name of `entry_point`, leave a record, and exit."""
     limits.apply(cpu_s)
     program_filter.install()
     link = _Link()
@@ -178,24 +178,24 @@ def run_check(
     functions = [_Function(link, place, name) for place, name in enumerate(names)]
     namespace = program.new_namespace("check")
     namespace.update(zip(names, functions, strict=True))
-    # `f(5).__eq__(25)` of a value that cannot tell is no yes.
+    # `f(5).__eq__(25)` may give `NotImplemented`, which must not count as true.
     warnings.filterwarnings("error", "NotImplemented should not be used", DeprecationWarning)
     try:
         code = compile(source, "<check>", "exec", dont_inherit=True)
         exec(code, namespace)
         namespace["check"](functions[0])
-        record = PASSED if link.has_answered else FAULT
+        record = PASSED if link.has_answered else BROKEN_TEST
     except SystemExit as error:
-        record = WRONG if error.code else PASSED if link.has_answered else FAULT
-    except Exception as error:  # noqa: BLE001 - a wrong value may make the test function fail in any way
+        record = WRONG if error.code else PASSED if link.has_answered else BROKEN_TEST
+    except Exception as error:  # noqa: BLE001 - a wrong value can make the test function fail in any way
         record = RAISED if error is link.raised else WRONG
         if not link.has_answered or _is_undefined(error):
-            record = FAULT
+            record = BROKEN_TEST
     _leave(record)
 
 
 def _is_undefined(error: Exception) -> bool:
-    """Whether the test's own text reads a name that it never gives a value, whatever the program answered."""
+    """Whether the test reads a name that it never assigns: it then fails whatever the program answers."""
     if not isinstance(error, NameError) or isinstance(error, UnboundLocalError) or error.__traceback__ is None:
         return False
     traceback = error.__traceback__

@@ -1,8 +1,9 @@
-"""Landlock and seccomp, by the bare system calls: what a jailed process can never do again.
+"""Landlock and seccomp through bare system calls: what a jailed process can never do again.
 
-Landlock is laid once over the zygote and inherited. Seccomp comes in two filters: `SERVICE`, an allow-list laid once
-over the zygote, and on top of it in every program's process `program_filter`, which takes away what only the supervisor
-needs (processes, signals to others, limits). The second one is small, because it is compiled anew in every process.
+Landlock is applied once, to the zygote, and inherited. Seccomp uses two filters: `service_filter`, an allow-list that
+is installed once in the zygote, and on top of it, in every program's process, `ProgramFilter`, which takes away what
+only the supervisor needs (processes, signals to others, limits). The second one is small because the kernel compiles it
+anew for every process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _SIGKILL = 9
 
-# System calls by name: (x86_64, aarch64), None where the architecture has no such call.
+# System calls by name: (x86_64, aarch64), None if the architecture does not have the call.
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "open": (2, None), "close": (3, 57), "stat": (4, None), "fstat": (5, 80),
     "lstat": (6, None), "poll": (7, None), "lseek": (8, 62), "mmap": (9, 222), "mprotect": (10, 226),
@@ -47,17 +48,17 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "copy_file_range": (326, 285), "statx": (332, 291), "rseq": (334, 293), "close_range": (436, 436),
     "openat2": (437, 437), "faccessat2": (439, 439), "epoll_pwait2": (441, 441),
 }  # fmt: skip
-# Allowed to the zygote, and taken away again in a program's process.
+# Allowed in the zygote, and taken away in a program's process.
 _SERVICE_ONLY: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None), "fchmodat": (268, 53),
     "sendmsg": (46, 211), "recvmsg": (47, 212), "fork": (57, None), "vfork": (58, None), "setrlimit": (160, 164),
     "memfd_create": (319, 279), "pidfd_open": (434, 434),
 }  # fmt: skip
-# Refused as a file system without them would: copying a file asks for them.
+# Refused the way a file system without attributes would: copying a file asks for them.
 _ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13),
 }  # fmt: skip
-# Allowed with certain arguments only.
+# Allowed only with certain arguments.
 _CHECKED: dict[str, tuple[int, int]] = {
     "ioctl": (16, 29), "sendto": (44, 206), "recvfrom": (45, 207), "socketpair": (53, 199), "clone": (56, 220),
     "kill": (62, 129), "fcntl": (72, 25), "prctl": (157, 167), "tgkill": (234, 131), "prlimit64": (302, 261),
@@ -80,7 +81,7 @@ _OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
 
 
 class ConfinementError(OSError):
-    """The kernel refused a confinement that was asked for."""
+    """The kernel refused to confine the process."""
 
 
 class _Filter(ctypes.Structure):
@@ -88,7 +89,7 @@ class _Filter(ctypes.Structure):
 
 
 class FilterBuilder:
-    """A classic BPF program over `struct seccomp_data`, which falls through from rule to rule."""
+    """A classic BPF program over `struct seccomp_data` that falls through from rule to rule."""
 
     def __init__(self) -> None:
         machine = os.uname().machine
@@ -108,7 +109,7 @@ class FilterBuilder:
         self._code += struct.pack("HBBI", code, if_true, if_false, k)
 
     def always(self, table: dict[str, tuple[int | None, int | None]], action: int) -> FilterBuilder:
-        """`action` for every call of `table`."""
+        """Apply `action` to every call in `table`."""
         for numbers in table.values():
             number = numbers[self._column]
             if number is not None:
@@ -117,7 +118,7 @@ class FilterBuilder:
         return self
 
     def argument_in(self, name: str, index: int, values: tuple[int, ...], otherwise: int = _EPERM) -> FilterBuilder:
-        """Allow the call `name` where the low half of its argument `index` is one of `values`."""
+        """Allow the call `name` if the low half of its argument `index` is one of `values`."""
         count = len(values)
         self._emit(_EQUAL, _CHECKED[name][self._column], 0, count + 3)
         self._emit(_LOAD, _OFFSET_ARGUMENTS + 8 * index)
@@ -128,7 +129,7 @@ class FilterBuilder:
         return self
 
     def argument_null(self, name: str, index: int) -> FilterBuilder:
-        """Allow the call `name` where its argument `index` is a null pointer (both halves 0)."""
+        """Allow the call `name` if its argument `index` is a null pointer (both halves 0)."""
         self._emit(_EQUAL, _CHECKED[name][self._column], 0, 6)
         self._emit(_LOAD, _OFFSET_ARGUMENTS + 8 * index)
         self._emit(_EQUAL, 0, 0, 3)
@@ -139,7 +140,7 @@ class FilterBuilder:
         return self
 
     def clone_flags(self, *, needed: int, refused: int) -> FilterBuilder:
-        """Allow `clone` with one of the flags `needed` (0: none is) and none of `refused`."""
+        """Allow `clone` with one of the flags `needed` (0: no flag is needed) and none of `refused`."""
         self._emit(_EQUAL, _CHECKED["clone"][self._column], 0, 5 if needed else 4)
         self._emit(_LOAD, _OFFSET_ARGUMENTS)
         self._emit(_ANY_BIT, refused, 2 if needed else 1, 0)
@@ -150,17 +151,17 @@ class FilterBuilder:
         return self
 
     def build(self, otherwise: int) -> bytes:
-        """The program's bytes; `otherwise` is the action for every call that no rule names."""
+        """The program's bytes. `otherwise` is the action for every call that no rule names."""
         return bytes(self._code + struct.pack("HBBI", _RETURN, 0, 0, otherwise))
 
 
 def service_filter() -> bytes:
-    """The zygote's allow-list: what CPython needs, and processes, their limits, anonymous files and one socket."""
+    """The zygote's allow-list: what CPython needs, plus processes, their limits, anonymous files and one socket."""
     builder = FilterBuilder().always(_ALLOWED, _ALLOW).always(_SERVICE_ONLY, _ALLOW).always(_ATTRIBUTES, _ENOTSUP)
     builder.argument_in("ioctl", 1, _IOCTLS).argument_in("fcntl", 1, _FCNTLS).argument_in("socketpair", 0, (_AF_UNIX,))
     builder.argument_null("sendto", 4).argument_null("recvfrom", 4)
     builder.clone_flags(needed=0, refused=_CLONE_NEW)
-    # glibc falls back to clone, whose flags a filter can read.
+    # glibc then falls back to clone, whose flags a filter can read.
     builder.argument_in("clone3", 0, (), otherwise=_ENOSYS)
     for name in ("kill", "tgkill", "prctl", "prlimit64"):
         builder.always({name: _CHECKED[name]}, _ALLOW)
@@ -168,11 +169,11 @@ def service_filter() -> bytes:
 
 
 class ProgramFilter:
-    """What a program's process loses on top of `service_filter`: processes, signals to others, limits, descriptors.
+    """What a program's process loses beyond `service_filter`: processes, signals to others, limits, descriptors.
 
-    Without files of its own a program has no times to set either: those of the machine's devices are a message to the
-    next program. Built once, with places for the pid; a fork only fills those in, because everything it touches costs
-    it a page.
+    A program without files of its own may not set times either: through the times of the machine's devices it could
+    leave a message for the next program. The filter is built once, with placeholders for the pid. A fork only fills
+    those in, because every page it touches has to be copied.
     """
 
     def __init__(self, *, may_set_times: bool) -> None:
@@ -181,7 +182,7 @@ class ProgramFilter:
             builder.always({"utimensat": _ALLOWED["utimensat"]}, _EPERM)
         builder.clone_flags(needed=_CLONE_THREAD, refused=_CLONE_NEW)
         builder.argument_in("prctl", 0, _PRCTLS)
-        # Its own limits it may lower, and raise again as far as it may go: the kernel sees to that.
+        # It may change its own limits; the kernel keeps it from raising them above the hard ones.
         builder.argument_in("prlimit64", 0, (0, _PID_PLACE))
         builder.argument_in("kill", 0, (_PID_PLACE,)).argument_in("tgkill", 0, (_PID_PLACE,))
         code = builder.build(_ALLOW)
@@ -192,7 +193,7 @@ class ProgramFilter:
         self._pointer = ctypes.byref(self._argument)
 
     def install(self) -> None:
-        """Lay the filter over this process for good: it may signal itself and nobody else."""
+        """Install the filter in this process for good: it may signal itself and nobody else."""
         pid = os.getpid()
         for at in self._places:
             struct.pack_into("=I", self._code, at, pid)
@@ -200,7 +201,7 @@ class ProgramFilter:
 
 
 def install_service_filter() -> None:
-    """Lay `service_filter` over this process and all it will start, for good."""
+    """Install `service_filter` for good in this process and everything that it will start."""
     code = service_filter()
     buffer = ctypes.create_string_buffer(code, len(code))
     _install(ctypes.byref(_Filter(len(code) // 8, ctypes.addressof(buffer))))
@@ -220,7 +221,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No set-uid program gives privileges, and no process of the same uid may trace or inspect this one."""
+    """Gain no privileges from set-uid programs, and let no process of the same uid trace or inspect this one."""
     _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
@@ -232,14 +233,14 @@ _CHANGE_DIR = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8
 
 
 def landlock_abi() -> int:
-    """The kernel's Landlock version, 0 where there is none."""
+    """The kernel's Landlock version; 0 if it has none."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, 0, 1)))
 
 
 def restrict_paths(readable: list[str], writable: list[str]) -> int:
-    """Deny all files but `readable` and `writable` paths, all of TCP, and signals and sockets to outside.
+    """Deny all files except `readable` and `writable` paths, all TCP, and signals and sockets to the outside.
 
-    Returns the Landlock version used (0: nothing was done). Nothing may be executed, not even what is readable.
+    Returns the Landlock version used; 0 means that nothing was done. Nothing may be executed, not even readable files.
     """
     abi = landlock_abi()
     if abi == 0:
@@ -262,7 +263,7 @@ def restrict_paths(readable: list[str], writable: list[str]) -> int:
 def _allow_path(ruleset: int, path: str, access: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:  # a link out of the jail: what is not there needs no right
+    except FileNotFoundError:  # a link out of the jail: a file that is not there needs no rights
         return
     if not os.path.isdir(path):
         access &= _READ_FILE | _WRITE_FILE | _TRUNCATE

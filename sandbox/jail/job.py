@@ -1,8 +1,8 @@
-"""The process that runs one job of one program: from the fork to the exit.
+"""The process that runs one job of one program, from the fork to the exit.
 
-`become` never returns. What it leaves behind: an exit status, the files on descriptors 1 to 3, and on the descriptor
-`MILESTONES`, which is closed before the program starts, how far it came: nothing (set-up failed), `C` (compiling),
-`S` and a record (a syntax error), `R` (the program was started). The process of a check job also talks to its
+`become` does not return. It leaves behind an exit status and the files on descriptors 1 to 3. The descriptor
+`MILESTONES`, which is closed before the program starts, says how far it got: nothing (setup failed), `C` (compiling),
+`S` and a record (a syntax error), or `R` (the program was started). The process of a check job also talks to its
 `checker` on two more descriptors.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 
 from sandbox import codec
 from sandbox.jail import calls, confinement, program
-from sandbox.jail.request import CALL, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
+from sandbox.jail.protocol import CALL, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
 
-# Taken before any program runs: a program may replace what the modules hold.
+# Saved before any program runs: a program may replace what the modules hold.
 _pwrite, _exit, _close = os.pwrite, os._exit, os.close
 _seed = _random.Random.seed
 _WARM_UPS = 30
@@ -34,14 +34,14 @@ def become(
     program_filter: confinement.ProgramFilter,
     limits: program.ProcessLimits,
     cpu_s: float,
-) -> None:
-    """Read the job, confine this process for good, compile the program if that is still to be done, run it, exit."""
+) -> int:
+    """Read the job, confine this process for good, compile the program if `code` is None, run it, and exit."""
     descriptor, number, kind, source_bytes, at, payload_bytes, _ = task
     seed = int.from_bytes(os.pread(descriptor, SEED.size, 0), "little")
     source = read_source(descriptor, source_bytes) if code is None else ""
     payload = os.pread(descriptor, payload_bytes, at) if kind != STDIN else b""
     program.keep_only(files, max_descriptors)
-    # As `random.seed` does for an integer, without its Python code.
+    # What `random.seed` does with an integer, minus its Python code.
     _seed(random._inst, seed + number)
     limits.apply(cpu_s)
     program_filter.install()
@@ -58,10 +58,11 @@ def become(
     _pwrite(program.MILESTONES, b"R", 0)
     _close(program.MILESTONES)
     run(code)
+    return 1  # only if the program tampered with what should have ended this process
 
 
 def _run_of(kind: int, payload: bytes) -> Callable[[CodeType], None]:
-    """What to do with the code; everything of ours that can fail does so before the program starts."""
+    """What to do with the code. Everything on our side that can fail does so before the program starts."""
     if kind == CHECK:
         entry_point = payload.decode()
         return lambda code: calls.serve(code, entry_point)
@@ -84,9 +85,9 @@ def _evaluate(namespace: dict[str, Any], setup: CodeType | None, expression: Cod
 
 
 def warm_up() -> None:
-    """Do now what every program's process would do first, so that no fork pays for it.
+    """Run once what every program's process starts with, so that no fork has to pay for it.
 
-    CPython writes to a function's code until it has run a few times, and every page written to after a fork is copied.
+    CPython writes to a function's code until it has run a few times, and every page written after a fork is copied.
     """
     sample = "def f(x):\n    return [y for y in x if y]\nf('a')\ntry:\n    1/0\nexcept Exception as e: pass"
     exec(program.compile_program(sample), {})

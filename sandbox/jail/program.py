@@ -1,11 +1,13 @@
-"""A program in its process: its namespace, its errors, and what the interpreter does at its end."""
+"""A program in its process: its streams, its namespace, its errors, and what the interpreter does at its end."""
 
 from __future__ import annotations
 
 import _sitebuiltins
 import atexit
 import builtins
+import functools
 import gc
+import io
 import itertools
 import linecache
 import os
@@ -17,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sandbox import codec
-from sandbox.jail import streams
 
 SOLUTION = "<solution>"
 EXIT_SYNTAX, EXIT_RECORDED, EXIT_FLUSH_FAILED = 87, 86, 120
@@ -25,20 +26,27 @@ RECORD, MILESTONES, FROM_PARTNER, TO_PARTNER = range(3, 7)
 MAX_MESSAGE = 500
 _MAX_RECORD = 4000
 
-# Taken before any program runs: a program may replace what the modules hold.
-_write, _exit = os.write, os._exit
+# Saved before any program runs: a program may replace what the modules hold.
+_write, _exit, _os_open = os.write, os._exit, os.open
+
+_STREAMS = {
+    f"{folder}{name}": number
+    for number, names in enumerate((("stdin", "0"), ("stdout", "1"), ("stderr", "2")))
+    for folder, name in (("/dev/", names[0]), ("/dev/fd/", names[1]), ("/proc/self/fd/", names[1]))
+}
+_ENCODED_STREAMS = {os.fsencode(name): number for name, number in _STREAMS.items()}
 
 
 class ProcessLimits:
-    """The limits that hold in the process itself; the supervisor's clocks decide before those on time do."""
+    """The limits that the process itself carries. The supervisor's clocks fire before the limit on CPU time does."""
 
     def __init__(self, address_bytes: int, output_bytes: int) -> None:
         self.address = (address_bytes, address_bytes)
         self.file_size = (output_bytes, output_bytes)
 
     def apply(self, cpu_s: float) -> None:
-        """Lay the limits on this process."""
-        # Counted in ticks, this one fires early on a busy machine: leave a margin, and let the supervisor decide.
+        """Apply the limits to this process."""
+        # The kernel counts this one in ticks, so it fires early on a busy machine: leave a margin for the supervisor.
         cpu = int(cpu_s) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, self.file_size)
@@ -46,33 +54,76 @@ class ProcessLimits:
 
 
 def keep_only(descriptors: tuple[int, ...], max_descriptors: int) -> None:
-    """Make these the descriptors 0, 1, 2... and close all others. None of them is below the number of them."""
+    """Turn these into descriptors 0, 1, 2... and close all others. None of them is below their count."""
     deque(map(os.dup2, descriptors, range(len(descriptors))), 0)
     os.closerange(len(descriptors), max_descriptors)
 
 
+def prepare_streams() -> None:
+    """Create the streams on descriptors 0 to 2, which every fork inherits, and make them available by name.
+
+    The jail has no `/proc`, which `/dev/stdin` elsewhere points to. Opening such a name here gives the descriptor
+    itself, as if it were a pipe.
+    """
+    for name, number, mode, errors in (
+        ("stdin", 0, "r", "strict"),
+        ("stdout", 1, "w", "strict"),
+        ("stderr", 2, "w", "backslashreplace"),
+    ):
+        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115 - stays open
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    io.open = builtins.open = _by_name(io.open)
+    os.open = _by_name(os.open)
+
+
+def _by_name(opens: Any) -> Any:
+    keyword = "path" if opens is _os_open else "file"
+
+    @functools.wraps(opens)
+    def open(_: Any, *arguments: Any, **options: Any) -> Any:  # noqa: A001 - it replaces the builtin
+        number = _stream_number(arguments[0] if arguments else options.get(keyword, -1))
+        if number is None:
+            return opens(*arguments, **options)
+        duplicate = os.dup(number)
+        options.pop(keyword, None)
+        return duplicate if opens is _os_open else opens(duplicate, *arguments[1:], **options)
+
+    # Bound already: like a builtin, it must not become a method of a class that has it as an attribute.
+    return types.MethodType(open, None.__class__)
+
+
+def _stream_number(file: Any) -> int | None:
+    if isinstance(file, int):
+        return None
+    path = file if isinstance(file, str | bytes) else os.fspath(file)
+    return _STREAMS.get(path) if isinstance(path, str) else _ENCODED_STREAMS.get(path)
+
+
 def adapt_library() -> None:
-    """What programs expect of Python beyond what a bare interpreter in a jail does."""
-    for name in ("exit", "quit"):  # what `site` would have added
+    """Add what programs expect from Python and a bare interpreter in a jail does not do."""
+    for name in ("exit", "quit"):  # `site` would have added them
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    # Contest programs print integers of any length; the CPU limit bounds the cost.
+    sys.set_int_max_str_digits(0)
     # The system call is refused, but `dbm` makes it for its own files, which the program may read and write anyway.
     refused = os.chmod
     os.chmod = lambda path, mode, **options: None if os.path.isfile(path) else refused(path, mode, **options)
 
 
 def remember_source(source: str) -> None:
-    """Let `inspect` and tracebacks show the program's lines."""
+    """Make the program's lines available to `inspect` and tracebacks."""
     lines = [f"{line}\n" for line in source.split("\n")]
     linecache.cache[SOLUTION] = (len(source), None, lines, SOLUTION)
 
 
 def compile_program(source: str) -> types.CodeType:
-    """The program's code, whatever encoding its text claims. Raises what `compile` raises, not only `SyntaxError`."""
+    """The program's code, whatever encoding its text declares. `compile` may raise more than `SyntaxError`."""
     return compile(source, SOLUTION, "exec", dont_inherit=True)
 
 
 def new_namespace(name: str) -> dict[str, Any]:
-    """The globals of a fresh module `name`, which stands in `sys.modules`."""
+    """The globals of a new module `name`, which is added to `sys.modules`."""
     module = types.ModuleType(name)
     sys.modules[name] = module
     module.__dict__["__file__"] = SOLUTION
@@ -94,7 +145,7 @@ def run_main(code: types.CodeType) -> None:
 
 
 def run_value(code: types.CodeType, compute: Callable[[dict[str, Any]], Any]) -> None:
-    """Run the program, record the value that `compute` makes of its namespace, and exit."""
+    """Run the program, record the value that `compute` derives from its namespace, and exit."""
     namespace = new_namespace("solution")
     try:
         exec(code, namespace)
@@ -127,22 +178,33 @@ def exit_status(error: SystemExit) -> int:
 
 
 def _finish(namespace: dict[str, Any], status: int) -> None:
-    """What the interpreter does at its end, as far as a program can notice: threads, atexit, open files, streams."""
+    """Shut down as the interpreter does, as far as a program can notice: threads, atexit, open files, streams."""
     try:
         threading = sys.modules.get("threading")
         if threading is not None:
             threading._shutdown()
         atexit._run_exitfuncs()
-        # A stream of the program's own needs the program's names to flush, so it goes before they do.
-        streams.flush(sys.__dict__.get("stdout"), sys.__dict__.get("stderr"))
+        # A stream that the program defines needs the program's names to flush, so flush it before they are cleared.
+        _flush(sys.__dict__.get("stdout"), sys.__dict__.get("stderr"))
         has_classes = any(isinstance(value, type) for value in namespace.values())
         namespace.clear()
-        if has_classes:  # nothing else has destructors that garbage could still be waiting for
+        if has_classes:  # only classes of the program can have destructors that still have to run
             gc.collect()
-        streams.flush(sys.__dict__.get("__stdout__"), sys.__dict__.get("__stderr__"))
-    except BaseException:  # noqa: BLE001 - as CPython: a failure at the end costs the exit status
+        _flush(sys.__dict__.get("__stdout__"), sys.__dict__.get("__stderr__"))
+    except BaseException:  # noqa: BLE001 - as in CPython, a failure at the end changes the exit status
         _exit(EXIT_FLUSH_FAILED)
     _exit(status)
+
+
+def _flush(*streams: Any) -> None:
+    """Flush these streams. Skip those that the program has deleted, closed or detached."""
+    for stream in streams:
+        try:
+            is_closed = stream is None or stream.closed
+        except (AttributeError, ValueError):  # not a stream, or one without its buffer
+            continue
+        if not is_closed:
+            stream.flush()
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -156,24 +218,24 @@ def leave_with_error(error: BaseException) -> None:
     """Record an exception that left the program, and exit."""
     try:
         record = b"E" + record_of(error, *position_of(error))
-    except BaseException:  # noqa: BLE001 - the exception's own methods are the program's
+    except BaseException:  # noqa: BLE001 - the exception's methods belong to the program
         record = b"E" + codec.encode((type.__getattribute__(type(error), "__name__"), "", None, None))
     write_all(RECORD, record)
     _exit(EXIT_RECORDED)
 
 
 def record_of(error: BaseException, line: int | None, column: int | None) -> bytes:
-    """An exception's type, message and place, encoded."""
+    """An exception's type, message and position, encoded."""
     try:
         message = str.__str__(str(error))[:MAX_MESSAGE]
-    except BaseException:  # noqa: BLE001 - the exception's own methods are the program's
+    except BaseException:  # noqa: BLE001 - the exception's methods belong to the program
         message = ""
     record = (type.__getattribute__(type(error), "__name__")[:80], message, line, column)
     return codec.encode(record, _MAX_RECORD)
 
 
 def position_of(error: BaseException) -> tuple[int | None, int | None]:
-    """Line (from 1) and column (from 0, in UTF-8 bytes) of the innermost frame that runs the program's own text."""
+    """Line (from 1) and column (from 0, in UTF-8 bytes) in the innermost frame that runs the program's own text."""
     traceback, innermost = error.__traceback__, None
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == SOLUTION:
@@ -192,8 +254,3 @@ def syntax_record(error: BaseException) -> bytes:
         column = max(0, error.offset - 1) if error.offset else None
         return codec.encode((type(error).__name__, str(error.msg)[:MAX_MESSAGE], error.lineno, column), _MAX_RECORD)
     return codec.encode((type(error).__name__, str(error)[:MAX_MESSAGE], None, None), _MAX_RECORD)
-
-
-def raise_no_limits_on_integers() -> None:
-    """Programs of contests print integers of any length; the CPU limit bounds what that may cost."""
-    sys.set_int_max_str_digits(0)

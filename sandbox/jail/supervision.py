@@ -1,16 +1,18 @@
-"""Watching one child process: its clocks, its end, what it left behind. Nothing here trusts the child."""
+"""Starting and watching a child process: its clocks and its end. Nothing here trusts the child."""
 
 from __future__ import annotations
 
 import os
 import select
-import struct
 import time
+from collections.abc import Callable
 from typing import NamedTuple
+
+from sandbox.jail import confinement
 
 SELF_ENDED, CPU_TIMEOUT, WALL_TIMEOUT = range(3)
 _TICK_S = 0.1
-# Past its wall limit, a program that still uses at least this share of a core is waiting for a core, not sleeping.
+# A program past its wall limit that still uses at least this share of a core is waiting for a core, not sleeping.
 _AWAKE_SHARE = 0.002
 _AWAKE_WINDOW_S = 1.0
 HARD_WALL_FACTOR = 3.0
@@ -19,14 +21,9 @@ _LAST_FACTOR = 10.0
 _EXIT_S = 0.1
 _SIGKILL = 9
 
-# cause, whether the kernel killed a process of the jail for memory, wait status, CPU and wall time (microseconds), peak
-# resident bytes of the program's process and of its partner, bytes of output, standard error and value, then how far
-# the program came and what a check found, each as one byte (see `reporter`).
-REPORT = struct.Struct("<BBIQQQQQQQcc")
-
 
 class Ending(NamedTuple):
-    """How a child ended: who ended it, its wait status, and what it used; `partner_peak_bytes` is that of a checker."""
+    """How a child ended: who ended it, its wait status, and what it used. `partner_peak_bytes` is the checker's."""
 
     cause: int
     status: int
@@ -36,18 +33,31 @@ class Ending(NamedTuple):
     partner_peak_bytes: int = 0
 
 
+def start(run: Callable[..., int], *arguments: object) -> int:
+    """Fork a child and return its id. It ends with its parent, or with the exit status `run(*arguments)` returns."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            confinement.die_with_parent(parent)
+            status = run(*arguments)
+        finally:
+            os._exit(status)
+    return pid
+
+
 def supervise(
     pid: int, cpu_s: float, wall_s: float, control: int, partner: int | None = None, *, has_children: bool = False
 ) -> Ending:
-    """Wait for the child `pid`, and kill it at `cpu_s` of CPU time, or at `wall_s` if it sleeps (see `_Patience`).
+    """Wait for the child `pid`. Kill it at `cpu_s` of CPU time, or at `wall_s` if it sleeps (see `_Patience`).
 
-    CPU time is the kernel's precise clock of the process, not ticks. With a `partner`, a child that `pid` waits for,
-    the time of the one that used more counts; with `has_children`, the kernel's final account holds their time as well,
-    and does not. Exits this process when `control` hangs up: then nobody is left to
-    report to.
+    CPU time comes from the kernel's precise clock of the process, not from ticks. With a `partner`, a child that `pid`
+    waits for, the larger of the two times counts. With `has_children`, the kernel's final account also includes their
+    time, so it is ignored. If `control` hangs up, nobody is left to report to, and this process exits.
     """
     started = time.monotonic()
-    # CPUCLOCK_SCHED of a whole process, see clock_getcpuclockid(3)
+    # CPUCLOCK_SCHED for the whole process, see clock_getcpuclockid(3)
     clocks = [(~process << 3) | 2 for process in (pid, partner) if process is not None]
     descriptor = os.pidfd_open(pid)
     poller = select.poll()
@@ -82,8 +92,8 @@ def supervise(
 class _Patience:
     """Decides when a process has slept for too long, on a machine that may be too busy to let anybody run.
 
-    Only calm time counts: of a wait that took longer than was asked for, what was asked for, since the process watched
-    is likely to have stood as still as we did. After `wall_s` of it a process that sleeps is late; one that uses some
+    Only calm time counts: if a wait took longer than requested, only the requested time is added, because the process
+    probably stood still as long as we did. After `wall_s` of calm time, a sleeping process is late. One that uses some
     of a core is waiting for more of it, and gets `HARD_WALL_FACTOR` times as long.
     """
 
@@ -95,7 +105,7 @@ class _Patience:
         self._sleeps = False
 
     def is_over(self, asked_s: float, took_s: float, used_s: float) -> bool:
-        """Whether the process is late, after a wait; `used_s` is its CPU time so far."""
+        """Whether the process is late after this wait. `used_s` is its CPU time so far."""
         self._elapsed += took_s
         self._calm += min(took_s, asked_s + 0.001)
         calm, used = self._calm - self._mark[0], used_s - self._mark[1]
@@ -108,9 +118,10 @@ class _Patience:
 
 
 def end_partner(pid: int, watched: Ending, cpu_s: float, *, is_done: bool) -> Ending:
-    """End the child `pid`, whose partner ended as `watched`; `is_done`: it is only waiting for more to do.
+    """End the child `pid`, whose partner ended as `watched`. `is_done` means that it is only waiting for more work.
 
-    One that did not end by itself, although its partner found it gone, only closed its end: no fact but that.
+    If its partner found it gone but it has not ended, it merely closed its end of the pipe, and its status says
+    nothing.
     """
     descriptor = os.pidfd_open(pid)
     has_ended = not is_done and bool(select.select([descriptor], [], [], _EXIT_S)[0])
@@ -124,7 +135,7 @@ def end_partner(pid: int, watched: Ending, cpu_s: float, *, is_done: bool) -> En
 
 
 class OomCounter:
-    """The kernel's count of processes killed for memory in our cgroup, on a descriptor opened outside the jail."""
+    """The kernel's count of processes killed for memory in our cgroup, from a descriptor opened outside the jail."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor

@@ -1,15 +1,9 @@
-"""The jail's first process: warm, small, single-threaded; it forks the processes in which programs run.
+"""The jail's first process: warm, small and single-threaded. It forks the processes in which programs run.
 
-No byte of a program, of its input or of what it wrote is ever in this process, since every later fork inherits what its
-memory holds, freed memory included. A program with one job is read by the process that runs it. One with several gets a
-loader, which reads and compiles it once, and forks and watches a process for each job. Neither the zygote nor a loader
-executes a line of a program.
-
-Requests and replies are packets on one socket. A request: `REQUEST` with two descriptors, of the program's file (see
-`request`) and of its standard input, which counts where there is one job. Replies: `R` packets that hold a
-`supervision.REPORT` for each job in order, with the descriptors of what its program wrote (output and value where there
-are any, and what the compiler objected to), then an `E` packet. The reader answers each `R` packet of a loader with one
-byte when it has read what is in it.
+No byte of a program, its input or its output is ever in this process, because every later fork inherits its memory,
+freed memory included. If a program has one job, the process that runs the job also reads the program. If it has
+several, a loader (a fork that ends with the program) reads and compiles it once, and forks and watches a process per
+job. Neither the zygote nor a loader executes a line of a program. See `protocol` for the requests and replies.
 """
 
 from __future__ import annotations
@@ -20,47 +14,23 @@ import gc
 import os
 import resource
 import struct
-from typing import NamedTuple
+import time
+from types import CodeType
 
-from sandbox.jail import confinement, job, loader, mounts, program, streams, supervision
-from sandbox.jail.reporter import Reporter
-from sandbox.jail.request import SEED, Task, read_tasks
-from sandbox.jail.runner import MAX_DESCRIPTORS, Runner
-from sandbox.jail.scratch import Scratch
+from sandbox.jail import confinement, job, program, scratch, supervision
+from sandbox.jail.protocol import END, NOT_A_CHECK, REQUEST, SEED, STDIN, Config, Task, read_source, read_tasks
+from sandbox.jail.runner import MAX_DESCRIPTORS, Reporter, Runner
 
-# What programs of contests import: loading it once saves each of them milliseconds. No `threading`, whose fork hook
-# would cost every fork more than the import saves the few that use it.
+# What contest programs import: loading it once saves each of them milliseconds. Not `threading`: its fork hook would
+# cost every fork more than the import saves the few programs that use it.
 _PRELOADED = (
     "array", "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
     "itertools", "math", "operator", "random", "re", "string", "typing",
 )  # fmt: skip
 _FIRST_HIGH_DESCRIPTOR = 16
 _STACK_BYTES = 64 << 20
-# The number of jobs, and the length of the source; of a single job its kind and the lengths of payload and test module;
-# CPU and wall seconds of a job.
-REQUEST = struct.Struct("<IQBQQdd")
-# cause and wait status of the loader (0, 0 where there was none), whether it was killed for memory, and whether the
-# scratch folder is clean.
-END = struct.Struct("<BIBB")
-
-
-class Config(NamedTuple):
-    """What the trusted side tells the zygote at its start. Times in seconds; `scratch` "" and None stand for none."""
-
-    control: int
-    oom_counter: int | None
-    readable: tuple[str, ...]
-    writable: tuple[str, ...]
-    scratch: str
-    scratch_bytes: int
-    scratch_files: int
-    use_landlock: bool
-    program_cpu_s: float
-    program_wall_s: float
-    program_output_bytes: int
-    address_bytes: int
-    output_bytes: int
-    num_processes: int | None
+# How a loader ends: everything is done, or the program has used up its total output.
+DONE, TOO_MUCH_OUTPUT = 0, 3
 
 
 class Zygote:
@@ -72,13 +42,12 @@ class Zygote:
         counter = None if config.oom_counter is None else _move_high(config.oom_counter)
         for descriptor in range(5):
             os.dup2(os.memfd_create("stream"), descriptor)
-        streams.prepare()
+        program.prepare_streams()
         for name in _PRELOADED:
             __import__(name)
         program.adapt_library()
-        program.raise_no_limits_on_integers()
         if config.scratch:
-            mounts.prepare(config.scratch, config.scratch_bytes, config.scratch_files)
+            scratch.mount(config.scratch, config.scratch_bytes, config.scratch_files)
         self._limit_resources()
         confinement.forbid_new_privileges()
         self.landlock_abi = 0
@@ -86,7 +55,7 @@ class Zygote:
             self.landlock_abi = confinement.restrict_paths(list(config.readable), list(config.writable))
         confinement.install_service_filter()
         os.chdir(config.scratch or "/")
-        self._scratch = Scratch(config.scratch, self._control.fileno())
+        self._scratch = scratch.Scratch(config.scratch, self._control.fileno())
         self._limits = program.ProcessLimits(config.address_bytes, config.output_bytes)
         self._reporter = Reporter(self._control, counter)
         self._runner = Runner(self._reporter, self._limits, has_scratch=bool(config.scratch))
@@ -101,19 +70,19 @@ class Zygote:
             limits[resource.RLIMIT_NPROC] = self._config.num_processes
         for kind, value in limits.items():
             resource.setrlimit(kind, (value, value))
-        # Recursion through C code (a cached function) takes C stack; what is used of it counts as memory.
+        # Recursion through C code (a cached function) takes C stack; the part that is used counts as memory.
         _, hard = resource.getrlimit(resource.RLIMIT_STACK)
         stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(hard, _STACK_BYTES)
         resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
 
     def serve(self) -> None:
-        """Answer requests, one after another."""
+        """Answer requests one after another."""
         self._control.send(b"Z" + struct.pack("<B", self.landlock_abi))
         while True:
             packet, ancillary, _, _ = self._control.recvmsg(64, _socket.CMSG_SPACE(8))
             if not packet:
                 return
-            if len(packet) == REQUEST.size:  # else an answer to the report of a loader that has ended
+            if len(packet) == REQUEST.size:  # otherwise: the answer to a report of a loader that has ended
                 self._answer(packet, *struct.unpack("ii", ancillary[0][2]))
 
     def _answer(self, packet: bytes, descriptor: int, stdin: int) -> None:
@@ -135,37 +104,69 @@ class Zygote:
     def _run_loader(
         self, descriptor: int, source_bytes: int, num_jobs: int, cpu_s: float, wall_s: float
     ) -> tuple[int, int]:
-        config, parent = self._config, os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                confinement.die_with_parent(parent)
-                # What the compiler warns of goes to a file that ends with the loader.
-                os.dup2(os.memfd_create("stream"), 2)
-                limits = config.program_cpu_s, config.program_wall_s, config.program_output_bytes
-                budget = loader.Budget(*limits, cpu_s, wall_s)
-                tasks = read_tasks(descriptor, source_bytes, num_jobs)
-                status = loader.load(tasks, budget, self._limits, self._runner, self._reporter, self._scratch)
-                self._reporter.flush()
-            finally:
-                os._exit(status)
-        # Its own CPU time is the compilation, and about half a millisecond a job for watching.
-        hard_wall_s = supervision.HARD_WALL_FACTOR * (config.program_wall_s + wall_s)
+        pid = supervision.start(self._load, descriptor, source_bytes, num_jobs, cpu_s, wall_s)
+        # The loader's own CPU time is the compilation, and about half a millisecond per job for watching.
+        hard_wall_s = supervision.HARD_WALL_FACTOR * (self._config.program_wall_s + wall_s)
         control = self._control.fileno()
         ending = supervision.supervise(pid, cpu_s + 0.005 * num_jobs, hard_wall_s, control, has_children=True)
         return ending.cause, ending.status
 
+    def _load(self, descriptor: int, source_bytes: int, num_jobs: int, cpu_s: float, wall_s: float) -> int:
+        """The loader: compile the program, run and report every job, and return the status to exit with."""
+        # The compiler's warnings go to a file that ends with the loader.
+        os.dup2(os.memfd_create("stream"), 2)
+        tasks = read_tasks(descriptor, source_bytes, num_jobs)
+        resource.setrlimit(resource.RLIMIT_AS, self._limits.address)
+        code = self._compile(tasks[0])
+        status = DONE if code is None else self._run_all(tasks, code, cpu_s, wall_s)
+        self._reporter.flush()
+        return status
+
+    def _compile(self, task: Task) -> CodeType | None:
+        """The program's code. None if it does not compile, in which case that is reported."""
+        source = read_source(task.descriptor, task.source_bytes)
+        try:
+            code = program.compile_program(source)
+        except BaseException as error:  # noqa: BLE001 - whatever the compiler raises is about the program's text
+            output, errors, value, milestones = (os.memfd_create("stream") for _ in range(4))
+            program.write_all(milestones, b"S" + program.syntax_record(error))
+            ending = supervision.Ending(supervision.SELF_ENDED, program.EXIT_SYNTAX << 8, 0.0, 0.0, 0)
+            self._reporter.add(ending, output, errors, value, milestones, NOT_A_CHECK)
+            return None
+        program.remember_source(source)
+        return code
+
+    def _run_all(self, tasks: list[Task], code: CodeType, cpu_s: float, wall_s: float) -> int:
+        """Run the jobs until one times out, or what the program may use in all is used up."""
+        config, reporter = self._config, self._reporter
+        started, cpu_left = time.monotonic(), config.program_cpu_s
+        last_bytes = reporter.total_bytes + config.program_output_bytes
+        for task in tasks:
+            if cpu_left <= 0 or time.monotonic() - started >= config.program_wall_s:
+                break
+            if reporter.total_bytes >= last_bytes:
+                return TOO_MUCH_OUTPUT
+            if reporter.is_full:
+                reporter.flush_and_wait()
+            stdin = os.memfd_create("stream")
+            if task.kind == STDIN:
+                task.copy_stdin(stdin)
+            ending = self._runner.run(task, stdin, code, min(cpu_s, cpu_left), wall_s)
+            cpu_left -= ending.cpu_s
+            if ending.cause != supervision.SELF_ENDED or not self._scratch.clear():
+                break
+        return DONE
+
 
 def _move_high(descriptor: int) -> int:
-    """The same file on a descriptor that no program's process uses, closed on exec."""
+    """Move the file to a descriptor that no program's process uses, closed on exec."""
     moved = int(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_HIGH_DESCRIPTOR))
     os.close(descriptor)
     return moved
 
 
 def main(config: Config) -> None:
-    """Serve until the trusted side hangs up; what goes wrong is written to the standard error of the start."""
+    """Serve until the trusted side hangs up. A failure is written to the standard error that the jail started with."""
     log = _move_high(os.dup(2))
     try:
         Zygote(config).serve()

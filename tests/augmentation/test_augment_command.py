@@ -1,4 +1,4 @@
-"""`python -m problems augment`: tests are what references agree on, rows load, and wrong programs are caught."""
+"""`rltf augment`: tests are what references agree on, rows load, and wrong programs are caught."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from augmentation.__main__ import LIMITS, main
 from augmentation.agreement import Rules
 from augmentation.agreement import augment as augment_problem
-from augmentation.run import LIMITS
 from benchmarks.corpora import CORPORA
 from problems import AssertTest, CallTest, Problem, StdinTest, load
-from problems.__main__ import main
 from sandbox.grading import Graders
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
@@ -23,7 +22,7 @@ from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
 SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
 WRONG = "n = int(input())\nxs = list(map(int, input().split()))\nprint(xs[-1])\n"
@@ -41,15 +40,15 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
 
 
 def augment(spec: str, output: Path, *options: str) -> tuple[Problem, ...]:
-    assert main(["augment", "--problems", spec, "--output", str(output), "--workers", "1", *options]) == 0
+    assert main(["--problems", spec, "--output", str(output), "--workers", "1", *options]) == 0
     loaded = load(f"{spec.partition(':')[0]}:{output}")
     assert not loaded.rejected
     return loaded.problems
 
 
 def test_tests_are_what_sound_references_agree_on(tmp_path: Path) -> None:
-    # The third reference passes the problem's own tests, where the largest number is the last; so it takes part, and
-    # what is left are inputs where it still is.
+    # The third reference passes the problem's own tests, in which the largest number comes last. So it takes part, and
+    # only inputs in which the largest number comes last are left.
     file = write(tmp_path / "own.jsonl", STDIN_ROW)
     (agreed,) = augment(f"jsonl:{file}", tmp_path / "agreed.jsonl", "--num-tests", "8")
     assert agreed.tests[:2] == load(f"jsonl:{file}").problems[0].tests
@@ -69,7 +68,7 @@ def test_tests_are_what_sound_references_agree_on(tmp_path: Path) -> None:
         assert sandbox.grade(two, LARGEST, "right").passed
 
 
-def test_references_that_fail_or_draw_lots_make_no_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_and_random_references_make_no_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = STDIN_ROW | {"task_id": "few", "references": [LARGEST, LARGEST + "\n", "print(1)"]}
     lots = "import random\nn = int(input())\nxs = input().split()\nprint(xs[-1] if n > 2 else random.random())\n"
     random = STDIN_ROW | {
@@ -91,7 +90,7 @@ def test_references_that_fail_or_draw_lots_make_no_tests(tmp_path: Path, capsys:
     assert "changes from run to run" in capsys.readouterr().out
 
 
-def test_other_programs_agree_where_they_pass(tmp_path: Path) -> None:
+def test_other_programs_take_part_if_they_pass(tmp_path: Path) -> None:
     file = write(tmp_path / "own.jsonl", STDIN_ROW | {"references": [LARGEST]})
     others = [("right", SORTED), ("fails", "print(7)")]
     rows = [{"task_id": "largest", "completion_id": name, "code": code} for name, code in others]
@@ -122,7 +121,7 @@ def test_mbpp_rows_keep_their_prompt_and_get_hidden_tests(tmp_path: Path) -> Non
         assert sandbox.grade(problem, problem.references[0], "1").passed
 
 
-def test_inputs_that_a_model_proposes(tmp_path: Path) -> None:
+def test_a_model_proposes_inputs(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def answer(prompt: str) -> list[str]:
@@ -145,8 +144,8 @@ def test_inputs_that_a_model_proposes(tmp_path: Path) -> None:
 
 
 @needs_data
-def test_wrong_programs_of_codet5_that_pass_an_apps_test_are_caught() -> None:
-    """The problem keeps the first of its tests; the others say which programs are right."""
+def test_wrong_programs_that_pass_an_apps_test_are_caught() -> None:
+    """The problem keeps its first test; the others decide which programs are right."""
     cases = [case for case in CORPORA["codet5-apps"](DATA) if case.problem.task_id == "4184"]
     whole = cases[0].problem
     kept = replace(whole, tests=whole.tests[:1])
@@ -157,14 +156,15 @@ def test_wrong_programs_of_codet5_that_pass_an_apps_test_are_caught() -> None:
             if graders.grade(kept, case.program, case.name).passed:
                 right = graders.grade(whole, case.program, case.name).passed
                 caught[right] += not graders.grade(augmented.problem, case.program, case.name).passed
-    assert all(len(new.references) == 5 for new in augmented.new)
+    assert augmented.new
+    assert len(augmented.references) == 5
     assert caught[False] >= 3
     assert caught[True] == 0
 
 
 @pytest.mark.long
 def test_a_model_folder_is_asked_through_vllm(tmp_path: Path) -> None:
-    """A random model proposes nothing that can be read, which is no reason to stop."""
+    """A random model proposes nothing that is an input. The command goes on without."""
     model = build_tiny_model(tmp_path / "model", max_position_embeddings=1024)
     options = ["--model", str(model), "--dtype", "float32", "--num-samples", "2", "--max-tokens", "16"]
     file = write(tmp_path / "own.jsonl", STDIN_ROW)
@@ -199,6 +199,6 @@ def test_unusable_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     file = write(tmp_path / "own.jsonl", STDIN_ROW)
-    assert main(["augment", *(word.format(file) for word in options), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert main([*(word.format(file) for word in options), "--output", str(tmp_path / "out.jsonl")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Variations keep to what a problem's inputs have in common; an answer becomes a test only where a test can hold it."""
+"""Variations keep to what a problem's inputs have in common; answers become tests only if a test can hold them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmentation.inputs import AssertInput, CallInput, StdinInput, input_of, vary_inputs
-from augmentation.stdin import InputShape
+from augmentation.stdin import learn_inputs
 from augmentation.values import learn, learn_arguments
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from sandbox.jobs import End, RunResult
@@ -32,18 +32,18 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4), st.integers())
-def test_any_values_have_a_shape_whose_variations_are_of_their_kinds(values: list[Any], seed: int) -> None:
-    shape, rng = learn(values), random.Random(seed)
+def test_variations_of_any_values_keep_their_types(values: list[Any], seed: int) -> None:
+    vary, rng = learn(values), random.Random(seed)
     for value in values:
-        assert type(shape.vary(value, rng)) in {type(one) for one in values}
+        assert type(vary(value, rng)) in {type(one) for one in values}
 
 
 def variations(calls: list[tuple[Any, ...]], count: int = 200) -> list[Any]:
-    shape, rng = learn_arguments(calls), random.Random(0)
-    return [shape.vary(call, rng) for call in calls for _ in range(count)]
+    vary, rng = learn_arguments(calls), random.Random(0)
+    return [vary(call, rng) for call in calls for _ in range(count)]
 
 
-def test_numbers_stay_between_those_seen_and_texts_use_the_characters_seen() -> None:
+def test_numbers_and_texts_stay_within_what_was_seen() -> None:
     found = variations([(3, "ab", 1.5), (9, "ba!", 2.25)])
     assert {number for number, _, _ in found} == set(range(3, 10))
     assert {len(text) for _, text, _ in found} >= {2, 3}
@@ -53,7 +53,7 @@ def test_numbers_stay_between_those_seen_and_texts_use_the_characters_seen() -> 
     assert {number for (number,) in variations([(-2,)])} == set(range(-2, 3))
 
 
-def test_sorted_distinct_and_sized_arguments_stay_so() -> None:
+def test_sorted_distinct_and_counting_arguments_stay_that_way() -> None:
     found = variations([([1, 4, 9], 3), ([2, 5, 6, 8], 4), ([3, 7, 8], 3)])
     assert all(items == sorted(set(items)) and number == len(items) for items, number in found)
     assert len({len(items) for items, _ in found}) > 1
@@ -67,13 +67,13 @@ def test_tables_stay_rectangular() -> None:
 
 
 def stdin_variations(*texts: str, count: int = 300) -> list[list[list[str]]]:
-    shape, rng = InputShape(texts), random.Random(0)
-    found = {shape.vary(text, rng) for text in texts for _ in range(count)} - set(texts)
+    vary, rng = learn_inputs(texts), random.Random(0)
+    found = {vary(text, rng) for text in texts for _ in range(count)} - set(texts)
     assert found
     return [[line.split() for line in text.split("\n")[:-1]] for text in found]
 
 
-def test_counts_in_front_stay_right() -> None:
+def test_counts_before_lines_stay_right() -> None:
     found = stdin_variations("3\n1 5 7\n", "4\n2 2 9 9\n")
     assert all(len(lines) == 2 and int(lines[0][0]) == len(lines[1]) for lines in found)
     assert len({len(lines[1]) for lines in found}) > 2
@@ -103,9 +103,9 @@ def test_counted_characters_and_permutations() -> None:
 
 
 @given(st.text("ab 12\n.-", max_size=40), st.text("ab 12\n.-", max_size=40), st.integers())
-def test_no_input_is_too_strange_to_be_varied(first: str, second: str, seed: int) -> None:
-    shape = InputShape([first, second])
-    assert isinstance(shape.vary(first, random.Random(seed)), str)
+def test_any_text_can_be_varied(first: str, second: str, seed: int) -> None:
+    vary = learn_inputs([first, second])
+    assert isinstance(vary(first, random.Random(seed)), str)
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
@@ -147,7 +147,9 @@ def test_answers_become_tests() -> None:
         deep = [deep]
     assert answered(equal, deep) is None
     assert answered(CallTest("f", (1,), 2), deep) is None
-    assert answered(equal, 2.5) == AssertTest("assert abs(f(1) - 2.5) <= 2.5e-06", "import math")
+    assert answered(equal, 2.5) == AssertTest(
+        "assert math.isclose(f(1), 2.5, rel_tol=1e-06, abs_tol=1e-06)", "import math"
+    )
     assert answered(AssertTest("assert not f(1)"), value=False) == AssertTest("assert not f(1)")
     assert answered(AssertTest("assert f(1) is True"), value=False) == AssertTest("assert f(1) is False")
     close = answered(AssertTest("assert math.isclose(f(1), 2.5, rel_tol=0.01)"), 7.5)
@@ -171,10 +173,10 @@ def test_answers_become_tests() -> None:
         (StdinTest("1", "2"), b"\xff"),
     ],
 )
-def test_answers_that_no_test_can_hold(test: Test, value: Any) -> None:
+def test_some_answers_fit_no_test(test: Test, value: Any) -> None:
     assert answered(test, value) is None
 
 
-def test_kinds() -> None:
+def test_each_test_type_has_its_input_type() -> None:
     kinds = {type(input_of(test, "f")) for test in (StdinTest("", ""), CallTest("f", (), 1), AssertTest("assert f()"))}
     assert kinds == {StdinInput, CallInput, AssertInput}

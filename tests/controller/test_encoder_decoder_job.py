@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import evaluate
+import evaluation.command
 import launch
 from tests.controller.jobs import launch as launch_job
 from tests.controller.jobs import python, small_job
@@ -62,7 +62,7 @@ def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
 def test_vllm_is_refused_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model")
     asked = ["--model", str(model), "--problems", "starter:test[:4]", "--output", str(tmp_path / "evaluation")]
-    assert evaluate.main(asked) == 2
+    assert evaluation.command.main(asked) == 2
     assert "evaluate.py `--engine transformers`" in " ".join(capsys.readouterr().err.split())
     assert launch.main(encoder_decoder_job(tmp_path, model, "--generator.engine", "vllm")) == 2
     assert "`--generator.engine transformers`" in " ".join(capsys.readouterr().err.split())

@@ -19,15 +19,14 @@ from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from actors.transformers_engine import TransformersEngine
-from controller.grading import experience
+from controller.grading import experience, program_tokens
 from controller.problems import ProblemSampler, load_problem_sets
 from controller.rollouts import seed_of
 from controller.state import RunState
 from learner.data import Experience, encode_references
 from learner.learner import Learner
 from learner.model_source import model_folder
-from rewards import Sample, score_group
-from sandbox.limits import Limits
+from rewards import score_group
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import Settings
@@ -215,7 +214,7 @@ def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
     order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
     torch.use_deterministic_algorithms(True)
     try:
-        with Sandbox(Limits.of(settings.sandbox), Isolation(settings.sandbox.min_isolation)) as sandbox:
+        with Sandbox(settings.sandbox, Isolation(settings.sandbox.min_isolation)) as sandbox:
             for step in range(settings.run.num_steps):
                 engine.load_weights(step + 1, learner.policy.published())
                 batch: list[Experience] = []
@@ -268,6 +267,5 @@ def sample(
 
 
 def scored(completions: tuple[Completion, ...], verdicts: list[Verdict], settings: Settings) -> list[Experience]:
-    samples = [Sample.of(c, v) for c, v in zip(completions, verdicts, strict=True)]
-    scores = score_group(samples, settings.rewards, greedy=None, previous=None)
+    scores = score_group([program_tokens(c) for c in completions], verdicts, settings.rewards)
     return [experience(c, s) for c, s in zip(completions, scores.samples, strict=True) if s is not None]

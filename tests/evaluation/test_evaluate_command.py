@@ -1,8 +1,10 @@
-"""evaluate.py: from programs to results.json, going on where it stopped, compared with an earlier run."""
+"""`evaluate.py`: from programs to results.json, continued after an interruption, compared with an earlier run."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any, ClassVar
 import pytest
 
 from errors import UserError
-from evaluate import main
-from evaluation.run import EvaluationRun, run_evaluation
+from evaluation.command import main
+from evaluation.run import run_evaluation
 from evaluation.store import SampleStore, read_samples
 from problems import Problem
 from tests.openai_server import serve
 
-OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
+ROOT = Path(__file__).parents[2]
+OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
 SUM = "a, b = map(int, input().split())\nprint(a + b)\n"
 SWAPPED = "a, b = map(int, input().split())\nprint(b, a)\n"
 AREA = "import math\ndef circle_area(radius):\n    return math.pi * radius**2\n"
@@ -54,7 +57,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_file_of_programs_becomes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = write(tmp_path / "samples.jsonl", ROWS)
     assert evaluate(samples, tmp_path / "out", "--k", "1", "2") == 0
     found = results(tmp_path / "out")
@@ -74,7 +77,7 @@ def test_a_file_of_programs_becomes_a_table(tmp_path: Path, capsys: pytest.Captu
     assert "75.00%" in capsys.readouterr().out
 
 
-def test_the_apps_rules_stand_beside_the_strict_ones(tmp_path: Path) -> None:
+def test_apps_rules_are_reported_beside_the_strict_ones(tmp_path: Path) -> None:
     loose = "a, b = map(int, input().split())\nprint(*[a + b] * 3)\n"
     samples = write(tmp_path / "samples.jsonl", [row("sum-of-line", "0", loose), row("sum-of-line", "1", SWAPPED)])
     assert evaluate(samples, tmp_path / "out", "--comparison", "apps") == 0
@@ -84,12 +87,12 @@ def test_the_apps_rules_stand_beside_the_strict_ones(tmp_path: Path) -> None:
     assert [item["passed_apps"] for item in read_samples(tmp_path / "out")] == [True, False]
 
 
-def test_an_interrupted_evaluation_goes_on_behind_what_it_has(tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_continues(tmp_path: Path) -> None:
     samples = write(tmp_path / "samples.jsonl", ROWS)
     assert evaluate(samples, tmp_path / "out") == 0
     whole = results(tmp_path / "out")
     lines = (tmp_path / "out" / "samples.jsonl").read_bytes().splitlines(keepends=True)
-    # The first line's time marks that it is not graded again; the third is cut in the middle.
+    # The first line's odd time shows that it is not graded again. The third line is cut in the middle.
     first = json.loads(lines[0]) | {"seconds": 99.0}
     (tmp_path / "out" / "samples.jsonl").write_bytes(json.dumps(first).encode() + b"\n" + lines[1] + lines[2][:20])
     assert evaluate(samples, tmp_path / "out") == 0
@@ -99,7 +102,7 @@ def test_an_interrupted_evaluation_goes_on_behind_what_it_has(tmp_path: Path) ->
     assert stored[0]["seconds"] == 99.0
 
 
-def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_of_another_evaluation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = write(tmp_path / "samples.jsonl", ROWS)
     assert evaluate(samples, tmp_path / "out") == 0
     write(tmp_path / "samples.jsonl", ROWS[:1])
@@ -118,7 +121,7 @@ def test_two_evaluations_are_compared_problem_by_problem(tmp_path: Path, capsys:
     assert ["pass@1", "strict", "easy", "+25.00%", "[+0.00%,", "+50.00%]"] in printed(capsys)
 
 
-def test_evaluations_are_compared_by_the_apps_rules_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_evaluations_are_compared_by_the_apps_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loose = row("sum-of-line", "0", "a, b = map(int, input().split())\nprint(*[a + b] * 3)\n")
     first, second = write(tmp_path / "a.jsonl", [loose]), write(tmp_path / "b.jsonl", ROWS[:1])
     assert evaluate(first, tmp_path / "strict") == 0
@@ -136,7 +139,7 @@ def test_evaluations_are_compared_by_the_apps_rules_as_well(tmp_path: Path, caps
 
 
 class Stored:
-    """A source of a thousand programs of each of 60 problems, all graded already."""
+    """A source of a thousand programs for each of 60 problems, all of them graded already."""
 
     identity: ClassVar[dict[str, Any]] = {"model": "none"}
 
@@ -148,7 +151,7 @@ class Stored:
         return ()
 
 
-def test_a_thousand_programs_of_each_problem_are_counted_without_being_held(tmp_path: Path) -> None:
+def test_many_programs_are_counted_without_holding_them(tmp_path: Path) -> None:
     tests = [{"stdin": "", "expected": "1"}]
     rows = [{"task_id": f"{i}", "statement": "?", "tests": tests} for i in range(60)]
     spec = f"jsonl:{write(tmp_path / 'problems.jsonl', rows)}"
@@ -159,13 +162,13 @@ def test_a_thousand_programs_of_each_problem_are_counted_without_being_held(tmp_
                 outcome = "passed" if number < i else "failed"
                 store.append({"task_id": f"{i}", "outcome": outcome, "code": f"{number}".zfill(200)})
     tracemalloc.start()
-    found = run_evaluation(EvaluationRun(Stored(), spec, tmp_path / "out", ks=(1, 10, 1000)))
+    found = run_evaluation(Stored(), spec, tmp_path / "out", (1, 10, 1000))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found["pass@1"]["all"] == pytest.approx(sum(range(60)) / 60 / 1000)
     assert found["pass@1000"]["all"] == pytest.approx(59 / 60)
     assert (tmp_path / "out" / "samples.jsonl").stat().st_size > 12e6
-    assert peak_bytes < 40e6  # the bootstrap's, which does not grow with the programs
+    assert peak_bytes < 40e6  # the bootstrap takes most of it, and does not grow with the programs
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,7 @@ def test_a_thousand_programs_of_each_problem_are_counted_without_being_held(tmp_
         (["--k", "3"], "pass@3 needs 3 graded programs"),
         (["--against", "/nowhere"], "no samples.jsonl"),
         (["--k", "0"], "a number from 1"),
+        (["--comparison", "lax"], "choose from"),
     ],
 )
 def test_unusable_evaluations(
@@ -188,7 +192,7 @@ def test_unusable_evaluations(
     assert message in capsys.readouterr().err
 
 
-def test_whole_rows_are_kept_and_the_rest_dropped(tmp_path: Path) -> None:
+def test_the_store_keeps_whole_rows(tmp_path: Path) -> None:
     with SampleStore(tmp_path, {"a": 1}) as store:
         for number in range(5):
             store.append({"number": number})
@@ -202,7 +206,7 @@ def test_whole_rows_are_kept_and_the_rest_dropped(tmp_path: Path) -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A server that refuses the first request of each problem as too many."""
+    """A server that answers each prompt only when asked a second time, and 429 before."""
     refused: set[str] = set()
 
     def answer(prompt: str) -> list[str] | None:
@@ -216,7 +220,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_model_behind_an_address(tmp_path: Path, address: str, chat: bool) -> None:
+def test_a_model_behind_a_server(tmp_path: Path, address: str, chat: bool) -> None:
     options = ["--model", address, "--problems", OWN + "[0:3]", "--num-samples", "2", "--k", "1", "2"]
     assert main([*options, "--output", str(tmp_path), *(["--chat-template"] if chat else [])]) == 0
     found = results(tmp_path)
@@ -225,7 +229,40 @@ def test_a_model_behind_an_address(tmp_path: Path, address: str, chat: bool) -> 
     assert found["num_samples"] == 6
 
 
-def test_an_address_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "http://127.0.0.1:9/v1", "--problems", OWN, "--output", str(tmp_path)]
     assert main(options) == 2
     assert "http://127.0.0.1:9/v1/models" in capsys.readouterr().err
+
+
+def test_an_address_that_is_not_a_model_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda _: [], page="<html>") as address:
+        assert main(["--model", address, "--problems", OWN, "--output", str(tmp_path)]) == 2
+        assert f"{address}/models: this is not the answer of an OpenAI-compatible server" in capsys.readouterr().err
+
+
+def test_a_request_that_a_server_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda _: [], asked="another-model") as address:
+        assert main(["--model", address, "--problems", OWN, "--output", str(tmp_path)]) == 2
+        assert f"{address}: status 400: " in capsys.readouterr().err
+
+
+def test_a_server_with_too_few_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda _: ["print(1)"]) as address:
+        command = ["--model", address, "--problems", OWN, "--num-samples", "3", "--output", str(tmp_path)]
+        assert main(command) == 2
+        assert f"{address}: asked for 3 programs, got 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-option"], []])
+def test_parsing_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom evaluate import main\nheavy = {'torch', 'ray', 'vllm', 'transformers', 'openai'}\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    print(*(sys.modules.keys() & heavy), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == (0 if arguments == ["--help"] else 2)
+    assert "usage: " in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == ""

@@ -1,4 +1,4 @@
-"""A model folder is sampled, graded and counted, and an interrupted evaluation gets the programs it would have had."""
+"""A model folder is sampled, graded and counted; an interrupted evaluation gets the programs it would have had."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evaluate import main
+from evaluation.command import main
 from evaluation.store import read_samples
 
 
@@ -51,12 +51,10 @@ def test_a_model_folder_is_evaluated_and_resumed(tmp_path: Path, tiny_model_dir:
         (["--model", "tiny"], "one of its checkpoints"),
         (["--model", "no-such-folder", "--k", "2"], "--num-samples is 1"),
         (["--model", "no-such-folder", "--temperature", "-1"], "--temperature"),
-        (["--model", "no-such-folder", "--temperature", "0", "--num-samples", "2"], "one program a problem"),
+        (["--model", "no-such-folder", "--temperature", "0", "--num-samples", "2"], "one program per problem"),
     ],
 )
-def test_models_that_cannot_be_evaluated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
+def test_unusable_models(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert main([*options, "--problems", problem_file(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 

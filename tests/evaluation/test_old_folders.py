@@ -1,4 +1,4 @@
-"""What an evaluation rests on is kept beside it: other problems, options or models are refused, and named."""
+"""An evaluation records what it depends on, and does not continue with other problems, options or models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluate import main
-from evaluation.fingerprints import changed_tests, differences, fingerprints, folder_fingerprint
-from evaluation.model import SampledModel
-from evaluation.store import SampleStore
+from evaluation.command import main
+from evaluation.model import SampledModel, folder_fingerprint
+from evaluation.store import SampleStore, changed_tests, differences, fingerprints
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 
 
@@ -30,7 +29,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """An evaluation of two problems that has been made."""
+    """The command of a finished evaluation of two problems."""
     samples = [{"task_id": name, "completion_id": "0", "code": "print(1)"} for name in ("a", "b")]
     problems = write(tmp_path / "problems.jsonl", [problem_row("a"), problem_row("b")])
     options = ["--samples", str(write(tmp_path / "samples.jsonl", samples)), "--problems", f"jsonl:{problems}"]
@@ -50,7 +49,7 @@ def command(tmp_path: Path) -> list[str]:
         ([problem_row("a", starter_code="x = 1"), problem_row("b")], "1 changed (a: statement"),
         ([problem_row("a"), problem_row("b"), problem_row("c")], "1 added (c)"),
         ([problem_row("a"), problem_row("c")], "1 added (c), 1 removed (b)"),
-        ([problem_row("b"), problem_row("a")], "in another order"),
+        ([problem_row("b"), problem_row("a")], "in a different order"),
         ([problem_row("a"), {"task_id": "b", "statement": "?", "tests": []}], "1 removed (b)"),
     ],
 )
@@ -68,30 +67,30 @@ def test_an_evaluation_is_not_continued_on_other_problems(
     assert message in error
     assert error.endswith("choose another --output")
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
-    assert main(command) == 2, "a refusal leaves no trace that lets the next run through"
+    assert main(command) == 2, "a refusal must not let the next run through"
     write(tmp_path / "problems.jsonl", [problem_row("a"), problem_row("b")])
     assert main(command) == 0
 
 
-def test_what_no_sample_depends_on_may_change(command: list[str], tmp_path: Path) -> None:
+def test_difficulties_may_change(command: list[str], tmp_path: Path) -> None:
     write(tmp_path / "problems.jsonl", [problem_row("a", difficulty="easy"), problem_row("b", difficulty="hard")])
     assert main(command) == 0
     assert set(json.loads((tmp_path / "out" / "results.json").read_text())["pass@1"]) == {"all", "easy", "hard"}
 
 
-def test_a_folder_without_programs_is_nobodys(command: list[str], tmp_path: Path) -> None:
+def test_a_folder_without_programs_can_be_used(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "out" / "samples.jsonl").write_text("")
     write(tmp_path / "problems.jsonl", [problem_row("b"), problem_row("a", statement="?")])
     write(tmp_path / "samples.jsonl", [{"task_id": "a", "completion_id": "0", "code": "print(1)"}])
     assert main(command) == 0
 
 
-def test_a_folder_of_an_older_version_is_continued_and_said(
+def test_a_folder_of_an_older_version_is_continued_with_a_warning(
     command: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "out" / "problems.json").unlink()
     assert main(command) == 0
-    assert "does not say on which version of the problems" in caplog.text
+    assert "does not record its problems" in caplog.text
     write(tmp_path / "problems.jsonl", [problem_row("b"), problem_row("a")])
     assert main(command) == 2
 
@@ -113,7 +112,7 @@ def test_evaluations_on_other_tests_are_not_compared(
     assert main(other) == 0, "another prompt is a fair comparison"
     write(tmp_path / "problems.jsonl", [problem_row("a"), problem_row("b", tests=[{"stdin": "1", "expected": "1"}])])
     assert main([*command[:-1], str(tmp_path / "third"), "--against", str(tmp_path / "out")]) == 2
-    assert "1 problems had other tests there (b)" in capsys.readouterr().err
+    assert "1 problems had different tests there (b)" in capsys.readouterr().err
 
 
 OPTIONS = {
@@ -129,7 +128,7 @@ OPTIONS = {
 
 
 def model_command(model: Path, tmp_path: Path, changed: dict[str, str], *flags: str) -> list[str]:
-    """The command of `stored_samples` with some options changed."""
+    """The command of `stored_samples`, with some options changed."""
     options = {option: first for option, (_, first, _) in OPTIONS.items()} | changed
     command = ["--model", str(model), "--problems", f"jsonl:{tmp_path / 'problems.jsonl'}"]
     return [*command, "--output", str(tmp_path / "out"), *flags, *(word for pair in options.items() for word in pair)]
@@ -137,7 +136,7 @@ def model_command(model: Path, tmp_path: Path, changed: dict[str, str], *flags: 
 
 @pytest.fixture
 def stored_samples(tmp_path: Path, tiny_model_dir: Path) -> Path:
-    """A model's folder; `tmp_path / "out"` holds one of its programs, as an interrupted evaluation leaves it."""
+    """A model folder. `tmp_path / "out"` is what an interrupted evaluation of it leaves: one program."""
     model = tmp_path / "model"
     model.mkdir()
     for file in tiny_model_dir.iterdir():
@@ -191,7 +190,7 @@ def test_a_model_that_was_trained_further_is_another_model(
     assert "holds another evaluation (model_files" in capsys.readouterr().err
 
 
-def test_large_files_are_told_apart_by_their_ends_and_middle(tmp_path: Path) -> None:
+def test_large_files_are_told_apart_by_start_middle_and_end(tmp_path: Path) -> None:
     found = set()
     for place in (None, 0, 6 << 20, (12 << 20) - 1):
         data = bytearray(12 << 20)
@@ -227,7 +226,7 @@ def problem(*its_tests: Test) -> Problem:
 
 
 @given(tests, tests)
-def test_tests_have_one_fingerprint_if_they_are_the_same(one: Test, other: Test) -> None:
+def test_equal_tests_have_equal_fingerprints(one: Test, other: Test) -> None:
     now, kept = fingerprints([problem(one)]), fingerprints([problem(other)])
     assert (changed_tests(kept, now) == []) == (repr(one) == repr(other))
     assert differences(now, fingerprints([problem(one)])) == ""
@@ -235,14 +234,14 @@ def test_tests_have_one_fingerprint_if_they_are_the_same(one: Test, other: Test)
 
 
 @pytest.mark.parametrize("pair", [(1, 1.0), (1, True), ([1], (1,)), ({1}, frozenset({1})), (0.0, -0.0), ("1", 1)])
-def test_values_that_only_compare_equal_have_other_fingerprints(pair: tuple[Any, Any]) -> None:
+def test_values_of_different_types_have_different_fingerprints(pair: tuple[Any, Any]) -> None:
     now, kept = (fingerprints([problem(CallTest("f", (), value))]) for value in pair)
     assert changed_tests(kept, now) == ["a"]
 
 
-def test_fingerprints_are_the_same_in_every_process_and_of_any_integer() -> None:
+def test_fingerprints_are_the_same_in_every_process() -> None:
     code = (
-        "from evaluation.fingerprints import fingerprints\nfrom problems.types import *\n"
+        "from evaluation.store import fingerprints\nfrom problems.types import *\n"
         "test = CallTest('f', ({'a', 'b', 'c', 'd'}, 1 << 99999), {frozenset('xyz'): None})\n"
         "print(fingerprints([Problem('a', 'own', '?', (test,))]))"
     )

@@ -1,4 +1,4 @@
-"""pass@k is what brute force says, and counting is honest about what it leaves out."""
+"""pass@k agrees with brute force, and the tally reports what it leaves out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation import Tally, compare_tallies, evaluate_verdicts
-from evaluation.passes import bootstrap_interval, pass_at_k
-from evaluation.result import evaluate_tally
+from evaluation import Tally, bootstrap_interval, compare_tallies, evaluate_tally, pass_at_k
 from problems.types import Problem, StdinTest
-from sandbox.verdict import Isolation, Outcome, Verdict
+from sandbox.verdict import Outcome
 
 
 @given(st.integers(1, 9), st.data())
-def test_pass_at_k_is_what_brute_force_says(num_samples: int, data: st.DataObject) -> None:
+def test_pass_at_k_agrees_with_brute_force(num_samples: int, data: st.DataObject) -> None:
     num_passed = data.draw(st.integers(0, num_samples))
     k = data.draw(st.integers(1, num_samples))
     programs = [index < num_passed for index in range(num_samples)]
@@ -43,7 +41,7 @@ def test_impossible_counts(num_samples: int, num_passed: int, k: int) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_an_interval_holds_the_mean_and_repeats(values: list[float]) -> None:
+def test_an_interval_contains_the_mean_and_repeats(values: list[float]) -> None:
     array = np.array(values)
     low, high = bootstrap_interval(array)
     assert array.min() - 1e-12 <= low <= high <= array.max() + 1e-12
@@ -52,7 +50,7 @@ def test_an_interval_holds_the_mean_and_repeats(values: list[float]) -> None:
     assert bootstrap_interval(array) == (low, high)
 
 
-def test_an_interval_has_the_width_of_the_normal_one() -> None:
+def test_an_interval_is_as_wide_as_the_normal_one() -> None:
     values = np.random.default_rng(1).random(400)
     low, high = bootstrap_interval(values)
     normal = 2 * 1.96 * values.std() / np.sqrt(len(values))
@@ -63,20 +61,24 @@ def problem(task_id: str, difficulty: str | None = None) -> Problem:
     return Problem(task_id, "own", "?", (StdinTest("", "1"),), difficulty=difficulty)
 
 
-def verdict(task_id: str, outcome: Outcome) -> Verdict:
-    return Verdict(task_id, "0", outcome, (outcome,), None, Isolation.NAMESPACES, 0.1, 0.1, 1)
-
-
 PROBLEMS = [problem("a", "easy"), problem("b", "hard"), problem("c", "hard"), problem("never sampled")]
-VERDICTS = [
-    *[verdict("a", Outcome.PASSED)] * 2,
-    *[verdict("b", Outcome.PASSED), verdict("b", Outcome.FAILED)],
-    *[verdict("c", Outcome.TIMEOUT), verdict("c", Outcome.INFRASTRUCTURE_ERROR)],
+OUTCOMES = [
+    *[("a", Outcome.PASSED)] * 2,
+    *[("b", Outcome.PASSED), ("b", Outcome.FAILED)],
+    *[("c", Outcome.TIMEOUT), ("c", Outcome.INFRASTRUCTURE_ERROR)],
 ]
 
 
-def test_verdicts_become_a_table_by_difficulty() -> None:
-    result = evaluate_verdicts(PROBLEMS, iter(VERDICTS), [2, 1])
+@pytest.fixture
+def counted() -> Tally:
+    made = Tally(PROBLEMS)
+    for task_id, outcome in OUTCOMES:
+        made.add(task_id, outcome)
+    return made
+
+
+def test_outcomes_become_a_table_by_difficulty(counted: Tally) -> None:
+    result = evaluate_tally(counted, [2, 1])
     assert result.pass_at[1] == {"all": 0.5, "easy": 1.0, "hard": 0.25}
     assert result.pass_at[2] == {"all": 1.0, "easy": 1.0, "hard": 1.0}
     assert result.num_left_out == {1: 0, 2: 1}
@@ -88,11 +90,14 @@ def test_verdicts_become_a_table_by_difficulty() -> None:
     assert report["problems_with_too_few_samples"] == {"pass@2": 1}
 
 
-def test_a_k_that_nothing_reaches_and_a_verdict_of_nothing_are_errors() -> None:
-    with pytest.raises(ValueError, match="pass@3 needs 3 graded programs"):
-        evaluate_verdicts(PROBLEMS, VERDICTS, [3])
+def test_a_k_that_no_problem_reaches_is_an_error(counted: Tally) -> None:
+    with pytest.raises(ValueError, match="pass@3 needs 3 graded programs of a problem; no problem has over 2"):
+        evaluate_tally(counted, [3])
+
+
+def test_an_unknown_problem_is_an_error(counted: Tally) -> None:
     with pytest.raises(KeyError):
-        evaluate_verdicts(PROBLEMS, [verdict("d", Outcome.PASSED)], [1])
+        counted.add("d", Outcome.PASSED)
 
 
 def tally(passes: dict[str, tuple[int, int]]) -> Tally:
@@ -116,7 +121,7 @@ def test_runs_are_compared_problem_by_problem() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), st.integers(1, 6))
-def test_a_comparison_is_the_difference_of_what_each_run_reports(passes: list[tuple[int, int]], k: int) -> None:
+def test_a_comparison_is_the_difference_of_two_results(passes: list[tuple[int, int]], k: int) -> None:
     ours = tally({f"p{i}": (one, 6 - one) for i, (one, _) in enumerate(passes)})
     theirs = tally({f"p{i}": (other, 6 - other) for i, (_, other) in enumerate(passes)})
     found = compare_tallies(ours, theirs, [k])[f"pass@{k}"]["all"]
@@ -128,7 +133,7 @@ def test_a_comparison_is_the_difference_of_what_each_run_reports(passes: list[tu
     assert low - 1e-12 <= found["difference"] <= high + 1e-12
 
 
-def test_difficulties_are_compared_each_for_itself() -> None:
+def test_difficulties_are_compared_separately() -> None:
     problems = [problem("a", "easy"), problem("b", "hard")]
     ours, theirs = Tally(problems), Tally(problems)
     for made, outcome in ((ours, Outcome.PASSED), (theirs, Outcome.FAILED)):

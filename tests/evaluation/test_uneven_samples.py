@@ -1,4 +1,4 @@
-"""Samples for some of the problems only, for problems that cannot be used, and programs that the grader failed on."""
+"""Samples for only some problems, samples for unusable problems, and programs that the grader failed on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evaluate import main
+from evaluation.command import main
 from evaluation.store import read_samples
 from problems.types import Problem
 from sandbox.compare import Comparison
@@ -44,20 +44,18 @@ def results(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_problems_without_samples_and_unequal_numbers_are_said_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_and_uneven_samples_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = samples(tmp_path, ("1", RIGHT), (2, WRONG), ("1", RIGHT))
     assert evaluate(tmp_path, problems(tmp_path), file) == 0
     found = results(tmp_path)
     assert found["pass@1"]["all"] == 0.5
     assert (found["num_problems"], found["problems_without_samples"]) == (2, 1)
     assert found["samples_per_problem"] == {"min": 1, "max": 2}
-    assert "programs for 2 of 3 problems; pass@k is over these, without c" in caplog.text
-    assert "from 1 to 2 a problem" in caplog.text
+    assert "programs for 2 of 3 problems; pass@k covers only these, not c" in caplog.text
+    assert "between 1 and 2 programs per problem" in caplog.text
 
 
-def test_nothing_is_said_of_samples_for_all_problems(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_even_samples_of_all_problems_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = samples(tmp_path, ("1", RIGHT), ("02", WRONG), ("c", RIGHT))
     assert evaluate(tmp_path, problems(tmp_path), file) == 0
     found = results(tmp_path)
@@ -66,19 +64,19 @@ def test_nothing_is_said_of_samples_for_all_problems(tmp_path: Path, caplog: pyt
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_samples_of_unknown_problems_are_refused_before_any_is_graded(
+def test_samples_of_unknown_problems_are_refused_before_grading(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = samples(tmp_path, ("1", RIGHT), ("d", RIGHT))
     assert evaluate(tmp_path, problems(tmp_path), file) == 2
     error = capsys.readouterr().err
     assert "samples.jsonl:2: task_id 'd': none of the 3 problems has it" in error
-    assert "or take the row out of --samples" in error
+    assert "every row of --samples must be a program for one of the --problems" in error
     assert not list(read_samples(tmp_path / "out"))
-    assert evaluate(tmp_path, problems(tmp_path), samples(tmp_path, ("1", RIGHT))) == 0, "mended"
+    assert evaluate(tmp_path, problems(tmp_path), samples(tmp_path, ("1", RIGHT))) == 0, "after the row is gone"
 
 
-def test_a_k_that_no_problem_reaches_is_refused_before_any_is_graded(
+def test_a_k_that_no_problem_reaches_is_refused_before_grading(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = samples(tmp_path, ("1", RIGHT), ("1", RIGHT), ("c", RIGHT))
@@ -97,7 +95,7 @@ def test_samples_of_rejected_problems_are_left_out_and_counted(
     found = results(tmp_path)
     assert (found["num_problems"], found["num_samples"], found["pass@1"]["all"]) == (2, 3, 0.5)
     assert (found["rejected_problems"], found["samples_of_rejected_problems"]) == (1, 2)
-    assert "2 of its programs are for problems that cannot be used; they are left out" in caplog.text
+    assert "left out 2 programs for unusable problems" in caplog.text
     assert "problem 02: tests" in caplog.text
     stored = (tmp_path / "out" / "samples.jsonl").read_bytes().splitlines(keepends=True)
     assert [json.loads(line)["task_id"] for line in stored] == ["1", "c", "c"]
@@ -106,14 +104,14 @@ def test_samples_of_rejected_problems_are_left_out_and_counted(
     assert results(tmp_path) == found
 
 
-def test_samples_of_rejected_problems_alone_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_samples_of_rejected_problems_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = problems(tmp_path, "02", "c")
     assert evaluate(tmp_path, spec, samples(tmp_path, ("c", RIGHT), ("02", RIGHT))) == 2
-    assert "all 2 programs are for problems that cannot be used" in capsys.readouterr().err
+    assert "all 2 programs are for unusable problems" in capsys.readouterr().err
 
 
 def break_grader(monkeypatch: pytest.MonkeyPatch, *broken: tuple[str, Comparison]) -> None:
-    """The grader fails on these programs, by these rules."""
+    """Make the grader fail on these programs when it uses these rules."""
     sound = Graders.grade
 
     def grade(
@@ -129,7 +127,7 @@ def break_grader(monkeypatch: pytest.MonkeyPatch, *broken: tuple[str, Comparison
     monkeypatch.setattr(Graders, "grade", grade)
 
 
-def test_faults_of_the_grader_are_counted_shown_not_scored_and_graded_again(
+def test_programs_with_grader_errors_are_not_scored_and_graded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec, file = problems(tmp_path), samples(tmp_path, ("1", RIGHT), ("1", WRONG), ("02", RIGHT), ("c", RIGHT))
@@ -156,7 +154,7 @@ def test_faults_of_the_grader_are_counted_shown_not_scored_and_graded_again(
     assert not list((tmp_path / "out").glob("*.partial"))
 
 
-def test_a_fault_by_the_apps_rules_is_no_failure_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grader_error_by_the_apps_rules_is_not_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, file = problems(tmp_path), samples(tmp_path, ("1", RIGHT), ("02", LOOSE), ("c", WRONG))
     with monkeypatch.context() as patch:
         break_grader(patch, (LOOSE, Comparison.APPS))
@@ -169,14 +167,14 @@ def test_a_fault_by_the_apps_rules_is_no_failure_by_them(tmp_path: Path, monkeyp
     assert results(tmp_path)["apps"]["outcomes"] == {"failed": 1, "passed": 2}
 
 
-def test_an_evaluation_of_which_nothing_could_be_graded_says_so_and_can_be_continued(
+def test_an_evaluation_without_graded_programs_can_be_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec, file = problems(tmp_path), samples(tmp_path, ("1", RIGHT))
     with monkeypatch.context() as patch:
         break_grader(patch, (RIGHT, Comparison.STRICT))
         assert evaluate(tmp_path, spec, file) == 2
-    assert "1 programs met faults of the grader; the same command grades them again" in capsys.readouterr().err
+    assert "1 programs met grader errors; the same command grades them again" in capsys.readouterr().err
     assert evaluate(tmp_path, spec, file) == 0
     assert results(tmp_path)["pass@1"]["all"] == 1.0
 
@@ -184,14 +182,17 @@ def test_an_evaluation_of_which_nothing_could_be_graded_says_so_and_can_be_conti
 TWO = ("some-model", "other-model")
 
 
-def test_a_server_of_several_models_must_be_told_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_of_several_models_needs_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve(lambda _: ["```python\nprint(1)\n```"], TWO, asked="other-model") as address:
 
         def run(model: str) -> int:
             return main(["--model", model, "--problems", problems(tmp_path), "--output", str(tmp_path / "out")])
 
         assert run(address) == 2
-        assert f"serves some-model, other-model; name one of them: --model {address}#" in capsys.readouterr().err
+        assert (
+            f"serves some-model, other-model; choose one of them, for example --model {address}#"
+            in capsys.readouterr().err
+        )
         assert run(f"{address}#other") == 2
         assert "has no model other, it serves some-model, other-model" in capsys.readouterr().err
         assert run(f"{address}#other-model") == 0
@@ -201,9 +202,9 @@ def test_a_server_of_several_models_must_be_told_which(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("option", ["--dtype=float32", "--engine=vllm", "--max-length=99"])
-def test_what_a_server_decides_cannot_be_asked_of_it(
+def test_options_that_a_server_decides_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     command = ["--model", "http://127.0.0.1:9/v1", "--problems", problems(tmp_path), "--output", str(tmp_path / "out")]
     assert main([*command, option]) == 2
-    assert f"{option.partition('=')[0]}: http://127.0.0.1:9/v1 decides that itself" in capsys.readouterr().err
+    assert f"{option.partition('=')[0]}: http://127.0.0.1:9/v1 decides this itself" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Shapes of assertions, and those that are refused."""
+"""The shapes of assertions, and assertions that are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from problems.assertions import Closeness, Relation, Truth, classes_in, parse_assertion, split_assertion
 from problems.checks import Check
-from problems.errors import UnusableRowError
+from problems.types import UnusableRowError
 
 
 def test_the_four_shapes() -> None:
@@ -16,13 +16,13 @@ def test_the_four_shapes() -> None:
     assert isinstance(split_assertion("assert f(1) + 1 == 3"), Check)
 
 
-def test_what_an_answer_needs_is_imported() -> None:
+def test_answers_get_the_imports_they_need() -> None:
     shape = split_assertion("assert f(1) == sys.getsizeof(ss.mean([1, sqrt(4)]))", "import statistics as ss")
     assert isinstance(shape, Relation)
     assert set(shape.imports.split("\n")) == {"import sys", "import statistics as ss", "from math import sqrt"}
 
 
-def test_names_bound_inside_are_not_the_programs() -> None:
+def test_names_bound_inside_do_not_belong_to_the_program() -> None:
     shape = split_assertion("assert f(3) == [i for i in range(3)]")
     assert shape == Relation("f(3)", "==", "[i for i in range(3)]", "")
     assert isinstance(split_assertion("assert f(3) == sorted([2, 1], key=lambda x: x)"), Relation)
@@ -36,9 +36,9 @@ def test_names_bound_inside_are_not_the_programs() -> None:
         ("assert f(1 == 2", "not Python"),
         ("assert True", "calls nothing"),
         ("assert x == 2", "calls nothing"),
-        ("assert f(1) == Node(2)", r"`Node\(2\)`, an object of the program's own"),
-        ("assert Node(1) == Node(1)", "an object of the program's own"),
-        ("assert isinstance(f(1), Node)", "an object of the program's own"),
+        ("assert f(1) == Node(2)", r"`Node\(2\)`, an object of the program"),
+        ("assert Node(1) == Node(1)", "an object of the program"),
+        ("assert isinstance(f(1), Node)", "an object of the program"),
         ("assert f(1).val == 2", "for `.val`, which no plain value has"),
         ("assert f('a1').group() == '1'", "for `.group`"),
         ("assert f(1).next.val == 2", "for `.(next|val)`"),
@@ -46,19 +46,19 @@ def test_names_bound_inside_are_not_the_programs() -> None:
         ("assert f('\0')", "not Python"),
     ],
 )
-def test_what_cannot_be_a_test(assertion: str, reason: str) -> None:
+def test_refused_assertions(assertion: str, reason: str) -> None:
     with pytest.raises(UnusableRowError, match=reason):
         split_assertion(assertion)
 
 
-def test_setup_code_that_cannot_run_is_refused() -> None:
-    with pytest.raises(UnusableRowError, match="set-up code"):
+def test_setup_that_cannot_run_is_refused() -> None:
+    with pytest.raises(UnusableRowError, match="setup code"):
         split_assertion("assert f(1) == 2", "root = ")
     with pytest.raises(UnusableRowError, match="imports numpy, which is not in the standard library"):
         split_assertion("assert f(1) == 2", "import numpy as np")
 
 
-def test_the_setup_goes_where_the_program_is() -> None:
+def test_the_setup_runs_with_the_program() -> None:
     shape = split_assertion("assert f(root) + 1 == 3", "root = Node(1)")
     assert isinstance(shape, Check)
     assert shape.entry_point == "_value0\nroot = Node(1)\n_value0 = lambda : f(root)\n"

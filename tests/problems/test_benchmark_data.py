@@ -1,4 +1,4 @@
-"""The real benchmarks load with exact counts. Needs BENCHMARK_DATA, the folder that holds them."""
+"""The real benchmarks load with exact counts. Needs BENCHMARK_DATA, the folder with their files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from errors import UserError
 from problems import AssertTest, load
 from problems.assertions import split_assertion
-from sandbox.admission import reason_to_refuse
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
+from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
         ("humaneval", "humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz"),
     ],
 )
-def test_rows_of_evalplus_are_not_read_as_their_base_tests(kind: str, file: str) -> None:
+def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
     with pytest.raises(UserError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
         load(f"{kind}:{DATA / file}")
 
@@ -73,7 +73,7 @@ def test_rows_of_evalplus_are_not_read_as_their_base_tests(kind: str, file: str)
     "spec", ["mbpp:{}/mbpp/mbpp.jsonl", "humaneval:{}/humaneval/HumanEval.jsonl.gz", "apps:{}/apps/train"]
 )
 def test_every_problem_can_be_graded(spec: str) -> None:
-    loaded = load(spec.format(DATA), reason_to_refuse(Limits()))
+    loaded = load(spec.format(DATA), reason_to_refuse(SandboxSettings()))
     assert not loaded.rejected
 
 

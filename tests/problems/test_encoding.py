@@ -1,12 +1,11 @@
-"""Prompts and answers as ids, with the tokenizer classes of real families."""
+"""Prompts and answers as ids, with the tokenizer classes of real model families."""
 
 from __future__ import annotations
 
 import pytest
 
-from problems.encoding import answer_end_id, encode_answer, encode_prompt
 from problems.extraction import extract_program
-from problems.prompts import render_prompt
+from problems.prompts import answer_end_id, encode_answer, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem, StdinTest
 from tests.families import CHAT_TEMPLATE, FAMILIES, build_tokenizer
@@ -20,14 +19,14 @@ def test_an_answer_is_the_program_and_an_end_token(family: str) -> None:
     tokenizer = build_tokenizer(family)
     *ids, end = encode_answer(PROGRAM, tokenizer, chat=False)
     assert end == tokenizer.eos_token_id
-    # SentencePiece must not indent the first line: as text behind a prompt, the ids are the program to the character.
+    # SentencePiece must not indent the first line: after a prompt, the ids decode to exactly the program.
     assert decode_with_spans(tokenizer, ids)[0] == PROGRAM
     prompt = encode_prompt(PROBLEM, tokenizer, chat=False)
     assert tokenizer.decode(prompt, skip_special_tokens=True).strip() == render_prompt(PROBLEM).strip()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_a_chat_it_is_a_code_block_and_the_end_of_the_turn(family: str) -> None:
+def test_in_a_chat_an_answer_is_a_code_block_and_the_end_of_the_turn(family: str) -> None:
     tokenizer = build_tokenizer(family, chat=True)
     *ids, end = encode_answer(PROGRAM, tokenizer, chat=True)
     assert tokenizer.convert_ids_to_tokens(end) == "<|im_end|>" != tokenizer.eos_token

@@ -1,4 +1,4 @@
-"""Whatever surrounds a right program in an answer, it is found; and no text makes the search fail or run long."""
+"""A right program is found whatever surrounds it in an answer, and no text makes the search fail or take long."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROBLEMS = (CALLED, ASSERTED, READ, CONTINUED)
 
 @dataclass(frozen=True)
 class Program:
-    """A right program for `problem`; `wrong` is a draft of it."""
+    """A right program for `problem`, and a wrong draft of it."""
 
     problem: Problem
     source: str
@@ -108,7 +108,7 @@ TAGS = ("python", "py", "Python", "Python3", "python3", " python", "", "{.python
 
 
 def value_of(program: Program, text: str) -> Any:
-    """What the program in an answer makes of 4. The programs are this file's own."""
+    """What the program in an answer returns for 4. All programs come from this file."""
     start, end = extract_program(program.problem, text)
     assert 0 <= start <= end <= len(text)
     return _run(program.problem, text[start:end])
@@ -134,7 +134,7 @@ def _run(problem: Problem, source: str) -> Any:
 
 @st.composite
 def fenced(draw: st.DrawFn, source: str) -> str:
-    """`source` in a code block of any style that cannot be mistaken for its end."""
+    """`source` in a code block, in any style that does not occur in the source."""
     indent = draw(st.sampled_from(["", "", "   ", "    ", "\t"]))
     fence = draw(st.sampled_from(["```", "````", "`````", "~~~", "~~~~"]))
     tag = draw(st.sampled_from(TAGS))
@@ -234,7 +234,7 @@ def test_the_whole_function_again_is_found(source: str, after: str) -> None:
         "    def double(x):\n        return x * 2\n",
     ],
 )
-def test_indentation_that_was_lost_is_put_back(text: str) -> None:
+def test_lost_indentation_is_restored(text: str) -> None:
     assert value_of(Program(CONTINUED, text, ""), text) == 8
 
 
@@ -283,13 +283,13 @@ def test_an_answer_that_never_stopped_thinking_has_no_program(problem: Problem) 
         assert extract_program(problem, text) == (len(text), len(text))
 
 
-def test_an_answer_to_a_question_is_taken_whole() -> None:
+def test_an_answer_to_a_question_is_used_as_it_is() -> None:
     problem = Problem("q", QUESTION, "Why?", (AssertTest("assert True"),))
     text = "<think>x</think>```python\n1\n```<|endoftext|>"
     assert extract_program(problem, text) == (0, len(text))
 
 
-def test_without_a_program_something_is_graded() -> None:
+def test_without_a_program_the_text_is_graded() -> None:
     prose = "I cannot do that."
     assert extract_program(CALLED, prose) == (0, len(prose))
     session = ">>> double(2)\n4\n"
@@ -356,7 +356,7 @@ def test_long_texts_are_parsed_a_bounded_number_of_times(unit: str) -> None:
         assert calls.call_count <= 300
 
 
-def test_positions_in_a_repaired_program_are_those_of_the_submitted_one() -> None:
+def test_positions_in_a_repaired_program_map_to_the_submitted_one() -> None:
     program = "   def double(x):\n       return y\n"
     _, source = as_run(CALLED, program)
     assert source == "def double(x):\n    return y\n"
@@ -364,7 +364,7 @@ def test_positions_in_a_repaired_program_are_those_of_the_submitted_one() -> Non
     assert as_run(CALLED, "def double(x):\n  return (\n") == ("", "def double(x):\n  return (\n")
 
 
-def test_a_draft_that_is_rebound_behind_a_function_stays() -> None:
+def test_a_helper_that_is_defined_twice_stays() -> None:
     source = (
         "    return helper(x)\n\ndef helper(x):\n    return x\n\ndef helper(x):\n    return x * 2\n\nimport nowhere\n"
     )
@@ -379,7 +379,7 @@ _CHANNELS = (
 )
 
 
-def test_of_an_answer_on_channels_the_final_one_counts() -> None:
+def test_only_the_final_channel_counts() -> None:
     start, end = extract_program(CALLED, _CHANNELS)
     assert _CHANNELS[start:end] == "def double(x):\n    return x * 2\n"
     thoughts = _CHANNELS.partition("<|end|>")[0]

@@ -1,4 +1,4 @@
-"""Prompts have the papers' formats, programs are found in answers, and lines keep their numbers."""
+"""Prompts have the papers' formats, programs are found in answers, and programs run after the right source."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CONTINUED = Problem(
 )
 
 
-class Tokenizer:
-    """A chat template of three marks, as transformers would render it."""
+class ChatTemplate:
+    """A minimal chat template, rendered as transformers would."""
 
     chat_template: Any = "<user>{{ content }}<assistant>"
 
@@ -48,12 +48,12 @@ def test_formats() -> None:
     assert render_prompt(CONTINUED) == PREFIX
 
 
-def test_chat_prompts_go_through_the_template() -> None:
-    prompt = render_prompt(MBPP, Tokenizer())
+def test_chat_prompts_use_the_template() -> None:
+    tokenizer: Any = ChatTemplate()
+    prompt = render_prompt(MBPP, tokenizer)
     assert prompt.startswith("<user>")
     assert prompt.endswith("<assistant>")
     assert "assert f(2) == 3" in prompt
-    tokenizer = Tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="chat_template"):
         render_prompt(MBPP, tokenizer)
@@ -94,7 +94,7 @@ def test_the_program_in_an_answer(text: str, program: str) -> None:
         ),
     ],
 )
-def test_a_continued_function_ends_where_it_ends(text: str, program: str) -> None:
+def test_the_end_of_a_continued_function(text: str, program: str) -> None:
     start, end = extract_program(CONTINUED, text)
     assert text[start:end] == program
 
@@ -113,13 +113,13 @@ def test_the_span_is_always_within_the_text(text: str, problem: Problem) -> None
         "    return x + 1\ndef f(x):\n    return x + 1\n",
     ],
 )
-def test_bodies_and_whole_programs_run_behind_the_prefix(program: str) -> None:
+def test_bodies_and_whole_programs_run_after_the_prefix(program: str) -> None:
     namespace: dict[str, Any] = {}
     exec(source_before(CONTINUED, program) + program, namespace)
     assert namespace["f"](1) == 2
 
 
-def test_a_future_import_in_a_docstring_is_none() -> None:
+def test_a_future_import_in_a_docstring_does_not_count() -> None:
     body = '    """\nfrom __future__ import nothing\n    """\n    return x + 1\n'
     assert source_before(CONTINUED, body) == PREFIX
     whole = f'"""\nfrom __future__ import x\n"""\ndef f(x):\n{body}'
@@ -145,7 +145,7 @@ def test_future_imports_stay_first() -> None:
     ],
 )
 @pytest.mark.parametrize("benchmark", ["apps", "jsonl"])
-def test_names_that_sites_import_are_there_for_functions(benchmark: str, body: str) -> None:
+def test_functions_get_the_imports_of_problem_sites(benchmark: str, body: str) -> None:
     problem = Problem("2", benchmark, "Add.", (CallTest("f", (1,), 2),))
     program = f"class Solution:\n    def f(self, {body}\n"
     namespace: dict[str, Any] = {}
@@ -153,7 +153,7 @@ def test_names_that_sites_import_are_there_for_functions(benchmark: str, body: s
     assert namespace["Solution"]().f([1.5]) == 1
 
 
-def test_only_names_that_are_missing_are_imported() -> None:
+def test_only_missing_names_are_imported() -> None:
     assert source_before(CALL, "def f(x):\n    return x") == ""
     assert source_before(CALL, "import math\ndef gcd(a): ...\ninf = 5\ndef f(x):\n    return math.pi + gcd(inf)") == ""
     assert source_before(CALL, "def f(x):\n    return '(Counter'") == ""
@@ -161,7 +161,7 @@ def test_only_names_that_are_missing_are_imported() -> None:
     assert source_before(STDIN, "print(math.pi)") == ""
 
 
-def test_a_solution_under_asserts_has_the_names_of_sites_too() -> None:
+def test_a_solution_class_under_asserts_gets_them_too() -> None:
     asserts = Problem("3", "jsonl", "Add.", (AssertTest("assert Solution().f([1]) == 1"),))
     assert source_before(asserts, "class Solution:\n    def f(self, x: List[int]): ...") == "from typing import List\n"
     assert source_before(asserts, "def f(x: List[int]): ...") == ""

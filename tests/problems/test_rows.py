@@ -1,4 +1,4 @@
-"""Problems written as rows read back as the same problems."""
+"""Problems that are written as rows read back as the same problems."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 
 from errors import UserError
 from problems import AssertTest, Problem, load
-from problems.rows import read_row, row_of
+from problems.spec import read_row, row_of
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
 
 
-def test_rows_of_ones_own_read_back() -> None:
+def test_custom_rows_read_back() -> None:
     for problem in load(f"jsonl:{EXAMPLES}").problems:
         assert read_row("jsonl", row_of(problem)) == problem
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 @pytest.mark.parametrize(
     "spec",
     [
@@ -32,7 +32,7 @@ def test_rows_of_ones_own_read_back() -> None:
         "humaneval:{}/humaneval/HumanEval.jsonl.gz",
     ],
 )
-def test_every_row_of_the_benchmarks_reads_back(spec: str) -> None:
+def test_every_benchmark_row_reads_back(spec: str) -> None:
     for problem in load(spec.format(DATA)).problems:
         assert read_row(problem.benchmark, row_of(problem)) == problem
 
@@ -45,5 +45,5 @@ def test_hidden_asserts_of_mbpp_are_not_shown() -> None:
 
 
 def test_a_benchmark_without_rows_is_named() -> None:
-    with pytest.raises(UserError, match="starter problems are not read from rows"):
+    with pytest.raises(UserError, match="starter problems have no row format"):
         row_of(Problem("1", "starter", "?", (AssertTest("assert f(1) == 2"),)))

@@ -1,4 +1,4 @@
-"""SPECs, rows of every kind, and how unusable ones are named."""
+"""SPECs, rows of every kind, and how unusable rows are reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_apps(folder: Path, cases: Any, **files: str) -> None:
 def test_specs_are_taken_apart() -> None:
     spec = parse_spec("apps:some/folder[1:2]?difficulty=interview[:-3]")
     assert (spec.kind, spec.path) == ("apps", "some/folder")
-    assert [selection.slice for selection in spec.selections] == [slice(1, 2), None, slice(None, -3)]
+    assert spec.selections == (slice(1, 2), ("difficulty", "interview"), slice(None, -3))
     assert spec.value_of("difficulty") == "interview"
 
 
@@ -55,7 +55,7 @@ def test_specs_are_taken_apart() -> None:
         ("starter:dev", "starter:pitfalls-train or starter:pitfalls-test"),
         ("mbpp:/nowhere/x.jsonl", "no such file"),
         ("apps:codeparrot/apps", "split=train"),
-        ("starter:test?config=sanitized", "for data sets on the hub"),
+        ("starter:test?config=sanitized", "for data sets on the Hub"),
     ],
 )
 def test_unusable_specs(text: str, message: str) -> None:
@@ -63,14 +63,14 @@ def test_unusable_specs(text: str, message: str) -> None:
         load(text)
 
 
-def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"hub cannot be reached|on the hub"):
+    with pytest.raises(UserError, match=r"Hub cannot be reached|on the Hub"):
         load("humaneval:nobody/no-such-set-of-problems")
 
 
-def test_hub_rows_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `datasets` gives for MBPP; the hub itself cannot be reached here."""
+def test_hub_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses what `datasets` returns for MBPP, since tests cannot reach the Hub."""
     import datasets
 
     sanitized = {"task_id": 602, "prompt": "Add.", "code": "def f(x): return x", "test_imports": ["import math"]}
@@ -86,7 +86,7 @@ def test_hub_rows_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (problem.statement, problem.tests[0]) == ("Add.", AssertTest("assert math.isclose(f(1), 1)", "import math"))
 
 
-def test_slices_and_splits_select_in_the_order_written(tmp_path: Path) -> None:
+def test_slices_and_splits_apply_in_order(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mbpp.jsonl", mbpp_rows(3, first=509) + mbpp_rows(3))
     assert ids(load(f"mbpp:{file}").problems) == ["509", "510", "511", "601", "602", "603"]
     assert ids(load(f"mbpp:{file}[1:4]").problems) == ["510", "511", "601"]
@@ -99,7 +99,7 @@ def test_slices_and_splits_select_in_the_order_written(tmp_path: Path) -> None:
         load(f"mbpp:{file}?split=trian")
 
 
-def test_unusable_rows_are_named_with_line_and_reason_and_skipped(tmp_path: Path) -> None:
+def test_unusable_rows_are_reported_and_skipped(tmp_path: Path) -> None:
     rows = [
         MBPP_ROW,
         "{broken",
@@ -227,7 +227,7 @@ HUMANEVAL_ROW = {
 }
 
 
-def test_humaneval_asserts_become_tests_of_their_own(tmp_path: Path) -> None:
+def test_humaneval_asserts_become_separate_tests(tmp_path: Path) -> None:
     test = (
         "def check(candidate):\n    print\n    xs = list(range(3))\n    total = sum(xs)\n"
         "    assert candidate(xs) == total\n    assert True\n    import random\n"
@@ -254,7 +254,7 @@ def humaneval_tests(tmp_path: Path, test: str) -> list[Any]:
     return list(load(f"humaneval:{file}").problems[0].tests)
 
 
-def test_humaneval_imports_go_before_the_asserts_that_use_them(tmp_path: Path) -> None:
+def test_humaneval_asserts_get_the_imports_they_use(tmp_path: Path) -> None:
     tests = humaneval_tests(
         tmp_path,
         "import math, json\ndef check(candidate):\n    assert candidate(math.floor(1.5)) == 1\n"
@@ -278,7 +278,7 @@ def test_humaneval_imports_go_before_the_asserts_that_use_them(tmp_path: Path) -
         ("NAMES = []\nNAMES.append(4)", "candidate(NAMES) == [4]"),
     ],
 )
-def test_humaneval_names_of_the_module_travel_along(tmp_path: Path, before: str, condition: str) -> None:
+def test_humaneval_asserts_keep_the_names_of_their_module(tmp_path: Path, before: str, condition: str) -> None:
     asserts = f"    assert candidate(0) == 0\n    assert {condition}\n    assert candidate(1) == 1\n"
     test = f"{before}\ndef check(candidate):\n{asserts}\ncheck(f)\n"
     plain, carried, last = humaneval_tests(tmp_path, test)
@@ -290,7 +290,7 @@ def test_humaneval_names_of_the_module_travel_along(tmp_path: Path, before: str,
         namespace["check"](lambda x: None)
 
 
-def test_humaneval_variables_of_comprehensions_are_not_written_out(tmp_path: Path) -> None:
+def test_humaneval_comprehension_variables_are_not_replaced(tmp_path: Path) -> None:
     test = "def check(candidate):\n    x = 5\n    assert candidate(3) == sum([x for x in (1, 2)])\n"
     (kept,) = humaneval_tests(tmp_path, test)
     namespace: dict[str, Any] = {}
@@ -298,7 +298,7 @@ def test_humaneval_variables_of_comprehensions_are_not_written_out(tmp_path: Pat
     namespace["check"](lambda x: x)
 
 
-def test_humaneval_asserts_of_helpers_that_call_the_function_are_kept(tmp_path: Path) -> None:
+def test_humaneval_asserts_that_call_a_helper_are_kept(tmp_path: Path) -> None:
     test = "def good():\n    return f(1) == 1\ndef check(candidate):\n    assert good()\n"
     (kept,) = humaneval_tests(tmp_path, test)
     assert "assert good()" in kept.source
@@ -316,12 +316,12 @@ def test_humaneval_asserts_of_helpers_that_call_the_function_are_kept(tmp_path: 
         ("def check(candidate):\n    inputs = [[1]]\n    results = [1]\n", "HumanEval[+] from EvalPlus"),
     ],
 )
-def test_humaneval_modules_that_no_program_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:
+def test_humaneval_modules_that_nothing_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         humaneval_tests(tmp_path, test)
 
 
-def test_rows_of_evalplus_are_refused_by_name(tmp_path: Path) -> None:
+def test_evalplus_rows_are_refused_by_name(tmp_path: Path) -> None:
     strong = "import numpy as np\ninputs = [[1]]\nresults = [1]\n"
     rows = [MBPP_ROW, MBPP_ROW | {"task_id": 602, "test": strong}, MBPP_ROW | {"task_id": 603, "test": "assert f(9)"}]
     rows.append({"task_id": "Mbpp/2", "prompt": "x", "base_input": [[1]], "plus_input": [[2]]})
@@ -333,7 +333,7 @@ def test_rows_of_evalplus_are_refused_by_name(tmp_path: Path) -> None:
         load("mbppplus:x.jsonl")
 
 
-def test_a_problem_that_is_refused_is_a_rejected_row(tmp_path: Path) -> None:
+def test_a_refused_problem_is_a_rejected_row(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mbpp.jsonl", mbpp_rows(3))
     loaded = load(f"mbpp:{file}", lambda problem: "too odd" if problem.task_id == "602" else None)
     assert ids(loaded.problems) == ["601", "603"]
@@ -361,7 +361,7 @@ def test_humaneval_rows_that_test_nothing(tmp_path: Path) -> None:
     [
         ({"statement": "s"}, "task_id"),
         ({"task_id": 1, "statement": "s", "tests": []}, "tests"),
-        ({"task_id": 1, "statement": "s", "tests": [{"input": "1"}]}, 'one of the keys "stdin", "call" or "assert"'),
+        ({"task_id": 1, "statement": "s", "tests": [{"input": "1"}]}, 'the key "stdin", "call" or "assert"'),
         ({"task_id": 1, "statement": "s", "tests": [{"stdin": "1"}]}, "tests.0.expected"),
         ({"task_id": 1, "statement": "s", "tests": [{"call": "f()", "arguments": [], "expected": 1}]}, "tests.0.call"),
         ({"task_id": 1, "statement": "s", "tests": [{"assert": "f(1)"}]}, "single assert"),
@@ -372,7 +372,7 @@ def test_humaneval_rows_that_test_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_rows_of_ones_own_are_checked(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_custom_rows_are_checked(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     file = write_lines(tmp_path / "own.jsonl", [row])
     with pytest.raises(UserError) as caught:
         load(f"jsonl:{file}")
@@ -380,7 +380,7 @@ def test_rows_of_ones_own_are_checked(tmp_path: Path, row: dict[str, Any], reaso
     assert f"{file}:1" in str(caught.value)
 
 
-def test_the_example_of_ones_own_problems_loads() -> None:
+def test_the_example_of_custom_problems_loads() -> None:
     loaded = load(f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}")
     assert len(loaded.problems) == 3
     assert not loaded.rejected

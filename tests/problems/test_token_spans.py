@@ -1,4 +1,4 @@
-"""Spans of sampled ids: they tile the text, whatever the tokenizer, and never come from tokenizing again."""
+"""Spans of sampled ids tile the text with every tokenizer, and never come from tokenizing it again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_spans_tile_the_text_of_its_own_tokens(tokenizer: Tokenizer, text: str) 
 @families
 @given(data=st.data())
 def test_any_sampled_ids_get_spans_over_the_decoded_text(tokenizer: Tokenizer, data: st.DataObject) -> None:
-    """Sampled ids are often not how the tokenizer would split their text, and not even UTF-8."""
+    """Sampled ids often split their text differently from the tokenizer, and may not even be valid UTF-8."""
     ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=40))
     text = tokenizer.decode(ids, skip_special_tokens=True)
     decoded, spans = decode_with_spans(tokenizer, ids)
@@ -67,7 +67,7 @@ def test_a_special_token_inside_a_character_keeps_the_order() -> None:
     assert char_spans(tokenizer, ids, "éy").tolist() == [[0, 1], [0, 1], [0, 1], [1, 2]]
 
 
-def test_byte_fallback_tokens_form_characters_and_broken_runs_one_mark_each() -> None:
+def test_byte_fallback_tokens_form_characters_or_one_mark_each() -> None:
     tokenizer = TOKENIZERS["sentencepiece_bpe"]
     ids = [id_of(tokenizer, piece) for piece in ("x", "<0xC3>", "<0xBC>", "x", "<0xC3>", "<0xFF>")]
     assert tokenizer.decode(ids) == "xüx��"
@@ -99,7 +99,7 @@ def test_metaspace_decoding_drops_the_first_blank() -> None:
     assert char_spans(tokenizer, [0, 1, 2], "def f").tolist() == [[0, 3], [3, 5], [5, 5]]
 
 
-def test_transformers_tokenizers_are_taken_as_they_are() -> None:
+def test_transformers_tokenizers_work() -> None:
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=TOKENIZERS["byte_level_bpe"], eos_token=END
     )
@@ -115,7 +115,7 @@ def test_a_token_over_several_lines_spans_them_all() -> None:
 
 
 @families
-def test_text_of_other_ids_is_refused_with_the_place(tokenizer: Tokenizer) -> None:
+def test_text_of_other_ids_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="at character 1"):
         char_spans(tokenizer, ids_of(tokenizer, "xyz"), "x!z")
     with pytest.raises(ValueError, match="not what the"):

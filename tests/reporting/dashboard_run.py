@@ -16,7 +16,6 @@ import ray
 from controller.learner_service import LearnerService, shown_step
 from learner.buffer import BufferActor
 from sandbox import selftest
-from sandbox.limits import Limits
 from sandbox.pool import SandboxPool, SandboxWorker
 from settings import BufferSettings, SandboxSettings
 from transport.rollouts import start_rollout_store
@@ -44,7 +43,7 @@ async def main() -> None:
     )
     buffer_class: Any = BufferActor
     kept = [start_rollout_store(name="rollout-store"), buffer_class.options(name="buffer").remote(BufferSettings())]
-    level = selftest.find_level(Limits()).level
+    level = selftest.find_level(SandboxSettings()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()

@@ -1,4 +1,4 @@
-"""Samples and verdicts for the tests of this room."""
+"""Programs, verdicts and settings for the tests of the rewards."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from problems.token_spans import char_spans
-from rewards import Sample
+from rewards import ProgramTokens, ScoredSample, score_group
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from settings import RewardSettings, rewards_of
 from tests.small_tokenizers import END
 
 
 def plain(preset: str, **changes: object) -> RewardSettings:
-    """The preset with a zero baseline and untouched signs: its rewards as the formulas give them."""
+    """A preset with a zero baseline and unchanged signs, so that its rewards are those of the formulas."""
     fields = {"baseline": "none", "negative_scale": 1.0, "failing_never_positive": False} | changes
     return rewards_of(preset, **fields)
+
+
+def score_one(program: ProgramTokens, verdict: Verdict, settings: RewardSettings) -> ScoredSample:
+    """The score of a program in a group of its own."""
+    (scored,) = score_group([program], [verdict], settings).samples
+    assert scored is not None
+    return scored
 
 
 def make_verdict(
@@ -39,39 +46,19 @@ def make_verdict(
     )
 
 
-def character_sample(program: str, verdict: Verdict, *, truncated: bool = False) -> Sample:
-    """One token a character and, where sampling was not cut off, an end token: spans can be counted by hand."""
+def character_tokens(program: str, *, truncated: bool = False) -> ProgramTokens:
+    """One token per character and, unless truncated, an end token, so that spans can be counted by hand."""
     starts = np.arange(len(program))
     spans = np.stack([starts, starts + 1], axis=1)
     if not truncated:
         spans = np.concatenate([spans, [[len(program), len(program)]]])
-    return Sample(
-        task_id=verdict.task_id,
-        completion_id=verdict.completion_id,
-        verdict=verdict,
-        char_spans=spans.astype(np.int32),
-        text=program,
-        program_start=0,
-        program_end=len(program),
-        truncated=truncated,
-    )
+    return ProgramTokens(program, spans.astype(np.int32), truncated)
 
 
-def tokenized_sample(
-    tokenizer: Tokenizer, program: str, verdict: Verdict, *, before: str = "", after: str = ""
-) -> Sample:
+def tokenized(tokenizer: Tokenizer, program: str, *, before: str = "", after: str = "") -> ProgramTokens:
     """The program as `tokenizer` splits it, between `before` and `after`, with an end token."""
     end = tokenizer.token_to_id(END)
     assert end is not None
     ids = [*tokenizer.encode(before + program + after, add_special_tokens=False).ids, end]
     text = before + program + after
-    return Sample(
-        task_id=verdict.task_id,
-        completion_id=verdict.completion_id,
-        verdict=verdict,
-        char_spans=char_spans(tokenizer, ids, text),
-        text=text,
-        program_start=len(before),
-        program_end=len(before) + len(program),
-        truncated=False,
-    )
+    return ProgramTokens(program, char_spans(tokenizer, ids, text) - len(before), truncated=False)

@@ -1,15 +1,18 @@
-"""Rows and terminal view of single programs, from verdicts made by hand."""
+"""The row and the terminal view of one program, from handmade verdicts."""
 
 from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from rewards.explain import Explained, explain, explained_row, explaining, render, split
+from rewards import score_group
+from rewards.explain import explain_settings, explained_row, render, split
+from sandbox.grading import ProgramRow
 from sandbox.verdict import Outcome, ProgramError, Verdict
 from tests.rewards.samples import make_verdict
 from tests.small_tokenizers import END, FAMILIES, character_level
@@ -26,19 +29,22 @@ def wrapped(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=FAMILIES[family](), eos_token=END)  # type: ignore[no-untyped-call]
 
 
-def explained(verdict: Verdict, preset: str = "rltf", code: str = CODE, max_tokens: int | None = None) -> Explained:
-    spans = split(code, wrapped("character_level"))
-    return explain(code, spans, verdict, explaining(preset), max_tokens=max_tokens)
+def row_of(
+    verdict: Verdict, preset: str = "rltf", task_id: str | int = "t0", max_tokens: int | None = None
+) -> dict[str, Any]:
+    tokens = split(CODE, wrapped("character_level"), max_tokens=max_tokens)
+    (scored,) = score_group([tokens], [verdict], explain_settings(preset)).samples
+    return explained_row(ProgramRow(task_id=task_id, completion_id="c0", code=CODE), verdict, scored)
 
 
 def test_row_of_a_program_that_fails() -> None:
     """Coarse -0.6 everywhere, adaptive -0.3 + 1.3 / 4 = 0.025 everywhere, fine -0.3 * 15 / 8 on tokens 6 to 13."""
-    row = explained_row(7, "x", explained(FAILING))
+    row = row_of(FAILING, task_id=7)
     weights = row.pop("token_weights")
     assert weights == pytest.approx([-0.575] * 6 + [-1.1375] * 8 + [-0.575], abs=1e-7)
     assert row == {
         "task_id": 7,
-        "completion_id": "x",
+        "completion_id": "c0",
         "outcome": "runtime_error",
         "error_type": "TypeError",
         "error_line": 2,
@@ -50,25 +56,25 @@ def test_row_of_a_program_that_fails() -> None:
     assert json.loads(json.dumps(row)) == row
 
 
-def test_row_of_a_program_that_passes_and_of_one_that_was_not_graded() -> None:
+def test_rows_of_passed_and_of_ungraded_programs() -> None:
     passed = make_verdict(Outcome.PASSED, (Outcome.PASSED,))
-    row = explained_row("t0", "c0", explained(passed, "rltf-paper"))
+    row = row_of(passed, "rltf-paper")
     assert (row["category"], row["fine_span"], row["error_line"]) == (None, None, None)
     assert row["token_weights"] == [1.0] * 15
     lost = make_verdict(Outcome.INFRASTRUCTURE_ERROR, (Outcome.INFRASTRUCTURE_ERROR,))
-    row = explained_row("t0", "c0", explained(lost))
+    row = row_of(lost)
     assert (row["outcome"], row["rewards"], row["token_weights"]) == ("infrastructure_error", None, None)
 
 
 def test_the_length_limit_makes_a_syntax_error_global() -> None:
     verdict = make_verdict(Outcome.SYNTAX_ERROR, (Outcome.SYNTAX_ERROR,), error=ProgramError("SyntaxError", line=2))
-    assert explained_row("t0", "c0", explained(verdict, max_tokens=16))["category"] == "line"
-    assert explained_row("t0", "c0", explained(verdict, max_tokens=15))["category"] == "global"
+    assert row_of(verdict, max_tokens=16)["category"] == "line"
+    assert row_of(verdict, max_tokens=15)["category"] == "global"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_split_gives_back_the_program(family: str) -> None:
-    spans = split(" \tx = 'é'\r\n", wrapped(family))
+def test_split_covers_the_program(family: str) -> None:
+    spans = split(" \tx = 'é'\r\n", wrapped(family)).char_spans
     assert (spans[0, 0], spans[-1, 1]) == (0, 11)
 
 
@@ -78,17 +84,19 @@ def test_a_tokenizer_that_loses_characters_is_refused() -> None:
         split("x = ж", tokenizer)
 
 
-def rendered(shown: Explained, *, color: bool) -> str:
+def rendered(code: str, verdict: Verdict, family: str = "byte_level_bpe", *, color: bool = False) -> str:
+    tokens = split(code, wrapped(family))
+    (scored,) = score_group([tokens], [verdict], explain_settings("rltf")).samples
     file = io.StringIO()
     console = Console(
         file=file, force_terminal=color, color_system="truecolor" if color else None, width=100, highlight=False
     )
-    console.print(render(shown), soft_wrap=True)
+    console.print(render(tokens, verdict, scored), soft_wrap=True)
     return file.getvalue()
 
 
 def test_text_marks_the_line_and_totals_the_terms() -> None:
-    text = rendered(explained(FAILING), color=False)
+    text = rendered(CODE, FAILING, "character_level")
     assert "t0 / c0  runtime_error: TypeError on line 2" in text
     assert "    1 | a = 1\n" in text
     assert ">   2 | b = a[0]\n" in text
@@ -100,30 +108,27 @@ def test_text_marks_the_line_and_totals_the_terms() -> None:
 
 
 def test_text_counts_lines_as_the_compiler_does() -> None:
-    """A return alone ends a line, and is shown; what else some editors break lines at does not."""
+    """A lone carriage return ends a line and is shown. Other characters at which editors break lines do not."""
     code = "a = 1\rb = '\x0c\u2028'\r\n\r\rc = a[0]\n"
     error = ProgramError("TypeError", line=5)
     verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
-    shown = explain(code, split(code, wrapped("byte_level_bpe")), verdict, explaining("rltf"))
-    text = rendered(shown, color=False)
+    text = rendered(code, verdict)
     assert (
         "    1 | a = 1\u240d\n    2 | b = '\u240c\u2028'\u240d\n    3 | \u240d\n    4 | \u240d\n>   5 | c = a[0]\n"
         in text
     )
 
 
-def test_text_colours_the_penalised_tokens_only() -> None:
-    lines = rendered(explained(FAILING), color=True).splitlines()
+def test_text_colors_only_the_penalized_tokens() -> None:
+    lines = rendered(CODE, FAILING, "character_level", color=True).splitlines()
     (first,) = [line for line in lines if "1 | " in line]
     (second,) = [line for line in lines if "2 | " in line]
-    assert ";48;5;" in second, "a background colour"
+    assert ";48;5;" in second, "a background color"
     assert ";48;5;" not in first
 
 
-def test_a_program_cannot_steer_the_terminal() -> None:
+def test_a_program_cannot_control_the_terminal() -> None:
     code = "x = '\x1b]0;owned\x07\u202e'\n"
-    spans = split(code, wrapped("byte_level_bpe"))
-    verdict = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
-    text = rendered(explain(code, spans, verdict, explaining("rltf")), color=False)
+    text = rendered(code, make_verdict(Outcome.FAILED, (Outcome.FAILED,)))
     assert not any(c in text for c in "\x1b\x07\u202e")
     assert "\u241b]0;owned\u2407" in text

@@ -1,4 +1,4 @@
-"""`python -m rewards explain` end to end: real programs in a real sandbox, and input that cannot be used."""
+"""`python -m rewards explain` from end to end: real programs in a real sandbox, and unusable input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rewards.__main__ import main
+from rewards.command import main
 from tests.small_tokenizers import END, byte_level_bpe
 
 PROBLEM = {
@@ -93,7 +93,7 @@ def run(files: tuple[str, Path], tokenizer: object, *more: object) -> int:
 
 
 def span_text(code: str, row: dict[str, Any], tokenizer_dir: Path) -> str:
-    """What the tokens of the fine span decode to."""
+    """The text of the tokens in the fine span."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     ids = tokenizer.encode(code, add_special_tokens=False)
     assert len(ids) == row["num_tokens"] == len(row["token_weights"])
@@ -131,7 +131,7 @@ def test_every_kind_of_program_in_a_real_sandbox(
     assert ">   3 |     return value" in text
 
 
-def test_unusable_input_is_one_message_and_status_2(
+def test_unusable_input_gives_one_message_and_status_2(
     files: tuple[str, Path], tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(message: str, changed: tuple[str, Path], tokenizer: object) -> None:

@@ -1,6 +1,6 @@
-"""Every outcome and category in all three presets, against the method's formulas worked by hand.
+"""Every outcome and category in all three presets, against the method's formulas worked out by hand.
 
-The program has 15 characters, one token each: `a = 1`, a line end, then `b = a[0]`, the 8 tokens 6 to 13, and a last
+The program has 15 characters, one token each: `a = 1`, a line end, then `b = a[0]` (the 8 tokens 6 to 13), and a final
 line end. So T = 15, and for line 2 alpha = 15 / 8 = 1.875. One of its four tests passes: -0.3 + 1.3 * 1/4 = 0.025.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewards import Category, Granularity, Scored, score_group
+from rewards import Category, Granularity, ScoredSample
 from sandbox.verdict import Outcome, ProgramError
-from tests.rewards.samples import character_sample, make_verdict, plain
+from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 PROGRAM = "a = 1\nb = a[0]\n"
 P, F, R, T, M, L, S, K = (
@@ -28,11 +28,8 @@ AT_2 = (6, 13)
 ALL = (0, 14)
 
 
-def one(preset: str, outcome: Outcome, tests: tuple[Outcome, ...], error: ProgramError | None = None) -> Scored:
-    verdict = make_verdict(outcome, tests, error=error)
-    (scored,) = score_group([character_sample(PROGRAM, verdict)], plain(preset)).samples
-    assert scored is not None
-    return scored
+def one(preset: str, outcome: Outcome, tests: tuple[Outcome, ...], error: ProgramError | None = None) -> ScoredSample:
+    return score_one(character_tokens(PROGRAM), make_verdict(outcome, tests, error=error), plain(preset))
 
 
 def error(kind: str, line: int | None = 2) -> ProgramError:
@@ -44,11 +41,11 @@ CASES = {
     "passed": (P, (P, P, P, P), None, 1.0, 1.0, None, None, 0.0),
     "failed": (F, (F, P, F, F), None, -0.3, 0.025, None, None, 0.0),
     "runtime error on a line": (R, (R, P, R, R), error("TypeError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
-    "its own exception": (R, (R, P, R, R), error("MyError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
+    "an exception of its own": (R, (R, P, R, R), error("MyError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
     "an assertion": (R, (R, P, R, R), error("AssertionError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
-    "wrong, then a runtime error": (R, (F, P, R, F), error("KeyError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
+    "wrong answer, then a runtime error": (R, (F, P, R, F), error("KeyError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
     "recursion": (R, (R, P, R, R), error("RecursionError"), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
-    "recursion somewhere else": (
+    "recursion outside the program": (
         R,
         (R, P, R, R),
         error("RecursionError", None),
@@ -62,7 +59,7 @@ CASES = {
     "a line beyond the end": (R, (R, P, R, R), error("TypeError", 3), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "killed by a signal": (R, (R, P, R, R), error("SIGKILL", None), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "an exit status": (R, (R, P, R, R), error("SystemExit", None), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
-    "an error that left no record": (R, (R, P, R, R), None, -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
+    "an error without a record": (R, (R, P, R, R), None, -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "a type that does not exist": (R, (R, P, R, R), error("Nothing!", None), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "timeout": (T, (P, T, K, K), None, -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "runtime error, then a timeout": (T, (R, P, T, K), error("TypeError"), -0.6, 0.025, Category.LINE, AT_2, 1.875),
@@ -72,16 +69,16 @@ CASES = {
     "out of memory, another error": (M, (P, M, K, K), error("KeyError"), -0.6, 0.025, Category.GLOBAL, ALL, 1.0),
     "syntax error": (S, (S, S, S, S), error("SyntaxError"), -1.0, 0.0, Category.LINE, AT_2, 1.875),
     "block expected": (S, (K, K, K, K), error("IndentationError"), -1.0, 0.0, Category.LINE, AT_2, 1.875),
-    "tabs and blanks mixed": (S, (S, S, S, S), error("TabError"), -1.0, 0.0, Category.GLOBAL, ALL, 1.0),
+    "tabs mixed with spaces": (S, (S, S, S, S), error("TabError"), -1.0, 0.0, Category.GLOBAL, ALL, 1.0),
     "syntax error without a line": (S, (S, S, S, S), error("SyntaxError", None), -1.0, 0.0, Category.GLOBAL, ALL, 1.0),
 }
 UNLOCATED = (
-    "tabs and blanks mixed",
+    "tabs mixed with spaces",
     "no line in the program",
     "a line beyond the end",
     "killed by a signal",
     "an exit status",
-    "an error that left no record",
+    "an error without a record",
     "a type that does not exist",
     "syntax error without a line",
 )
@@ -98,16 +95,16 @@ Case = tuple[
 ]
 
 
-def as_the_paper_has_it(case: Case) -> Case:
-    """There, and in the released code, an error without a line is ignored."""
+def in_the_paper(case: Case) -> Case:
+    """The paper and its released code ignore errors without a line."""
     outcome, tests, fault, coarse, adaptive, category, span, alpha = case
     if case in [CASES[name] for name in UNLOCATED]:
         category, span, alpha = Category.IGNORE, None, 0.0
     return outcome, tests, fault, coarse, adaptive, category, span, alpha
 
 
-def check(scored: Scored, coarse: float, adaptive: float, span: tuple[int, int] | None, alpha: float) -> None:
-    """The rewards, and each row of the weights: whole rows for coarse and adaptive, the span for fine."""
+def check(scored: ScoredSample, coarse: float, adaptive: float, span: tuple[int, int] | None, alpha: float) -> None:
+    """Check the rewards and the weights: coarse and adaptive on every token, fine on its span."""
     fine = 0.0 if span is None else -0.3
     assert (scored.coarse, scored.fine) == (coarse, fine)
     assert scored.adaptive == pytest.approx(adaptive, abs=1e-12)
@@ -131,16 +128,17 @@ def test_rltf(case: Case) -> None:
 
 
 @cases
-def test_rltf_paper_has_an_adaptive_term_for_wrong_answers_only(case: Case) -> None:
-    outcome, tests, fault, coarse, adaptive, category, span, alpha = as_the_paper_has_it(case)
+def test_rltf_paper(case: Case) -> None:
+    outcome, tests, fault, coarse, adaptive, category, span, alpha = in_the_paper(case)
     scored = one("rltf-paper", outcome, tests, fault)
     assert scored.category is category
     check(scored, coarse, adaptive if outcome is F else 0.0, span, alpha)
 
 
 @cases
-def test_rltf_code_replaces_the_coarse_term_has_no_alpha_and_ignores_timeouts(case: Case) -> None:
-    outcome, tests, fault, coarse, adaptive, category, span, _ = as_the_paper_has_it(case)
+def test_rltf_code(case: Case) -> None:
+    """It replaces the coarse term of wrong answers, has no alpha, and ignores timeouts."""
+    outcome, tests, fault, coarse, adaptive, category, span, _ = in_the_paper(case)
     scored = one("rltf-code", outcome, tests, fault)
     if outcome is T and category is Category.GLOBAL:
         category, span = Category.IGNORE, None
@@ -150,11 +148,10 @@ def test_rltf_code_replaces_the_coarse_term_has_no_alpha_and_ignores_timeouts(ca
 
 
 @pytest.mark.parametrize("preset", ["rltf", "rltf-paper", "rltf-code"])
-def test_a_syntax_error_at_the_length_limit_is_the_whole_programs(preset: str) -> None:
+def test_a_syntax_error_at_the_length_limit_is_global(preset: str) -> None:
     for kind in ("SyntaxError", "IndentationError", "TabError"):
         verdict = make_verdict(S, (S, S), error=error(kind))
-        (scored,) = score_group([character_sample(PROGRAM, verdict, truncated=True)], plain(preset)).samples
-        assert scored is not None
+        scored = score_one(character_tokens(PROGRAM, truncated=True), verdict, plain(preset))
         assert (scored.category, scored.fine_span) == (Category.GLOBAL, ALL)
         np.testing.assert_allclose(scored.token_weights[Granularity.FINE], -0.3, atol=1e-7)
 
@@ -163,7 +160,12 @@ def test_a_syntax_error_at_the_length_limit_is_the_whole_programs(preset: str) -
 @pytest.mark.parametrize(
     ("program", "kind", "line", "category"),
     [
-        ("x = '''never closed\nthe end\n", "SyntaxError", 1, None),  # where the string opens, not where it should end
+        (
+            "x = '''never closed\nthe end\n",
+            "SyntaxError",
+            1,
+            None,
+        ),  # the line where the string opens, not where it should end
         ("if x:\n    y\n  z\n", "IndentationError", 3, None),
         ("if x:\ny\n", "IndentationError", 2, Category.LINE),
         ("x = 1\n  y = 2\n", "IndentationError", 2, Category.LINE),
@@ -175,37 +177,30 @@ def test_a_syntax_error_at_the_length_limit_is_the_whole_programs(preset: str) -
 def test_categories_of_syntax_errors(
     preset: str, program: str, kind: str, line: int, category: Category | None
 ) -> None:
-    verdict = make_verdict(S, (S,), error=error(kind, line))
-    (scored,) = score_group([character_sample(program, verdict)], plain(preset)).samples
-    assert scored is not None
+    scored = score_one(character_tokens(program), make_verdict(S, (S,), error=error(kind, line)), plain(preset))
     unlocated = Category.GLOBAL if preset == "rltf" else Category.IGNORE
     assert scored.category is (category or unlocated)
 
 
-def test_alpha_is_capped_where_the_preset_says_so() -> None:
+def test_alpha_is_capped_by_the_preset() -> None:
     program = "x\n" + "y = 1\n" * 8  # T = 50, line 1 has one token: alpha 50
     verdict = make_verdict(R, (R,), error=error("NameError", 1))
     weights = {}
     for preset in ("rltf", "rltf-paper", "rltf-code"):
-        (scored,) = score_group([character_sample(program, verdict)], plain(preset)).samples
-        assert scored is not None
+        scored = score_one(character_tokens(program), verdict, plain(preset))
         weights[preset] = float(scored.token_weights[Granularity.FINE, 0])
     assert weights == pytest.approx({"rltf": -3.0, "rltf-paper": -15.0, "rltf-code": -0.3})
 
 
-def test_weights_of_terms_scale_their_rows_and_zero_switches_them_off() -> None:
+def test_the_weight_of_a_term_scales_its_row() -> None:
     verdict = make_verdict(R, (P, R), error=error("TypeError"))
-    sample = character_sample(PROGRAM, verdict)
-    (full,) = score_group([sample], plain("rltf")).samples
-    (half,) = score_group([sample], plain("rltf", coarse_weight=0.5, fine_weight=0, adaptive_weight=2)).samples
-    assert full is not None
-    assert half is not None
+    changed = plain("rltf", coarse_weight=0.5, fine_weight=0, adaptive_weight=2)
+    full = score_one(character_tokens(PROGRAM), verdict, plain("rltf"))
+    half = score_one(character_tokens(PROGRAM), verdict, changed)
     np.testing.assert_allclose(half.token_weights, full.token_weights * [[0.5], [0], [2], [0]], atol=1e-7)
     assert (half.coarse, half.fine, half.adaptive) == (full.coarse, full.fine, full.adaptive)
 
 
-def test_rltf_code_without_adaptive_keeps_the_coarse_reward_of_wrong_answers() -> None:
-    sample = character_sample(PROGRAM, make_verdict(F, (P, F)))
-    (scored,) = score_group([sample], plain("rltf-code", adaptive_weight=0)).samples
-    assert scored is not None
+def test_rltf_code_without_the_adaptive_term_keeps_the_coarse_reward() -> None:
+    scored = score_one(character_tokens(PROGRAM), make_verdict(F, (P, F)), plain("rltf-code", adaptive_weight=0))
     assert scored.coarse == -0.3

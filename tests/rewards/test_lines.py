@@ -1,4 +1,4 @@
-"""From a known faulty line to its tokens, on three families of tokenizers, with errors that really happened."""
+"""From a faulty line to its tokens, with real errors and three families of tokenizers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rewards import Category, Granularity, Sample, Scored, score_group
-from rewards.lines import line_characters, token_range
-from rewards.syntax_facts import code_lines
-from sandbox.verdict import Outcome, ProgramError
-from tests.rewards.samples import character_sample, make_verdict, plain, tokenized_sample
+from rewards import Category, Granularity, ProgramTokens, ScoredSample
+from rewards.lines import code_lines, line_characters, token_range
+from sandbox.verdict import Outcome, ProgramError, Verdict
+from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
-from transport.rollouts import Completion, FinishReason, VersionSpan
 
 BLANK = (0, -1)
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
 families = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 
-# Statements that run, at the top level or in a block; the last ones take several lines.
+# Statements that run without an error; some span several lines or hold characters that only some tools split lines at.
 HARMLESS = [
     "x = 1",
     "names = ['a', 'b']  # two",
@@ -53,10 +51,10 @@ FAULTY = [
 
 
 def error_of(program: str) -> ProgramError:
-    """Run `program`: the class of its error and the line of its innermost frame."""
+    """Run `program` and return the class of its error and the line of its innermost frame."""
     try:
         exec(compile(program, "<program>", "exec"), {})
-    except Exception as error:  # noqa: BLE001 - whatever the program raises is what is wanted
+    except Exception as error:  # noqa: BLE001 - the program may raise anything
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == "<program>"]
         return ProgramError(type=type(error).__name__, line=frames[-1].lineno)
     raise AssertionError(f"no error: {program!r}")
@@ -64,7 +62,7 @@ def error_of(program: str) -> ProgramError:
 
 @st.composite
 def faulty_programs(draw: st.DrawFn) -> tuple[str, str]:
-    """A program that fails, and the text of the line that fails; the same text also stands where it is not reached."""
+    """A program that fails, and the text of the line that fails. The same text also appears where it never runs."""
     before = draw(st.lists(st.sampled_from(HARMLESS), max_size=5))
     after = draw(st.lists(st.sampled_from(HARMLESS), max_size=3))
     fault = draw(st.sampled_from(FAULTY))
@@ -79,33 +77,35 @@ def faulty_programs(draw: st.DrawFn) -> tuple[str, str]:
     return program.replace("\n", newline), fault
 
 
-def score(sample: Sample) -> Scored:
-    (scored,) = score_group([sample], plain("rltf-paper")).samples
-    assert scored is not None
-    return scored
+def score(program: ProgramTokens, verdict: Verdict) -> ScoredSample:
+    return score_one(program, verdict, plain("rltf-paper"))
+
+
+def runtime_error(kind: str, line: int | None) -> Verdict:
+    error = ProgramError(kind, line=line)
+    return make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
 
 
 @families
 @given(case=faulty_programs(), around=st.sampled_from([("", ""), ("```python\n", "\n```"), ("x = 0; ", "")]))
 @settings(max_examples=60, deadline=None)
-def test_the_penalty_is_on_the_line_that_failed_and_no_other(
+def test_the_penalty_is_only_on_the_line_that_failed(
     tokenizer: Tokenizer, case: tuple[str, str], around: tuple[str, str]
 ) -> None:
     program, fault = case
     error = error_of(program)
     assert error.line is not None
-    verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
-    sample = tokenized_sample(tokenizer, program, verdict, before=around[0], after=around[1])
-    scored = score(sample)
+    tokens = tokenized(tokenizer, program, before=around[0], after=around[1])
+    scored = score(tokens, runtime_error(error.type, error.line))
     newline = next((end for end in ("\r\n", "\r") if end in program), "\n")
     lines = program.split(newline)
     line = lines[error.line - 1]
     assert fault in line
     start = sum(len(other) + len(newline) for other in lines[: error.line - 1])
-    first = sample.program_start + start + len(line) - len(line.lstrip())
+    first = start + len(line) - len(line.lstrip())
     end = first + len(line.strip())
     touched = scored.token_weights[Granularity.FINE] != 0
-    holds = (sample.char_spans[:, 0] < end) & (sample.char_spans[:, 1] > first)
+    holds = (tokens.char_spans[:, 0] < end) & (tokens.char_spans[:, 1] > first)
     np.testing.assert_array_equal(touched, holds)
     assert scored.category is Category.LINE
     assert error.line in code_lines(program)
@@ -115,11 +115,11 @@ def test_the_penalty_is_on_the_line_that_failed_and_no_other(
 
 
 @families
-def test_the_programs_tokens_are_counted_without_what_stands_around_it(tokenizer: Tokenizer) -> None:
+def test_tokens_around_the_program_are_not_counted(tokenizer: Tokenizer) -> None:
     verdict = make_verdict(Outcome.TIMEOUT, (Outcome.TIMEOUT,))
     program = "while True:\n    pass"
-    alone = score(tokenized_sample(tokenizer, program, verdict))
-    fenced = score(tokenized_sample(tokenizer, program, verdict, before="```\n", after="\n```"))
+    alone = score(tokenized(tokenizer, program), verdict)
+    fenced = score(tokenized(tokenizer, program, before="```\n", after="\n```"), verdict)
     assert alone.fine_span == (0, alone.num_tokens - 1)
     assert alone.token_weights.shape[1] == alone.num_tokens + 1, "the end token"
     assert alone.token_weights[Granularity.FINE, -1] == 0
@@ -129,51 +129,16 @@ def test_the_programs_tokens_are_counted_without_what_stands_around_it(tokenizer
     assert (fenced.token_weights[Granularity.COARSE] == fenced.token_weights[Granularity.COARSE, 0]).all()
 
 
-@pytest.mark.parametrize("reason", FinishReason)
-def test_samples_are_made_of_completions_as_generators_hand_them_over(reason: FinishReason) -> None:
-    text = "```\nif x:\n```"
-    completion = Completion(
-        task_id="t0",
-        completion_id="c0",
-        prompt_ids=np.array([1], dtype=np.int32),
-        token_ids=np.arange(4, dtype=np.int32),
-        logprobs=np.zeros(4, dtype=np.float32),
-        char_spans=np.array([[0, 4], [4, 7], [7, 10], [10, 13]], dtype=np.int32),
-        weight_versions=(VersionSpan(0, 4, 0),),
-        finish_reason=reason,
-        text=text,
-        program_start=4,
-        program_end=10,
-    )
-    error = ProgramError("IndentationError", line=1)
-    verdict = make_verdict(Outcome.SYNTAX_ERROR, (Outcome.SYNTAX_ERROR,), error=error)
-    sample = Sample.of(completion, verdict)
-    assert sample.program == completion.program
-    scored = score(sample)
-    assert scored.category is (Category.GLOBAL if reason is FinishReason.LENGTH else Category.LINE)
-    assert (scored.fine_span, scored.num_tokens) == ((0, 1), 2)
-
-
 def test_tokens_that_straddle_lines_belong_to_both() -> None:
     """Tokens `a = 1\\nb`, ` = a`, `[0]\\n`, `c = 2`: line 2 is the first three of four."""
-    program = "a = 1\nb = a[0]\nc = 2"
-    error = ProgramError("TypeError", line=2)
-    sample = Sample(
-        task_id="t0",
-        completion_id="c0",
-        verdict=make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error),
-        char_spans=np.array([[0, 7], [7, 11], [11, 15], [15, 20]], dtype=np.int32),
-        text=program,
-        program_start=0,
-        program_end=len(program),
-        truncated=True,
-    )
-    scored = score(sample)
+    spans = np.array([[0, 7], [7, 11], [11, 15], [15, 20]], dtype=np.int32)
+    tokens = ProgramTokens("a = 1\nb = a[0]\nc = 2", spans, truncated=True)
+    scored = score(tokens, runtime_error("TypeError", 2))
     assert scored.fine_span == (0, 2)
     np.testing.assert_allclose(scored.token_weights[Granularity.FINE], [-0.4, -0.4, -0.4, 0], rtol=1e-6)
 
 
-def test_a_character_shared_by_tokens_takes_them_all() -> None:
+def test_all_tokens_of_a_shared_character_belong_to_its_line() -> None:
     """Line 2 is one character in four tokens."""
     spans = np.array([[0, 2], [2, 3], [2, 3], [2, 3], [2, 3], [3, 4]], dtype=np.int32)
     assert token_range(spans, 2, 2) == (1, 4)
@@ -200,12 +165,10 @@ def test_line_characters(program: str, expected: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("line", [-1, 0, 2, 4, 10**9])
 def test_an_error_on_no_line_of_the_program_is_ignored(line: int) -> None:
-    verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=ProgramError("TypeError", line=line))
-    assert score(character_sample("a\n\nb", verdict)).category is Category.IGNORE
+    assert score(character_tokens("a\n\nb"), runtime_error("TypeError", line)).category is Category.IGNORE
 
 
 def test_a_line_of_an_empty_completion_has_no_tokens() -> None:
-    verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=ProgramError("TypeError", line=1))
-    scored = score(character_sample("", verdict))
+    scored = score(character_tokens(""), runtime_error("TypeError", 1))
     assert (scored.category, scored.fine_span, scored.num_tokens) == (Category.IGNORE, None, 0)
     assert scored.token_weights.shape == (len(Granularity), 1)

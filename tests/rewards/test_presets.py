@@ -1,4 +1,4 @@
-"""What a preset fills in, what overrides it, and values that make no sense."""
+"""What an algorithm sets, what overrides it, and values that are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_presets_by_name() -> None:
         assert (preset.coarse_weight, preset.fine_weight, preset.adaptive_weight) == (1, 1, 1)
 
 
-def test_given_fields_win_over_the_preset_and_survive_a_round_trip() -> None:
+def test_given_fields_override_the_preset_and_survive_a_round_trip() -> None:
     chosen = rewards_of("rltf-paper", alpha_cap=4, baseline="mean")
     assert (chosen.alpha_cap, chosen.baseline, chosen.adaptive_scope) == (4, "mean", "failed")
     assert RewardSettings.model_validate(chosen.model_dump()) == chosen
@@ -42,7 +42,7 @@ def test_given_fields_win_over_the_preset_and_survive_a_round_trip() -> None:
         ({"negative_scale": 2}, "less than or equal to 1"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(fields: dict[str, object], message: str) -> None:
+def test_nonsensical_values_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RewardSettings.model_validate(fields)
 

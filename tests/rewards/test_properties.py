@@ -1,8 +1,9 @@
-"""Rules that hold for every program and verdict."""
+"""Rules that hold for all programs and verdicts."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from random import Random
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import Category, Granularity, ProgramReward, Sample, Scored, score_group
+from rewards import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample, score_group
 from sandbox.verdict import Outcome, ProgramError, Verdict
 from settings import RewardSettings, rewards_of
-from tests.rewards.samples import character_sample, make_verdict, plain, tokenized_sample
+from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
 
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
@@ -44,21 +45,22 @@ errors = st.none() | st.builds(
     line=st.none() | st.integers(-1, 6),
     column=st.none(),
 )
-reward_settings = st.builds(
-    rewards_of,
-    algorithm=st.sampled_from(["rltf", "rltf-paper", "rltf-code"]),
-    baseline=st.sampled_from(["greedy_latest", "greedy_best", "mean", "leave_one_out", "none"]),
-    static_weight=st.sampled_from([0.0, 1.0]),
-    negative_scale=st.sampled_from([0.1, 1.0]),
-    failing_never_positive=st.booleans(),
-)
-rltf_settings = st.builds(
-    RewardSettings,
-    baseline=st.sampled_from(["greedy_latest", "greedy_best", "mean", "leave_one_out", "none"]),
-    static_weight=st.sampled_from([0.0, 1.0]),
-    negative_scale=st.sampled_from([0.1, 1.0]),
-    failing_never_positive=st.booleans(),
-)
+
+
+def settings_of(*presets: str) -> st.SearchStrategy[RewardSettings]:
+    return st.builds(
+        rewards_of,
+        st.sampled_from(presets),
+        baseline=st.sampled_from(["greedy_latest", "greedy_best", "mean", "leave_one_out", "none"]),
+        static_weight=st.sampled_from([0.0, 1.0]),
+        negative_scale=st.sampled_from([0.1, 1.0]),
+        failing_never_positive=st.booleans(),
+    )
+
+
+reward_settings = settings_of("rltf", "rltf-paper", "rltf-code")
+
+Sample = tuple[ProgramTokens, Verdict]
 
 
 @st.composite
@@ -70,40 +72,52 @@ def samples(draw: st.DrawFn, completion_id: str = "c0") -> Sample:
     tests = draw(st.permutations([outcome, *others]))
     verdict = make_verdict(outcome, tuple(tests), error=draw(errors), completion_id=completion_id)
     if draw(st.booleans()):
-        return character_sample(program, verdict, truncated=draw(st.booleans()))
+        return character_tokens(program, truncated=draw(st.booleans())), verdict
     around = draw(st.sampled_from([("", ""), ("```python\n", "\n```\n"), ("So: ", ".")]))
     tokenizer = TOKENIZERS[draw(st.sampled_from(["byte_level_bpe", "sentencepiece_bpe"]))]
-    return tokenized_sample(tokenizer, program, verdict, before=around[0], after=around[1])
+    return tokenized(tokenizer, program, before=around[0], after=around[1]), verdict
+
+
+def score(
+    group: Sequence[Sample],
+    chosen: RewardSettings,
+    *,
+    greedy: Verdict | None = None,
+    previous: ProgramReward | None = None,
+) -> GroupScores:
+    programs, verdicts = [program for program, _ in group], [verdict for _, verdict in group]
+    return score_group(programs, verdicts, chosen, greedy=greedy, previous=previous)
 
 
 groups = st.integers(0, 6).flatmap(lambda n: st.tuples(*[samples(f"c{i}") for i in range(n)]))
-greedy_verdicts = st.none() | samples("greedy").map(lambda sample: sample.verdict)
+greedy_verdicts = st.none() | samples("greedy").map(lambda sample: sample[1])
 
 
 @given(groups, reward_settings, greedy_verdicts)
 @settings(max_examples=200)
 def test_shape_spans_and_sums(group: tuple[Sample, ...], chosen: RewardSettings, greedy: Verdict | None) -> None:
-    scores = score_group(group, chosen, greedy=greedy)
+    scores = score(group, chosen, greedy=greedy)
     assert len(scores.samples) == len(group)
-    for sample, scored in zip(group, scores.samples, strict=True):
-        if sample.verdict.outcome is Outcome.INFRASTRUCTURE_ERROR:
+    for (program, verdict), scored in zip(group, scores.samples, strict=True):
+        if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR:
             assert scored is None
             continue
         assert scored is not None
+        assert scored.verdict is verdict
         weights = scored.token_weights
-        assert weights.shape == (len(Granularity), len(sample.char_spans))
+        assert weights.shape == (len(Granularity), len(program.char_spans))
         assert np.isfinite(weights).all()
         for row in WHOLE:
-            assert np.ptp(weights[row]) == 0 if weights.size else True, "one weight for every token"
+            assert len(set(weights[row].tolist())) <= 1, "one weight for every token"
         for row in (Granularity.FINE, Granularity.STATIC):
             assert (weights[row] <= 0).all(), "a penalty only lowers"
-        check_fine_row(sample, scored, chosen)
-        if chosen.failing_never_positive and sample.verdict.outcome is not Outcome.PASSED:
+        check_fine_row(program, scored, chosen)
+        if chosen.failing_never_positive and verdict.outcome is not Outcome.PASSED:
             assert (weights.sum(axis=0) <= 1e-6).all()
 
 
-def check_fine_row(sample: Sample, scored: Scored, chosen: RewardSettings) -> None:
-    """Nothing outside the span; inside, as much in sum as on the whole program, unless the cap took some."""
+def check_fine_row(program: ProgramTokens, scored: ScoredSample, chosen: RewardSettings) -> None:
+    """Nothing falls outside the span. Inside, the sum is that of a whole program, unless alpha was capped."""
     row = scored.token_weights[Granularity.FINE]
     touched = np.flatnonzero(row)
     if scored.fine_span is None:
@@ -114,8 +128,8 @@ def check_fine_row(sample: Sample, scored: Scored, chosen: RewardSettings) -> No
     assert scored.fine == -0.3
     assert 0 <= first <= last < scored.num_tokens
     assert touched[-1] - touched[0] == last - first
-    text = "".join(sample.text[start:end] for start, end in sample.char_spans[touched])
-    assert text.strip() or scored.category is Category.GLOBAL, "a line's span holds something of the program"
+    text = "".join(program.text[max(0, start) : max(0, end)] for start, end in program.char_spans[touched])
+    assert text.strip() or scored.category is Category.GLOBAL, "the span of a line holds part of the program"
     whole = scored.num_tokens * 0.3 * chosen.negative_scale * chosen.fine_weight
     alpha = scored.num_tokens / (last - first + 1)
     expected = whole * min(1.0, chosen.alpha_cap / alpha)
@@ -128,8 +142,8 @@ def test_order_of_samples_does_not_matter(
 ) -> None:
     order = list(range(len(group)))
     random.shuffle(order)
-    straight = score_group(group, chosen, greedy=greedy).samples
-    shuffled = score_group([group[i] for i in order], chosen, greedy=greedy).samples
+    straight = score(group, chosen, greedy=greedy).samples
+    shuffled = score([group[i] for i in order], chosen, greedy=greedy).samples
     for position, i in enumerate(order):
         a, b = straight[i], shuffled[position]
         if a is None or b is None:
@@ -139,19 +153,18 @@ def test_order_of_samples_does_not_matter(
 
 
 def claiming(sample: Sample, error: ProgramError | None) -> Sample:
-    """The program with another claim about its error. A syntax error is the grader's finding, not a claim."""
-    if sample.verdict.outcome is Outcome.SYNTAX_ERROR:
-        return sample
-    return dataclasses.replace(sample, verdict=dataclasses.replace(sample.verdict, error=error))
+    """The program with another claim about its error. A syntax error is found by the grader, so it is no claim."""
+    program, verdict = sample
+    return sample if verdict.outcome is Outcome.SYNTAX_ERROR else (program, dataclasses.replace(verdict, error=error))
 
 
 @given(groups, reward_settings, greedy_verdicts, errors)
 def test_no_claim_about_an_error_raises_a_reward(
     group: tuple[Sample, ...], chosen: RewardSettings, greedy: Verdict | None, claim: ProgramError | None
 ) -> None:
-    """Whatever class and line the programs claim: no term's reward rises over claiming nothing, no other row moves."""
-    with_claim = score_group([claiming(sample, claim) for sample in group], chosen, greedy=greedy).samples
-    without = score_group([claiming(sample, None) for sample in group], chosen, greedy=greedy).samples
+    """Whatever class and line the programs claim, no reward rises over claiming nothing, and no other row moves."""
+    with_claim = score([claiming(sample, claim) for sample in group], chosen, greedy=greedy).samples
+    without = score([claiming(sample, None) for sample in group], chosen, greedy=greedy).samples
     for a, b in zip(with_claim, without, strict=True):
         if a is None or b is None:
             assert a is b
@@ -163,11 +176,11 @@ def test_no_claim_about_an_error_raises_a_reward(
             assert (a.token_weights <= b.token_weights).all()
 
 
-# Ways to have no line: no record, a line that cannot be, one of blanks or a comment, whatever the error is called.
+# Ways to hide the line: no record, an impossible line, a line of blanks or of a comment, with any class of error.
 hidden = st.none() | st.builds(
     ProgramError,
     type=st.sampled_from(["TypeError", "SIGKILL", "SystemExit", "MemoryError", "RecursionError", "TabError", "\udc80"]),
-    line=st.none() | st.sampled_from([-1, 0, 2, 4, 6, 99, 2**70]),
+    line=st.none() | st.sampled_from([-1, 0, 2, 4, 7, 99, 2**70]),
 )
 shown = st.builds(
     ProgramError,
@@ -182,7 +195,7 @@ HIDING_PLACES = "a = [1]\r\r\nb = a[9]\r    # a comment, which has tokens \x0c\n
     st.lists(st.sampled_from(PRIORITY[2:]), max_size=3),
     hidden,
     shown,
-    rltf_settings,
+    settings_of("rltf"),
     st.sampled_from(["byte_level_bpe", "sentencepiece_bpe"]),
 )
 def test_hiding_the_line_of_an_error_never_pays_in_rltf(
@@ -193,13 +206,12 @@ def test_hiding_the_line_of_an_error_never_pays_in_rltf(
     chosen: RewardSettings,
     family: str,
 ) -> None:
-    """The penalty of a program is at least as harsh in sum where it says no line as where it says any line of code."""
+    """In sum, the penalty of a program that names no line is at least that of one that names any line of code."""
 
     def penalty(error: ProgramError | None) -> tuple[float, float]:
         verdict = make_verdict(outcome, (outcome, *others), error=error)
-        sample = tokenized_sample(TOKENIZERS[family], HIDING_PLACES, verdict, before="```\n", after="\n```")
-        (scored,) = score_group([sample], chosen).samples
-        assert scored is not None
+        tokens = tokenized(TOKENIZERS[family], HIDING_PLACES, before="```\n", after="\n```")
+        scored = score_one(tokens, verdict, chosen)
         return float(scored.token_weights[Granularity.FINE].sum(dtype=np.float64)), scored.fine
 
     (hidden_sum, hidden_fine), (shown_sum, shown_fine) = penalty(hiding), penalty(showing)
@@ -209,22 +221,22 @@ def test_hiding_the_line_of_an_error_never_pays_in_rltf(
         assert hidden_fine == -0.3
 
 
-@given(samples(), rltf_settings)
-def test_every_runtime_error_is_penalised_in_rltf(sample: Sample, chosen: RewardSettings) -> None:
-    (scored,) = score_group([sample], chosen).samples
+@given(samples(), settings_of("rltf"))
+def test_every_runtime_error_is_penalized_in_rltf(sample: Sample, chosen: RewardSettings) -> None:
+    (scored,) = score([sample], chosen).samples
     ran_into = (Outcome.RUNTIME_ERROR, Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT)
-    if scored is not None and scored.num_tokens and scored.outcome in ran_into:
+    if scored is not None and scored.num_tokens and scored.verdict.outcome in ran_into:
         assert scored.category in (Category.GLOBAL, Category.LINE)
         assert scored.fine == -0.3
 
 
 @given(groups, reward_settings, greedy_verdicts)
-def test_samples_that_the_grader_failed_on_change_nothing(
+def test_ungraded_samples_change_nothing(
     group: tuple[Sample, ...], chosen: RewardSettings, greedy: Verdict | None
 ) -> None:
-    kept = [s for s in group if s.verdict.outcome is not Outcome.INFRASTRUCTURE_ERROR]
-    alone = score_group(kept, chosen, greedy=greedy).samples
-    among = [s for s in score_group(group, chosen, greedy=greedy).samples if s is not None]
+    kept = [sample for sample in group if sample[1].outcome is not Outcome.INFRASTRUCTURE_ERROR]
+    alone = score(kept, chosen, greedy=greedy).samples
+    among = [scored for scored in score(group, chosen, greedy=greedy).samples if scored is not None]
     for a, b in zip(alone, among, strict=True):
         assert a is not None
         np.testing.assert_array_equal(a.token_weights, b.token_weights)
@@ -239,11 +251,12 @@ def four_outcomes() -> list[Sample]:
         (Outcome.SYNTAX_ERROR, Outcome.SYNTAX_ERROR),
     ]
     return [
-        character_sample("x = 1\n", make_verdict(pair[1], pair, completion_id=f"c{i}")) for i, pair in enumerate(tests)
+        (character_tokens("x = 1\n"), make_verdict(pair[1], pair, completion_id=f"c{i}"))
+        for i, pair in enumerate(tests)
     ]
 
 
-def whole_rows(found: tuple[Scored | None, ...]) -> tuple[list[float], list[float]]:
+def whole_rows(found: tuple[ScoredSample | None, ...]) -> tuple[list[float], list[float]]:
     kept = [s for s in found if s is not None]
     return (
         [float(s.token_weights[Granularity.COARSE, 0]) for s in kept],
@@ -252,91 +265,86 @@ def whole_rows(found: tuple[Scored | None, ...]) -> tuple[list[float], list[floa
 
 
 def test_baselines_by_hand() -> None:
-    """Means: coarse -0.225, adaptive 0.2625. Left out: e.g. coarse of the first (-0.3 - 0.6 - 1.0) / 3."""
+    """The means are -0.225 (coarse) and 0.2625 (adaptive); left out, the first coarse one is (-0.3 - 0.6 - 1.0) / 3."""
     group = four_outcomes()
-    coarse, adaptive = whole_rows(score_group(group, plain("rltf", baseline="mean")).samples)
+    coarse, adaptive = whole_rows(score(group, plain("rltf", baseline="mean")).samples)
     assert coarse == pytest.approx([1.225, -0.075, -0.375, -0.775])
     assert adaptive == pytest.approx([0.7375, 0.0875, -0.5625, -0.2625])
-    coarse, adaptive = whole_rows(score_group(group, plain("rltf", baseline="leave_one_out")).samples)
+    coarse, adaptive = whole_rows(score(group, plain("rltf", baseline="leave_one_out")).samples)
     assert coarse == pytest.approx([1 + 1.9 / 3, -0.3 + 0.6 / 3, -0.6 + 0.3 / 3, -1 - 0.1 / 3])
     assert adaptive == pytest.approx([1 - 0.05 / 3, 0.35 - 0.7 / 3, -0.3 - 1.35 / 3, 0 - 1.05 / 3])
 
 
 def test_a_lone_sample_has_nothing_to_leave_out() -> None:
-    coarse, _ = whole_rows(score_group(four_outcomes()[2:3], plain("rltf", baseline="leave_one_out")).samples)
+    coarse, _ = whole_rows(score(four_outcomes()[2:3], plain("rltf", baseline="leave_one_out")).samples)
     assert coarse == pytest.approx([-0.6])
-    assert score_group([], plain("rltf", baseline="leave_one_out")).samples == ()
+    assert score([], plain("rltf", baseline="leave_one_out")).samples == ()
 
 
 def test_greedy_baselines_remember_the_latest_and_the_best() -> None:
     group = four_outcomes()
-    failed, crashed = group[1].verdict, group[2].verdict
+    failed, crashed = group[1][1], group[2][1]
     lost = make_verdict(Outcome.INFRASTRUCTURE_ERROR, (Outcome.INFRASTRUCTURE_ERROR,))
     for baseline, second in (("greedy_latest", -0.6), ("greedy_best", -0.3)):
         chosen = plain("rltf", baseline=baseline)
-        first = score_group(group, chosen, greedy=failed)
+        first = score(group, chosen, greedy=failed)
         assert first.greedy == ProgramReward(coarse=-0.3, adaptive=-0.3 + 1.3 * 0.5)
         assert whole_rows(first.samples)[0] == pytest.approx([1.3, 0.0, -0.3, -0.7])
         assert whole_rows(first.samples)[1] == pytest.approx([0.65, 0.0, -0.65, -0.35])
-        then = score_group(group, chosen, greedy=crashed, previous=first.greedy)
+        then = score(group, chosen, greedy=crashed, previous=first.greedy)
         assert whole_rows(then.samples)[0] == pytest.approx([r - second for r in (1.0, -0.3, -0.6, -1.0)])
-        kept = score_group(group, chosen, greedy=lost, previous=then.greedy)
+        kept = score(group, chosen, greedy=lost, previous=then.greedy)
         assert kept.greedy == then.greedy
         assert whole_rows(kept.samples) == whole_rows(then.samples)
-    without = score_group(group, plain("rltf", baseline="greedy_best"))
+    without = score(group, plain("rltf", baseline="greedy_best"))
     assert without.greedy is None
     assert whole_rows(without.samples)[0] == pytest.approx([1.0, -0.3, -0.6, -1.0])
 
 
-def test_damping_and_cut_off_look_at_the_total_of_a_program() -> None:
-    """Damped row by row, -0.075 and +0.0875 would become a reward for a wrong answer."""
+def test_damping_and_cutoff_use_the_total_of_a_program() -> None:
+    """If rows were damped one by one, -0.075 and +0.0875 would turn into a reward for a wrong answer."""
     group = four_outcomes()
     chosen = plain("rltf", baseline="mean", negative_scale=0.5)
-    coarse, adaptive = whole_rows(score_group(group, chosen).samples)
+    coarse, adaptive = whole_rows(score(group, chosen).samples)
     assert coarse == pytest.approx([1.225, -0.075, -0.1875, -0.3875])
     assert adaptive == pytest.approx([0.7375, 0.0875, -0.28125, -0.13125])
     chosen = plain("rltf", baseline="mean", failing_never_positive=True)
-    coarse, adaptive = whole_rows(score_group(group, chosen).samples)
+    coarse, adaptive = whole_rows(score(group, chosen).samples)
     assert coarse == pytest.approx([1.225, 0.0, -0.375, -0.775])
     assert adaptive == pytest.approx([0.7375, 0.0, -0.5625, -0.2625])
 
 
 @pytest.mark.parametrize("num_timeouts", range(1, 8))
 def test_an_advantage_of_zero_has_no_sign(num_timeouts: int) -> None:
-    """One wrong answer among timeouts: +0.3 k/(k+1) coarse and -0.3 k/(k+1) adaptive cancel, whatever rounding says."""
+    """One wrong answer among k timeouts: +0.3 k/(k+1) coarse and -0.3 k/(k+1) adaptive cancel, despite rounding."""
     failed = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
     timeouts = [
         make_verdict(Outcome.TIMEOUT, (Outcome.TIMEOUT,), completion_id=f"c{k + 1}") for k in range(num_timeouts)
     ]
-    group = [character_sample("x = 1\n", verdict) for verdict in [failed, *timeouts]]
+    group = [(character_tokens("x = 1\n"), verdict) for verdict in [failed, *timeouts]]
     chosen = plain("rltf-paper", baseline="mean", negative_scale=0.1, failing_never_positive=True)
-    coarse, adaptive = whole_rows(score_group(group, chosen).samples)
+    coarse, adaptive = whole_rows(score(group, chosen).samples)
     share = 0.3 / (num_timeouts + 1)
     assert coarse == pytest.approx([share * num_timeouts] + [-share] * num_timeouts, abs=1e-6)
     assert adaptive == pytest.approx([-share * num_timeouts] + [share] * num_timeouts, abs=1e-6)
 
 
 def test_a_group_of_two_problems_is_refused() -> None:
-    first, second = four_outcomes()[:2]
-    other = dataclasses.replace(second, task_id="t1", verdict=dataclasses.replace(second.verdict, task_id="t1"))
+    first, (program, verdict) = four_outcomes()[:2]
+    other = dataclasses.replace(verdict, task_id="t1")
     with pytest.raises(ValueError, match="t0, t1"):
-        score_group([first, other], plain("rltf"))
+        score([first, (program, other)], plain("rltf"))
     with pytest.raises(ValueError, match="t0, t1"):
-        score_group([first], plain("rltf"), greedy=other.verdict)
+        score([first], plain("rltf"), greedy=other)
 
 
-def test_a_verdict_of_another_program_is_refused() -> None:
-    verdict = make_verdict(Outcome.PASSED, completion_id="c7")
-    with pytest.raises(ValueError, match="'c7' of task 't0', not of 'c0'"):
-        dataclasses.replace(four_outcomes()[0], verdict=verdict)
+def test_a_verdict_without_a_program_is_refused() -> None:
+    programs, verdicts = zip(*four_outcomes(), strict=True)
+    with pytest.raises(ValueError, match="zip"):
+        score_group(programs[:-1], verdicts, plain("rltf"))
 
 
-@pytest.mark.parametrize("spans", [[[0, 1], [3, 2]], [[2, 3], [0, 1]], [[0, 99]], [[-1, 1]], [0, 1]])
-def test_spans_that_cannot_be_are_refused(spans: list[list[int]]) -> None:
+@pytest.mark.parametrize("spans", [[[0, 1], [3, 2]], [[2, 3], [0, 1]], [[0, 1, 2]], [0, 1]])
+def test_unordered_spans_are_refused(spans: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="char_spans"):
-        dataclasses.replace(four_outcomes()[0], char_spans=np.array(spans, dtype=np.int32))
-
-
-def test_a_program_outside_its_text_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not lie in"):
-        dataclasses.replace(four_outcomes()[0], program_end=99)
+        ProgramTokens("x = 1\n", np.array(spans, dtype=np.int32), truncated=False)

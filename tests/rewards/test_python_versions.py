@@ -1,4 +1,4 @@
-"""Categories of errors as each supported Python reports them: messages and lines changed, the decision must not."""
+"""The category of an error is the same in every supported Python, even though messages and lines differ."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from functools import cache
 
 import pytest
 
-from rewards import Category, score_group
-from rewards.syntax_facts import unclosed_triple_quote_line, unmatched_dedent_line
+from rewards import Category
+from rewards.lines import unclosed_triple_quote_line, unmatched_dedent_line
 from sandbox.verdict import Outcome, ProgramError
-from tests.rewards.samples import character_sample, make_verdict, plain
+from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 VERSIONS = ("3.11", "3.12", "3.13")
 
-# Reads a JSON list of programs and prints, for each, the class, line and message of the compiler's error or, where it
+# Reads a JSON list of programs. For each, it prints the class, line and message of the compiler's error or, if it
 # compiles, of the exception it raises, with the line of the innermost frame inside the program.
 REPORT = r"""
 import json, sys, traceback, warnings
@@ -44,7 +44,7 @@ BROKEN = (
     ("x = '''never closed\nthe end\n", Category.GLOBAL),
     ('y = 1\nx = f"""never {y} closed\nthe end\n', Category.GLOBAL),
     ("if x:\n    y\n  z\n", Category.GLOBAL),
-    ("if 1:\n\tx = 1\n        y = 2\n", Category.GLOBAL),  # tabs and blanks: a TabError
+    ("if 1:\n\tx = 1\n        y = 2\n", Category.GLOBAL),  # tabs and spaces: a TabError
     ("if x:\ny\n", Category.LINE),
     ("x = 1\n  y = 2\n", Category.LINE),
     ("x = 'never closed\n", Category.LINE),
@@ -73,7 +73,7 @@ BROKEN = (
 
 @cache
 def interpreter(version: str) -> tuple[str, dict[str, str]] | None:
-    """A Python of this version, on the path or under pyenv, with the environment it needs; None where there is none."""
+    """A Python of this version, on the path or in pyenv, with the environment it needs; None if there is none."""
     environments = [dict(os.environ)]
     if shutil.which("pyenv"):
         known = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True, text=True).stdout.split()
@@ -88,7 +88,7 @@ def interpreter(version: str) -> tuple[str, dict[str, str]] | None:
 def report(version: str, programs: list[str]) -> list[tuple[str, str, int, str]]:
     found = interpreter(version)
     if found is None:
-        pytest.skip(f"there is no python{version} on this machine")
+        pytest.skip(f"no python{version} on this machine")
     command, environment = found
     done = subprocess.run(
         [command, "-I", "-c", REPORT],
@@ -103,13 +103,12 @@ def report(version: str, programs: list[str]) -> list[tuple[str, str, int, str]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_category_is_the_same_on_every_python(version: str) -> None:
+def test_categories_are_the_same_in_every_python(version: str) -> None:
     reports = report(version, [program for program, _ in BROKEN])
     for (program, expected), (outcome, kind, line, message) in zip(BROKEN, reports, strict=True):
         error = None if expected is None else ProgramError(kind, message, line)
         verdict = make_verdict(Outcome(outcome), (Outcome(outcome),), error=error)
-        (scored,) = score_group([character_sample(program, verdict)], plain("rltf")).samples
-        assert scored is not None
+        scored = score_one(character_tokens(program), verdict, plain("rltf"))
         assert scored.category is expected, (program, kind, line, message)
 
 

@@ -1,14 +1,14 @@
-"""Findings by line, and source that means harm."""
+"""The findings of the static analyzer by line, and hostile source."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rewards import Granularity, score_group
-from rewards.static_analysis import MAX_CHARACTERS, finding_lines
+from rewards import Granularity
+from rewards.lines import MAX_CHARACTERS, finding_lines
 from sandbox.verdict import Outcome, ProgramError
-from tests.rewards.samples import character_sample, make_verdict, plain
+from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 N = MAX_CHARACTERS - 1_000
 
@@ -23,7 +23,7 @@ N = MAX_CHARACTERS - 1_000
         ("", set()),
     ],
 )
-def test_findings_are_located_by_line(program: str, lines: set[int]) -> None:
+def test_findings_by_line(program: str, lines: set[int]) -> None:
     assert finding_lines(program) == lines
 
 
@@ -45,16 +45,15 @@ def test_findings_are_located_by_line(program: str, lines: set[int]) -> None:
     ],
     ids=lambda program: program[:8].encode("ascii", "backslashreplace").decode(),
 )
-def test_hostile_source_yields_findings_or_none_but_no_failure(program: str) -> None:
+def test_hostile_source_does_not_fail(program: str) -> None:
     assert finding_lines(program) <= {1}
 
 
-def test_a_finding_lowers_the_tokens_of_its_line_and_no_others() -> None:
+def test_a_finding_lowers_only_the_tokens_of_its_line() -> None:
     """Line 2, `x = y`, is tokens 7 to 11; the penalty is -0.1 times the weight."""
     program = "z = 1\n\nx = y\nprint(x, z)\n"
-    sample = character_sample(program, make_verdict(Outcome.PASSED, (Outcome.PASSED,)))
-    (scored,) = score_group([sample], plain("rltf", static_weight=0.5)).samples
-    assert scored is not None
+    verdict = make_verdict(Outcome.PASSED, (Outcome.PASSED,))
+    scored = score_one(character_tokens(program), verdict, plain("rltf", static_weight=0.5))
     assert scored.static == -0.1
     expected = np.zeros(len(program) + 1)
     expected[7:12] = -0.05
@@ -64,8 +63,7 @@ def test_a_finding_lowers_the_tokens_of_its_line_and_no_others() -> None:
 @pytest.mark.parametrize("preset", ["rltf", "rltf-paper", "rltf-code"])
 def test_off_in_every_preset(preset: str) -> None:
     error = ProgramError("NameError", line=1)
-    sample = character_sample("x = y\n", make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error))
-    (scored,) = score_group([sample], plain(preset)).samples
-    assert scored is not None
+    verdict = make_verdict(Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=error)
+    scored = score_one(character_tokens("x = y\n"), verdict, plain(preset))
     assert scored.static == 0
     assert not scored.token_weights[Granularity.STATIC].any()

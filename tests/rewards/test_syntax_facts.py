@@ -1,4 +1,4 @@
-"""Facts read off broken source, held against what the running Python's own compiler says."""
+"""What is read off broken source agrees with the compiler of the running Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rewards.syntax_facts import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
+from rewards.lines import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_line_of_an_unclosed_triple_quoted_string(program: str, line: int | None
         ("", None),
     ],
 )
-def test_line_of_a_dedent_to_no_outer_level(program: str, line: int | None) -> None:
+def test_line_of_an_unmatched_dedent(program: str, line: int | None) -> None:
     assert unmatched_dedent_line(program) == line
 
 
@@ -67,7 +67,7 @@ def test_line_of_a_dedent_to_no_outer_level(program: str, line: int | None) -> N
         ("", set()),
     ],
 )
-def test_lines_with_code(program: str, lines: set[int]) -> None:
+def test_code_lines(program: str, lines: set[int]) -> None:
     assert code_lines(program) == lines
 
 
@@ -161,6 +161,6 @@ def lines_that_raise(code: CodeType) -> set[int]:
 
 
 @given(STATEMENTS, st.sampled_from(["\n", "\r\n", "\r"]))
-def test_every_line_that_the_compiler_gives_to_an_instruction_has_code(statements: list[str], newline: str) -> None:
+def test_every_line_with_an_instruction_has_code(statements: list[str], newline: str) -> None:
     program = "\n".join(statements).replace("\n", newline)
     assert lines_that_raise(compile(program, "<program>", "exec")) <= code_lines(program)

@@ -1,4 +1,4 @@
-"""A worker that dies, stalls and fails on demand; a module of its own, so that Ray's processes can import it."""
+"""Workers that die, stall and fail on demand, in a module that Ray's processes can import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.pool import SandboxWorker
 
 
 class Worker(SandboxWorker):
-    """Methods that die, stall and fail, each leaving a mark in the file it is given."""
+    """Has methods that die, stall and fail."""
 
     def die_once(self, mark: str) -> str:
         if not os.path.exists(mark):
@@ -33,14 +33,14 @@ class Worker(SandboxWorker):
 
 
 class RefusingWorker(SandboxWorker):
-    """On a machine that isolates too little."""
+    """Runs on a machine that gives too little isolation."""
 
     def start(self) -> None:
         raise UserError("isolation level `namespaces` is required, this machine gives `landlock`")
 
 
 class PlacedWorker(SandboxWorker):
-    """Says on which node of the cluster it runs; needs no isolation."""
+    """Says on which node of the cluster it runs. Needs no isolation."""
 
     def start(self) -> None: ...
 

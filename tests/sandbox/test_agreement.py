@@ -1,4 +1,4 @@
-"""A lean slice of what `benchmarks/bench_references.py` measures in full. Needs BENCHMARK_DATA."""
+"""A small part of what `benchmarks/bench_references.py` measures. Needs BENCHMARK_DATA."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmarks.bench_references import measure
 from benchmarks.corpora import CORPORA, Case
 from problems import CheckTest, Problem, StdinTest
 from sandbox.grading import Graders
-from sandbox.limits import Limits
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
-# Programs of the corpora that loop for ever cost their whole limit.
-LIMITS = Limits(cpu_s=1.0, wall_s=2.5)
+# Some programs of the corpora loop forever, and use up the whole limit.
+LIMITS = SandboxSettings(cpu_s=1.0, wall_s=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_verdicts_are_as_expected_or_explained(graders: Graders, corpus: str, st
 
 
 @needs_data
-def test_references_of_what_cannot_be_split_pass_and_their_wrong_twins_do_not(graders: Graders) -> None:
+def test_checks_that_cannot_be_split_tell_right_from_wrong(graders: Graders) -> None:
     cases = [
         case
         for case in CORPORA["humaneval"](DATA)
@@ -58,15 +58,15 @@ def test_references_of_what_cannot_be_split_pass_and_their_wrong_twins_do_not(gr
     assert len(cases) == 6
     for case in cases:
         assert graders.grade(case.problem, case.program, "right").passed
-        # Standing in for the functions of the prompt that the test calls must not help.
+        # Redefining the functions of the prompt that the test calls must not help.
         cheat = (
             "    return None\ndef poly(*_): return 0\ndef encode_cyclic(s): return None\nencode_shift = encode_cyclic\n"
         )
-        if case.problem.task_id != "HumanEval/33":  # whose test compares the function with itself
+        if case.problem.task_id != "HumanEval/33":  # its test compares the function with itself
             assert not graders.grade(case.problem, cheat, "cheat").passed
 
 
-def test_a_difference_without_an_explanation_is_named(graders: Graders) -> None:
+def test_unexplained_differences_are_named(graders: Graders) -> None:
     problem = Problem("p", "own", "?", (StdinTest("", "1"),))
     cases = [Case(problem, "right", "print(1)", True), Case(problem, "wrong", "print(2)", True)]
     found = measure("own", cases, graders)

@@ -1,66 +1,73 @@
-"""The canary: a program searches all memory that it can read for what earlier programs and tests left there."""
+"""The canary: a program searches all the memory that it can read for traces of earlier programs and tests."""
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from problems.types import CallTest, CheckTest, StdinTest, Test
-from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import MIB, SandboxSettings
 from tests.sandbox.attacks.memory import earlier
 from tests.sandbox.attacks.search import FINDS_NOTHING, PREFIX, WHOLE_MEMORY, thief
 from tests.sandbox.attacks.shape import SQUARE, problem
+from tests.sandbox.crew import Crew, crew_of, selected
 
-LIMITS = Limits(cpu_s=4.0, wall_s=10.0, program_wall_s=60.0, memory_bytes=256 * MIB)
+LIMITS = SandboxSettings(cpu_s=4.0, wall_s=10.0, program_wall_s=60.0, memory_bytes=256 * MIB)
 HONEST = "print(int(input()) ** 2)"
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
-        yield sandbox
+@pytest.fixture(scope="module")
+def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
+    programs = selected(request, "kind", test="test_nothing_of_earlier_programs_is_left")
+    tests = selected(request, "kind", test="test_nothing_of_other_tests_is_left")
+    cases = [
+        *((search_after_others, *case) for case in programs),
+        *((search_after_tests, *case) for case in tests),
+        *((search_for_plant, *case) for case in selected(request, "plant", "kind")),
+    ]
+    with crew_of(lambda: Sandbox(LIMITS, Isolation.LANDLOCK), cases) as crew:
+        yield crew
 
 
 class Markers:
-    """Random markers, each with the place that it was put in."""
+    """Random markers, and the place where each was put."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
         self.places: dict[str, str] = {}
 
     def new(self, place: str) -> str:
-        digits = next((known for known, where in self.places.items() if where == place), secrets.token_hex(8))
+        digits = f"{random.Random(f'{self._seed}: {place}').getrandbits(64):016x}"
         self.places[digits] = place
         return PREFIX.decode() + digits
 
     def found(self, verdict: Verdict) -> set[str]:
-        """The places whose markers a searcher reports; a searcher that came to no end fails the test."""
+        """The places whose markers a search reports. A search that did not finish fails the test."""
         if verdict.error is None or not verdict.error.message.startswith("found "):
             assert verdict.outcome in (Outcome.PASSED, Outcome.FAILED), verdict
             return set()
-        # A long message is cut off, perhaps within a marker.
+        # A long message is cut off, perhaps in the middle of a marker.
         return {self.places.get(digits, digits) for digits in verdict.error.message.split()[1:] if len(digits) == 16}
 
 
-@pytest.mark.parametrize("kind", FINDS_NOTHING)
-def test_nothing_of_earlier_programs_is_in_memory(sandbox: Sandbox, kind: str) -> None:
-    markers, found = Markers(), set()
+def search_after_others(sandbox: Sandbox, kind: str) -> None:
+    restarts, markers, found = sandbox.num_restarts, Markers(f"programs, {kind}"), set()
     searcher = thief(WHOLE_MEMORY)
     for step in earlier(markers.new):
         assert sandbox.grade(step.problem, step.source, "0").outcome in step.outcomes
-        # After each, since what comes next may hide it.
+        # Search after each step, since the next one may hide what it left.
         found |= markers.found(sandbox.grade(FINDS_NOTHING[kind], searcher, "0"))
     assert found == set()
-    assert sandbox.num_restarts == 0
+    assert sandbox.num_restarts == restarts
     assert sandbox.grade(SQUARE, HONEST, "0").passed
 
 
-@pytest.mark.parametrize("kind", ["stdin", "call", "check"])
-def test_nothing_of_the_programs_other_tests_is_in_memory(sandbox: Sandbox, kind: str) -> None:
-    markers = Markers()
+def search_after_tests(sandbox: Sandbox, kind: str) -> None:
+    markers = Markers(f"tests, {kind}")
     given = [markers.new(f"input or answer of test {n}") for n in range(3)]
     wanted = [markers.new(f"expected value of test {n}") for n in range(3)]
     tests: dict[str, list[Test]] = {
@@ -76,7 +83,7 @@ def test_nothing_of_the_programs_other_tests_is_in_memory(sandbox: Sandbox, kind
         "call": CallTest("f", ("search",), "nothing"),
         "check": CheckTest("def check(candidate):\n    assert candidate('search') == 'nothing'\n", "f"),
     }
-    # The others' tests answer with their input turned round and doubled; the last one searches.
+    # The program answers the first tests with their input doubled and reversed, and searches in the last one.
     program = thief(WHOLE_MEMORY).replace("    search()\n", "    if _ != 'search': return _ + _[::-1]\n    search()\n")
     verdict = sandbox.grade(problem(*tests[kind], last[kind]), program, "0")
     assert verdict.tests[:3] == (Outcome.FAILED,) * 3
@@ -84,7 +91,7 @@ def test_nothing_of_the_programs_other_tests_is_in_memory(sandbox: Sandbox, kind
     assert verdict.tests[3] is Outcome.PASSED, verdict
 
 
-# Markers that the searcher itself puts into its memory, each in a place that a search could miss.
+# How the search plants a marker in its own memory, each time in a place that a search could miss.
 PLANTS = {
     "a text": "kept = MARK.decode()",
     "a freed object": "garbage = [bytes(MARK) + b'.' * 200 for _ in range(1000)]\ndel garbage",
@@ -103,12 +110,26 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("kind", FINDS_NOTHING)
-@pytest.mark.parametrize("plant", PLANTS)
-def test_the_searcher_finds_what_is_there(sandbox: Sandbox, plant: str, kind: str) -> None:
-    markers = Markers()
+def search_for_plant(sandbox: Sandbox, plant: str, kind: str) -> None:
+    markers = Markers(f"plant, {kind}")
     digits = markers.new(plant)[len(PREFIX) :]
     source = thief(WHOLE_MEMORY)
     head = source.partition("PATTERN = re.compile(")[2].partition(" + b'[0-9a-f]'")[0]
     source = f"MARK = b''.join([{head}, b'{digits[:8]}', b'{digits[8:]}'])\n{PLANTS[plant]}\ndel MARK\n{source}"
     assert markers.found(sandbox.grade(FINDS_NOTHING[kind], source, "0")) == {plant}
+
+
+@pytest.mark.parametrize("kind", FINDS_NOTHING)
+def test_nothing_of_earlier_programs_is_left(crew: Crew, kind: str) -> None:
+    crew.wait_for(search_after_others, kind)
+
+
+@pytest.mark.parametrize("kind", ["stdin", "call", "check"])
+def test_nothing_of_other_tests_is_left(crew: Crew, kind: str) -> None:
+    crew.wait_for(search_after_tests, kind)
+
+
+@pytest.mark.parametrize("kind", FINDS_NOTHING)
+@pytest.mark.parametrize("plant", PLANTS)
+def test_search_finds_what_is_there(crew: Crew, plant: str, kind: str) -> None:
+    crew.wait_for(search_for_plant, plant, kind)

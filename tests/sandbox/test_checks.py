@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.errors import UnusableRowError
-from problems.types import AssertTest, CheckTest, Problem, Test
-from sandbox import asserts
-from sandbox.limits import Limits
+from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
+from sandbox import judge
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import SandboxSettings
 
 YES = """
 class Yes:
@@ -73,7 +72,7 @@ def f(x):
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(cpu_s=1.0, wall_s=3.0), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(cpu_s=1.0, wall_s=3.0), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
@@ -125,7 +124,7 @@ def outcome(sandbox: Sandbox, test: str | Test, program: str, setup: str = "") -
         "callable(f(5)(1)(2)) and f(5)(1)(2) == 4",
     ],
 )
-def test_an_object_that_says_yes_to_everything_meets_no_answer(sandbox: Sandbox, condition: str) -> None:
+def test_object_that_equals_everything_matches_no_answer(sandbox: Sandbox, condition: str) -> None:
     try:
         assert outcome(sandbox, condition, YES) in (Outcome.FAILED, Outcome.RUNTIME_ERROR)
     except UnusableRowError:
@@ -148,14 +147,14 @@ def test_an_object_that_says_yes_to_everything_meets_no_answer(sandbox: Sandbox,
         "set(f(2)) == {4}",
     ],
 )
-def test_methods_of_subclasses_are_not_believed(sandbox: Sandbox, condition: str) -> None:
+def test_methods_of_subclasses_are_ignored(sandbox: Sandbox, condition: str) -> None:
     assert outcome(sandbox, condition, SUBCLASSES) in (Outcome.FAILED, Outcome.RUNTIME_ERROR)
 
 
 @pytest.mark.parametrize(
     "error", ["StopIteration", "StopAsyncIteration", "GeneratorExit", "type('S', (StopIteration,), {})"]
 )
-def test_the_end_of_an_iteration_is_no_success(sandbox: Sandbox, error: str) -> None:
+def test_stop_iteration_is_not_a_success(sandbox: Sandbox, error: str) -> None:
     program = f"def f(x): raise {error}\n"
     for condition in ("all(map(f, (1, 2)))", "all(f(x) == x for x in (1, 2))", "list(map(f, [1])) == []"):
         assert outcome(sandbox, condition, program) is Outcome.RUNTIME_ERROR
@@ -171,19 +170,19 @@ def test_the_end_of_an_iteration_is_no_success(sandbox: Sandbox, error: str) -> 
         ("xs = [3, 1]\nanswer = {'a': [1, 3]}", "f(xs) == answer['a']", "def f(xs): return answer['a']"),
     ],
 )
-def test_literals_of_the_setup_stay_outside(sandbox: Sandbox, setup: str, condition: str, program: str) -> None:
+def test_literals_in_the_setup_stay_outside(sandbox: Sandbox, setup: str, condition: str, program: str) -> None:
     assert outcome(sandbox, condition, program, setup) in (Outcome.FAILED, Outcome.RUNTIME_ERROR)
     honest = "def f(x): return 25 if x == 5 else sorted(x)\n"
     assert outcome(sandbox, condition, honest, setup) is Outcome.PASSED
 
 
 @pytest.mark.parametrize("condition", ["f(xs) == sorted(xs)", "f(xs) == xs", "f(xs) is None and xs == [1]"])
-def test_values_of_the_setup_that_the_program_could_change_are_refused(condition: str) -> None:
+def test_setup_values_that_the_program_could_change_are_refused(condition: str) -> None:
     with pytest.raises(UnusableRowError, match=r"`xs`"):
-        asserts.plan(AssertTest(f"assert {condition}", "xs = list(range(3))"))
+        judge.plan(AssertTest(f"assert {condition}", "xs = list(range(3))"))
 
 
-def test_arguments_are_the_tests_own(sandbox: Sandbox) -> None:
+def test_arguments_belong_to_the_test(sandbox: Sandbox) -> None:
     program = "def f(xs, *_):\n    ys = list(xs)\n    xs.clear()\n    return []\n"
     check = "def check(candidate):\n    xs = [3, 1]\n    assert candidate(xs) == sorted(xs)\n"
     assert outcome(sandbox, CheckTest(check, "f"), program) is Outcome.FAILED
@@ -201,7 +200,7 @@ def test_arguments_are_the_tests_own(sandbox: Sandbox) -> None:
         "    f(xs)\n    assert xs == [1, 3]\n",
     ],
 )
-def test_a_call_for_what_it_does_shows_what_it_did(sandbox: Sandbox, body: str) -> None:
+def test_calls_in_place_change_their_arguments(sandbox: Sandbox, body: str) -> None:
     test = CheckTest(f"def check(candidate):\n    xs = [3, 1]\n{body}", "f")
     assert outcome(sandbox, test, "def f(xs): xs.sort()\n") is Outcome.PASSED
     assert outcome(sandbox, test, "def f(xs): xs.clear()\n") is Outcome.FAILED
@@ -218,7 +217,7 @@ def test_a_call_for_what_it_does_shows_what_it_did(sandbox: Sandbox, body: str) 
         ("sorted(f(2)) == [1, 2]", "import builtins\nbuiltins.sorted = lambda *a: [1, 2]\ndef f(x): return [3]\n"),
     ],
 )
-def test_names_that_the_program_redefines_are_its_own(sandbox: Sandbox, condition: str, program: str) -> None:
+def test_names_that_the_program_redefines_stay_in_its_process(sandbox: Sandbox, condition: str, program: str) -> None:
     assert outcome(sandbox, condition, program) is Outcome.FAILED
 
 
@@ -272,7 +271,7 @@ def test_honest_programs_pass(sandbox: Sandbox, condition: str, program: str, se
         ("ZeroDivisionError('bad')", "ArithmeticError"),
     ],
 )
-def test_the_tests_exceptions_catch_the_programs(sandbox: Sandbox, raised: str, caught: str) -> None:
+def test_tests_can_catch_the_exceptions_of_programs(sandbox: Sandbox, raised: str, caught: str) -> None:
     source = (
         "import json\ndef check(candidate):\n    try:\n        candidate()\n"
         f"    except {caught} as error:\n        assert 'bad' in str(error)\n    else:\n        assert False\n"
@@ -294,7 +293,7 @@ def test_the_tests_exceptions_catch_the_programs(sandbox: Sandbox, raised: str, 
         "def check(candidate:\n",
     ],
 )
-def test_a_broken_test_is_the_graders_fault(sandbox: Sandbox, source: str) -> None:
+def test_broken_test_is_a_grader_error(sandbox: Sandbox, source: str) -> None:
     for program in ("def f(x): return 1\n", "def f(x): return 2\n"):
         assert outcome(sandbox, CheckTest(source, "f"), program) is Outcome.INFRASTRUCTURE_ERROR
 
@@ -309,12 +308,12 @@ def test_a_broken_test_is_the_graders_fault(sandbox: Sandbox, source: str) -> No
         "    assert __import__(str(candidate(1))) == 1\n",
     ],
 )
-def test_a_wrong_answer_is_no_fault_of_the_grader(sandbox: Sandbox, body: str) -> None:
+def test_wrong_answer_is_not_a_grader_error(sandbox: Sandbox, body: str) -> None:
     test = CheckTest(f"def check(candidate):\n{body}", "f")
     for program in ("def f(x): return ''\n", "def f(x): return object()\n", "def f(x): return 'unknown'\n"):
         assert outcome(sandbox, test, program) in (Outcome.FAILED, Outcome.RUNTIME_ERROR)
 
 
-def test_a_program_that_leaves_is_not_caught(sandbox: Sandbox) -> None:
+def test_tests_cannot_catch_a_program_that_exits(sandbox: Sandbox) -> None:
     source = "def check(candidate):\n    try:\n        candidate(1)\n    except:\n        pass\n"
     assert outcome(sandbox, CheckTest(source, "f"), "import os\ndef f(x): os._exit(0)\n") is Outcome.FAILED

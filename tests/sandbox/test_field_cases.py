@@ -1,4 +1,4 @@
-"""Cases rebuilt from public bug reports of other graders: every one must come out as its file says."""
+"""Cases rebuilt from public bug reports about other graders. Each must get the verdict in its file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from errors import UserError
 from problems import load
 from problems.extraction import extract_program
 from problems.types import Problem
-from sandbox.admission import reason_to_refuse
 from sandbox.grading import ProgramRow
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 FOLDER = Path(os.environ.get("BENCHMARK_DATA", "missing")) / "field_cases"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
 
-# Cases that come out otherwise than their file says, each argued in docs/grader-agreement.md.
+# Cases whose verdict differs from their file. docs/grader-agreement.md explains each.
 ARGUED: dict[str, set[str]] = {
-    # Refused at load: a match of `re` is no plain value; numpy is not in the jail.
+    # Refused when loaded: a match object of `re` is not a plain value, and numpy is not in the jail.
     "s09-asserts": {"regex_match", "np", "np_arr"},
     # Rows of EvalPlus, refused by name.
     "s11-humaneval-rows": {"0-body", "wrong"},
     "s13-mbppplus-row": {"right", "hardcoded"},
-    # The file of problems is empty.
+    # The problem file is empty.
     "s15-apps-rows": {"p0", "p1", "p3a", "p3b", "p9", "p10", "p11", "p12", "bom_call", "np", "bisect"},
-    # Cut off in the middle of a wrong program.
+    # A wrong program, cut off in the middle.
     "s19-base-completions": {"unfinished"},
 }
 
@@ -43,19 +43,19 @@ pytestmark = pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folde
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
 def _programs(folder: Path, problems: dict[str, Problem]) -> Iterator[tuple[str, str, str]]:
-    """(task id, case, program) of a folder; programs in answers are found as they are in training."""
+    """(task id, case, program) for each case of a folder. Programs in answers are extracted as in training."""
     if (folder / "answers.json").exists():
         for name, answer in json.loads((folder / "answers.json").read_text("utf-8")).items():
             task_id = name if name in problems else f"HumanEval/{name}"
             start, end = extract_program(problems[task_id], answer)
             yield task_id, name, answer[start:end]
         return
-    # Split at line ends alone: programs hold other line separators.
+    # Split only at line ends: programs contain other line separators.
     for line in (folder / "programs.jsonl").read_text("utf-8").split("\n"):
         if line:
             row = ProgramRow.model_validate(json.loads(line))
@@ -63,11 +63,11 @@ def _programs(folder: Path, problems: dict[str, Problem]) -> Iterator[tuple[str,
 
 
 def differing(folder: Path, sandbox: Sandbox, *, slow: bool = False) -> dict[str, tuple[str, str]]:
-    """The cases of a folder that come out otherwise than their file says: (found, wanted)."""
+    """The cases of a folder whose outcome differs from their file: (found, expected)."""
     described = json.loads((folder / "expected.json").read_text("utf-8"))
     spec = f"{described['kind']}:{folder / 'problems.jsonl'}"
     try:
-        problems = {problem.task_id: problem for problem in load(spec, reason_to_refuse(Limits())).problems}
+        problems = {problem.task_id: problem for problem in load(spec, reason_to_refuse(SandboxSettings())).problems}
     except UserError:
         problems = {}
     found = {
@@ -82,7 +82,7 @@ def differing(folder: Path, sandbox: Sandbox, *, slow: bool = False) -> dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_case_comes_out_as_its_file_says(name: str, sandbox: Sandbox) -> None:
+def test_every_case_matches_its_file(name: str, sandbox: Sandbox) -> None:
     found = differing(FOLDER / name, sandbox)
     assert found.keys() == ARGUED.get(name, set()), found
 

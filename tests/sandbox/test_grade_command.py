@@ -1,4 +1,4 @@
-"""`python -m sandbox grade`: rows in, verdict rows out in the same order; bad input is named and costs status 2."""
+"""`python -m sandbox grade`: rows in, verdict rows out in the same order. Bad input is named, with exit status 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from errors import UserError
 from problems import Problem, StdinTest
 from problems.index import ProblemIndex
-from sandbox.__main__ import main
+from sandbox.command import main
 
 OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
@@ -83,10 +83,10 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         ([program(RIGHT, task_id="sum-of-lines")], "did you mean sum-of-line?"),
         ([{**program(RIGHT), "code": 1}], "programs.jsonl:1: code"),
         ([[1]], "programs.jsonl:1: row"),
-        ([], "holds no programs"),
+        ([], "contains no programs"),
     ],
 )
-def test_bad_programs_are_named_before_anything_runs(
+def test_bad_programs_are_named_before_grading(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], message: str
 ) -> None:
     status, verdicts = grade(tmp_path, rows)
@@ -96,7 +96,11 @@ def test_bad_programs_are_named_before_anything_runs(
 
 
 def test_bad_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, message in (("--workers=0", "a number from 1"), ("--require=namespace", "did you mean namespaces?")):
+    for option, message in (
+        ("--workers=0", "a number from 1"),
+        ("--require=namespace", "did you mean namespaces?"),
+        ("--min-isolation=namespace", "did you mean namespaces?"),
+    ):
         with pytest.raises(SystemExit) as exit_info:
             grade(tmp_path, [program(RIGHT)], option)
         assert exit_info.value.code == 2

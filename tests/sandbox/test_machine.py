@@ -1,4 +1,4 @@
-"""What the sandbox reads off the machine: system call numbers, control groups, the interpreter, the doctor."""
+"""What the sandbox knows about the machine: system call numbers, control groups, the interpreter, the doctor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroups, selftest
-from sandbox.cures import cure
-from sandbox.interpreter import blocking_folder, find_runtime
 from sandbox.jail import confinement
-from sandbox.limits import Limits
+from sandbox.runtime import blocking_folder, find_runtime
+from sandbox.selftest import fix
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -25,7 +25,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("architecture", HEADERS)
-def test_system_call_numbers_are_the_kernel_s(architecture: str) -> None:
+def test_system_call_numbers_match_the_kernel(architecture: str) -> None:
     header = HEADERS[architecture]
     if not header.exists():
         pytest.skip(f"no {header}: install the kernel's headers")
@@ -44,20 +44,20 @@ def test_filters_are_short_enough_for_the_kernel() -> None:
     assert len(confinement.service_filter()) // 8 < 4096
 
 
-def test_group_of_version_2_is_made_where_controllers_can_be_used(tmp_path: Path) -> None:
-    """A stand-in for a file system that this machine may not have."""
+def test_version_2_group_is_created_where_controllers_work(tmp_path: Path) -> None:
+    """Uses a stand-in for a file system that this machine may not have."""
     own = tmp_path / "user.slice" / "job.scope"
     own.mkdir(parents=True)
     (own / "cgroup.subtree_control").write_text("cpu memory pids")
     assert cgroups._v2_parent(own) == own
     (own / "cgroup.subtree_control").unlink()
-    (own / "cgroup.subtree_control").mkdir()  # cannot be read or written, as where the kernel refuses
+    (own / "cgroup.subtree_control").mkdir()  # cannot be read or written, as if the kernel refused
     (own.parent / "cgroup.subtree_control").write_text("")
     with pytest.raises(OSError, match="directory"):
         cgroups._v2_parent(own)
 
 
-def test_group_of_version_2_gets_its_limits(tmp_path: Path) -> None:
+def test_version_2_group_gets_its_limits(tmp_path: Path) -> None:
     (tmp_path / "cgroup.subtree_control").write_text("memory pids")
     group = cgroups._create_v2(tmp_path, "rltf-sandbox-1-0", 1000, 7)
     (folder,) = group.folders
@@ -85,7 +85,7 @@ def test_runtime_names_what_exists_and_hides_packages() -> None:
     assert runtime.executable in [target for _, target in runtime.binds]
 
 
-def test_folder_that_only_its_owner_may_enter_is_found(tmp_path: Path) -> None:
+def test_folder_that_only_its_owner_may_enter_blocks(tmp_path: Path) -> None:
     private = tmp_path / "private" / "bin"
     private.mkdir(parents=True)
     private.parent.chmod(0o700)
@@ -97,16 +97,26 @@ def test_folder_that_only_its_owner_may_enter_is_found(tmp_path: Path) -> None:
     assert private.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("level", list(Isolation))
-def test_every_level_has_a_cure(level: Isolation) -> None:
-    assert cure(level, "the jail ended: no message")
+@pytest.mark.parametrize(
+    ("level", "reason", "advice"),
+    [
+        (Isolation.NAMESPACES_CGROUP, "no control group could be created (read-only)", "Delegate=yes"),
+        (Isolation.NAMESPACES, "bubblewrap is not installed (no `bwrap` in PATH)", "install bubblewrap"),
+        (Isolation.NAMESPACES, "the jail ended: no message", "userns|user namespaces"),
+        (Isolation.LANDLOCK, "the jail ended: Permission denied", "where every user can read it"),
+        (Isolation.LANDLOCK, "the kernel has no Landlock", "lsm="),
+        (Isolation.RLIMITS, "the jail ended: no message", r"docs/sandbox\.md"),
+    ],
+)
+def test_every_reason_has_a_fix(level: Isolation, reason: str, advice: str) -> None:
+    assert re.search(advice, fix(level, reason))
 
 
 def test_doctor_names_the_level() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", "doctor"], capture_output=True, text=True, timeout=120, check=False
     )
-    level = selftest.find_level(Limits()).level
+    level = selftest.find_level(SandboxSettings()).level
     assert level is not None
     assert f"isolation level: {level.value}" in done.stdout
     assert done.returncode == (0 if level in selftest.CONFINED else 1)
@@ -118,4 +128,4 @@ def test_doctor_without_bubblewrap_says_how_to_get_it() -> None:
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PATH": "/nonexistent"},
     )  # fmt: skip
     assert "bubblewrap is not installed" in done.stdout
-    assert "cure: apt-get install bubblewrap" in done.stdout
+    assert "fix: apt-get install bubblewrap" in done.stdout

@@ -1,4 +1,4 @@
-"""The pool with real Ray actors: every call is answered, whatever dies on the way, and the size follows the backlog."""
+"""The pool with real Ray actors: every call is answered, whatever dies, and the size follows the backlog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import sandbox.pool
 from errors import UserError
 from problems.types import Problem, StdinTest
 from sandbox import selftest
-from sandbox.limits import Limits
 from sandbox.pool import PoolError, SandboxPool
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
@@ -26,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"), StdinTest("6\n", "36\n")))
 RIGHT, WRONG = "print(int(input()) ** 2)", "print(25)"
-LEVEL = selftest.find_level(Limits()).level
 
 
 def settings(**changes: Any) -> SandboxSettings:
@@ -34,7 +32,7 @@ def settings(**changes: Any) -> SandboxSettings:
         "min_workers": 1,
         "max_workers": 3,
         "num_cpus": 0.5,
-        "require": LEVEL,
+        "require": selftest.find_level(SandboxSettings()).level,
         "backlog_per_worker": 4,
         "idle_s": 1,
     }
@@ -80,7 +78,7 @@ def test_verdicts_of_a_batch_come_in_order() -> None:
     run(scenario)
 
 
-def test_call_of_a_dead_worker_is_made_again(tmp_path: Any) -> None:
+def test_call_to_a_dead_worker_is_repeated(tmp_path: Any) -> None:
     async def scenario() -> None:
         async with running_pool(min_workers=2) as pool:
             calls = [pool.submit("die_once", str(tmp_path / "mark"))]
@@ -101,7 +99,7 @@ def test_call_that_kills_every_worker_is_given_up() -> None:
         async with running_pool("grader") as pool:
             with pytest.raises(PoolError, match="lost while running die"):
                 await pool.submit("die")
-            # Three died of it; what replaced them has names of its own, since a dead one's is free only later.
+            # Three died of it. Their replacements have new names, because a dead actor's name stays taken for a while.
             await until(lambda: "grader-3" in list_named_actors())
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
@@ -109,7 +107,7 @@ def test_call_that_kills_every_worker_is_given_up() -> None:
     run(scenario)
 
 
-def test_call_whose_value_is_lost_with_its_node_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_whose_value_is_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = sandbox.pool._value
     losses = iter([ObjectLostError("00", None, "")])
 
@@ -145,7 +143,7 @@ def test_size_follows_the_backlog_between_its_bounds() -> None:
             assert pool.stats().num_workers == 1
             calls = asyncio.gather(*(pool.submit("work", 1.0, num_items=2) for _ in range(12)))
             await until(lambda: pool.stats().num_ready == 3)
-            assert len(set(await calls)) == 3  # Three workers answered, and no fourth; idle ones may be gone by now.
+            assert len(set(await calls)) == 3  # Exactly three workers answered; idle ones may be gone by now.
             await until(lambda: pool.stats().num_workers == 1)
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
@@ -157,14 +155,14 @@ def test_callers_wait_while_many_calls_are_under_way() -> None:
     async def scenario() -> None:
         async with running_pool(max_workers=1) as pool:
             calls = [asyncio.ensure_future(pool.submit("work", 0.05)) for _ in range(30)]
-            await asyncio.sleep(0.1)
+            await until(lambda: pool.stats().backlog == len(calls))
             assert len(pool._waiting) + sum(len(worker.calls) for worker in pool._workers) <= 4
             await asyncio.gather(*calls)
 
     run(scenario)
 
 
-def test_pool_that_cannot_come_up_says_why() -> None:
+def test_pool_that_cannot_start_says_why() -> None:
     async def scenario() -> None:
         with pytest.raises(PoolError, match=r"asks for 1000 CPUs.*lower sandbox\.min_workers"):
             async with running_pool(num_cpus=1000, start_timeout_s=1):

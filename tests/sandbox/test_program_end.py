@@ -1,4 +1,4 @@
-"""What a program has written arrives, whatever it writes through, as it would with plain Python."""
+"""Whatever a program writes arrives, through whatever stream, as it would with plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from problems.types import Problem, StdinTest
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Outcome
 
-# The template that fast programs of contests start with: its `flush` needs the program's own imports.
+# The template of fast contest programs. Its `flush` needs the program's own imports.
 FAST_STREAMS = """
 import os, sys
 from io import BytesIO, IOBase

@@ -1,4 +1,4 @@
-"""The soak test in little; `make soak` runs ten thousand programs, and all of the corpus in each order."""
+"""A small soak test. `make soak` runs ten thousand programs, and the whole corpus in each order."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import sys
 import tempfile
 
-from benchmarks.soak_sandbox import HONEST, Verdicts, orders, soak, watching
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from tests.sandbox.soak import HONEST, Verdicts, orders, soak, watching
 
 
-def test_hostile_programs_among_honest_ones_change_nothing() -> None:
+def test_hostile_programs_change_nothing_for_honest_ones() -> None:
     with watching() as remains:
         report = soak(250)
     assert report.num_hostile > 20
@@ -31,7 +31,7 @@ def verdict(outcome: Outcome, error: ProgramError | None = None) -> Verdict:
     return Verdict("stdin", "0", outcome, (outcome,), error, Isolation.NAMESPACES, 0.1, 0.1, 1)
 
 
-def test_verdicts_that_differ_are_named() -> None:
+def test_changed_verdicts_are_named() -> None:
     (case,) = [case for case in HONEST if case.right == (Outcome.RUNTIME_ERROR,)]
     verdicts = Verdicts()
     for line in (2, 2, 1):

@@ -1,6 +1,6 @@
-"""Programs that try to break, stall or cheat a grader, and honest ones that graders wrong: with the verdicts they get.
+"""Programs that try to break, stall or cheat a grader, and honest ones that graders get wrong, with their verdicts.
 
-The question asked of every stdin program: read `5`, write `25`. Of call and assert tests: `f(5) == 25`.
+Every stdin program should read `5` and write `25`. Call and assert tests ask for `f(5) == 25`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TIMEOUT, MEMORY, OUTPUT = Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """A program with the outcomes that are right for it, and, where it is fixed, its error's type and line."""
+    """A program with its acceptable outcomes, and its error's type and line if those are fixed."""
 
     name: str
     source: str

@@ -1,7 +1,7 @@
-"""A2: a program forges what a check test reports, or starves or kills the process that runs it.
+"""A2: a program forges the report of a check, or starves or kills the process that runs it.
 
-The descriptors that a program's process inherits are 3 for its record, and two pipes above it; the programs here do not
-rely on which: they write to all files, or to all pipes.
+A program's process inherits descriptor 3 for its record, and two pipes above it. The programs here do not depend on the
+numbers: they write to all files, or to all pipes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _check(body: str, head: str = "") -> Test:
     return CheckTest(f"{head}\ndef check(candidate):\n{lines}\n", "f")
 
 
-# What a program can do with the pipes of a check test, at import and in a call. All of it is wrong for f(5) == 25.
+# What a program can do with the pipes of a check, at import and in a call. None of it is right for f(5) == 25.
 _FORGE = """
 import os, struct
 def value(data): return struct.pack('<I', len(data)) + data
@@ -85,7 +85,7 @@ FORGERIES = (
     single("P in place of an answer", CHECK, f"{_FORGE}\ndef f(n):\n    pipes(value(b'P'))\n    os._exit(0)"),
 )
 
-# Answers that no sound program sends, each instead of, or on top of, the answer to the first call.
+# Answers that no honest program sends, each in place of, or on top of, the answer to the first call.
 _ANSWERS = {
     "before it is asked": "reply(b'T', number(24), items(b't', number(5)))",
     "a length of 4 GiB": "b'\\xff' * 4",
@@ -130,7 +130,7 @@ ANSWERS = tuple(
     )
 )
 
-# The value makes the check itself fail: the checker runs out of time or memory on it, while P stands in the record.
+# The value makes the check itself fail: the checker runs out of time or memory while the record already says P.
 _HEAVY = problem(_check("assert sorted(candidate(5)) == [25]"))
 _HEAVY_SUM = problem(_check("assert len(str(candidate(5))) == 2 and list(candidate(5)) == [25]"))
 HEAVY_VALUES = (
@@ -163,7 +163,7 @@ HEAVY_VALUES = (
     ),
 )
 
-# Kernel memory counts for the whole jail, but in no process's size: what the kernel then kills is rarely the program.
+# Kernel memory counts for the jail, but for no process's size, so the kernel rarely kills the program.
 _FILLS = {
     "folders": "import os\ni = 0\nwhile True:\n    os.mkdir('/tmp/%d' % i)\n    i += 1",
     "folders with long names": "import os\ni = 0\nwhile True:\n    os.mkdir('/tmp/' + str(i) * 30)\n    i += 1",
@@ -213,7 +213,7 @@ STARVATION = tuple(
     )
 )
 
-# A program that takes the zygote or the loader with it is not thereby unscored.
+# A program that takes the zygote or the loader down with it is still scored.
 ZYGOTES = tuple(
     single(f"takes the grader with it: {name}, {kind}", on, fill, NEVER_PASSED, small=True)
     for name, fill in _FILLS.items()
@@ -221,7 +221,7 @@ ZYGOTES = tuple(
     if name not in ("its output", "its record", "a large file", "pipes")
 )
 
-# Nothing may be left of the first program for the second: the same check is honest afterwards.
+# The first program must leave nothing for the second: the same check works honestly afterwards.
 AFTERWARDS = (
     Attack(
         "an honest program after a forger",

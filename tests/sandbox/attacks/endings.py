@@ -1,4 +1,4 @@
-"""A3: one program ends the whole run. Nothing here may raise out of `grade`; its verdict is always one of the known."""
+"""A3: one program ends the whole run. Nothing here may raise an exception in `grade`; there is always a verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.compare import Comparison
 from sandbox.verdict import Outcome
 from tests.sandbox.attacks.shape import (
     ANY,
-    ANY_OR_FAULT,
+    ANY_VERDICT,
     ASSERT,
     CALL,
     CHECK,
@@ -24,8 +24,8 @@ from tests.sandbox.attacks.shape import (
     single,
 )
 
-# SIGCHLD, SIGCONT, SIGURG, SIGWINCH do nothing, and Python ignores SIGPIPE and SIGXFSZ; the signals of terminals stop a
-# process or not, as it has a terminal or not; what else there is ends it.
+# SIGCHLD, SIGCONT, SIGURG and SIGWINCH do nothing, and Python ignores SIGPIPE and SIGXFSZ. Terminal signals stop a
+# process only if it has a terminal. All others end it.
 _HARMLESS, _TERMINAL, _STOP = (13, 17, 18, 23, 25, 28), (20, 21, 22), 19
 
 
@@ -101,7 +101,7 @@ VALUES = tuple(
         f"{name} where {wanted} is expected ({comparison.value})",
         problem(CallTest("f", (5,), expected, unwrap=isinstance(expected, list))),
         f"def f(n): return {value}",
-        # Infinity is infinity, and of a call an expected NaN is met by NaN; the rest is not expected.
+        # Infinity equals infinity, and a call may meet an expected NaN with NaN. Nothing else here is expected.
         ANY if name == wanted and name in ("infinity", "NaN") else NEVER_PASSED,
         comparison,
     )
@@ -135,7 +135,7 @@ ASSERTED = tuple(
     for assertion in _ASSERTIONS
 )
 
-# What a test gives or expects may itself be beyond the codec: the verdict may be a fault, but there is one.
+# The codec may not be able to carry what a test passes or expects. The verdict may be a grader error, but there is one.
 TESTS_BEYOND = (
     *(
         single(
@@ -145,44 +145,65 @@ TESTS_BEYOND = (
             right,
         )
         for depth in (99, 101, 150, 400)
-        for source, right in (("def f(x): return x", (PASSED, *ANY_OR_FAULT)), ("def f(x): return 0", ANY_OR_FAULT[1:]))
+        for source, right in (
+            ("def f(x): return x", (PASSED, *ANY_VERDICT)),
+            ("def f(x): return 0", ANY_VERDICT[1:]),
+        )
     ),
     single(
-        "a long argument", problem(CallTest("f", ("x" * (3 << 20),), 3 << 20)), "def f(x): return len(x)", ANY_OR_FAULT
+        "a long argument",
+        problem(CallTest("f", ("x" * (3 << 20),), 3 << 20)),
+        "def f(x): return len(x)",
+        ANY_VERDICT,
     ),
     single(
-        "a long answer", problem(CallTest("f", (3 << 20,), "x" * (3 << 20))), "def f(n): return 'x' * n", ANY_OR_FAULT
+        "a long answer",
+        problem(CallTest("f", (3 << 20,), "x" * (3 << 20))),
+        "def f(n): return 'x' * n",
+        ANY_VERDICT,
     ),
     single(
         "an argument that the codec does not know",
         problem(CallTest("f", (object(),), 1)),
         "def f(x): return 1",
-        ANY_OR_FAULT,
+        ANY_VERDICT,
     ),
     single(
         "an assert that cannot be taken apart",
         problem(AssertTest("assert f(1) == g(2)")),
         "def f(n): return n",
-        ANY_OR_FAULT,
+        ANY_VERDICT,
     ),
     single(
-        "a closed answer that fails", problem(AssertTest("assert f(1) == int('x')")), "def f(n): return n", ANY_OR_FAULT
+        "a closed answer that fails",
+        problem(AssertTest("assert f(1) == int('x')")),
+        "def f(n): return n",
+        ANY_VERDICT,
     ),
     single(
         "a closed answer that never ends",
         problem(AssertTest("assert f(1) == sum(range(10**12))")),
         "def f(n): return n",
-        ANY_OR_FAULT,
+        ANY_VERDICT,
     ),
     single(
-        "a check that is no Python", problem(CheckTest("def check(c) return", "f")), "def f(n): return n", ANY_OR_FAULT
+        "a check that is no Python",
+        problem(CheckTest("def check(c) return", "f")),
+        "def f(n): return n",
+        ANY_VERDICT,
     ),
-    single("a check without a check", problem(CheckTest("x = 1", "f")), "def f(n): return n", (ANY_OR_FAULT[1:])),
+    single("a check without a check", problem(CheckTest("x = 1", "f")), "def f(n): return n", (ANY_VERDICT[1:])),
     single(
-        "a check that exits", problem(CheckTest("raise SystemExit(0)", "f")), "def f(n): return n", (ANY_OR_FAULT[1:])
+        "a check that exits",
+        problem(CheckTest("raise SystemExit(0)", "f")),
+        "def f(n): return n",
+        (ANY_VERDICT[1:]),
     ),
     single(
-        "an unequal list of one", problem(CallTest("f", (5,), [], unwrap=True)), "def f(n): return 0", ANY_OR_FAULT[1:]
+        "an unequal list of one",
+        problem(CallTest("f", (5,), [], unwrap=True)),
+        "def f(n): return 0",
+        ANY_VERDICT[1:],
     ),
 )
 
@@ -214,7 +235,7 @@ OUTPUTS = tuple(
     for name, source in _OUTPUTS.items()
     for wanted in ("25\n", "0.5\n", "1 2\n3.5 4\n", "text\n")
     for comparison in _BOTH
-    # The published rules are looser: they take any number that Python's `float` reads.
+    # The published rules are looser: they accept any number that Python's `float` can read.
     for right in [ANY if comparison is Comparison.APPS and ("digits" in name or "_" in source) else NEVER_PASSED]
 )
 

@@ -1,4 +1,4 @@
-"""A6: a program hides the line that its error is in, or shows another one."""
+"""A6: a program hides the line of its error, or shows a different one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COOKIES = (
     "punycode",
 )
 
-# Source and line; lines end where Python ends them: at \n, \r and \r\n, and nowhere else.
+# Source and line. Lines end where Python ends them, at \n, \r and \r\n, and nowhere else.
 _LINES = {
     "line ends of old Macs": ("x = 1\ry = 2\r1 / 0\r", 3),
     "line ends of all kinds": ("x = 1\r\ny = 2\rz = 3\n1 / 0\n", 4),

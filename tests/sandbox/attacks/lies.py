@@ -1,8 +1,8 @@
-"""Functions that lie in ways which need no knowledge of what is right, for any assertion."""
+"""Functions that lie about any assertion without knowing the right answer."""
 
 from __future__ import annotations
 
-# An object for which everything is true, and that is whatever an operation on it is asked to be.
+# An object for which everything is true, and every operation gives what is asked for.
 _LIAR = """
 class Liar:
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = lambda self, *a: True
@@ -19,7 +19,7 @@ _WRAPPERS = (
     " repr reversed round set sorted str sum tuple type zip"
 )
 
-# None of them knows an answer, so none fulfils any claim below.
+# None of them knows an answer, so none satisfies a claim.
 KNOWING_NOTHING = {
     "an object for which all is true": f"{_LIAR}\ndef f(*a): return Liar()",
     "an object that says it is a list": f"{_LIAR}\nLiar.__class__ = list\ndef f(*a): return Liar()",

@@ -1,6 +1,7 @@
 """A1: a program reads what other programs and tests left in memory.
 
-`earlier` are honest programs with a marker wherever a grader puts text; every thief looks for the markers in its way.
+`earlier` gives honest programs with a marker wherever a grader puts text. Each thief looks for the markers in its own
+way.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from problems.types import AssertTest, CallTest, CheckTest, StdinTest
 from tests.sandbox.attacks.search import FINDS_NOTHING, WHOLE_MEMORY, marker, thief
 from tests.sandbox.attacks.shape import ERROR, FAILED, PASSED, SQUARE, SYNTAX, Attack, Step, problem
 
-# A marker alone, in a text of some kilobytes, and in one that is large for an allocator: each is freed another way.
+# A marker alone, in a text of a few kilobytes, and in one that is large for an allocator: each is freed differently.
 _COPIES = (1, 60, 3000)
 _ECHO = "def f(x): return x\nif __name__ == '__main__': print(input())"
 _WITHOUT_LITERALS = "def f(x): return {x, x[::-1]}"
 
 
 def earlier(mark: Callable[[str], str] = marker) -> tuple[Step, ...]:
-    """Honest programs that leave the marker of every place where a grader holds text of theirs or of their tests."""
+    """Honest programs that put a marker into every place where a grader holds text of theirs or of their tests."""
     steps: list[Step] = []
     for copies in _COPIES:
 
@@ -66,7 +67,7 @@ def earlier(mark: Callable[[str], str] = marker) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-# Each is the source of `search()`; what it gives to `look` is searched for markers.
+# Each is the source of `search()`. It passes bytes to `look`, which searches them for markers.
 SEARCHES = {
     "all memory, found by mapping over it": WHOLE_MEMORY,
     "memory around an object, by mincore": """
@@ -292,14 +293,14 @@ _EARLIER = earlier()
 
 
 def _theft(name: str, kind: str, search: str) -> Attack:
-    # A thief that passes found nothing.
+    # A thief that passes has found nothing.
     return Attack(f"{name} ({kind})", (*_EARLIER, Step(FINDS_NOTHING[kind], thief(search), (PASSED,))))
 
 
-# Thieves as one program, and as one that a loader runs: those fork from different processes.
+# Thieves with one test and with several, which a loader runs: the two fork from different processes.
 THEFTS = tuple(_theft(name, kind, search) for name, search in SEARCHES.items() for kind in ("stdin", "several calls"))
 
-# Siblings: a test of the thief's own program must not see what the program's other tests were given or answered.
+# Siblings: a test must not see the inputs or answers of the same program's other tests.
 _WRITES_THEN_SEARCHES = """
 def other(): return 1
 if __name__ == '__main__':

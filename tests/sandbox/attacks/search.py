@@ -1,8 +1,8 @@
-"""Programs that look for markers: what a marker is, and a search of all memory that a program can read.
+"""Programs that look for markers: what a marker is, and a search of all the memory that a program can read.
 
-A marker is a prefix and sixteen hexadecimal digits that say where it was put. A thief holds the prefix in disguise and
-not in front of such digits, so it never finds itself. Every thief defines `f`, which raises an error that names what it
-found, or returns `nothing`; run as a main program, it prints what `f` returns. So a thief that *passes* found nothing.
+A marker is a prefix and sixteen hexadecimal digits that identify where it was put. A thief holds the prefix in disguise
+and without such digits, so it never finds itself. Every thief defines `f`, which raises an error that names what it
+found, or returns `nothing`. As a main program, it prints what `f` returns. So a thief that *passes* has found nothing.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if __name__ == '__main__':
 
 
 def marker(place: str) -> str:
-    """The marker of a place."""
+    """The marker for a place."""
     return PREFIX.decode() + digits(place)
 
 
 def digits(place: str) -> str:
-    """What tells this marker from others."""
+    """The part that distinguishes this marker from others."""
     return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def thief(search: str) -> str:
-    """A program around `search`, source of a function `search()` which gives bytes to `look`."""
+    """A program around `search`, the source of a function `search()` that passes bytes to `look`."""
     return _HEAD + search + _TAIL
 
 
-# The problems on which thieves are graded: one test (run by the zygote itself), several (run by a loader), and calls.
+# The problems for thieves: one test (which the zygote itself runs), several (which a loader runs), and calls.
 FINDS_NOTHING = {
     "stdin": problem(StdinTest("5\n", "nothing\n")),
     "several stdin tests": problem(*[StdinTest(f"{n}\n", "nothing\n") for n in range(3)]),
@@ -57,9 +57,8 @@ FINDS_NOTHING = {
     "check": problem(CheckTest("def check(candidate):\n    assert candidate(5) == 'nothing'\n", "f")),
 }
 
-# Where anything is mapped is found by bisection: `mmap` with MAP_FIXED_NOREPLACE says EEXIST of a range that holds a
-# mapping, and maps it, or says ENOMEM, otherwise. What is mapped is read by `write`, which says EFAULT instead of
-# crashing.
+# Bisection finds the mappings: `mmap` with MAP_FIXED_NOREPLACE fails with EEXIST if a range holds a mapping; otherwise
+# it maps the range or fails with ENOMEM. `write` reads what is mapped: it fails with EFAULT instead of crashing.
 WHOLE_MEMORY = r"""
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -77,7 +76,7 @@ def is_free(start, size):
     return ctypes.get_errno() != errno.EEXIST
 
 def blocks(start, size):
-    # No mapping may reach the very end of the address space, so of a range up to there the answer says nothing.
+    # No mapping may reach the very end of the address space, so the answer for a range up to there means nothing.
     if start + size < 1 << 47 and is_free(start, size):
         return
     if size == BLOCK:

@@ -1,4 +1,4 @@
-"""What an attack is: programs graded one after another by one sandbox, each with the outcomes that are right for it."""
+"""An attack: programs that one sandbox grades one after another, each with its acceptable outcomes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ PASSED, FAILED, ERROR = Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR
 TIMEOUT, MEMORY, OUTPUT = Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT
 SYNTAX, INFRASTRUCTURE = Outcome.SYNTAX_ERROR, Outcome.INFRASTRUCTURE_ERROR
 
-# A program's own doing, whatever it tries: scored, and never a pass.
+# The program's own doing, whatever it tries: scored, but never a pass.
 NEVER_PASSED = (FAILED, ERROR, TIMEOUT, MEMORY, OUTPUT, SYNTAX)
-# The program used up what the grader needs as well: no pass; better `memory_limit` than a fault of the grader.
+# The program used up what the grader needs too: never a pass, and preferably `memory_limit`, not a grader error.
 STARVED = (MEMORY, INFRASTRUCTURE, FAILED, ERROR, TIMEOUT, OUTPUT)
-# Awkward rather than hostile: any outcome, as long as there is one.
+# Awkward rather than hostile: any outcome will do, as long as there is one.
 ANY = (PASSED, *NEVER_PASSED)
-# The test's own values are beyond what a grader need take: it may refuse, but by a verdict.
-ANY_OR_FAULT = (*ANY, INFRASTRUCTURE)
+# The test's own values are more than a grader needs to handle: it may refuse them, but with a verdict.
+ANY_VERDICT = (*ANY, INFRASTRUCTURE)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One program, graded on `problem`."""
+    """One program, to be graded on `problem`."""
 
     problem: Problem
     source: str
@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """Steps in order. `small`: graded with little memory and much time, since it has to fill that memory."""
+    """Steps in order. A `small` attack gets little memory and much time, because it has to fill that memory."""
 
     name: str
     steps: tuple[Step, ...]
@@ -57,7 +57,7 @@ def single(
     error_line: int | None = None,
     small: bool = False,
 ) -> Attack:
-    """An attack of one program."""
+    """An attack with a single program."""
     return Attack(name, (Step(on, source, tuple(outcomes), comparison, error_line),), small)
 
 

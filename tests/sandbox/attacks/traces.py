@@ -1,8 +1,8 @@
-"""A5: state that survives a program. A sender leaves a sign; a receiver must print what it prints without a sender."""
+"""A5: state that outlives a program. A sender leaves a sign. A receiver must print the same as without a sender."""
 
 from __future__ import annotations
 
-# Each pair is (sender, receiver). A receiver prints what it sees, so that nothing needs to know where the sign is.
+# Each pair is (sender, receiver). A receiver prints everything it sees, so the test need not know where the sign is.
 _FOLDERS = "('/tmp', '.', '/', '/dev', '/usr', '/usr/lib', __import__('sys').prefix)"
 PAIRS = {
     "times of the scratch folder": (
@@ -107,7 +107,7 @@ PAIRS = {
     ),
 }
 
-# Sources on which a compiler warns, each another one, so that nothing can be cached.
+# Sources that make the compiler warn. Each is different, so nothing can be cached.
 WARNINGS = tuple(
     "\n".join(f"x{line} = {line} is {number} or '\\q{number}'" for line in range(400)) + "\nprint(int(input()) ** 2)"
     for number in range(200)

@@ -1,8 +1,8 @@
 """A4: an assertion asks the program's own object, or the program's own names, for the truth.
 
-Every claim is an assertion with programs that fulfil it and programs that only lie about it. Each is read by the loader
-of MBPP, and by that of HumanEval as part of a loop; a loader may refuse it, but what it takes must tell one from the
-other, with Python's meaning of the assertion.
+Every claim is an assertion with programs that satisfy it and programs that only lie about it. MBPP's loader reads each
+claim as a row, and HumanEval's loader reads it as part of a loop. A loader may refuse a claim. If it accepts the claim,
+the verdicts must tell honest programs from liars, by Python's meaning of the assertion.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from problems.types import Problem
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An assertion of `f`; `honest` programs fulfil it, `lies` do not, though they try to look so.
+    """An assertion about `f`. `honest` programs satisfy it; `lies` do not, but pretend to.
 
-    Of `only_asserted` programs Python's meaning cannot be carried into a loop's second process (a generator, say).
-    `true_of` names programs that know nothing and fulfil it all the same.
+    For `only_asserted` programs, Python's meaning does not carry over to a loop's second process (a generator, say).
+    `true_of` names programs that know nothing and still satisfy it.
     """
 
     assertion: str
@@ -30,12 +30,12 @@ class Claim:
     true_of: tuple[str, ...] = ()
 
     def as_mbpp(self) -> Problem:
-        """One assert statement of an MBPP row."""
+        """The assertion as a statement in an MBPP row."""
         row = {"task_id": 1, "text": "f", "code": self.honest[0], "test_list": [f"assert {self.assertion}"]}
         return mbpp.to_problem({**row, "test_setup_code": self.setup})
 
     def as_humaneval(self) -> Problem:
-        """A loop of a HumanEval row, which does not split into asserts."""
+        """The assertion in a loop in a HumanEval row, which cannot be split into asserts."""
         condition = re.sub(r"\bf\b", "candidate", self.assertion)
         test = f"{self.setup}\ndef check(candidate):\n    for _ in range(2):\n        assert {condition}\n"
         prompt = 'def f(*x):\n    """Documented."""\n'
@@ -150,7 +150,7 @@ CLAIMS = (
             _RETURNS + "(1,)",
             "type = lambda x: list\n" + _RETURNS + "(1,)",
         ),
-        # A value of a program's own class crosses as the plain value that it holds.
+        # An instance of a class that the program defines crosses as the plain value that it holds.
         true_of=("a list for which all is true",),
     ),
     Claim(
@@ -239,7 +239,7 @@ CLAIMS = (
         ("def f(x): return x[::-1]",),
         ("class S(str):\n  __iter__ = lambda s: iter('ba')\n" + _RETURNS + "S('zz')",),
     ),
-    # What is equal to what, by Python's rules for these types.
+    # What equals what, by Python's rules for these types.
     Claim(
         "f(1) == OrderedDict([(1, 2), (3, 4)])",
         (
@@ -331,7 +331,7 @@ CLAIMS = (
     ),
 )
 
-# Test functions whose wanted value depends on an argument that the program may change.
+# Test functions whose expected value depends on an argument that the program may change.
 _CHECKS = {
     "the sorted argument": (
         "xs = [3, 1, 2]",

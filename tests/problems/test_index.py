@@ -1,8 +1,8 @@
-"""Held-out problems that training has seen are found, others are not."""
+"""Held-out problems that training has seen are found; others are not."""
 
 from __future__ import annotations
 
-from problems.leakage import find_leaks
+from problems.index import find_leaks
 from problems.types import Problem, StdinTest
 
 LONG = "Given a list of integers and a target, return how many pairs of them add up to the target exactly once."
@@ -12,7 +12,7 @@ def problem(task_id: str, statement: str) -> Problem:
     return Problem(task_id, "own", statement, (StdinTest("", "1"),))
 
 
-def test_the_same_statement_in_another_layout_leaks() -> None:
+def test_the_same_statement_with_other_blanks_leaks() -> None:
     (leak,) = find_leaks(
         [problem("t0", "Another."), problem("t1", LONG)], [problem("e", LONG.upper().replace(" ", "\n "))]
     )
@@ -31,7 +31,7 @@ def test_a_small_change_is_still_found_and_another_problem_is_not() -> None:
     assert not find_leaks([problem("t", "Given a list of integers and a target, sort it.")], [problem("e", LONG)])
 
 
-def test_short_statements_leak_only_where_they_are_the_same() -> None:
+def test_short_statements_leak_only_if_they_are_the_same() -> None:
     train = [problem("t", "Add two numbers.")]
     assert find_leaks(train, [problem("e", "add two  numbers")])
     assert not find_leaks(train, [problem("e", "Add three numbers.")])

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest
-from sandbox.asserts import outcome_of, plan
 from sandbox.codec import Opaque
 from sandbox.compare import Comparison
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, RunResult, StdinJob
+from sandbox.judge import outcome_of, plan
 from sandbox.verdict import Outcome
 
 
@@ -71,7 +71,7 @@ def test_the_answer_is_not_sent(assertion: str, sent: str) -> None:
         "assert Solution().f(2)[0] == 417",
     ],
 )
-def test_a_source_that_computes_with_the_answer_is_checked_in_another_process(assertion: str) -> None:
+def test_source_that_computes_with_the_answer_becomes_a_check(assertion: str) -> None:
     job = plan(AssertTest(assertion)).job
     assert isinstance(job, CheckJob)
     names, _, source = job.entry_point.partition("\n")
@@ -130,11 +130,11 @@ class Namespace:
         ("assert math.isclose(f(2), 100, rel_tol=0.1)", float("inf"), Outcome.FAILED),
     ],
 )
-def test_values_are_judged_as_the_statement_says(assertion: str, value: Any, outcome: Outcome) -> None:
+def test_values_are_judged_by_the_statement(assertion: str, value: Any, outcome: Outcome) -> None:
     assert judged(assertion, value) is outcome
 
 
-def test_an_answer_that_is_an_expression_is_evaluated_with_an_empty_program() -> None:
+def test_expression_answers_are_evaluated_with_an_empty_program() -> None:
     made = plan(AssertTest("assert f(2) == Counter('aab')"))
     assert made.closed == ExpressionJob("Counter('aab')", "from collections import Counter")
     result = RunResult(End.OK, value=Counter("aab"))
@@ -145,7 +145,7 @@ def test_an_answer_that_is_an_expression_is_evaluated_with_an_empty_program() ->
 
 
 @given(st.recursive(st.integers() | st.text(max_size=3) | st.none(), lambda inner: st.lists(inner, max_size=3)))
-def test_a_literal_answer_is_met_by_its_own_value_only(value: Any) -> None:
+def test_literal_answer_equals_only_its_own_value(value: Any) -> None:
     assert judged(f"assert f() == {value!r}", value) is Outcome.PASSED
     assert judged(f"assert f() == {value!r}", [value]) is Outcome.FAILED
 
@@ -167,23 +167,23 @@ def test_a_literal_answer_is_met_by_its_own_value_only(value: Any) -> None:
         (End.INFRASTRUCTURE, Outcome.INFRASTRUCTURE_ERROR),
     ],
 )
-def test_only_a_run_that_ended_well_is_compared(end: End, outcome: Outcome) -> None:
+def test_only_runs_that_ended_well_are_compared(end: End, outcome: Outcome) -> None:
     made = plan(StdinTest("1\n", "25\n"))
     assert outcome_of(made, RunResult(end, stdout=b"25\n")) is outcome
 
 
-def test_stdin_and_call_tests_are_planned_as_they_stand() -> None:
+def test_stdin_and_call_tests_are_planned_unchanged() -> None:
     assert plan(StdinTest("é\n", "1")).job == StdinJob("é\n".encode())
     assert plan(CallTest("f", (1, [2]), 3)).job == CallJob("f", (1, [2]))
     assert plan(CheckTest("def check(candidate): ...", "f")).job == CheckJob("def check(candidate): ...", "f")
 
 
-def test_output_that_is_no_text_is_compared_and_not_believed() -> None:
+def test_output_that_is_not_text_does_not_match() -> None:
     made = plan(StdinTest("", "25"))
     assert outcome_of(made, RunResult(End.OK, stdout=b"\xff\xfe25")) is Outcome.FAILED
 
 
-def test_the_apps_rules_accept_more_but_only_where_they_are_asked_for() -> None:
+def test_apps_rules_apply_only_on_request() -> None:
     made = plan(StdinTest("", "1 2 3"))
     result = RunResult(End.OK, stdout=b"3 2 1")
     assert outcome_of(made, result) is Outcome.FAILED
@@ -193,7 +193,7 @@ def test_the_apps_rules_accept_more_but_only_where_they_are_asked_for() -> None:
     assert outcome_of(call, RunResult(End.OK, value=1), comparison=Comparison.APPS) is Outcome.PASSED
 
 
-def test_a_wrapped_answer_is_met_bare() -> None:
+def test_bare_value_matches_a_wrapped_answer() -> None:
     made = plan(CallTest("f", (), [[1, 2]], unwrap=True))
     assert outcome_of(made, RunResult(End.OK, value=(1, 2))) is Outcome.PASSED
     assert outcome_of(made, RunResult(End.OK, value=[1])) is Outcome.FAILED

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
-from sandbox.admission import reason_to_refuse
 from sandbox.codec import MAX_DEPTH
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
+from settings import SandboxSettings
 
-LIMITS = Limits(output_bytes=1000)
+LIMITS = SandboxSettings(output_bytes=1000)
 PROBLEM = Problem("p", "jsonl", "Add.", (StdinTest("1", "2"),))
 
 
@@ -37,7 +37,7 @@ def nested(depth: int) -> Any:
         (AssertTest("assert f(1).val == 2"), "no plain value has"),
     ],
 )
-def test_tests_that_no_program_could_pass(test: Test, reason: str) -> None:
+def test_tests_that_no_program_can_pass_are_refused(test: Test, reason: str) -> None:
     found = reason_to_refuse(LIMITS)(replace(PROBLEM, tests=(test,)))
     assert found is not None
     with pytest.raises(ValueError, match=reason):
@@ -45,13 +45,13 @@ def test_tests_that_no_program_could_pass(test: Test, reason: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["task_id", "statement", "starter_code", "code_prefix"])
-def test_texts_that_are_none(field: str) -> None:
+def test_texts_that_are_not_utf8_are_refused(field: str) -> None:
     changed: Any = {field: "a\ud800"}
     assert "lone surrogate" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, **changed)))
     assert "references[0]" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, references=("\ud800",))))
 
 
-def test_the_rest_is_admitted() -> None:
+def test_everything_else_is_accepted() -> None:
     tests = (
         StdinTest("1", "x" * 999),
         CallTest("f", ("\ud800",), [1.5, None, {"a": [True]}]),

@@ -1,4 +1,4 @@
-"""More cases of the kinds of the field cases: what a test may be, and what an honest program may do."""
+"""More cases like the field cases: what a test may be, and what an honest program may do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from errors import UserError
 from problems import load
-from sandbox.admission import reason_to_refuse
-from sandbox.limits import Limits
+from sandbox.judge import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 _CHECK = "def check(candidate):\n"
 _MANY = "    for i in range(2):\n        "
@@ -25,7 +25,7 @@ _RAISES = (
 )
 _ECHO = "def f(x):\n    return x\n"
 
-# What a HumanEval-shaped `test` says, the body of the program, and the outcome.
+# A `test` in HumanEval's format, the body of the program, and the outcome.
 CHECKS = {
     "only asks whether it can be called": (_CHECK + "    assert callable(candidate)\n", _SUM, "passed"),
     "returns at its end": (_CHECK + "    assert candidate([1]) == 1\n    return True\n", _SUM, "passed"),
@@ -97,7 +97,7 @@ ASSERTIONS = {
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(), Isolation.LANDLOCK) as sandbox:
+    with Sandbox(SandboxSettings(), Isolation.LANDLOCK) as sandbox:
         yield sandbox
 
 
@@ -105,14 +105,14 @@ def _outcome(sandbox: Sandbox, folder: Path, kind: str, row: dict[str, Any], pro
     path = folder / "problems.jsonl"
     path.write_text(json.dumps(row) + "\n", "utf-8")
     try:
-        (problem,) = load(f"{kind}:{path}", reason_to_refuse(Limits())).problems
+        (problem,) = load(f"{kind}:{path}", reason_to_refuse(SandboxSettings())).problems
     except UserError:
         return "refused"
     return sandbox.grade(problem, program, "0").outcome.value
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_checks_ask_what_they_can_or_are_refused(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_checks_run_or_are_refused(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
     test, program, wanted = CHECKS[name]
     prompt = 'def f(xs):\n    """Add them."""\n'
     row = {"task_id": "H/0", "prompt": prompt, "entry_point": "f", "canonical_solution": _SUM, "test": test}
@@ -120,7 +120,7 @@ def test_checks_ask_what_they_can_or_are_refused(name: str, sandbox: Sandbox, tm
 
 
 @pytest.mark.parametrize("name", ASSERTIONS)
-def test_assertions_need_no_imports_and_ask_functions(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_assertions_need_no_imports(name: str, sandbox: Sandbox, tmp_path: Path) -> None:
     assertion, program, wanted = ASSERTIONS[name]
     row = {"task_id": "0", "statement": "s", "tests": [{"assert": assertion}]}
     assert _outcome(sandbox, tmp_path, "jsonl", row, program) == wanted

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from problems.types import Problem, StdinTest
-from sandbox.grading import Graders
-from sandbox.limits import Limits
-from sandbox.validation import validate_references
+from sandbox.grading import Graders, validate_references
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 
 RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"
 TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
@@ -21,11 +20,11 @@ TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
 
 @pytest.fixture(scope="module")
 def graders() -> Iterator[Graders]:
-    with Graders(1, Limits(), Isolation.NAMESPACES) as made:
+    with Graders(1, SandboxSettings(), Isolation.NAMESPACES) as made:
         yield made
 
 
-def test_failing_references_go_and_problems_without_a_good_one(tmp_path: Path, graders: Graders) -> None:
+def test_failing_references_are_rejected(tmp_path: Path, graders: Graders) -> None:
     mixed = Problem("mixed", "own", "?", TESTS, references=(WRONG, RIGHT, CRASHING))
     wrong = Problem("wrong", "own", "?", TESTS, references=(WRONG,))
     without = Problem("without", "own", "?", TESTS)
@@ -37,7 +36,7 @@ def test_failing_references_go_and_problems_without_a_good_one(tmp_path: Path, g
     assert "ModuleNotFoundError" in found.rejected[1].reason
 
 
-def test_what_is_known_is_believed_until_the_problem_changes(tmp_path: Path, graders: Graders) -> None:
+def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders: Graders) -> None:
     cache = tmp_path / "made" / "cache.json"
     problem = Problem("p", "own", "?", TESTS, references=(RIGHT,))
     assert validate_references([problem], graders, cache).problems == (problem,)

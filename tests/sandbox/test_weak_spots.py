@@ -1,4 +1,4 @@
-"""What a second look at the jail found: faults made at will, traces in the next verdict, values dear to build."""
+"""Weak spots found in a later review: grader errors made at will, traces in the next verdict, expensive values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from problems.types import AssertTest, CheckTest, Problem, StdinTest
 from sandbox import codec
 from sandbox.compare import apps_call_matches
 from sandbox.jobs import End, StdinJob
-from sandbox.limits import MIB, Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
+from settings import MIB, SandboxSettings
 from tests.sandbox.attacks.shape import SQUARE, problem
 
 _LENGTH = struct.Struct("<I")
@@ -21,8 +21,8 @@ _LENGTH = struct.Struct("<I")
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    limits = Limits(cpu_s=2.0, wall_s=5.0, memory_bytes=160 * MIB)
-    with Sandbox(limits, require=Isolation.LANDLOCK) as sandbox:
+    limits = SandboxSettings(cpu_s=2.0, wall_s=5.0, memory_bytes=160 * MIB)
+    with Sandbox(limits, min_isolation=Isolation.LANDLOCK) as sandbox:
         if sandbox.isolation is not Isolation.NAMESPACES_CGROUP:
             pytest.skip("without a control group nobody counts the jail's memory")
         yield sandbox
@@ -41,16 +41,16 @@ _MANY = "def f(n): return 8 * 10**6"
     ],
     ids=["endless answer", "endless answer in an assert", "an answer that the test makes much of"],
 )
-def test_answers_that_fill_the_tests_memory_are_the_programs(sandbox: Sandbox, on: Problem, program: str) -> None:
+def test_answers_that_fill_the_memory_of_a_test_count(sandbox: Sandbox, on: Problem, program: str) -> None:
     assert sandbox.grade(on, program, "0").outcome in (Outcome.MEMORY_LIMIT, Outcome.TIMEOUT, Outcome.FAILED)
 
 
-def test_a_test_that_fills_the_memory_of_itself_is_no_fault_of_the_program(sandbox: Sandbox) -> None:
+def test_test_that_fills_its_own_memory_is_a_grader_error(sandbox: Sandbox) -> None:
     on = problem(CheckTest("def check(candidate):\n    x = [0]\n    while True:\n        x += x[:10**6]\n", "f"))
     assert sandbox.grade(on, "def f(n): return n", "0").outcome is Outcome.INFRASTRUCTURE_ERROR
 
 
-def test_a_kill_behind_a_check_is_not_the_next_programs(sandbox: Sandbox) -> None:
+def test_late_kill_is_not_blamed_on_the_next_program(sandbox: Sandbox) -> None:
     check = "def check(candidate):\n    assert candidate(7) == 49\n    for _ in range(6 * 10**6): pass\n"
     hog = "def hog():\n    x = []\n    while True: x.append(bytearray(1 << 20))\n"
     answer = "import threading\ndef f(n):\n    threading.Thread(target=hog).start()\n    return n * n"
@@ -58,7 +58,7 @@ def test_a_kill_behind_a_check_is_not_the_next_programs(sandbox: Sandbox) -> Non
     assert sandbox.grade(SQUARE, "import os\nos.kill(os.getpid(), 9)", "0").outcome is Outcome.RUNTIME_ERROR
 
 
-def test_after_a_timeout_tests_are_skipped_whatever_those_before_it_took(sandbox: Sandbox) -> None:
+def test_tests_after_a_timeout_are_skipped(sandbox: Sandbox) -> None:
     many = problem(*(StdinTest(f"{n}\n", f"{n}\n") for n in range(4)))
     spin = "import time\nn = int(input())\nwhile n or time.process_time() < 1.5: pass\nprint(n)"
     wanted = (Outcome.PASSED, Outcome.TIMEOUT, Outcome.SKIPPED, Outcome.SKIPPED)
@@ -74,7 +74,7 @@ def test_after_a_timeout_tests_are_skipped_whatever_those_before_it_took(sandbox
         "import os\nos.close(os.open(path='/tmp/x', flags=os.O_CREAT | os.O_WRONLY))\nprint(input())",
     ],
 )
-def test_open_is_a_builtin_in_every_way_of_calling_it(sandbox: Sandbox, source: str) -> None:
+def test_open_works_however_it_is_called(sandbox: Sandbox, source: str) -> None:
     (result,) = sandbox.run(source, [StdinJob(b"25\n")])
     assert (result.end, result.stdout.strip()) == (End.OK, b"25"), result
 
@@ -90,12 +90,12 @@ def _atom(tag: bytes, content: bytes) -> bytes:
         *(b"q" + _LENGTH.pack(1) + b"N", b"p" + _LENGTH.pack(10) + b"qq" + bytes(8), _atom(b"p", b"sq")),
     ],
 )
-def test_values_that_are_dear_to_build_are_bounded_by_their_cost(item: bytes) -> None:
-    # A few bytes of each make hundreds of megabytes, or many seconds, within the limit on bytes.
+def test_expensive_values_are_limited_by_their_cost(item: bytes) -> None:
+    # Within the limit on bytes, these would take hundreds of megabytes or many seconds.
     count = 1_100_000
     with pytest.raises(codec.CodecError, match="too many values"):
         codec.decode(b"l" + _LENGTH.pack(count) + item * count)
 
 
-def test_a_range_is_not_written_out_to_be_compared() -> None:
+def test_range_is_not_expanded_to_compare_it() -> None:
     assert not apps_call_matches([(1,), range(10**18)], [[[1], [2]]])

@@ -1,10 +1,10 @@
-"""Thousands of programs through one sandbox, hostile ones shuffled among honest ones, and all of them in other orders.
+"""Grades thousands of programs in one sandbox, hostile ones shuffled among honest ones, and then in other orders.
 
-    PYTHONPATH=. python benchmarks/soak_sandbox.py [--programs N] [--seed S]
+    python -m tests.sandbox.soak [--programs N] [--seed S]
 
-Prints a JSON object for each case: the soak, each order of the corpus, and what is left after closing. The exit status
-is 1 where a verdict was wrong or depended on what ran before, something grew, or something was left behind. The hostile
-programs are those of the threat suite (tests/sandbox/threats.py).
+Prints one JSON object per case: the soak, each order of the corpus, and what is left after closing. The exit status is
+1 if a verdict was wrong or depended on what ran before, if anything grew, or if anything was left behind. The hostile
+programs come from the threat suite (tests/sandbox/threats.py).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from pathlib import Path
 from typing import Any
 
 from problems.types import AssertTest, CallTest, Problem, StdinTest
-from sandbox.limits import Limits
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
+from settings import SandboxSettings
 from tests.sandbox import threats
 
-LIMITS = Limits(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
+LIMITS = SandboxSettings(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
 HOSTILE_SHARE = 0.2
 NUM_MEASUREMENTS = 10
 SLACK_BYTES = 8 << 20
-# What the kernel keeps for a jail that is at rest (page tables, entries of deleted files) comes and goes.
+# The kernel memory of an idle jail (page tables, entries of deleted files) varies.
 CGROUP_SLACK_BYTES = 24 << 20
 _CGROUPS = Path("/sys/fs/cgroup")
 _SHARED_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
-_JAIL_UIDS = range(60578, 61184)  # as `sandbox.process` hands them out
+_JAIL_UIDS = range(60578, 61184)  # the range that `sandbox.process` uses
 _STDIN = Problem("stdin", "soak", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in (5, 6, 7)))
 _ONE = Problem("one", "soak", "", (StdinTest("5\n", "25\n"),))
 _CALL = Problem("call", "soak", "", (CallTest("f", (5,), 25),))
@@ -59,7 +59,7 @@ _HONEST = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A program with the outcomes that are right for it. `name` is empty for honest programs."""
+    """A program with its acceptable outcomes. `name` is empty for honest programs."""
 
     problem: Problem
     name: str
@@ -68,7 +68,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What a report calls it."""
+        """Its name in a report."""
         return f"{self.problem.task_id}: {self.name or repr(self.program)}"
 
 
@@ -83,7 +83,7 @@ HONEST = tuple(Case(problem, "", program, (outcome,)) for problem, program, outc
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What must not grow, in a sandbox at rest: of this process (`parent`), of its jail, and of the jail's group."""
+    """What must not grow while a sandbox is idle: in this process (`parent`), in its jail, and in the jail's group."""
 
     descriptors: int
     processes: int
@@ -94,7 +94,7 @@ class Resources:
 
 @dataclass(slots=True)
 class Verdicts:
-    """Compares verdicts with the right outcomes, and with those that the same programs got before."""
+    """Compares verdicts with the right outcomes, and with earlier verdicts on the same programs."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Verdicts:
     _first: dict[Case, tuple[object, ...]] = field(default_factory=dict)
 
     def add(self, case: Case, verdict: Verdict) -> None:
-        """Note one verdict."""
+        """Record one verdict."""
         self.outcomes[verdict.outcome] += 1
         if verdict.outcome not in case.right:
             self.wrong.append(f"{case.label}: {verdict.outcome}")
@@ -118,7 +118,7 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class SoakReport:
-    """What a soak came to. `wrong` and `changed` name the first few programs with a wrong or another verdict."""
+    """The result of a soak. `wrong` and `changed` name the first few programs with a wrong or a different verdict."""
 
     num_programs: int
     num_hostile: int
@@ -136,7 +136,7 @@ class SoakReport:
 
     @property
     def grew(self) -> bool:
-        """Whether something is left over at the end: descriptors, processes, or more than some memory."""
+        """Whether anything is left over at the end: descriptors, processes, or too much memory."""
         early, late = self.early, self.late
         return (
             late.descriptors > early.descriptors
@@ -153,7 +153,7 @@ class SoakReport:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """The corpus in one order, each program once; `changed` against all orders before this one."""
+    """The corpus in one order, each program once. `changed` compares with all earlier orders."""
 
     order: str
     num_programs: int
@@ -168,7 +168,7 @@ class OrderReport:
 
 @dataclass(slots=True)
 class Remains:
-    """What is there after closing that was not there before opening."""
+    """What exists after closing that did not exist before opening."""
 
     descriptors: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
@@ -189,7 +189,7 @@ def soak(num_programs: int, seed: int = 0) -> SoakReport:
     """
     verdicts, measured, num_hostile = Verdicts(), list[Resources](), 0
     started = time.monotonic()
-    with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+    with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
         verdicts.add(LOUDEST, sandbox.grade(LOUDEST.problem, LOUDEST.program, "0"))
         for number, case in enumerate(_drawn(num_programs, seed), start=1):
             verdicts.add(case, sandbox.grade(case.problem, case.program, str(number)))
@@ -214,7 +214,7 @@ def soak(num_programs: int, seed: int = 0) -> SoakReport:
 
 
 def orders(num_programs: int | None = None, seed: int = 0) -> Iterator[OrderReport]:
-    """Grade the corpus (or some of it) forwards, backwards and shuffled, each time in a sandbox of its own."""
+    """Grade the corpus (or part of it) forward, backward and shuffled, each time in a sandbox of its own."""
     draw = random.Random(seed)
     corpus = [*HONEST, *HOSTILE]
     draw.shuffle(corpus)
@@ -224,7 +224,7 @@ def orders(num_programs: int | None = None, seed: int = 0) -> Iterator[OrderRepo
         cases = {"forwards": corpus, "backwards": corpus[::-1], "shuffled": draw.sample(corpus, len(corpus))}[order]
         verdicts.wrong, verdicts.changed = [], []
         started = time.monotonic()
-        with Sandbox(LIMITS, require=Isolation.LANDLOCK) as sandbox:
+        with Sandbox(LIMITS, min_isolation=Isolation.LANDLOCK) as sandbox:
             for number, case in enumerate(cases):
                 verdicts.add(case, sandbox.grade(case.problem, case.program, str(number)))
         seconds = round(time.monotonic() - started, 1)
@@ -233,7 +233,7 @@ def orders(num_programs: int | None = None, seed: int = 0) -> Iterator[OrderRepo
 
 @contextmanager
 def watching() -> Iterator[Remains]:
-    """Everything that sandboxes opened within have left behind by its end; read it after the block."""
+    """Collects everything that sandboxes opened in this context leave behind. Read it after the block."""
     remains, usual = Remains(), tempfile.tempdir
     with tempfile.TemporaryDirectory() as private:
         tempfile.tempdir = private
@@ -247,7 +247,7 @@ def watching() -> Iterator[Remains]:
 
 
 def measure(sandbox: Sandbox) -> Resources:
-    """What this process and the jail hold now."""
+    """What this process and the jail hold at the moment."""
     sandbox.grade(_ONE, "print(25)", "rest")  # a jail that was given up is replaced here
     pids = _descendants(os.getpid())
     return Resources(
@@ -289,7 +289,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _own_cgroups() -> list[Path]:
-    """The groups of the jails of this process, wherever in the hierarchy they were made."""
+    """The groups of this process's jails, wherever they are in the hierarchy."""
     return list(_CGROUPS.rglob(f"rltf-sandbox-{os.getpid()}-*"))
 
 
@@ -301,7 +301,7 @@ def _usage_bytes(cgroup: Path) -> int:
 
 
 def _present(private: Path) -> dict[str, set[str]]:
-    """What a sandbox could leave: of this process, of its groups, and in the folders that all processes share."""
+    """What a sandbox could leave behind: in this process, in its groups, and in the folders that processes share."""
     groups = _own_cgroups()
     pids = {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
     return {
@@ -326,7 +326,7 @@ def _command(pid: int) -> str:
 
 
 def _files_of_jails() -> Iterator[Path]:
-    """Files in shared folders that a jail's user owns; without root jails have no user of their own."""
+    """Files in shared folders that belong to a jail's user. Unless started by root, a jail has no user of its own."""
     for folder in _SHARED_FOLDERS:
         for path in folder.iterdir() if folder.is_dir() else ():
             with suppress(OSError):
@@ -335,7 +335,7 @@ def _files_of_jails() -> Iterator[Path]:
 
 
 def _ipc_of_jails() -> Iterator[str]:
-    """Memory, semaphores and queues of System V whose owner is the user of a jail."""
+    """System V shared memory, semaphores and queues that belong to a jail's user."""
     for kind in ("shm", "sem", "msg"):
         path = Path("/proc/sysvipc") / kind
         head, *rows = path.read_text().splitlines() if path.exists() else [""]
@@ -346,7 +346,7 @@ def _ipc_of_jails() -> Iterator[str]:
 
 
 def main() -> int:
-    """Soak, grade in all orders, close, print each report, and say by the exit status whether all went well."""
+    """Soak, grade in all orders, close, and print each report. Returns 0 if all went well."""
     parser = argparse.ArgumentParser(description="Soak test of the sandbox.")
     parser.add_argument("--programs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

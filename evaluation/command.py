@@ -1,0 +1,104 @@
+"""pass@k of a model, or of a file of programs made elsewhere.
+
+    python evaluate.py --model DIR_OR_HUB_ID --problems SPEC --num-samples 20 --k 1 5 --output DIR
+    python evaluate.py --samples FILE.jsonl --problems SPEC --k 1 5 --output DIR
+
+`DIR/results.json` holds pass@k with 95 % intervals, `DIR/samples.jsonl` every program with its verdict. If the command
+is interrupted, the same command continues. `--against OTHER_DIR` compares problem by problem with another evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from evaluation.run import run_evaluation
+from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source, positive
+from sandbox.compare import Comparison
+from sandbox.verdict import Isolation
+
+EXIT_UNUSABLE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate, print the table, and return the exit status; 2 means the evaluation cannot run as asked."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        results = run_evaluation(
+            _source(options),
+            options.problems,
+            options.output,
+            options.k,
+            comparison=Comparison(options.comparison),
+            against=options.against,
+            num_workers=options.workers,
+            min_isolation=Isolation(options.min_isolation),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    print(_table(results))
+    print(f"written: {options.output / 'results.json'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="evaluate.py", description="pass@k of a model or of a file of programs.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="model folder, Hub id, or the address of a server: http(s)://HOST/v1[#MODEL]")
+    source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
+    add = parser.add_argument
+    add("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example humaneval:FILE[0:10]")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder of the results; an unfinished one continues")
+    add("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
+    looser = "apps: report by the APPS harness's looser rules as well"
+    add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
+    add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
+    add("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes (default: one per core)")
+    levels, weakest = [one.value for one in Isolation], "weakest isolation to accept (default: %(default)s)"
+    add("--min-isolation", "--require", choices=levels, default=Isolation.NAMESPACES.value, help=weakest)
+    add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
+    return parser
+
+
+def _source(options: argparse.Namespace) -> ProgramSource:
+    if options.samples is not None:
+        return SamplesFile(options.samples)
+    k = max(options.k)
+    if k > options.num_samples:
+        raise UserError(
+            f"pass@{k} needs {k} programs per problem, but --num-samples is {options.num_samples}; raise it"
+        )
+    return model_source(options)
+
+
+def _table(results: dict[str, Any]) -> str:
+    """pass@k in percent with its interval, one line per group, by each of the rules; then the differences."""
+    lines = []
+    for rules in [results, *([results["apps"]] if "apps" in results else [])]:
+        for name, groups in _passes(rules):
+            for group, value in groups.items():
+                low, high = rules["intervals"][name][group]
+                lines.append(f"{name:>9} {rules['comparison']:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
+    if "against" in results:
+        against = results["against"]
+        lines.append(f"difference from {against['folder']}, problem by problem:")
+        for comparison, rules in [("strict", against), ("apps", against.get("apps", {}))]:
+            for name, groups in _passes(rules):
+                for group, found in groups.items():
+                    low, high = found["interval"]
+                    lines.append(
+                        f"{name:>9} {comparison:<7} {group:<14} {found['difference']:+7.2%}   [{low:+.2%}, {high:+.2%}]"
+                    )
+    return "\n".join(lines)
+
+
+def _passes(rules: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, groups) for name, groups in rules.items() if name.startswith("pass@")]
