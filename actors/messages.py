@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import ray
 
-from transport.rollouts import Completion, Rollout
+from transport.rollouts import Rollout
 
 
 class GeneratorError(RuntimeError):
@@ -36,38 +36,19 @@ class RolloutHandle:
     """A finished rollout in the object store.
 
     `ref` is a list of one reference, so that Ray passes the reference to a task instead of the rollout. `num_samples`
-    leaves out the greedy decode, `num_tokens` includes it. `version_min` and `version_max` are the oldest and newest
-    weights that sampled any token.
+    leaves out the greedy decode, `num_tokens` includes it.
     """
 
     ref: list[ray.ObjectRef[Rollout]]
     rollout_id: str
-    task_id: str
     num_samples: int
     num_tokens: int
-    version_min: int
-    version_max: int
-    size_bytes: int
 
     @classmethod
     def of(cls, rollout: Rollout, ref: ray.ObjectRef[Rollout]) -> RolloutHandle:
         """The handle of a rollout that is stored at `ref`."""
-        versions = [span.version for completion in rollout.completions for span in completion.weight_versions]
-        return cls(
-            ref=[ref],
-            rollout_id=rollout.rollout_id,
-            task_id=rollout.task_id,
-            num_samples=len(rollout.samples),
-            num_tokens=sum(len(completion.token_ids) for completion in rollout.completions),
-            version_min=min(versions),
-            version_max=max(versions),
-            size_bytes=sum(map(_size_bytes, rollout.completions)),
-        )
-
-
-def _size_bytes(completion: Completion) -> int:
-    arrays = (completion.prompt_ids, completion.token_ids, completion.logprobs, completion.char_spans)
-    return sum(array.nbytes for array in arrays) + len(completion.text.encode())
+        num_tokens = sum(len(completion.token_ids) for completion in rollout.completions)
+        return cls([ref], rollout.rollout_id, len(rollout.samples), num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +71,3 @@ class GeneratorStats:
     updating_s: float
     wall_s: float
     gpu_memory_bytes: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Sampled tokens per second of wall time."""
-        return self.num_tokens / self.wall_s if self.wall_s else 0.0

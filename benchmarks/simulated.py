@@ -154,12 +154,8 @@ class Host:
             RolloutHandle(
                 ref=[ray.put(rollout)],
                 rollout_id=request.rollout_id,
-                task_id=request.task_id,
                 num_samples=request.num_samples,
                 num_tokens=request.num_samples * NUM_TOKENS,
-                version_min=version,
-                version_max=version,
-                size_bytes=request.num_samples * NUM_TOKENS * 24,
             )
         )
         generator.done.set()

@@ -19,6 +19,7 @@ from tests.actors.running_actors import (
     next_version,
     rollout_request,
     take,
+    versions,
     wait_for,
 )
 from tests.actors.sampling import Weights
@@ -59,7 +60,6 @@ def test_rollouts_come_back_as_references_with_their_counts(generator: ray.actor
             assert_well_formed(completion)
         assert handle.num_samples == len(rollout.samples) == 2
         assert handle.num_tokens == sum(len(completion.token_ids) for completion in rollout.completions)
-        assert handle.size_bytes > 16 * handle.num_tokens
     assert [completion.completion_id for completion in first.completions] == ["a/0", "a/1", "a/greedy"]
 
 
@@ -74,7 +74,7 @@ def test_weights_are_loaded_between_steps_while_rollouts_are_in_flight(
     handle = publish(first + 1, weights[first + 1].items(), verify=True)
     assert wait_for(generator.update_weights.remote(handle)) == first + 1
     handles = take(generator, 4)
-    assert {handle.version_max for handle in handles.values()} == {first + 1}
+    assert {versions(handle)[1] for handle in handles.values()} == {first + 1}
     for rollout in map(fetch, handles.values()):
         check_logprobs(rollout, weights, reference_logprobs)
 
@@ -86,7 +86,7 @@ def test_older_weights_that_arrive_late_change_nothing(
     assert wait_for(generator.update_weights.remote(publish(newer, make_weights(newer).items()))) == newer
     assert wait_for(generator.update_weights.remote(publish(older, make_weights(older).items()))) == newer
     wait_for(generator.submit.remote([rollout_request("after")]))
-    assert take(generator, 1)["after"].version_min == newer
+    assert versions(take(generator, 1)["after"]) == (newer, newer)
 
 
 def test_weights_that_differ_from_those_published_are_refused(
@@ -140,5 +140,5 @@ def test_requests_in_flight_finish_before_an_update_that_drains(
     wait_for(generator.submit.remote(requests))
     assert wait_for(generator.update_weights.remote(publish(new, make_weights(new).items()))) == new
     wait_for(generator.submit.remote([rollout_request("new")]))
-    versions = {name: (handle.version_min, handle.version_max) for name, handle in take(generator, 4).items()}
-    assert versions == {"old0": (old, old), "old1": (old, old), "old2": (old, old), "new": (new, new)}
+    found = {name: versions(handle) for name, handle in take(generator, 4).items()}
+    assert found == {"old0": (old, old), "old1": (old, old), "old2": (old, old), "new": (new, new)}
