@@ -28,7 +28,7 @@ from learner.encoder_decoder import EncoderDecoderBatch
 from learner.packing import MicroBatch, pack
 from problems.token_spans import keeps_code
 from settings import Dtype, LoraSettings
-from transport.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
+from transport.lora import adapters, attach, load_adapters, merged, save_adapters
 
 ComputeDtype = Dtype | Literal["float32", "bfloat16"]
 
@@ -139,12 +139,16 @@ class Policy:
         if self._lora is not None and self._lora.publish == "adapter":
             return adapters(self.model)
         dtype = torch.bfloat16 if self._compute_dtype == "bfloat16" else torch.float32
-        named = self.model.named_parameters() if self._lora is None else merged(self.model)
+        named = self.model.named_parameters()
+        if self._lora is not None:
+            named = merged(self.model, named)
         return ((name, value.to(dtype)) for name, value in named)
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged."""
-        state = self.model.state_dict() if self._lora is None else merged_state(self.model)
+        state = self.model.state_dict()
+        if self._lora is not None:
+            state = dict(merged(self.model, state.items()))
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 
