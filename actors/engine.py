@@ -1,59 +1,76 @@
-"""What a sampling engine is: token ids in, sampled token ids with log-probabilities and weight versions out.
+"""A sampling engine: token ids in, sampled token ids with log-probabilities and weight versions out.
 
-Usage, one thread:
+Usage, on one thread:
 
     engine.add_request(request)                  # at any time between two steps
     for finished in engine.step(): ...           # one forward pass for everything that is being decoded
-    engine.load_weights(version, named_tensors)  # between two steps; what is in flight goes on
+    engine.load_weights(version, named_tensors)  # between two steps; requests in flight continue
 
-Engines know no text, no problem and no Ray; `actors.generator` adds those.
+Engines know nothing of text, problems and Ray; `actors.generator` adds those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.types import FinishReason, VersionSpan
+from actors.messages import RolloutRequest
+from actors.model_folder import check_engine
+from settings import GeneratorSettings, ModelSettings
+from transport.rollouts import FinishReason, VersionSpan
+from transport.weight_receiver import TransferPhase
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """Sample `num_samples` completions of one prompt and, if `greedy`, decode one more at temperature 0.
+    """A rollout request with the ids [P] of its prompt."""
 
-    `prompt_ids` [P] is the prompt of a decoder-only model. With a `seed` the samples do not depend on what else the
-    engine decodes, apart from rounding; without, they come from the engine's own random state.
-    """
-
-    request_id: str
+    rollout: RolloutRequest
     prompt_ids: Sequence[int]
-    num_samples: int
-    greedy: bool
-    temperature: float
-    top_p: float
-    max_tokens: int
-    seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1 and not self.greedy:
-            raise ValueError(f"request {self.request_id}: nothing to sample, num_samples is {self.num_samples}")
-        if self.temperature <= 0:
-            raise ValueError(f"request {self.request_id}: temperature {self.temperature:g} must be above 0")
+        if self.rollout.num_samples < 1 and not self.rollout.greedy:
+            raise ValueError(f"request {self.request_id}: nothing to sample, num_samples is {self.rollout.num_samples}")
+        if self.rollout.temperature <= 0:
+            raise ValueError(f"request {self.request_id}: temperature {self.rollout.temperature:g} must be above 0")
+
+    @property
+    def request_id(self) -> str:
+        return self.rollout.rollout_id
+
+    def completion_room(self, max_model_len: int) -> int:
+        """The most tokens that a completion may have, at least 1, in a model of `max_model_len` tokens.
+
+        Raises:
+            ValueError: the prompt is empty, or fills the model's context.
+        """
+        prompt_length = len(self.prompt_ids)
+        if prompt_length == 0:
+            raise ValueError(f"request {self.request_id}: the prompt is empty")
+        if prompt_length >= max_model_len:
+            raise ValueError(
+                f"request {self.request_id}: the prompt has {prompt_length} tokens and leaves no room for a completion "
+                f"in the model's {max_model_len}; raise model.max_model_len or leave the problem out"
+            )
+        return min(self.rollout.max_tokens, max_model_len - prompt_length)
 
 
 @dataclass(frozen=True, slots=True)
 class SampledSequence:
-    """One completion as the engine made it.
+    """The token ids of one completion, as the engine sampled them.
 
-    `token_ids` [T] includes the end token where `finish_reason` is STOP. `logprobs` [T] are natural logarithms of the
-    probabilities the tokens were drawn with: softmax(logits / temperature), renormalised over the nucleus where
-    `top_p` < 1; of a greedy decode, of softmax(logits). A learner that recomputes softmax(logits / temperature) gets
-    the same numbers for `top_p` = 1, and lower ones, by at most -log(top_p) a token, otherwise.
+    `token_ids` [T] include the end token if `finish_reason` is STOP. `logprobs` [T] are the natural logarithms of the
+    probabilities that the tokens were drawn with: softmax(logits / temperature), renormalized over the nucleus if
+    `top_p` < 1. For a greedy decode they are those of softmax(logits). A learner that recomputes
+    softmax(logits / temperature) gets the same numbers if `top_p` is 1, and otherwise numbers that are lower by at most
+    -log(top_p) per token.
     """
 
     token_ids: NDArray[np.int32]
@@ -64,7 +81,7 @@ class SampledSequence:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """Everything that was asked for in one request."""
+    """The results of one request."""
 
     request_id: str
     samples: tuple[SampledSequence, ...]
@@ -73,17 +90,18 @@ class FinishedRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is built.
+    """How to build an engine.
 
-    `dtype` is torch's name of the weights' type. `max_length` tokens is the most of a prompt and its completion,
-    `max_num_seqs` completions are decoded at a time, `kv_cache_bytes` is what vLLM sets aside for their keys and values
-    (transformers takes what they need). `end_token_ids` end a completion. `seed` starts the engine's own random state.
-    `deterministic` engines share nothing between requests, whose samples then are the same bits whatever came before.
-    `weight_transfer` is how new weights come: `object_store` by `load_weights`, others through vLLM's own engines.
+    `dtype` is torch's name for the type of the weights. A prompt with its completion has at most `max_model_len`
+    tokens, and `max_num_seqs` completions are decoded at a time. `kv_cache_bytes` is the memory that vLLM reserves for
+    their keys and values; transformers takes what it needs. `end_token_ids` end a completion. `seed` starts the
+    engine's own random state. A `deterministic` engine shares nothing between requests, so their samples are the same
+    bits whatever ran before. `weight_transfer` is how new weights arrive: `object_store` means through `load_weights`,
+    other values mean through vLLM's own engines.
     """
 
     dtype: str
-    max_length: int
+    max_model_len: int
     max_num_seqs: int
     kv_cache_bytes: int
     end_token_ids: tuple[int, ...]
@@ -92,42 +110,69 @@ class EngineOptions:
     weight_transfer: str = "object_store"
 
 
-class SamplingEngine(Protocol):
+class SamplingEngine(ABC):
     """Continuous batching over one model; not thread-safe."""
 
+    @abstractmethod
     def add_request(self, request: SamplingRequest) -> None:
-        """Queue a request. Raises ValueError where the prompt leaves no room for a completion."""
+        """Queue a request. Raises ValueError if its prompt leaves no room for a completion."""
 
+    @abstractmethod
     def step(self) -> list[FinishedRequest]:
-        """Decode one token for each running sequence; return the requests that this finished."""
+        """Decode one token of each running sequence. Returns the requests that this finished."""
 
+    @abstractmethod
     def load_weights(self, version: int, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Sample from these weights from the next step on.
 
-        Requests in flight go on; what was cached of them is computed again, so that every later token has exactly the
-        new version's log-probability. `named_tensors` bears Hugging Face parameter names and is only read.
+        Requests in flight continue. Their cached keys and values are recomputed, so every later token has exactly the
+        new version's log-probability. `named_tensors` have Hugging Face parameter names and are only read.
         """
 
+    def receive(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
+        """Do a phase of an update that the learner sends."""
+        raise NotImplementedError(f"{type(self).__name__} takes weights through load_weights only")
+
     @property
+    @abstractmethod
     def num_unfinished(self) -> int:
         """Sequences queued or being decoded."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free the model and its cache."""
 
 
-def completion_room(request: SamplingRequest, max_length: int) -> int:
-    """The most tokens that the completion may have, at least 1, for a model of `max_length` tokens.
+def build_engine(
+    model: Path,
+    model_settings: ModelSettings,
+    settings: GeneratorSettings,
+    end_ids: tuple[int, ...],
+    seed: int,
+    *,
+    deterministic: bool = False,
+) -> SamplingEngine:
+    """The engine that `generator.engine` names, with `model` loaded.
 
     Raises:
-        ValueError: the prompt is empty, or fills the model's context.
+        UserError: that engine cannot sample from `model`.
     """
-    prompt_length = len(request.prompt_ids)
-    if prompt_length == 0:
-        raise ValueError(f"request {request.request_id}: the prompt is empty")
-    if prompt_length >= max_length:
-        raise ValueError(
-            f"request {request.request_id}: the prompt has {prompt_length} tokens and leaves no room for a completion "
-            f"in the model's {max_length}; raise model.max_model_len or leave the problem out"
-        )
-    return min(request.max_tokens, max_length - prompt_length)
+    check_engine(model, settings.engine)
+    options = EngineOptions(
+        dtype=model_settings.dtype,
+        max_model_len=model_settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        end_token_ids=end_ids,
+        seed=seed,
+        deterministic=deterministic,
+        weight_transfer=settings.weight_transfer,
+    )
+    # Imported only when needed: vLLM takes seconds to import and is not installed everywhere.
+    if settings.engine == "transformers":
+        from actors.transformers_engine import TransformersEngine
+
+        return TransformersEngine(model, options)
+    from actors.vllm_engine import VllmEngine
+
+    return VllmEngine(model, options)

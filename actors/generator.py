@@ -1,10 +1,10 @@
-"""The generator actor: keeps one sampling engine busy, and hands out references to what it sampled.
+"""The generator actor: keeps one sampling engine busy, and hands out references to finished rollouts.
 
     submit -> [inbox] -> engine thread: load weights, admit, step -> [finished] -> delivery thread -> [ready] -> take
-                                                                     text, program, keeper
+                                                                     text, program, rollout store
 
-The engine thread touches the engine alone and waits only when there is nothing to sample; text and object store are the
-delivery thread's. Ray calls the public methods from several threads.
+Only the engine thread touches the engine, and it waits only when there is nothing to sample. The delivery thread
+decodes text and talks to the rollout store. Ray calls the public methods from several threads.
 """
 
 from __future__ import annotations
@@ -13,37 +13,33 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.engine import FinishedRequest, SamplingRequest, completion_room
-from actors.engines import build_engine
-from actors.messages import (
-    PHASE_TIMEOUT_S,
-    GeneratorError,
-    GeneratorStats,
-    RolloutHandle,
-    RolloutRequest,
-    TransferError,
-    TransferPhase,
-    WeightsGoneError,
-    WeightsMismatchError,
-)
+from actors.engine import FinishedRequest, SamplingRequest, build_engine
+from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.weight_receiver import WeightReceiver
 from problems.types import Problem
 from settings import GeneratorSettings, ModelSettings
 from transport.folders import HomeFolders
 from transport.lora import AdapterMerger
-from transport.weights import Bucket, WeightsHandle, WeightUpdateReply, checksum, unpack
+from transport.rollouts import RolloutStore
+from transport.weight_receiver import (
+    PHASE_TIMEOUT_S,
+    TransferError,
+    TransferPhase,
+    WeightReceiver,
+    WeightsGoneError,
+    WeightsMismatchError,
+)
+from transport.weights import WeightsHandle, checksum, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +47,7 @@ FETCH_TIMEOUT_S = 120.0
 KEEP_TIMEOUT_S = 60.0
 UPDATE_TIMEOUT_S = 120.0
 DRAIN_TIMEOUT_S = 3600.0
-# Calls that may be under way at a time: long polls of `take`, an update, and short questions beside them.
+# Calls that may run at the same time: long polls of `take`, an update, and short questions.
 MAX_CONCURRENCY = 8
 
 
@@ -62,28 +58,15 @@ def actor_options(name: str, settings: GeneratorSettings) -> dict[str, Any]:
         "num_cpus": settings.num_cpus,
         "num_gpus": settings.num_gpus,
         "max_concurrency": MAX_CONCURRENCY,
-        # A kernel thread more than the cores asked for would take them from the learner.
+        # More kernel threads than reserved cores would take cores from the learner.
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(settings.num_cpus)))}},
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    request: RolloutRequest
-    prompt_ids: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Update:
-    version: int
-    buckets: list[Bucket]
-    reply: Future[WeightUpdateReply]
 
 
 class Generator:
     """Samples rollouts; see the module's docstring.
 
-    After a failure inside, every call raises `GeneratorError` with the cause: the actor is of no more use.
+    After an internal failure, every call raises `GeneratorError` with the cause, and the actor must be replaced.
     """
 
     def __init__(
@@ -93,7 +76,7 @@ class Generator:
         model_settings: ModelSettings,
         settings: GeneratorSettings,
         problems: Mapping[str, Problem],
-        keeper: Any,
+        rollout_store: ActorProxy[RolloutStore],
         *,
         seed: int = 0,
         deterministic: bool = False,
@@ -101,17 +84,16 @@ class Generator:
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
-        `problems` are by task id (pass a reference; Ray resolves it). `keeper` is the handle of the
-        `transport.rollout_store` actor, which owns the rollouts. `seed` is of the engine's own random state, for
-        requests without one.
-        `deterministic` is `EngineOptions`'. `model` is of the node of `home`; none: of this node.
+        `problems` are by task id (pass a reference; Ray resolves it). `seed` starts the engine's own random state, for
+        requests without a seed. For `deterministic`, see `EngineOptions`. `model` is a path on the node of `home`, or
+        on this node without one.
 
         Raises:
             UserError: the folder cannot be sampled from.
         """
         self._name = name
         model = model if home is None else home.fetch(model)
-        self._max_length = model_settings.max_model_len
+        self._max_model_len = model_settings.max_model_len
         self._problems = problems
         self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
         self._tokenizer_lock = threading.Lock()
@@ -119,130 +101,124 @@ class Generator:
         self._engine = build_engine(model, model_settings, settings, end_ids, seed, deterministic=deterministic)
         lora = model_settings.lora
         self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None
-        self._keeper = keeper
+        self._rollout_store = rollout_store
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._delivered = threading.Condition(self._lock)
         self._inbox: list[SamplingRequest] = []
-        self._updates: list[_Update] = []
-        self._in_flight: dict[str, _InFlight] = {}
-        self._finished: queue.SimpleQueue[FinishedRequest | None] = queue.SimpleQueue()
+        self._in_flight: dict[str, SamplingRequest] = {}
+        self._finished: queue.SimpleQueue[FinishedRequest] = queue.SimpleQueue()
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
-        self._closing = False
         self._drains = settings.on_update == "drain"
         self._update_timeout_s = update_timeout_s(settings)
         self._receiver = WeightReceiver(
-            self._engine, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
+            self._update, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
         )
         self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
         self._busy_s = self._updating_s = 0.0
         self._started = time.monotonic()
-        self._threads = [
-            threading.Thread(target=self._guard, args=(run,), name=f"{name} {run.__name__}", daemon=True)
-            for run in (self._sample, self._deliver)
-        ]
-        for thread in self._threads:
-            thread.start()
+        for run in (self._sample, self._deliver):
+            threading.Thread(target=self._guard, args=(run,), name=f"{name} {run.__name__}", daemon=True).start()
 
     def __repr__(self) -> str:
-        """What Ray puts before each line of this actor's log, and before its methods in the dashboard."""
+        """The prefix of this actor's log lines, and its name in the dashboard."""
         return self._name
 
+    @ray.method
     def ping(self) -> str:
         """The generator's name, once it is ready."""
         self._check()
         return self._name
 
+    @ray.method
     def too_long(self) -> list[str]:
-        """The task ids whose prompts fill the model's context, so that they cannot be sampled for."""
+        """The task ids whose prompts fill the model's context and leave no room for a program."""
         self._check()
         with self._tokenizer_lock:
-            return [task_id for task_id in self._problems if len(self._prompter.encode(task_id)) >= self._max_length]
+            return [task_id for task_id in self._problems if len(self._prompter.encode(task_id)) >= self._max_model_len]
 
+    @ray.method
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
-        """Queue rollouts; all of them or, where one cannot be served, none.
+        """Queue all of `requests`, or none if one of them cannot be served.
 
         Raises:
-            ValueError: unknown problem, a prompt without room for a completion, or a `rollout_id` in flight.
+            ValueError: a problem is unknown, a prompt leaves no room, or a `rollout_id` is already in flight.
         """
         self._check()
         with self._tokenizer_lock:
             prompts = [self._prompter.encode(request.task_id) for request in requests]
-        new = {request.rollout_id: _InFlight(request, ids) for request, ids in zip(requests, prompts, strict=True)}
-        admitted = [_sampling_request(origin) for origin in new.values()]
-        for sampling_request in admitted:
-            completion_room(sampling_request, self._max_length)
+        new = {r.rollout_id: SamplingRequest(r, ids) for r, ids in zip(requests, prompts, strict=True)}
+        for request in new.values():
+            request.completion_room(self._max_model_len)
         with self._lock:
             repeated = self._in_flight.keys() & new.keys()
             if repeated or len(new) < len(requests):
-                raise ValueError(f"{self._name}: rollout ids asked for twice: {sorted(repeated) or 'in one call'}")
+                raise ValueError(f"{self._name}: rollout ids requested twice: {sorted(repeated) or 'in one call'}")
             self._in_flight |= new
-            self._inbox += admitted
+            self._inbox += new.values()
             self._work.notify()
 
+    @ray.method
     def take(self, timeout_s: float) -> list[RolloutHandle]:
-        """All rollouts finished since the last call; waits up to `timeout_s` for the first, then returns none."""
+        """All rollouts finished since the last call. Waits up to `timeout_s` for the first."""
         with self._lock:
             self._delivered.wait_for(lambda: self._ready or self._failure, timeout_s)
             handles, self._ready = self._ready, []
         self._check()
         return handles
 
-    def update_weights(self, weights: WeightsHandle) -> WeightUpdateReply:
-        """Sample with `weights` from the next engine step on; what is in flight goes on, or ends before where
-        `generator.on_update` is `drain`.
+    @ray.method
+    def update_weights(self, weights: WeightsHandle) -> int:
+        """Sample with `weights` from the next engine step on. Returns the version that is sampled from afterwards.
 
-        Weights older than the current ones change nothing: two updates may arrive in either order. The reply names the
-        version that is sampled from afterwards and the seconds that sampling stood still.
+        Requests in flight continue with them, or finish first if `generator.on_update` is `drain`. Weights older than
+        the current ones are ignored, because two updates may arrive in either order.
 
         Raises:
             ray.exceptions.GetTimeoutError: the weights did not arrive from the object store in time.
-            TimeoutError: the engine did not come to load them in time.
-            WeightsMismatchError: they are not what was published.
-            WeightsGoneError: the learner that was to send them died.
-            TransferError: it did not succeed in it; the generator may hold half of them, and must be replaced.
+            TimeoutError: the engine did not load them in time.
+            WeightsMismatchError: they differ from what was published.
+            WeightsGoneError: the learner that should send them died.
+            TransferError: sending failed; the generator may hold half of them and must be replaced.
         """
         self._check()
-        if weights.sender is not None:
-            return self._have_sent(weights)
-        buckets = ray.get(list(weights.refs), timeout=FETCH_TIMEOUT_S)
-        if weights.checksum is not None and (received := checksum(buckets)) != weights.checksum:
-            raise WeightsMismatchError(
-                f"{self._name} received weights version {weights.version} with checksum {received:08x}; the learner "
-                f"published {weights.checksum:08x}"
-            )
-        update = _Update(weights.version, buckets, Future())
-        with self._lock:
-            self._updates.append(update)
-            self._work.notify()
-        return update.reply.result(timeout=self._update_timeout_s)
+        if weights.sender is None:
+            buckets = ray.get(list(weights.refs), timeout=FETCH_TIMEOUT_S)
+            if weights.checksum is not None and (received := checksum(buckets)) != weights.checksum:
+                raise WeightsMismatchError(
+                    f"{self._name} received weights version {weights.version} with checksum {received:08x}; the "
+                    f"learner published {weights.checksum:08x}"
+                )
+            self._receiver.ask(TransferPhase.LOAD, {"version": weights.version, "buckets": buckets})
+        elif weights.version > self._version:
+            self._have_sent(weights)
+        return self._version
 
-    def _have_sent(self, weights: WeightsHandle) -> WeightUpdateReply:
-        """Have the learner send the newest weights, for which it calls `transfer` meanwhile, from another process."""
-        if weights.version <= self._version:
-            return WeightUpdateReply(self._version, 0.0)
+    def _have_sent(self, weights: WeightsHandle) -> None:
+        """Ask the learner to send its newest weights. Meanwhile it calls `transfer`, from another process."""
+        assert weights.sender is not None
         self._receiver.ask(TransferPhase.READY, {})
-        before_s = self._updating_s
         me = ray.get_runtime_context().current_actor
         try:
             ray.get(weights.sender.send.remote(me, self._name), timeout=self._update_timeout_s)
         except RayTaskError as error:
             raise TransferError(
-                f"{self._name}: weights version {weights.version} did not come: {error.cause}"
+                f"{self._name}: weights version {weights.version} did not arrive: {error.cause}"
             ) from error
         except RayActorError as error:
             if self._receiver.is_receiving:
                 raise TransferError(f"{self._name}: the learner died while it sent weights") from error
             self._receiver.ask(TransferPhase.GIVE_UP, {})
             raise WeightsGoneError(f"weights version {weights.version} are gone with their learner") from error
-        return WeightUpdateReply(self._version, self._updating_s - before_s)
 
+    @ray.method
     def transfer(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
         """Do a phase of an update that the learner sends; see `WeightReceiver.ask` and `VllmEngine.receive`."""
         self._check()
         self._receiver.ask(phase, payload)
 
+    @ray.method
     def stats(self) -> GeneratorStats:
         """Counts and times since the start."""
         self._check()
@@ -261,16 +237,6 @@ class Generator:
                 gpu_memory_bytes=torch.cuda.memory_reserved(),
             )
 
-    def close(self) -> None:
-        """Stop both threads and free the engine; rollouts in flight are given up."""
-        with self._lock:
-            self._closing = True
-            self._receiver.fail(GeneratorError(f"generator {self._name} is closed"))
-        self._finished.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._engine.close()
-
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failed(self._failure)
@@ -278,35 +244,29 @@ class Generator:
     def _failed(self, cause: Exception) -> GeneratorError:
         return GeneratorError(f"generator {self._name} failed: {type(cause).__name__}: {cause}")
 
-    def _guard(self, run: Any) -> None:
+    def _guard(self, run: Callable[[], None]) -> None:
         try:
             run()
-        except Exception as error:  # a thread has no caller to raise to: all of them are told
+        except Exception as error:  # a thread has no caller to raise to, so every later call gets the error
             logger.exception("generator %s failed", self._name)
             with self._lock:
                 self._failure = error
                 self._delivered.notify_all()
                 self._receiver.fail(self._failed(error))
-                for update in self._updates:
-                    update.reply.set_exception(self._failed(error))
 
     def _sample(self) -> None:
         """The engine thread."""
         while True:
+            inbox: list[SamplingRequest] = []
             with self._lock:
                 self._num_sequences = self._engine.num_unfinished
-                self._work.wait_for(self._has_work)
-                if self._closing:
-                    return
-                updates, is_asked, inbox = list(self._updates), self._receiver.is_asked, self._inbox
-                if self._drains and (updates or is_asked) and self._num_sequences:
-                    # What is in flight ends first, and nothing begins meanwhile.
-                    updates, is_asked, inbox = [], False, []
+                self._work.wait_for(lambda: self._inbox or self._receiver.is_asked or self._num_sequences)
+                updates = self._receiver.is_asked
+                if updates and self._drains and self._num_sequences:
+                    updates = False  # requests in flight finish first, and no others start
                 else:
-                    self._inbox = []
-            for update in updates:
-                self._load(update)
-            if is_asked:
+                    inbox, self._inbox = self._inbox, []
+            if updates:
                 self._receiver.take_part()
             for request in inbox:
                 self._engine.add_request(request)
@@ -315,42 +275,33 @@ class Generator:
                 self._finished.put(finished)
             self._busy_s += time.monotonic() - began
 
-    def _has_work(self) -> bool:
-        return bool(self._inbox or self._updates or self._receiver.is_asked or self._num_sequences or self._closing)
-
-    def _load(self, update: _Update) -> None:
-        began = time.monotonic()
-        if update.version >= self._version:
-            named_tensors = unpack(update.buckets)
+    def _update(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
+        """Do a phase of a weight update, on the engine thread."""
+        if phase is not TransferPhase.LOAD:
+            self._engine.receive(phase, payload)
+        elif payload["version"] >= self._version:
+            named_tensors = unpack(payload["buckets"])
             if self._merger is not None:
                 named_tensors = self._merger.merge(named_tensors)
-            self._engine.load_weights(update.version, named_tensors)
-        seconds = time.monotonic() - began
-        with self._lock:
-            self._updates.remove(update)
-        self._note_update(max(update.version, self._version), seconds)
-        update.reply.set_result(WeightUpdateReply(self._version, seconds))
+            self._engine.load_weights(payload["version"], named_tensors)
 
     def _note_update(self, version: int, seconds: float) -> None:
         with self._lock:
-            self._version = version
+            self._version = max(self._version, version)
             self._num_updates += 1
             self._updating_s += seconds
 
     def _deliver(self) -> None:
-        """The delivery thread: everything finished while the last batch was on its way goes in one."""
-        while (first := self._finished.get()) is not None:
-            batch = [first]
-            while not self._finished.empty() and (more := self._finished.get()) is not None:
-                batch.append(more)
+        """The delivery thread. Everything that finished while it delivered a batch makes up the next one."""
+        while True:
+            batch = [self._finished.get()]
+            while not self._finished.empty():
+                batch.append(self._finished.get())
             with self._lock:
-                origins = [self._in_flight[finished.request_id] for finished in batch]
+                requests = [self._in_flight[finished.request_id] for finished in batch]
             with self._tokenizer_lock:
-                rollouts = [
-                    self._prompter.rollout(origin.request, origin.prompt_ids, finished)
-                    for origin, finished in zip(origins, batch, strict=True)
-                ]
-            refs = ray.get(self._keeper.keep.remote(rollouts), timeout=KEEP_TIMEOUT_S)
+                rollouts = [self._prompter.rollout(*pair) for pair in zip(requests, batch, strict=True)]
+            refs = ray.get(self._rollout_store.keep.remote(rollouts), timeout=KEEP_TIMEOUT_S)
             handles = [RolloutHandle.of(rollout, ref) for rollout, ref in zip(rollouts, refs, strict=True)]
             with self._lock:
                 for handle in handles:
@@ -362,23 +313,9 @@ class Generator:
 
 
 def update_timeout_s(settings: GeneratorSettings) -> float:
-    """How long a weight update may take to begin and end: where it drains, as long as completions may.
+    """How long a weight update may take. If it drains, as long as completions may take.
 
-    The learner sends to one generator after the other, where it sends.
+    A learner that sends weights serves one generator after another.
     """
     turns_s = 0.0 if settings.weight_transfer == "object_store" else settings.num_generators * PHASE_TIMEOUT_S
     return (DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S) + turns_s
-
-
-def _sampling_request(origin: _InFlight) -> SamplingRequest:
-    request = origin.request
-    return SamplingRequest(
-        request_id=request.rollout_id,
-        prompt_ids=origin.prompt_ids,
-        num_samples=request.num_samples,
-        greedy=request.greedy,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_tokens=request.max_tokens,
-        seed=request.seed,
-    )

@@ -1,4 +1,4 @@
-"""Reading what an engine must know from a Hugging Face model folder, with errors that say what is missing."""
+"""What an engine needs to know of a Hugging Face model folder, with errors that say what is missing."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ def check_model_folder(model: Path) -> dict[str, Any]:
     """The content of the folder's `config.json`.
 
     Raises:
-        UserError: there is no such folder, or it holds no model.
+        UserError: the folder does not exist, or has no model.
     """
     if not model.is_dir():
-        raise UserError(f"model.name: {model} is not a folder")
+        raise UserError(f"model.name: not a directory: {model}")
     config_file = model / "config.json"
     if not config_file.is_file():
         raise UserError(
-            f"model.name: {model} is not a model folder: it has no config.json; "
-            "give a folder written by save_pretrained, or a hub id"
+            f"model.name: {model} is not a model folder: it has no config.json; use a folder written by "
+            "save_pretrained, or a Hub id"
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"model.name: {config_file} is not JSON: {error}") from error
+        raise UserError(f"model.name: {config_file} is not valid JSON: {error}") from error
     if not any(model.glob("*.safetensors")) and not any(model.glob("*.bin")):
-        raise UserError(f"model.name: {model} holds a config.json but no weights (*.safetensors or *.bin)")
+        raise UserError(f"model.name: {model} has a config.json but no weights (*.safetensors or *.bin)")
     if not isinstance(config, dict):
-        raise UserError(f"model.name: {config_file} holds no JSON object")
+        raise UserError(f"model.name: {config_file} is not a JSON object")
     return config
 
 
 def check_engine(model: Path, engine: str) -> None:
-    """Whether `engine`, as `generator.engine` names it, runs models with the folder's kind of `config.json`.
+    """Check that `engine`, as named by `generator.engine`, runs models of the folder's kind.
 
     Raises:
-        UserError: it does not, or the folder holds no model.
+        UserError: it does not, or the folder has no model.
     """
     if check_model_folder(model).get("is_encoder_decoder") and engine == "vllm":
         raise UserError(
-            f"model.name: {model} is an encoder-decoder model, which vLLM does not run; set generator.engine to "
+            f"model.name: {model} is an encoder-decoder model, which vLLM does not support; set generator.engine to "
             "transformers (`--generator.engine transformers`; with evaluate.py `--engine transformers`)"
         )
 
@@ -54,17 +54,17 @@ def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTok
     """The folder's tokenizer.
 
     Raises:
-        UserError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or
-            not the chat template that is asked for.
+        UserError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or it lacks
+            the requested chat template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"model.name: {model} has no tokenizer that loads ({error}); save one into the folder with save_pretrained"
+            f"model.name: the tokenizer of {model} does not load ({error}); save one to the folder with save_pretrained"
         ) from error
-    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one where files are missing
-        raise UserError(f"model.name: {model} has no tokenizer: no vocabulary is there; save one with save_pretrained")
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes an empty one if files are missing
+        raise UserError(f"model.name: {model} has a tokenizer without vocabulary; save one with save_pretrained")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"model.name: {model} has a {type(tokenizer).__name__} without a tokenizer.json; convert it to a fast one"
@@ -79,7 +79,8 @@ def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTok
 
 
 def end_token_ids(model: Path, tokenizer: PreTrainedTokenizerFast, *, chat: bool) -> tuple[int, ...]:
-    """Ids that end a completion: of a turn in a chat, the tokenizer's end token, those of `generation_config.json`."""
+    """Ids that end a completion: the end of a chat turn, the tokenizer's end token, and those of the folder's
+    `generation_config.json`."""
     ids = [answer_end_id(tokenizer, chat=chat), int(tokenizer.eos_token_id)]
     generation_config = model / "generation_config.json"
     if generation_config.is_file():

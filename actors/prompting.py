@@ -7,26 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.engine import FinishedRequest, SampledSequence
-from actors.messages import RolloutRequest
+from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.model_folder import check_model_folder, load_tokenizer
-from actors.types import Completion, FinishReason, Rollout
 from errors import UserError
 from problems.extraction import extract_program
 from problems.prompts import encode_prompt
 from problems.token_spans import decode_with_spans, keeps_code
 from problems.types import Problem
+from transport.rollouts import Completion, FinishReason, Rollout
 
 
 class Prompter:
-    """The tokenizer's side of a generator; not thread-safe, as fast tokenizers are not."""
+    """The part of a generator that needs the tokenizer. Not thread-safe, because fast tokenizers are not."""
 
     def __init__(self, model: Path, problems: Mapping[str, Problem], *, chat_template: bool) -> None:
         """Load the tokenizer of `model`. `problems` are by task id.
 
         Raises:
-            UserError: no tokenizer that fits: see `load_tokenizer`; or one with a decoder that hides which
-                characters a token stands for.
+            UserError: the tokenizer does not fit (see `load_tokenizer`), its decoder hides which characters a token
+                stands for, or it cannot write Python.
         """
         self.tokenizer = load_tokenizer(model, chat_template=chat_template)
         try:
@@ -35,8 +34,8 @@ class Prompter:
             raise UserError(f"model.name: tokenizer in {model}: {error}") from error
         if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(self.tokenizer):
             raise UserError(
-                f"model.name: the tokenizer in {model} cannot write Python: line ends or indentation are lost; take a "
-                "model of code, such as Salesforce/codet5-large"
+                f"model.name: the tokenizer in {model} cannot write Python, because it loses line ends or indentation; "
+                "use a code model, such as Salesforce/codet5-large"
             )
         self._problems = problems
         self._chat_template = chat_template
@@ -49,33 +48,34 @@ class Prompter:
         """
         problem = self._problems.get(task_id)
         if problem is None:
-            raise ValueError(f"task_id {task_id!r} is none of the generator's {len(self._problems)} problems")
+            raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")
         return encode_prompt(problem, self.tokenizer, chat=self._chat_template)
 
-    def rollout(self, request: RolloutRequest, prompt_ids: list[int], finished: FinishedRequest) -> Rollout:
+    def rollout(self, request: SamplingRequest, finished: FinishedRequest) -> Rollout:
         """The sampled ids as completions: text, character spans, program."""
-        ids = np.asarray(prompt_ids, dtype=np.int32)
+        rollout_id, task_id = request.rollout.rollout_id, request.rollout.task_id
+        prompt_ids = np.asarray(request.prompt_ids, dtype=np.int32)
         samples = tuple(
-            self._completion(request, f"{request.rollout_id}/{i}", ids, sequence)
+            self._completion(task_id, f"{rollout_id}/{i}", prompt_ids, sequence)
             for i, sequence in enumerate(finished.samples)
         )
         greedy = None
         if finished.greedy is not None:
-            greedy = self._completion(request, f"{request.rollout_id}/greedy", ids, finished.greedy)
-        return Rollout(request.rollout_id, request.task_id, samples, greedy)
+            greedy = self._completion(task_id, f"{rollout_id}/greedy", prompt_ids, finished.greedy)
+        return Rollout(rollout_id, task_id, samples, greedy)
 
     def _completion(
-        self, request: RolloutRequest, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
+        self, task_id: str, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
     ) -> Completion:
         stopped = sequence.finish_reason is FinishReason.STOP
-        # Not every tokenizer calls its end token special, so it is left out by position.
+        # Not every tokenizer marks its end token as special, so it is dropped by position.
         text_ids = sequence.token_ids[:-1] if stopped else sequence.token_ids
         text, spans = decode_with_spans(self.tokenizer, text_ids)
         if stopped:
             spans = np.concatenate([spans, np.full((1, 2), len(text), dtype=np.int32)])
-        start, end = extract_program(self._problems[request.task_id], text)
+        start, end = extract_program(self._problems[task_id], text)
         return Completion(
-            task_id=request.task_id,
+            task_id=task_id,
             completion_id=completion_id,
             prompt_ids=prompt_ids,
             token_ids=sequence.token_ids,

@@ -1,44 +1,44 @@
-"""The rows that a transformers model is decoding, with the keys and values of what it has read of each.
+"""The rows that a transformers model is decoding, with the cached keys and values of what it has read of each.
 
-Every step feeds each row its newest token and gives the logits of the next one; the cache holds what came before. Rows
-are aligned at their newest token, so that distances between columns are distances between tokens, which sliding windows
-and T5's position biases look at; what is left of a row's first token is masked.
+Every step feeds each row its newest token and returns the logits of the next one; the cache holds the tokens before it.
+Rows are aligned at their newest token. The distance between two columns is then the distance between two tokens, as
+sliding windows and T5's position biases need it. Columns before a row's first token are masked.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-# Columns that a buffer of keys or values has to spare: once in so many steps it is copied.
+from transport.rollouts import FinishReason
+
+# Spare columns in a buffer of keys or values. It is copied once in this many steps.
 _ROOM = 64
-# Tokens, padding included, that one forward pass over new rows reads at most.
+# The most tokens, padding included, that one forward pass over new rows reads.
 _READ_TOKENS = 8192
 
 
-class Row(Protocol):
-    """What a row is made of: the prompt [P], P at least 1, and what has been sampled behind it.
+@dataclass(slots=True)
+class Row:
+    """A row: the prompt [P], P at least 1, followed by what has been sampled.
 
-    A finished row may stay for a while: what it is fed then is masked, so that it grows no longer.
+    A finished row may stay in the batch for a while. What it is fed then is masked, so it no longer grows.
     """
 
     prompt_ids: list[int]
-    token_ids: list[int]
-
-    @property
-    def finished(self) -> bool:
-        """Whether its next token is of no interest."""
+    token_ids: list[int] = field(default_factory=list, kw_only=True)
+    finish_reason: FinishReason | None = field(default=None, kw_only=True)
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values [B, heads, L, size] in buffers with room: a step writes its column and copies no others."""
+    """Keys and values [B, heads, L, size] in buffers with spare room: a step only writes its own column."""
 
     _buffers: list[torch.Tensor] | None = None
 
@@ -52,7 +52,7 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns; returns all of them."""
+        """Append columns. Returns all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin = self.get_seq_length()
@@ -70,17 +70,17 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 @dataclass(slots=True)
 class _State:
-    """What is cached of `B` rows.
+    """The cache of `B` rows.
 
-    `caches` are those of the decoder's own tokens and, where there is an encoder, of the prompt as the encoder gives
-    it; `masks` [B, L] bool say which columns of each are in use.
+    `caches` has one cache for the decoder's own tokens and, if there is an encoder, one for the encoded prompt. `masks`
+    [B, L] bool say which columns of each are in use.
     """
 
     caches: list[Any]
     masks: list[torch.Tensor]
 
     def select(self, places: torch.Tensor) -> _State:
-        """The rows at these places, repeated where a place is."""
+        """The rows at `places`, which may repeat."""
         caches = [
             Cache(layers=[_GrowingLayer.of(layer.keys[places], layer.values[places]) for layer in cache.layers])
             for cache in self.caches
@@ -89,7 +89,7 @@ class _State:
 
 
 def _stacked(parts: list[_State]) -> _State:
-    """The rows of all `parts` below one another, without columns that none of them uses."""
+    """The rows of all `parts`, without columns that none of them uses."""
     caches, masks = [], []
     for index in range(len(parts[0].caches)):
         length = max(_used(part.masks[index]) for part in parts)
@@ -110,7 +110,7 @@ def _stacked(parts: list[_State]) -> _State:
 
 
 def _columns(tensors: Sequence[torch.Tensor], length: int) -> torch.Tensor:
-    """The last `length` columns of all `tensors` [b, heads, l, size] below one another; zeros where one has fewer."""
+    """The last `length` columns of all `tensors` [b, heads, l, size], stacked as rows and padded with zeros."""
     first = tensors[0]
     stacked = first.new_zeros(sum(map(len, tensors)), first.shape[1], length, first.shape[3])
     begin = 0
@@ -123,7 +123,7 @@ def _columns(tensors: Sequence[torch.Tensor], length: int) -> torch.Tensor:
 
 
 def _used(mask: torch.Tensor) -> int:
-    """Columns of `mask` [B, L] from the first that any row uses."""
+    """The number of columns of `mask` [B, L] from the first one that any row uses."""
     used = mask.any(0).nonzero()
     return mask.shape[1] - int(used[0]) if len(used) else 0
 
@@ -131,7 +131,7 @@ def _used(mask: torch.Tensor) -> int:
 class RunningBatch(ABC):
     """Usage:
 
-    batch.rebuild(kept, joining)     # which of the present rows stay, by place, and which join behind them
+    batch.rebuild(kept, joining)     # the places of the rows that stay, and the rows that join after them
     logits = batch.step(rows)        # [B, V] of each row's next token, which the caller appends to the row
     """
 
@@ -141,9 +141,9 @@ class RunningBatch(ABC):
         self._state: _State | None = None
 
     def rebuild(self, kept: Sequence[int], joining: Sequence[Row]) -> None:
-        """Go on with the rows at the places `kept` and, behind them, `joining`; either may be empty, not both.
+        """Continue with the rows at the places `kept`, followed by `joining`. Either may be empty, but not both.
 
-        A prompt that several new rows begin with is read once.
+        Consecutive new rows that are equal, such as the samples of a prompt, are read once.
         """
         parts = []
         if kept:
@@ -157,16 +157,16 @@ class RunningBatch(ABC):
         self._state = _stacked(parts)
 
     def step(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Logits [B, V] behind the newest token of each of the batch's rows, in float32."""
+        """Logits [B, V] after the newest token of each row, in float32."""
         assert self._state is not None
         newest = [row.token_ids[-1] if row.token_ids else self._first(row) for row in rows]
         state = self._state
-        column = torch.tensor([not row.finished for row in rows], device=self._device)[:, None]
+        column = torch.tensor([row.finish_reason is None for row in rows], device=self._device)[:, None]
         state.masks[0] = torch.cat([state.masks[0], column], dim=1)
         return self._decode(torch.tensor(newest, device=self._device)[:, None], state).float()
 
     def _chunks(self, rows: Sequence[Row]) -> Iterator[list[tuple[Row, int]]]:
-        """Different rows, each with the number of its like, as many at a time as one forward pass may read."""
+        """Distinct rows, each with its number of repetitions, in chunks that one forward pass may read."""
         chunk: list[tuple[Row, int]] = []
         longest = 0
         for _, alike in groupby(rows, lambda row: (row.prompt_ids, row.token_ids)):
@@ -181,7 +181,7 @@ class RunningBatch(ABC):
             yield chunk
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask [B, L], L at least 1, each row's end in the last column."""
+        """Ids and mask [B, L], L at least 1, with each row's end in the last column."""
         length = max(1, *map(len, rows))
         ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=self._device)
         mask = torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows], device=self._device)
@@ -189,19 +189,19 @@ class RunningBatch(ABC):
 
     @abstractmethod
     def _first(self, row: Row) -> int:
-        """What the first token is sampled behind."""
+        """The id that comes before the first sampled token."""
 
     @abstractmethod
     def _read(self, rows: Sequence[Row]) -> _State:
-        """Everything of these rows but their newest token."""
+        """Cache everything of these rows except their newest token."""
 
     @abstractmethod
     def _decode(self, ids: torch.Tensor, state: _State) -> torch.Tensor:
-        """Logits [B, V] behind `ids` [B, 1], which are cached with it; its mask counts them already."""
+        """Logits [B, V] after `ids` [B, 1], which are added to the cache; the mask already counts them."""
 
 
 class DecoderOnlyBatch(RunningBatch):
-    """The prompt is the beginning of the row."""
+    """Rows begin with the prompt."""
 
     def _first(self, row: Row) -> int:
         return row.prompt_ids[-1]
@@ -225,7 +225,7 @@ class DecoderOnlyBatch(RunningBatch):
 
 
 class EncoderDecoderBatch(RunningBatch):
-    """The prompt is the encoder's; rows begin with the model's start token. For models that know distances only."""
+    """The encoder reads the prompt, and rows begin with the model's start token. For models with relative positions."""
 
     def __init__(self, model: Any, start_id: int) -> None:
         super().__init__(model)
@@ -255,7 +255,7 @@ class EncoderDecoderBatch(RunningBatch):
     def _decode(self, ids: torch.Tensor, state: _State) -> torch.Tensor:
         own, memory = state.caches
         mask, prompt_mask = state.masks
-        # The prompt's keys and values are cached, so that nothing is asked of its states but their shape.
+        # The prompt's keys and values are cached, so only the shape of its states is used.
         shape: Any = torch.empty((), dtype=self._model.dtype, device=self._device).expand(*prompt_mask.shape, 1)
         logits: torch.Tensor = self._model(
             encoder_outputs=BaseModelOutput(last_hidden_state=shape),

@@ -1,8 +1,7 @@
-"""Sampling with transformers, for machines and models that vLLM does not run: slower, the same promises.
+"""Sampling with transformers, for machines and models that vLLM does not run. Slower, with the same guarantees.
 
-All running sequences form one batch with one key-value cache (`actors.running_batch`). Finished ones leave it and
-waiting ones join it between steps, several at a time, since either copies the cache; new weights have all of it
-computed again.
+All running sequences form one batch with one key-value cache (`actors.running_batch`). Sequences join and leave it
+between steps, several at a time, because either copies the cache. After a weight update the whole cache is recomputed.
 """
 
 from __future__ import annotations
@@ -17,40 +16,34 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
+from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
+from actors.messages import RolloutRequest
 from actors.model_folder import check_model_folder
-from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, RunningBatch
-from actors.types import FinishReason, VersionSpan
+from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, Row, RunningBatch
 from errors import UserError
+from transport.rollouts import FinishReason, VersionSpan
 
-# Share of the batch that may stand idle before it is worth a copy of the cache to fill it.
+# The batch is filled up, which copies the cache, once one in so many of its places is idle.
 _IDLE_SHARE = 8
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """One completion being decoded. `generator` draws its tokens; None: greedy."""
+class _Sequence(Row):
+    """A completion being decoded. `generator` draws its tokens; if it is None, decoding is greedy."""
 
-    prompt_ids: list[int]
     max_tokens: int
     temperature: float
     top_p: float
     generator: torch.Generator | None
-    token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
 
     def append(self, token_id: int, logprob: float, version: int, end_token_ids: tuple[int, ...]) -> None:
         position = len(self.token_ids)
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
         if self.spans and self.spans[-1].version == version:
-            self.spans[-1] = VersionSpan(self.spans[-1].first, position + 1, version)
+            self.spans[-1] = self.spans[-1]._replace(end=position + 1)
         else:
             self.spans.append(VersionSpan(position, position + 1, version))
         if token_id in end_token_ids:
@@ -68,90 +61,71 @@ class _Sequence:
         )
 
 
-@dataclass(slots=True)
-class _Group:
-    """The sequences of one request: samples first, then the greedy one if there is one."""
+class TransformersEngine(SamplingEngine):
+    """Runs a transformers model on this process's GPU, or on the CPU if there is none.
 
-    request: SamplingRequest
-    sequences: list[_Sequence]
-
-    @property
-    def finished(self) -> bool:
-        return all(sequence.finished for sequence in self.sequences)
-
-    def result(self) -> FinishedRequest:
-        results = [sequence.result() for sequence in self.sequences]
-        num_samples = self.request.num_samples
-        return FinishedRequest(
-            self.request.request_id, tuple(results[:num_samples]), results[-1] if self.request.greedy else None
-        )
-
-
-class TransformersEngine:
-    """A `SamplingEngine` over a transformers model, on this process's GPU or, without one, the CPU.
-
-    Decoder-only models, and the encoder-decoder models of T5's kind (T5, CodeT5, CodeT5+ up to 770m).
+    Supports decoder-only models, and encoder-decoder models of T5's kind (T5, CodeT5, CodeT5+ up to 770m).
     """
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         """Load `model`, a Hugging Face folder, as weights version 0.
 
         Raises:
-            UserError: the folder is no model, or not one that answers a prompt.
+            UserError: the folder has no model, or none that answers a prompt.
         """
         config = check_model_folder(model)
-        loaded = _load(model, config, options.dtype).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self._model: torch.nn.Module = loaded
+        self._model: Any = _load(model, config, options.dtype).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._batch: RunningBatch = (
-            EncoderDecoderBatch(loaded, config["decoder_start_token_id"])
+            EncoderDecoderBatch(self._model, config["decoder_start_token_id"])
             if config.get("is_encoder_decoder")
-            else DecoderOnlyBatch(loaded)
+            else DecoderOnlyBatch(self._model)
         )
         self._options = options
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._version = 0
-        self._groups: dict[str, _Group] = {}
+        # The sequences of each request: its samples, followed by the greedy one if there is one.
+        self._in_flight: dict[str, tuple[RolloutRequest, list[_Sequence]]] = {}
         self._waiting: deque[_Sequence] = deque()
         self._rows: list[_Sequence] = []
         self._is_stale = False
 
     def add_request(self, request: SamplingRequest) -> None:
-        """See `SamplingEngine`."""
-        if request.request_id in self._groups:
+        asked = request.rollout
+        if request.request_id in self._in_flight:
             raise ValueError(f"request {request.request_id} is already in flight")
-        max_tokens = completion_room(request, self._options.max_length)
-        seed = request.seed
+        max_tokens = request.completion_room(self._options.max_model_len)
+        seed = asked.seed
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._seeds))
         prompt_ids = list(request.prompt_ids)
         sequences = [
-            _Sequence(
-                prompt_ids, max_tokens, request.temperature, request.top_p, torch.Generator().manual_seed(seed + i)
-            )
-            for i in range(request.num_samples)
+            _Sequence(prompt_ids, max_tokens, asked.temperature, asked.top_p, torch.Generator().manual_seed(seed + i))
+            for i in range(asked.num_samples)
         ]
-        if request.greedy:
+        if asked.greedy:
             sequences.append(_Sequence(prompt_ids, max_tokens, temperature=1.0, top_p=1.0, generator=None))
-        self._groups[request.request_id] = _Group(request, sequences)
+        self._in_flight[request.request_id] = asked, sequences
         self._waiting += sequences
 
     @torch.no_grad()
     def step(self) -> list[FinishedRequest]:
-        """See `SamplingEngine`."""
         self._change_rows()
         if not self._rows:
             return []
         tokens, logprobs = _draw(self._batch.step(self._rows), self._rows)
         for sequence, token_id, logprob in zip(self._rows, tokens, logprobs, strict=True):
-            if not sequence.finished:
+            if sequence.finish_reason is None:
                 sequence.append(token_id, logprob, self._version, self._options.end_token_ids)
-        finished = [group for group in self._groups.values() if group.finished]
-        for group in finished:
-            del self._groups[group.request.request_id]
-        return [group.result() for group in finished]
+        finished = []
+        for request_id, (asked, sequences) in list(self._in_flight.items()):
+            if all(sequence.finish_reason for sequence in sequences):
+                del self._in_flight[request_id]
+                results = [sequence.result() for sequence in sequences]
+                greedy = results.pop() if asked.greedy else None
+                finished.append(FinishedRequest(request_id, tuple(results), greedy))
+        return finished
 
     def load_weights(self, version: int, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """See `SamplingEngine`."""
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         missing = {name for name, _ in self._model.named_parameters()}
         with torch.no_grad():
@@ -167,17 +141,15 @@ class TransformersEngine:
 
     @property
     def num_unfinished(self) -> int:
-        """See `SamplingEngine`."""
-        return len(self._waiting) + sum(not sequence.finished for sequence in self._rows)
+        return len(self._waiting) + sum(sequence.finish_reason is None for sequence in self._rows)
 
     def close(self) -> None:
-        """See `SamplingEngine`."""
         del self._model, self._batch
 
     def _change_rows(self) -> None:
-        """Let finished sequences go and waiting ones join, once there are enough of them to be worth it."""
+        """Remove finished sequences and add waiting ones, once there are enough of them to be worth a copy."""
         limit = self._options.max_num_seqs
-        kept = [place for place, sequence in enumerate(self._rows) if not sequence.finished]
+        kept = [place for place, sequence in enumerate(self._rows) if sequence.finish_reason is None]
         num_finished, num_free = len(self._rows) - len(kept), limit - len(kept)
         joins = bool(self._waiting) and num_free >= max(1, limit // _IDLE_SHARE)
         if not (joins or self._is_stale or num_finished >= max(1, len(self._rows) // _IDLE_SHARE)):
@@ -194,19 +166,19 @@ class TransformersEngine:
 
 
 def _load(model: Path, config: dict[str, Any], dtype: str) -> Any:
-    """The transformers model in `model`. Raises UserError for one that cannot be sampled from."""
+    """The transformers model in `model`. Raises UserError if it cannot be sampled from."""
     auto: Any = AutoModelForCausalLM
     if config.get("is_encoder_decoder"):
         auto = AutoModelForSeq2SeqLM
         if config.get("model_type") != "t5":
             raise UserError(
-                f"model.name: {model} is an encoder-decoder model of type {config.get('model_type')}; of these only "
-                "T5's kind is supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
+                f"model.name: {model} is an encoder-decoder model of type {config.get('model_type')}; only T5's "
+                "kind is supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
             )
         if config.get("decoder_start_token_id") is None:
             raise UserError(
-                f"model.name: {model}/config.json names no token that completions start from; set "
-                "decoder_start_token_id (for T5 and CodeT5 the id of the padding token)"
+                f"model.name: {model}/config.json does not say which token completions start with; "
+                "set decoder_start_token_id (for T5 and CodeT5 it is the id of the padding token)"
             )
     try:
         return auto.from_pretrained(model, dtype=getattr(torch, dtype))
@@ -217,8 +189,8 @@ def _load(model: Path, config: dict[str, Any], dtype: str) -> Any:
 def _draw(logits: torch.Tensor, sequences: list[_Sequence]) -> tuple[list[int], list[float]]:
     """The next token of each sequence and its log-probability, from `logits` [B, V].
 
-    Drawn by inverting the cumulative distribution at a number that the sequence's own generator gives, so that the
-    choice depends neither on the device nor on the rest of the batch.
+    Each sequence's own generator draws a number, at which the cumulative distribution is inverted. So the choice
+    depends neither on the device nor on the rest of the batch.
     """
     device = logits.device
     temperatures = torch.tensor([sequence.temperature for sequence in sequences], device=device)
@@ -238,7 +210,7 @@ def _draw(logits: torch.Tensor, sequences: list[_Sequence]) -> tuple[list[int], 
 
 
 def _nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Keep the likeliest tokens up to the one that reaches `top_p` [B], renormalised (Holtzman et al. 2020)."""
+    """Keep the likeliest tokens up to the one that reaches `top_p` [B], renormalized (Holtzman et al. 2020)."""
     ordered, order = logprobs.sort(descending=True)
     probabilities = ordered.exp()
     outside = probabilities.cumsum(-1) - probabilities >= top_p[:, None]

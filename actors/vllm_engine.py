@@ -1,9 +1,9 @@
 """vLLM in this process, on CPU or GPU, driven one step at a time.
 
-Weights arrive through vLLM's native weight-transfer interface (`actors.vllm_reload`).
+Weights arrive through vLLM's weight-transfer interface (`actors.vllm_weights`).
 
-`logprobs_mode` is `processed_logprobs`: log-probabilities after temperature and nucleus, those the tokens were drawn
-with. (`raw_logprobs`, vLLM's default, ignores the temperature.)
+With `logprobs_mode` `processed_logprobs`, log-probabilities are those the tokens were drawn with, after temperature and
+nucleus. vLLM's default, `raw_logprobs`, ignores the temperature.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
 
-# Read when vLLM is imported or its engine built: the core runs in this process, quietly, and sends no statistics.
+# Read when vLLM is imported or its engine is built. The core runs in this process, quietly, and sends no statistics.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -26,10 +25,11 @@ import numpy as np
 import torch
 
 if not torch.cuda.is_available():
-    # vLLM's sampler compiles small functions at the first batch: that takes seconds, and a C++ compiler, for nothing.
+    # Otherwise vLLM's sampler compiles small functions at the first batch. That takes seconds and a C++ compiler, and
+    # gains nothing here.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
-from vllm import ModelRegistry, SamplingParams
+from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.outputs import CompletionOutput
@@ -37,46 +37,31 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from actors.codegen import CodeGenForCausalLM
-from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingRequest, completion_room
-from actors.messages import TransferPhase
+from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
+from actors.messages import RolloutRequest
 from actors.model_folder import check_model_folder
-from actors.types import FinishReason, VersionSpan
-from actors.vllm_reload import BACKENDS
+from actors.vllm_weights import BACKENDS
+from transport.rollouts import FinishReason, VersionSpan
+from transport.weight_receiver import TransferPhase
 
-# vLLM's CPU attention works on multiples of 32 tokens; small blocks let short prompts share their prefix.
+# vLLM's CPU attention works on multiples of 32 tokens. Small blocks let short prompts share their prefix.
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
-# The share of a GPU that must be free for vLLM to start, by default nearly all of it. It decides of nothing else, since
-# `kv_cache_bytes` is given, and the learner may hold a part of the card already.
+# The share of a GPU that must be free for vLLM to start, by default nearly all of it, although the learner may already
+# hold a part of the card. It has no other effect here, since `kv_cache_bytes` is given.
 GPU_FREE_SHARE = 0.01
 
-
-ModelRegistry.register_model("CodeGenForCausalLM", CodeGenForCausalLM)
-
-
-@dataclass(slots=True)
-class _Group:
-    """The outputs of one request that have finished so far."""
-
-    has_samples: bool
-    has_greedy: bool
-    samples: tuple[SampledSequence, ...] | None = None
-    greedy: SampledSequence | None = None
-
-    @property
-    def finished(self) -> bool:
-        return (not self.has_samples or self.samples is not None) and (not self.has_greedy or self.greedy is not None)
+_SAMPLES, _GREEDY = "sample", "greedy"
 
 
-class VllmEngine:
-    """A `SamplingEngine` over an in-process `LLMEngine`."""
+class VllmEngine(SamplingEngine):
+    """An in-process `LLMEngine`. Samples and greedy decode of a request are two requests there."""
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         """Load `model`, a Hugging Face folder, as weights version 0.
 
         Raises:
-            UserError: the folder is no model, or vLLM does not know its architecture.
+            UserError: the folder has no model, or vLLM does not know its architecture.
         """
         config = check_model_folder(model)
         self._options = options
@@ -85,75 +70,64 @@ class VllmEngine:
         except ValueError as error:
             if "max_model_len" in str(error):
                 raise UserError(
-                    f"model.max_model_len {options.max_length} is more than the context of model {model}: lower "
+                    f"model.max_model_len {options.max_model_len} exceeds the context of model {model}; lower "
                     "model.max_model_len (with evaluate.py --max-length)"
                 ) from error
             architectures = ", ".join(config.get("architectures") or ["no architecture"])
-            reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list some hundreds
+            reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list hundreds
             raise UserError(
                 f"model.name: vLLM cannot load {model} ({architectures}): {reason}; "
                 "`--generator.engine transformers` runs models that vLLM does not"
             ) from error
         self._engine.set_weight_version("0")
-        self._groups: dict[str, _Group] = {}
+        self._in_flight: dict[str, tuple[RolloutRequest, dict[str, tuple[SampledSequence, ...]]]] = {}
 
     def add_request(self, request: SamplingRequest) -> None:
-        """See `SamplingEngine`."""
-        if request.request_id in self._groups:
+        asked = request.rollout
+        if request.request_id in self._in_flight:
             raise ValueError(f"request {request.request_id} is already in flight")
-        max_tokens = completion_room(request, self._options.max_length)
+        max_tokens = request.completion_room(self._options.max_model_len)
         prompt = {"prompt_token_ids": list(request.prompt_ids)}
-        if request.num_samples:
-            params = self._sampling_params(request, max_tokens, n=request.num_samples, temperature=request.temperature)
-            self._engine.add_request(f"sample:{request.request_id}", prompt, params)
-        if request.greedy:
-            params = self._sampling_params(request, max_tokens, n=1, temperature=0.0)
-            self._engine.add_request(f"greedy:{request.request_id}", prompt, params)
-        self._groups[request.request_id] = _Group(request.num_samples > 0, request.greedy)
-
-    def _sampling_params(
-        self, request: SamplingRequest, max_tokens: int, *, n: int, temperature: float
-    ) -> SamplingParams:
-        return SamplingParams(
-            n=n,
-            temperature=temperature,
-            top_p=request.top_p if temperature > 0 else 1.0,
-            max_tokens=max_tokens,
-            seed=request.seed,
-            stop_token_ids=list(self._options.end_token_ids),
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        for kind, n in ((_SAMPLES, asked.num_samples), (_GREEDY, int(asked.greedy))):
+            if n == 0:
+                continue
+            params = SamplingParams(
+                n=n,
+                temperature=asked.temperature if kind == _SAMPLES else 0.0,
+                top_p=asked.top_p if kind == _SAMPLES else 1.0,
+                max_tokens=max_tokens,
+                seed=asked.seed,
+                stop_token_ids=list(self._options.end_token_ids),
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            self._engine.add_request(f"{kind}:{request.request_id}", prompt, params)
+        self._in_flight[request.request_id] = asked, {}
 
     def step(self) -> list[FinishedRequest]:
-        """See `SamplingEngine`."""
         finished = []
         for output in self._engine.step():
             kind, _, request_id = output.request_id.partition(":")
-            group = self._groups[request_id]
-            sequences = tuple(_sequence(completion) for completion in output.outputs)
-            if kind == "sample":
-                group.samples = sequences
-            else:
-                (group.greedy,) = sequences
-            if group.finished:
-                del self._groups[request_id]
-                finished.append(FinishedRequest(request_id, group.samples or (), group.greedy))
+            asked, parts = self._in_flight[request_id]
+            parts[kind] = tuple(map(_sequence, output.outputs))
+            if len(parts) == bool(asked.num_samples) + asked.greedy:
+                del self._in_flight[request_id]
+                (greedy,) = parts.get(_GREEDY, (None,))
+                finished.append(FinishedRequest(request_id, parts.get(_SAMPLES, ()), greedy))
         return finished
 
     def load_weights(self, version: int, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """See `SamplingEngine`."""
         rpc = self._engine.collective_rpc
         rpc("start_weight_update")
         rpc("update_weights", kwargs={"update_info": {"named_tensors": named_tensors}})
         self._finish_update(version)
 
     def receive(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
-        """Take part in an update that the learner sends, with what `transport.transfer.GeneratorClient` gives.
+        """Do a phase of an update that the learner sends, with the payload from `transport.transfer.GeneratorClient`.
 
-        Raises WeightsMismatchError where other weights came than were sent.
+        Raises WeightsMismatchError if the weights that arrived differ from those that were sent.
         """
         rpc = self._engine.collective_rpc
         if phase is TransferPhase.CONNECT:
@@ -170,35 +144,32 @@ class VllmEngine:
     def _finish_update(self, version: int) -> None:
         self._engine.collective_rpc("finish_weight_update")
         self._engine.set_weight_version(str(version))
-        # Without the preemption of running requests vLLM refuses to clear the prefix cache while any is running.
+        # vLLM refuses to clear the prefix cache while requests are running, unless it may preempt them.
         self._engine.reset_prefix_cache(reset_running_requests=True)
 
     @property
     def num_unfinished(self) -> int:
-        """See `SamplingEngine`."""
         return int(self._engine.get_num_unfinished_requests())
 
     def close(self) -> None:
-        """See `SamplingEngine`."""
         self._engine.engine_core.shutdown()
         del self._engine
         gc.collect()
 
 
 def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
-    cpu: bool = current_platform.is_cpu()
-    # vLLM rewinds the random state of seeded requests whose prefill it splits, which CPU generators cannot do; so on
-    # CPU no prompt is split (there it would gain nothing either).
+    # If vLLM splits the prefill of a seeded request, it rewinds the request's random state, which CPU generators cannot
+    # do. So prompts are not split on a CPU, where splitting would gain nothing anyway.
     on_cpu: dict[str, Any] = {
         "block_size": CPU_BLOCK_SIZE,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, options.max_length, options.max_num_seqs),
+        "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, options.max_model_len, options.max_num_seqs),
     }
     return EngineArgs(
         model=str(model),
         dtype=options.dtype,
-        max_model_len=options.max_length,
+        max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
         kv_cache_memory_bytes=options.kv_cache_bytes,
         gpu_memory_utilization=GPU_FREE_SHARE,
@@ -211,7 +182,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         weight_transfer_config=WeightTransferConfig(backend=BACKENDS[options.weight_transfer]),
         disable_log_stats=True,
         use_tqdm_on_load=False,
-        **(on_cpu if cpu else {}),
+        **(on_cpu if current_platform.is_cpu() else {}),
     )
 
 

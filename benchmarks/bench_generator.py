@@ -1,16 +1,19 @@
-"""The generator actor's throughput beside bare vLLM's, and a weight update beside copying the same bytes once.
+"""The generator actor's throughput compared with bare vLLM's, and a weight update compared with a copy of its bytes.
 
     PYTHONPATH=. python benchmarks/bench_generator.py [--gpu] [--repeats N] [--only throughput|update|transformers]
 
-Prints one JSON object for each case; `ratio` is the figure to compare between machines. Models are randomly
-initialised. Everything runs on CPU in float32, one thread an engine, or with `--gpu` on one GPU in bfloat16.
-Throughput: the same prompts through the actor, rollouts with text and spans in the object store included, and through
-`vllm.LLM.generate`, once with vLLM's own defaults and once with the cheapest output that has log-probabilities (no
-text, flat; `ratio` is over this one). Update: from `update_weights` to its reply, and the part of it in which sampling
-stands still, against one thread's `torch.Tensor.copy_` of all parameters in the host's memory; with `--gpu` for weights
-from the object store and by CUDA IPC.
-Transformers: the engine for what vLLM does not run, without the actor around it, against transformers' `generate`; on
-CPU alone.
+Prints one JSON object per case. `ratio` is the figure to compare between machines. Models are randomly initialized.
+Everything runs on a CPU in float32 with one thread per engine, or with `--gpu` on one GPU in bfloat16.
+
+Throughput: the same prompts through the actor, including rollouts with text and spans in the object store, and through
+`vllm.LLM.generate`, once with vLLM's defaults and once with the cheapest output that has log-probabilities (no text,
+flat). `ratio` compares with the latter.
+
+Update: from `update_weights` to its reply, and the part of it in which sampling is paused, compared with one thread's
+`torch.Tensor.copy_` of all parameters in host memory. With `--gpu`, for weights from the object store and by CUDA IPC.
+
+Transformers: the engine for models that vLLM does not support, without the actor, compared with transformers'
+`generate`. Only on a CPU.
 """
 
 from __future__ import annotations
@@ -29,13 +32,14 @@ from typing import Any, Literal
 
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from actors.generator import Generator, actor_options
 from actors.messages import RolloutHandle, RolloutRequest
 from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
 from settings import GIB, MIB, GeneratorSettings, ModelSettings
-from transport.rollout_store import start_rollout_store
+from transport.rollouts import start_rollout_store
 from transport.weights import WeightsHandle, publish
 
 NUM_PROBLEMS = 64
@@ -47,7 +51,7 @@ MAX_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a kind of machine is measured with; `num_gpus` are for each of two processes."""
+    """What is measured on a kind of machine. Each of two processes gets `num_gpus`."""
 
     num_gpus: float
     dtype: Literal["float32", "bfloat16"]
@@ -57,11 +61,11 @@ class Scale:
 
     @property
     def model(self) -> ModelSettings:
-        """Of every model here."""
+        """The settings of every model here."""
         return ModelSettings(dtype=self.dtype, max_model_len=MAX_LENGTH)
 
     def generator(self, kv_cache_bytes: int, **fields: Any) -> GeneratorSettings:
-        """One generator's settings."""
+        """The settings of one generator."""
         return GeneratorSettings(num_gpus=self.num_gpus, kv_cache_bytes=kv_cache_bytes, **fields)
 
 
@@ -84,7 +88,7 @@ ON_GPU = Scale(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases asked for."""
+    """Run the selected cases."""
     parser = argparse.ArgumentParser(description="Generator throughput and weight updates.")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default: 3)")
@@ -109,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def throughput(folder: Path, repeats: int, scale: Scale) -> dict[str, Any]:
-    """Tokens a second of the actor and of bare vLLM, one after the other, `repeats` times after a warm-up."""
+    """Tokens per second of the actor and of bare vLLM, in turns, `repeats` times after a warm-up."""
     model = build_model(folder / "small", **scale.small)
     settings = scale.generator(kv_cache_bytes=512 * MIB if not scale.num_gpus else 8 * GIB)
     problems = {str(i): Problem(str(i), "starter", _statement(i), (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)}
@@ -121,8 +125,7 @@ def throughput(folder: Path, repeats: int, scale: Scale) -> dict[str, Any]:
         ours = _sample(actor, problems, repeat, scale.max_tokens)
         lean, plain = (ray.get(bare.sample.remote(lean=lean), timeout=WAIT_S) for lean in (True, False))
         rows.append((ours, lean, plain))
-    for process in (bare, actor):
-        ray.kill(process)
+    _kill(bare, actor)
     medians = [statistics.median(column) for column in zip(*rows[1:], strict=True)]
     return {
         "tokens_per_s": round(medians[0]),
@@ -135,24 +138,25 @@ def throughput(folder: Path, repeats: int, scale: Scale) -> dict[str, Any]:
 def update(folder: Path, repeats: int, scale: Scale, weight_transfer: str) -> dict[str, Any]:
     """Seconds of a weight update of 100 M parameters, and of one copy of as many bytes.
 
-    `pack_s` is what vLLM's packing of weight matrices for oneDNN takes by itself, which every update ends with on CPU.
+    `pack_s` is the time vLLM takes to pack weight matrices for oneDNN, with which every update on a CPU ends.
     """
     model = build_model(folder, **scale.large)
     settings = scale.generator(kv_cache_bytes=64 * MIB, max_num_seqs=8, weight_transfer=weight_transfer)
     actor = _start(model, scale, settings, {})
     publisher_class: Any = ray.remote(Publisher).options(num_cpus=1, num_gpus=scale.num_gpus, max_concurrency=2)
     publisher = publisher_class.remote(model, scale, weight_transfer)
-    rows = []
+    rows, paused_before_s = [], 0.0
     for version in range(1, repeats + 2):
         copy_s, pack_s = ray.get(publisher.yardsticks.remote(), timeout=WAIT_S)
         began = time.perf_counter()
         weights = ray.get(publisher.publish.remote(version), timeout=WAIT_S)
         published = time.perf_counter()
-        reply = ray.get(actor.update_weights.remote(weights), timeout=WAIT_S)
+        ray.get(actor.update_weights.remote(weights), timeout=WAIT_S)
         replied = time.perf_counter()
-        rows.append((copy_s, published - began, replied - published, reply.seconds, pack_s))
-    for process in (publisher, actor):
-        ray.kill(process)
+        paused_s = ray.get(actor.stats.remote(), timeout=WAIT_S).updating_s
+        rows.append((copy_s, published - began, replied - published, paused_s - paused_before_s, pack_s))
+        paused_before_s = paused_s
+    _kill(publisher, actor)
     medians = [round(statistics.median(column), 4) for column in zip(*rows[1:], strict=True)]
     return {
         "num_bytes": weights.num_bytes,
@@ -163,7 +167,7 @@ def update(folder: Path, repeats: int, scale: Scale, weight_transfer: str) -> di
 
 
 class Publisher:
-    """The policy, in a process of its own as the learner is."""
+    """The policy, in a process of its own, like the learner."""
 
     def __init__(self, model: Path, scale: Scale, weight_transfer: str) -> None:
         from transformers import AutoModelForCausalLM
@@ -181,7 +185,7 @@ class Publisher:
         self._copy = [parameter.detach().clone() for parameter in self._host.parameters()]
 
     def yardsticks(self) -> tuple[float, float]:
-        """Seconds of one copy of all parameters in the host's memory, and of packing them for oneDNN (0 on a GPU)."""
+        """Seconds of one copy of all parameters in host memory, and of packing them for oneDNN (0 on a GPU)."""
         began = time.perf_counter()
         for copy, parameter in zip(self._copy, self._host.parameters(), strict=True):
             copy.copy_(parameter.detach())
@@ -208,7 +212,7 @@ def _packing_s(parameters: Sequence[torch.Tensor]) -> float:
 
 
 class BareVllm:
-    """The same engine settings and prompts without anything of ours."""
+    """The same engine settings and prompts with vLLM alone."""
 
     def __init__(self, model: Path, scale: Scale, settings: GeneratorSettings, problems: Sequence[Problem]) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -232,7 +236,7 @@ class BareVllm:
         self._prompts = [problem.statement + "\n" for problem in problems]
 
     def sample(self, *, lean: bool) -> float:
-        """Tokens a second over all prompts; `lean` leaves out the text and objects for each token."""
+        """Tokens per second over all prompts. `lean` leaves out the text and the objects for each token."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -247,7 +251,7 @@ class BareVllm:
 def build_model(
     folder: Path, *, hidden_size: int, intermediate_size: int, num_layers: int, head_dim: int, vocab_size: int
 ) -> Path:
-    """A random Llama with a byte-level tokenizer, whose ids are the first 257 of `vocab_size`."""
+    """A random Llama with a byte-level tokenizer, which uses the first 257 ids of `vocab_size`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -274,16 +278,18 @@ def build_model(
     return folder
 
 
-def _start(model: Path, scale: Scale, settings: GeneratorSettings, problems: dict[str, Problem]) -> Any:
+def _start(
+    model: Path, scale: Scale, settings: GeneratorSettings, problems: dict[str, Problem]
+) -> ActorProxy[Generator]:
     name = f"generator-{model.name}"
-    actor_class: Any = ray.remote(Generator).options(**actor_options(name, settings))
+    actor_class = ray.remote(Generator).options(**actor_options(name, settings))
     actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_rollout_store())
     ray.get(actor.ping.remote(), timeout=WAIT_S)
     return actor
 
 
-def _sample(actor: Any, problems: dict[str, Problem], repeat: int, max_tokens: int) -> float:
-    """Tokens a second from the first request to the last handle."""
+def _sample(actor: ActorProxy[Generator], problems: dict[str, Problem], repeat: int, max_tokens: int) -> float:
+    """Tokens per second from the first request to the last handle."""
     requests = [
         RolloutRequest(f"{repeat}/{task_id}", task_id, NUM_SAMPLES, False, 1.0, 1.0, max_tokens) for task_id in problems
     ]
@@ -291,8 +297,14 @@ def _sample(actor: Any, problems: dict[str, Problem], repeat: int, max_tokens: i
     ray.get(actor.submit.remote(requests), timeout=WAIT_S)
     handles: list[RolloutHandle] = []
     while len(handles) < len(requests):
-        handles += ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
+        finished = ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
+        handles += finished
     return sum(handle.num_tokens for handle in handles) / (time.perf_counter() - began)
+
+
+def _kill(*actors: Any) -> None:
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _statement(index: int) -> str:

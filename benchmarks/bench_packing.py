@@ -45,6 +45,7 @@ def measure(num_updates: int, *, packs: bool) -> dict[str, object]:
     from transformers import AutoModelForCausalLM
 
     from actors.engine import EngineOptions, SamplingRequest
+    from actors.messages import RolloutRequest
     from actors.vllm_engine import VllmEngine
     from benchmarks.bench_generator import MAX_LENGTH, ON_CPU, build_model
     from settings import MIB
@@ -68,10 +69,8 @@ def measure(num_updates: int, *, packs: bool) -> dict[str, object]:
     for repeat in range(3):
         began, num_tokens = time.perf_counter(), 0
         for index in range(NUM_PROMPTS):
-            request = f"{repeat}-{index}"
-            engine.add_request(
-                SamplingRequest(request, list(range(60)), NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, None)
-            )
+            request = RolloutRequest(f"{repeat}-{index}", "", NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS)
+            engine.add_request(SamplingRequest(request, list(range(60))))
         while engine.num_unfinished:
             num_tokens += sum(len(sample.token_ids) for done in engine.step() for sample in done.samples)
         rates.append(num_tokens / (time.perf_counter() - began))

@@ -1,4 +1,4 @@
-"""The transformers engine beside `generate` of transformers itself, on the same prompts in the same process."""
+"""The transformers engine compared with `generate` of transformers, on the same prompts in the same process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ NUM_SAMPLES = 8
 PROMPT_TOKENS = (20, 120)
 MAX_TOKENS = 96
 VOCABULARY = 8192
-# So many of the vocabulary end a completion that a random model's are 50 tokens long in the mean, and of all lengths.
+# So many ids end a completion that completions of a random model have all lengths, with a mean of 50 tokens.
 END_IDS = tuple(range(1, VOCABULARY // 50))
 
 
 def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> dict[str, Any]:
-    """Sampled tokens a second of the engine and of `generate`, and their ratio; one thread, float32."""
+    """Sampled tokens per second of the engine and of `generate`, and their ratio. One thread, float32."""
     import torch
 
     from actors.engine import EngineOptions, SamplingRequest
+    from actors.messages import RolloutRequest
     from actors.transformers_engine import TransformersEngine
 
     torch.set_num_threads(1)
@@ -40,9 +41,8 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
         began = time.perf_counter()
         for index, prompt in enumerate(prompts):
             seed = 1000 * repeat + 10 * index
-            engine.add_request(
-                SamplingRequest(f"{repeat}/{index}", prompt, NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, seed)
-            )
+            request = RolloutRequest(f"{repeat}/{index}", "", NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, seed)
+            engine.add_request(SamplingRequest(request, prompt))
         num_tokens = 0
         while engine.num_unfinished:
             for finished in engine.step():
@@ -63,7 +63,7 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
             num_return_sequences=NUM_SAMPLES,
             max_new_tokens=MAX_TOKENS,
             return_dict_in_generate=True,
-            output_logits=True,  # log-probabilities are part of what the engine gives
+            output_logits=True,  # the engine also returns log-probabilities
         )
         new = output.sequences[:, 1 if encoder_decoder else longest :]
         is_end = torch.isin(new, torch.tensor(END_IDS)).int()

@@ -23,7 +23,6 @@ import numpy as np
 import ray
 
 from actors.messages import RolloutHandle, RolloutRequest
-from actors.types import Completion, FinishReason, Rollout, VersionSpan
 from controller.controller import Controller
 from controller.events import Event, Step
 from controller.generators import GeneratorPool
@@ -37,7 +36,8 @@ from problems.types import Problem, StdinTest
 from sandbox.pool import SandboxPool, SandboxWorker, _Worker
 from sandbox.verdict import Isolation, Outcome
 from settings import LearnerSettings, Settings
-from transport.weights import WeightsHandle, WeightUpdateReply
+from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
+from transport.weights import WeightsHandle
 
 NUM_PROBLEMS = 1000
 NUM_TOKENS = 64
@@ -102,11 +102,11 @@ class Host:
         handles, generator.ready = generator.ready, []
         return handles
 
-    async def update_weights(self, index: int, weights: WeightsHandle) -> WeightUpdateReply:
+    async def update_weights(self, index: int, weights: WeightsHandle) -> int:
         """See `actors.generator.Generator`."""
         await asyncio.sleep(self._times.load_s)
         self._generators[index].version = weights.version
-        return WeightUpdateReply(weights.version, self._times.load_s)
+        return weights.version
 
     async def start(self, index: int) -> None:
         """A sandbox worker is ready."""
@@ -154,12 +154,8 @@ class Host:
             RolloutHandle(
                 ref=[ray.put(rollout)],
                 rollout_id=request.rollout_id,
-                task_id=request.task_id,
                 num_samples=request.num_samples,
                 num_tokens=request.num_samples * NUM_TOKENS,
-                version_min=version,
-                version_max=version,
-                size_bytes=request.num_samples * NUM_TOKENS * 24,
             )
         )
         generator.done.set()

@@ -23,12 +23,14 @@ from typing import Any, Literal
 import psutil
 import ray
 from ray._private.services import canonicalize_bootstrap_address
+from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from errors import UserError
 from settings import GIB, MIB, Settings
 from supervise import StallError, answer
+from transport.rollouts import RolloutStore
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +289,7 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()
 
 
-async def note_deaths(rollout_store: Any) -> None:
+async def note_deaths(rollout_store: ActorProxy[RolloutStore]) -> None:
     """Log the deaths that nobody else notices, of nodes and of the rollout store, until cancelled."""
     await asyncio.gather(_note_nodes(), _note_store(rollout_store))
 
@@ -310,11 +312,11 @@ def _nodes() -> dict[str, tuple[str, bool]]:
     return {node["NodeID"]: (node["NodeManagerAddress"], node["Alive"]) for node in nodes}
 
 
-async def _note_store(rollout_store: Any) -> None:
+async def _note_store(rollout_store: ActorProxy[RolloutStore]) -> None:
     known = None
     while True:
         try:
-            now: str = await answer(rollout_store.epoch.remote(), STORE_ANSWER_S, "the rollout store")
+            now = await answer(rollout_store.epoch.remote(), STORE_ANSWER_S, "the rollout store")
         except (RayError, StallError) as error:
             logger.warning("the rollout store does not answer: %s", error)
             now = ""

@@ -20,8 +20,9 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest, WeightsGoneError
+from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from supervise import Changes, GaveUpError, StallError, Supervised, answer, answer_in_turn, in_words
+from transport.weight_receiver import TransferError, WeightsGoneError
 from transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)
@@ -299,8 +300,8 @@ class GeneratorPool:
 def _is_gone(error: Exception) -> bool:
     """Whether a generator is of no more use: its process or node died, it does not answer, or its engine failed."""
     if isinstance(error, RayTaskError):
-        return isinstance(error, (GeneratorError, TimeoutError))  # not whatever else its method raised
-    return isinstance(error, (RayError, StallError, GeneratorError))
+        return isinstance(error, (GeneratorError, TransferError, TimeoutError))  # not whatever else its method raised
+    return isinstance(error, (RayError, StallError, GeneratorError, TransferError))
 
 
 def _num_samples(request: RolloutRequest) -> int:

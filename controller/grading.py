@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 
-from actors.types import Completion, FinishReason, Rollout
 from learner.buffer import Added
 from learner.data import Experience, Experiences
 from problems.types import Problem
@@ -18,6 +17,7 @@ from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
 from sandbox.pool import SandboxWorker
 from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import RewardSettings, SandboxSettings
+from transport.rollouts import Completion, FinishReason, Rollout
 
 FETCH_TIMEOUT_S = 60.0
 # A buffer that died is up again within seconds, or half a minute if it moves to another node.

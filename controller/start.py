@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,7 +35,7 @@ from sandbox.pool import SandboxPool
 from settings import Settings
 from supervise import StallError, answer
 from transport.folders import HomeFolders
-from transport.rollout_store import start_rollout_store
+from transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Actors:
     pool: SandboxPool
     learner: LearnerService
     buffer: Any
-    rollout_store: Any
+    rollout_store: ActorProxy[RolloutStore]
     deaths: asyncio.Task[None]
 
     async def close(self) -> None:
@@ -209,7 +210,7 @@ class _Spawner:
     placement: Placement
     home: HomeFolders
     problems: ray.ObjectRef[Mapping[str, Problem]]
-    rollout_store: Any
+    rollout_store: ActorProxy[RolloutStore]
     resumed_step: int | None
 
     def learner(self, life: int) -> Any:

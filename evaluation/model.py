@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, completion_room
-from actors.engines import build_engine
+from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
 from actors.model_folder import check_model_folder, end_token_ids
 from actors.prompting import Prompter
@@ -105,9 +104,9 @@ class SampledModel:
         """One request per problem; None if the prompt leaves no room for a program."""
         requests: list[SamplingRequest | None] = []
         for place, problem in enumerate(problems):
-            request = SamplingRequest(
-                request_id=problem.task_id,
-                prompt_ids=prompter.encode(problem.task_id),
+            asked = RolloutRequest(
+                rollout_id=problem.task_id,
+                task_id=problem.task_id,
                 num_samples=0 if self.temperature == 0 else self.num_samples,
                 greedy=self.temperature == 0,
                 temperature=self.temperature or 1.0,
@@ -115,8 +114,9 @@ class SampledModel:
                 max_tokens=self.max_tokens,
                 seed=self.seed + place * self.num_samples,
             )
+            request = SamplingRequest(asked, prompter.encode(problem.task_id))
             try:
-                completion_room(request, self._settings.max_model_len)
+                request.completion_room(self._settings.max_model_len)
             except ValueError as error:
                 logger.warning("%s; its programs count as empty", error)
                 requests.append(None)
@@ -150,19 +150,7 @@ class SampledModel:
 
 
 def _programs(prompter: Prompter, request: SamplingRequest, finished: FinishedRequest) -> list[str]:
-    asked = RolloutRequest(
-        rollout_id=request.request_id,
-        task_id=request.request_id,
-        num_samples=request.num_samples,
-        greedy=request.greedy,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_tokens=request.max_tokens,
-        seed=request.seed,
-    )
-    rollout = prompter.rollout(asked, list(request.prompt_ids), finished)
-    completions = rollout.samples if rollout.greedy is None else (*rollout.samples, rollout.greedy)
-    return [completion.program for completion in completions]
+    return [completion.program for completion in prompter.rollout(request, finished).completions]
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -15,12 +15,10 @@ from pathlib import Path
 
 import torch
 
-from actors.engine import SamplingRequest
-from actors.engines import build_engine
+from actors.engine import SamplingRequest, build_engine
 from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.types import Rollout
 from controller.batches import split
 from controller.grading import experience, program_tokens
 from controller.problems import ProblemSampler, ProblemSets, load_problem_sets
@@ -34,6 +32,7 @@ from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
 from settings import Settings
 from settings_sources import load_settings
+from transport.rollouts import Rollout
 
 
 @dataclass
@@ -112,16 +111,11 @@ class Loop:
             f"r{position}", task_id, generator.num_generations, self.settings.rewards.needs_greedy,
             generator.temperature, generator.top_p, generator.max_tokens, seed,
         )  # fmt: skip
-        prompt_ids = self.prompter.encode(task_id)
-        self.engine.add_request(
-            SamplingRequest(
-                request.rollout_id, prompt_ids, request.num_samples, request.greedy,
-                request.temperature, request.top_p, request.max_tokens, request.seed,
-            )
-        )  # fmt: skip
+        sampling = SamplingRequest(request, self.prompter.encode(task_id))
+        self.engine.add_request(sampling)
         while not (finished := self.engine.step()):
             pass
-        return self.prompter.rollout(request, prompt_ids, finished[0])
+        return self.prompter.rollout(sampling, finished[0])
 
 
 def main(arguments: list[str]) -> None:

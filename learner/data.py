@@ -95,7 +95,7 @@ def save_rollouts(path: Path, rollouts: Sequence[tuple[str, Sequence[Experience]
     table = {
         "rollouts": [(rollout_id, len(group)) for rollout_id, group in rollouts],
         "facts": facts,
-        "ends": [column.ends for column in columns],
+        "shapes": [column.shapes for column in columns],
     }
     arrays: dict[str, Any] = {name: column.values for name, column in zip(_ARRAYS, columns, strict=False)}
     np.savez(path, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)
@@ -105,7 +105,7 @@ def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
     """Read what `save_rollouts` wrote, bit for bit."""
     with np.load(path, allow_pickle=False) as file:
         table = json.loads(file["table"].tobytes())
-        columns = [Column(file[name], ends) for name, ends in zip(_ARRAYS, table["ends"], strict=False)]
+        columns = [Column(file[name], shapes) for name, shapes in zip(_ARRAYS, table["shapes"], strict=False)]
     experiences = iter(_joined(table["facts"], columns))
     return [(rollout_id, Experiences(islice(experiences, count))) for rollout_id, count in table["rollouts"]]
 

@@ -28,7 +28,7 @@ from learner.encoder_decoder import EncoderDecoderBatch
 from learner.packing import MicroBatch, pack
 from problems.token_spans import keeps_code
 from settings import Dtype, LoraSettings
-from transport.lora import adapters, attach, load_adapters, merged, merged_state, save_adapters
+from transport.lora import adapters, attach, load_adapters, merged, save_adapters
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
@@ -99,7 +99,7 @@ class Policy:
 
         Both are float32 (float64 for a float64 model). Gradients flow only through the log-probability.
         """
-        autocast = self._compute_dtype is Dtype.BFLOAT16
+        autocast = self._compute_dtype == Dtype.BFLOAT16
         dtype = torch.bfloat16 if autocast else self.model.dtype
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             if isinstance(batch, EncoderDecoderBatch):
@@ -136,13 +136,17 @@ class Policy:
         """What generators receive: all parameters in the type they compute in, or only the adapters, in float32."""
         if self._lora is not None and self._lora.publish == "adapter":
             return adapters(self.model)
-        dtype = torch.bfloat16 if self._compute_dtype is Dtype.BFLOAT16 else torch.float32
-        named = self.model.named_parameters() if self._lora is None else merged(self.model)
+        dtype = torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else torch.float32
+        named = self.model.named_parameters()
+        if self._lora is not None:
+            named = merged(self.model, named)
         return ((name, value.to(dtype)) for name, value in named)
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged."""
-        state = self.model.state_dict() if self._lora is None else merged_state(self.model)
+        state = self.model.state_dict()
+        if self._lora is not None:
+            state = dict(merged(self.model, state.items()))
         self.model.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
 

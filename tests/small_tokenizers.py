@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the families that code models use, built here so that tests need no download."""
+"""Tiny tokenizers of the kinds that code models use, built here so tests need no download."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CORPUS = [
 
 
 def byte_level_bpe() -> Tokenizer:
-    """As in GPT-2, CodeGen, Qwen, CodeT5: merges over bytes, so a token may hold part of a character."""
+    """As in GPT-2, CodeGen, Qwen and CodeT5: merges over bytes, so a token may be part of a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -30,12 +30,12 @@ def byte_level_bpe() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_tokens(["        ", "    "])  # runs of blanks as added tokens, as in CodeGen
+    tokenizer.add_tokens(["        ", "    "])  # runs of spaces as added tokens, as in CodeGen
     return tokenizer
 
 
 def sentencepiece_bpe() -> Tokenizer:
-    """As in Llama: blanks are U+2581, unknown characters fall back to byte tokens, merges may cross lines."""
+    """As in Llama: spaces are U+2581, unknown characters become byte tokens, merges may cross lines."""
     pieces = [END, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Tokenizer(models.BPE(unk_token=None, byte_fallback=True, fuse_unk=False))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -52,7 +52,7 @@ def sentencepiece_bpe() -> Tokenizer:
 
 
 def character_level() -> Tokenizer:
-    """One token a character, as small models trained from nothing use."""
+    """One token per character, as in small models trained from scratch."""
     characters = sorted({*"".join(CORPUS), *map(chr, range(32, 127)), *"\n\t\r\f\u2028😀"})
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate([END, "<unk>", *characters])}, "<unk>"))
     tokenizer.add_special_tokens([END])

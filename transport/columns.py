@@ -1,39 +1,59 @@
-"""Arrays of several samples joined end to end: a message pays for each array that is in it, however short."""
+"""Many small arrays as a few large ones: a pickled message pays for each array in it, however short the array is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Any
+from dataclasses import dataclass, fields
+from math import prod
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+T = TypeVar("T")
+Columns = list["Column | list[Any]"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """Arrays that differ in their last axis only, joined there: array i is `values[..., ends[i - 1] : ends[i]]`.
+    """Arrays of one type, flattened and joined end to end.
 
-    One that all of them share (the prompt of a rollout) is in it once, and `ends` is None.
+    `shapes` is None if all of them are one and the same array, such as the prompt of a rollout. It is stored once.
     """
 
     values: NDArray[Any]
-    ends: list[int] | None
+    shapes: list[tuple[int, ...]] | None
 
     @classmethod
     def of(cls, arrays: Sequence[NDArray[Any]]) -> Column:
-        """Join `arrays`, at least one, of one type."""
+        """Join `arrays`, of which there is at least one."""
         if all(array is arrays[0] for array in arrays):
             return cls(arrays[0], None)
-        return cls(np.concatenate(arrays, axis=-1), list(accumulate(array.shape[-1] for array in arrays)))
+        return cls(np.concatenate([array.reshape(-1) for array in arrays]), [array.shape for array in arrays])
 
     def split(self, num: int) -> list[NDArray[Any]]:
-        """The `num` arrays: views, no copies."""
-        if self.ends is None:
+        """The `num` arrays, as views."""
+        if self.shapes is None:
             return [self.values] * num
-        return [self.values[..., first:end] for first, end in pairwise((0, *self.ends))]
+        arrays, end = [], 0
+        for shape in self.shapes:
+            start, end = end, end + prod(shape)
+            arrays.append(self.values[start:end].reshape(shape))
+        return arrays
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What a frozen class with slots has of its own goes through its fields in Python, both ways.
-        return Column, (self.values, self.ends)
+        # By default, the fields of a frozen class with slots pass through Python code, one by one, in both directions.
+        return Column, (self.values, self.shapes)
+
+
+def to_columns(items: Sequence[Any]) -> Columns:
+    """One entry per field of `items`, which are dataclass instances of one class: a `Column` of arrays, or a list."""
+    values = [[getattr(item, field.name) for item in items] for field in fields(items[0])] if items else []
+    return [Column.of(value) if isinstance(value[0], np.ndarray) else value for value in values]
+
+
+def from_columns(cls: type[T], columns: Columns) -> list[T]:
+    """The instances of `cls` that `to_columns` took apart."""
+    num = next((len(column) for column in columns if isinstance(column, list)), 0)
+    values = [column.split(num) if isinstance(column, Column) else column for column in columns]
+    return [cls(*row) for row in zip(*values, strict=True)]

@@ -1,9 +1,9 @@
 """Low-rank adapters (LoRA, Hu et al. 2021) in a model: trained by the learner, merged into the weights that sample.
 
-An adapted matrix W computes as W + (alpha / rank) * B A; B is zero at first. The adapters are peft's layers inside the
-Hugging Face model, which stays what it is otherwise, so that whoever knows the model knows it still; `merged` gives its
-weights as if there were none. Generators are sent either these or the adapters alone, and then merge them themselves,
-by the same arithmetic, into a copy of the base model: the same numbers for a fraction of the bytes.
+An adapted matrix W computes as W + (alpha / rank) * B A, and B starts at zero. The adapters are peft's layers inside
+the Hugging Face model, which is otherwise unchanged. `merged` returns its weights as if it had no adapters. Generators
+receive either these or only the adapters. Then they merge them into a copy of the base model, with the same arithmetic:
+the same numbers for a fraction of the bytes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def attach(model: Any, settings: LoraSettings) -> None:
-    """Put adapters into `model` and freeze everything else. They are float32, and the same for the same model.
+    """Put adapters into `model` and freeze everything else. They are float32, and always the same for the same model.
 
     Raises:
         ValueError: `target_modules` names no layer of the model, or one that cannot have an adapter.
     """
-    # Imported only where there are adapters: it takes a second or more.
+    # Imported only when needed: it takes a second or more.
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -49,18 +49,9 @@ def attach(model: Any, settings: LoraSettings) -> None:
             parameter.data = parameter.data.float()
 
 
-def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of `model` under the name it has without adapters, and with what these add, in float32."""
-    return _merged(model, model.named_parameters())
-
-
-def merged_state(model: Any) -> dict[str, torch.Tensor]:
-    """`model.state_dict()` as it would be without adapters but with what they add."""
-    return dict(_merged(model, model.state_dict().items()))
-
-
 @torch.no_grad()
-def _merged(model: Any, named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+def merged(model: Any, named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """`named` parameters of `model`, named as if it had no adapters, with the adapters added in float32."""
     for name, tensor in named:
         layer, found, rest = name.partition(_BASE)
         if _is_adapter(name):
@@ -71,7 +62,7 @@ def _merged(model: Any, named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[t
 
 
 def adapters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The adapters' parameters, named as peft's files name them but for their `base_model.model.`."""
+    """The adapters' parameters, named as in peft's files, but without the prefix `base_model.model.`."""
     for name, parameter in model.named_parameters():
         if _is_adapter(name):
             yield name.replace(_PART, "."), parameter.detach()
@@ -79,19 +70,19 @@ def adapters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def set_adapters(model: Any, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Give the adapters of `model` these values. Raises ValueError for adapters of other layers or shapes."""
+    """Give the adapters of `model` these values. Raises ValueError if layers or shapes differ."""
     own = dict(adapters(model))
     given = dict(named_tensors)
     if own.keys() != given.keys():
-        raise ValueError(f"adapters of other layers: {', '.join(sorted(own.keys() ^ given.keys())[:3])} ...")
+        raise ValueError(f"adapters belong to other layers: {', '.join(sorted(own.keys() ^ given.keys())[:3])} ...")
     for name, tensor in given.items():
         if own[name].shape != tensor.shape:
-            raise ValueError(f"adapter {name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
+            raise ValueError(f"adapter {name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
         own[name].copy_(tensor)
 
 
 def save_adapters(model: Any, folder: Path) -> None:
-    """Write the adapters as `peft.PeftModel.from_pretrained` reads them."""
+    """Write the adapters in the format that `peft.PeftModel.from_pretrained` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config[_ADAPTER].save_pretrained(folder)
     tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in adapters(model)}
@@ -99,7 +90,7 @@ def save_adapters(model: Any, folder: Path) -> None:
 
 
 def load_adapters(model: Any, folder: Path) -> None:
-    """Take what `save_adapters` wrote. Raises ValueError for adapters of another shape or scale."""
+    """Load what `save_adapters` wrote. Raises ValueError if shapes or scale differ."""
     stored, own = json.loads((folder / _CONFIG_FILE).read_text()), model.peft_config[_ADAPTER]
     if (stored["r"], stored["lora_alpha"]) != (own.r, own.lora_alpha):
         raise ValueError(
@@ -110,10 +101,10 @@ def load_adapters(model: Any, folder: Path) -> None:
 
 
 class AdapterMerger:
-    """A copy of the base model beside an engine, for adapters that arrive alone."""
+    """A copy of the base model next to an engine, for adapters that arrive without it."""
 
     def __init__(self, model: Path, settings: LoraSettings) -> None:
-        """Load `model`, a Hugging Face folder, in the type its weights are stored in, into host memory."""
+        """Load `model`, a Hugging Face folder, into host memory, in the type its weights are stored in."""
         auto: Any = AutoModelForCausalLM
         if AutoConfig.from_pretrained(model).is_encoder_decoder:
             auto = AutoModelForSeq2SeqLM
@@ -121,9 +112,9 @@ class AdapterMerger:
         attach(self._model, settings)
 
     def merge(self, named_adapters: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters of the model with these adapters merged, one after the other."""
+        """All parameters of the model with these adapters merged, one at a time."""
         set_adapters(self._model, named_adapters)
-        return merged(self._model)
+        return merged(self._model, self._model.named_parameters())
 
 
 def _is_adapter(name: str) -> bool:

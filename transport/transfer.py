@@ -3,9 +3,9 @@
     learner.publish                 copies the weights aside; the learner trains on
     generator.update_weights ->     learner.send ->     [CONNECT once] START, UPDATE, FINISH at that generator's engine
 
-Generators are served one after the other, each over a connection of its own: one that dies or stalls takes no other
-along, and one that comes later gets the newest weights. NCCL itself waits for ever, so each phase has a deadline here;
-who misses it is given up, its connection aborted. Importing this module imports vLLM.
+Generators are served one at a time, each over its own connection: one that dies or stalls does not affect the others,
+and one that comes later gets the newest weights. NCCL itself waits forever, so every phase has a deadline here. A
+generator that misses it is given up, and its connection is aborted. Importing this module imports vLLM.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import ray
 import torch
+from ray.actor import ActorProxy
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.messages import PHASE_TIMEOUT_S, TransferError, TransferPhase
+from transport.weight_receiver import PHASE_TIMEOUT_S, TransferError, TransferPhase
 from transport.weights import BUCKET_BYTES, WeightsHandle, checksum, to_numpy
 
 NUM_RANKS = 2
-"""Of one communicator: the learner and one generator."""
+"""Ranks of a communicator: the learner and one generator."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot(WeightSource):  # type: ignore[misc]
-    """The weights of one publication, apart from those that are trained on; `verify` where they are to be checked."""
+    """A copy of the weights at one publication. `verify` says whether receivers compare their checksum."""
 
     version: int
     tensors: Mapping[str, torch.Tensor]
@@ -47,7 +48,7 @@ class Snapshot(WeightSource):  # type: ignore[misc]
 
     @cached_property
     def checksum(self) -> int:
-        """As `transport.weights.checksum`; reckoned on the host, when it is asked for."""
+        """See `transport.weights.checksum`. Computed on the host, when it is needed."""
         return checksum({name: to_numpy(tensor)} for name, tensor in self.tensors.items())
 
     def metadata(self) -> list[ParamMeta]:
@@ -58,13 +59,20 @@ class Snapshot(WeightSource):  # type: ignore[misc]
         return iter(self.tensors.items())
 
 
+class ReceivesWeights(Protocol):
+    """An actor that weights are sent to; see `actors.generator.Generator.transfer`."""
+
+    @ray.method
+    def transfer(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None: ...
+
+
 class GeneratorClient:
     """What vLLM's trainer engines call (`VLLMWeightSyncClient`), for one generator actor.
 
-    `version` and `checksum` (none: unchecked) are of the weights that are being sent.
+    `version` and `checksum` describe the weights being sent. If `checksum` is None, they are not checked.
     """
 
-    def __init__(self, generator: Any, name: str) -> None:
+    def __init__(self, generator: ActorProxy[ReceivesWeights], name: str) -> None:
         self._generator = generator
         self._name = name
         self._outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -73,17 +81,17 @@ class GeneratorClient:
         self.checksum: int | None = None
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """The value of `work`, in which vLLM asks for phases: in a thread, left behind when the first of them fails.
+        """The result of `work`, in which vLLM asks for phases. It runs in a thread, abandoned once a phase fails.
 
-        (vLLM waits for its own end of a copy first, and NCCL for an end that is gone, or stands still, for ever.)
-        Raises what `work` does, TransferError first of all.
+        (vLLM first waits for its own end of a copy, and NCCL waits forever for an end that is gone or stalls.) Raises
+        what `work` raises, or TransferError for a phase that failed.
         """
         outcomes = self._outcomes
 
         def run() -> None:
             try:
                 outcomes.put(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is waited for
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for the outcome
                 outcomes.put(error)
 
         threading.Thread(target=run, name=f"weights for {self._name}", daemon=True).start()
@@ -102,24 +110,24 @@ class GeneratorClient:
         self._ask(TransferPhase.CONNECT, {"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """Have it stand still and make ready."""
+        """Have the generator pause sampling and prepare to receive."""
         self._ask(TransferPhase.START, {"version": self.version, "checksum": self.checksum})
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Have it receive."""
+        """Have the generator receive weights."""
         self._ask(TransferPhase.UPDATE, {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Have it sample with what came. vLLM's engines give no `weight_version`."""
+        """Have the generator sample with what it received. vLLM's engines pass no `weight_version`."""
         self._ask(TransferPhase.FINISH, {"version": self.version})
 
     def _ask(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
         if self._given_up:
-            raise TransferError(f"{self._name} was given up")
+            raise TransferError(f"{self._name} was given up after an earlier failure")
         try:
             ray.get(self._generator.transfer.remote(phase, payload), timeout=PHASE_TIMEOUT_S)
         except (GetTimeoutError, RayActorError, RayTaskError) as error:
-            failure = TransferError(f"{self._name} {_what_it_did(error)} at `{phase}` of a weight update")
+            failure = TransferError(f"{self._name} {_what_it_did(error)} in phase `{phase}` of a weight update")
             failure.__cause__ = error
             self._outcomes.put(failure)
             raise failure from error
@@ -131,32 +139,24 @@ def _what_it_did(error: Exception) -> str:
     return "died" if isinstance(error, RayActorError) else "did not answer in time"
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    client: GeneratorClient
-    engine: Any
-    version: int
-    """Of what was sent last."""
-
-
 class WeightSender:
-    """Sends the weights last published to whoever asks. `publish` and `send` may be called at the same time.
+    """Sends the newest published weights to generators that ask. `publish` and `send` may run at the same time.
 
-    `init_info` gives what vLLM needs for one more connection.
+    `init_info` returns what vLLM needs for a new connection.
     """
 
     def __init__(self, init_info: Callable[[], TrainerInitInfo]) -> None:
         self._init_info = init_info
         self._snapshot: Snapshot | None = None
         self._publishing = threading.Lock()
-        self._connections: dict[str, _Connection] = {}
+        self._connections: dict[str, tuple[GeneratorClient, Any]] = {}  # with vLLM's engine of each
 
     def publish(
         self, version: int, named_tensors: Iterable[tuple[str, torch.Tensor]], *, verify: bool = False
     ) -> WeightsHandle:
-        """Copy tensors aside as weights `version`, to be had from the calling actor; see `transport.weights.publish`.
+        """Copy tensors as weights `version`, which the calling actor sends; see `transport.weights.publish`.
 
-        The copy is the only one, but while an older one is still being sent.
+        There is only this one copy, except while an older one is still being sent.
         """
         with self._publishing:
             self._snapshot = None
@@ -169,42 +169,42 @@ class WeightSender:
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
         return WeightsHandle(version, (), num_bytes, sender=ray.get_runtime_context().current_actor)
 
-    def send(self, generator: Any, name: str) -> int:
-        """Have the actor `generator`, of this `name`, sample with the weights last published; returns their version.
+    def send(self, generator: ActorProxy[ReceivesWeights], name: str) -> int:
+        """Have the actor `generator`, called `name`, sample with the newest published weights. Returns their version.
 
-        The first over a connection are always checked by their checksum. Raises what prevented it; the generator may
-        hold half of them then.
+        The first weights over a connection are always checked by their checksum. Raises TransferError, or what vLLM
+        raises, if it fails. The generator may then hold half of the weights.
         """
         with self._publishing:
             snapshot = self._snapshot
-        assert snapshot is not None  # whoever asks has a handle
+        assert snapshot is not None  # whoever asks got a handle from `publish`
         self._release(behind=snapshot.version - 1)
         known = self._connections.pop(name, None)
-        client = known.client if known else GeneratorClient(generator, name)
-        engine = known.engine if known else client.run(lambda: self._connect(client, snapshot))
+        client, engine = known or self._connect(GeneratorClient(generator, name), snapshot)
         client.version = snapshot.version
         client.checksum = snapshot.checksum if snapshot.verify or not known else None
         engine.source = snapshot
         try:
             client.run(engine.send_weights)
-        except BaseException:  # whatever it was goes on to the caller
-            engine.shutdown()  # aborts the communicator, for which the thread left behind waits
+        except BaseException:  # raised to the caller
+            engine.shutdown()  # aborts the communicator that the abandoned thread waits for
             raise
         engine.source = None
-        self._connections[name] = _Connection(client, engine, snapshot.version)
+        self._connections[name] = client, engine
         return snapshot.version
 
-    def _connect(self, client: GeneratorClient, snapshot: Snapshot) -> Any:
-        return WeightTransferTrainerFactory.trainer_init(self._init_info(), client=client, source=snapshot)
+    def _connect(self, client: GeneratorClient, snapshot: Snapshot) -> tuple[GeneratorClient, Any]:
+        init = partial(WeightTransferTrainerFactory.trainer_init, self._init_info(), client=client, source=snapshot)
+        return client, client.run(init)
 
     def _release(self, behind: int) -> None:
-        """End connections that did not get weights `behind`, or later ones: those of generators that are gone."""
-        for name in [name for name, known in self._connections.items() if known.version < behind]:
-            self._connections.pop(name).engine.shutdown()
+        """Close the connections of generators that are gone: those that did not get weights `behind` or newer ones."""
+        for name in [name for name, (client, _) in self._connections.items() if client.version < behind]:
+            self._connections.pop(name)[1].shutdown()
 
 
 def init_info(weight_transfer: str) -> TrainerInitInfo:
-    """What vLLM needs for one more connection by `weight_transfer` (`generator`'s setting): for NCCL a free port."""
+    """What vLLM needs for a new connection by `generator.weight_transfer`. For NCCL, this is a free port."""
     if weight_transfer == "ipc":
         return IPCTrainerInitInfo(rank=0)
     with socket.socket() as probe:

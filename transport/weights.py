@@ -1,9 +1,9 @@
-"""Weights on their way from the learner to the generators: what is published, and the way through Ray's object store.
+"""Publishing the learner's weights, and sending them to the generators through Ray's object store.
 
-The learner packs its parameters into buckets, puts each bucket once, and publishes a `WeightsHandle`; every generator
+The learner packs its parameters into buckets, puts each bucket once, and publishes a `WeightsHandle`. Every generator
 reads the buckets from shared memory without a copy and loads them between two engine steps. A bucket maps Hugging Face
-parameter names to NumPy arrays, which Ray stores out of band and hands back as read-only views. The way from GPU to GPU
-is `transport.transfer`'s.
+parameter names to NumPy arrays, which Ray stores out of band and returns as read-only views. `transport.transfer` sends
+weights from GPU to GPU instead.
 """
 
 from __future__ import annotations
@@ -12,70 +12,70 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.actor import ActorProxy
 
 Bucket = dict[str, NDArray[np.generic]]
 
 BUCKET_BYTES = 256 * 1024 * 1024
 
 
+class SendsWeights(Protocol):
+    """An actor that sends its newest weights on request; see `transport.transfer.WeightSender.send`."""
+
+    @ray.method
+    def send(self, generator: Any, name: str) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class WeightsHandle:
-    """One published version of the policy's weights: a reference to each bucket, and the size of all together.
+    """One published version of the policy's weights: a reference to each bucket, and their total size.
 
-    `checksum` is theirs where it is to be checked by those who load them. Where `sender` is given, the handle of the
-    learner actor, there are no buckets: it sends them, or newer ones, to whom it is asked to (`LearnerActor.send`).
+    If there is a `checksum`, whoever loads the weights compares with it. If there is a `sender`, the learner actor,
+    there are no buckets: it sends these weights, or newer ones, to the generators that ask for them.
     """
 
     version: int
     refs: tuple[ray.ObjectRef[Bucket], ...]
     num_bytes: int
     checksum: int | None = None
-    sender: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class WeightUpdateReply:
-    """A generator's answer to an update: the version it samples from now on, and how long the engine stood still."""
-
-    version: int
-    seconds: float
+    sender: ActorProxy[SendsWeights] | None = None
 
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """`tensor` as a contiguous NumPy array, without a copy where it lies contiguous in host memory.
+    """`tensor` as a contiguous NumPy array, without a copy if it is already contiguous in host memory.
 
-    NumPy has no bfloat16: such tensors travel as their bits, in uint16, a type no parameter has.
+    NumPy has no bfloat16. The bits of such tensors are stored as uint16, a type that no parameter has.
 
     Raises:
-        TypeError: the tensor's own type is uint16, which could not be told from bfloat16.
+        TypeError: the tensor's own type is uint16, which would be mistaken for bfloat16.
     """
     host = tensor.detach().cpu().contiguous()
     if host.dtype == torch.uint16:
-        raise TypeError("uint16 parameters cannot be packed: that type carries bfloat16 here")
+        raise TypeError("uint16 parameters cannot be packed: uint16 stands for bfloat16 here")
     if host.dtype == torch.bfloat16:
         return host.view(torch.uint16).numpy()
     return host.numpy()
 
 
 def to_tensor(array: NDArray[np.generic]) -> torch.Tensor:
-    """The tensor that `to_numpy` packed, as a view of `array`; must not be written to where `array` is read-only."""
+    """The tensor that `to_numpy` packed, as a view of `array`. Do not write to it if `array` is read-only."""
     with warnings.catch_warnings():
-        # Arrays from the object store are read-only views; they are only ever copied from.
+        # Arrays from the object store are read-only views, and are only ever copied from.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: int = BUCKET_BYTES) -> list[Bucket]:
-    """Group parameters, in order, into buckets of at most `bucket_bytes` (a larger parameter has one to itself).
+    """Group parameters, in order, into buckets of at most `bucket_bytes`. A larger parameter gets its own bucket.
 
-    Contiguous host tensors are not copied: put the buckets into the object store before the parameters change.
+    Contiguous host tensors are not copied, so put the buckets into the object store before the parameters change.
 
     Raises:
         ValueError: a name occurs twice.
@@ -97,7 +97,7 @@ def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: 
 
 
 def unpack(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The `(name, tensor)` pairs of `buckets`, in order, as views; must not be written to."""
+    """The `(name, tensor)` pairs of `buckets`, in order, as views. Do not write to them."""
     for bucket in buckets:
         for name, array in bucket.items():
             yield name, to_tensor(array)
@@ -106,9 +106,9 @@ def unpack(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[tup
 def publish(
     version: int, named_parameters: Iterable[tuple[str, torch.Tensor]], *, verify: bool = False
 ) -> WeightsHandle:
-    """Put parameters into the object store, owned by the calling process, as weights `version`.
+    """Put parameters into the object store as weights `version`. The calling process owns them.
 
-    With `verify` whoever loads them checks that they are the same.
+    With `verify`, whoever loads them compares their checksum.
     """
     buckets = pack(named_parameters)
     num_bytes = sum(array.nbytes for bucket in buckets for array in bucket.values())
@@ -117,9 +117,9 @@ def publish(
 
 
 def checksum(buckets: Iterable[Mapping[str, NDArray[np.generic]]], before: int = 0) -> int:
-    """CRC-32 over names and values; equal for equal parameters in the same order, however they are bucketed.
+    """CRC-32 over names and values. It depends on the order of parameters, but not on how they are split into buckets.
 
-    `before` is that of what came before.
+    `before` is the checksum of the parameters that came before.
     """
     crc = before
     for bucket in buckets:

@@ -1,9 +1,13 @@
-"""A vLLM engine in a process of its own, as generators are: vLLM's Transformers backend changes classes of transformers
-in the process it runs in, so that nothing else can use them there afterwards."""
+"""vLLM engines in a process of their own, as generators have one. There is no compiler on its PATH.
+
+vLLM's Transformers backend changes classes of transformers in its process, so nothing else can use them there later.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,12 +18,14 @@ from actors.engine import EngineOptions, FinishedRequest, SamplingRequest
 from tests.actors.sampling import Weights
 
 ANSWER_S = 120.0
+NEEDED_BY_VLLM = ("lscpu", "ldconfig", "uname")
+COMPILERS = ("c++", "g++", "gcc", "cc", "clang", "clang++")
 
 _engine: Any = None
 
 
 class EngineProcess:
-    """The methods of a `SamplingEngine` that tests need, each answered by the engine in the other process."""
+    """The methods of a `SamplingEngine` that tests need. The engine in the other process does the work."""
 
     def __init__(self, executor: ProcessPoolExecutor) -> None:
         self._executor = executor
@@ -29,7 +35,7 @@ class EngineProcess:
 
     @contextmanager
     def engine(self, model: Path, options: EngineOptions) -> Iterator[None]:
-        """Serve `model`, one at a time."""
+        """Serve `model`. Only one engine runs at a time."""
         self._ask(_start, model, options)
         yield
         self._ask(_close)
@@ -41,12 +47,34 @@ class EngineProcess:
         result: dict[str, FinishedRequest] = self._ask(_sample, requests)
         return result
 
+    def compilers(self) -> list[str]:
+        """The compilers that the process finds."""
+        found: list[str] = self._ask(_compilers)
+        return found
+
 
 @contextmanager
-def engine_process() -> Iterator[EngineProcess]:
-    """A process that serves one engine after another."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+def engine_process(folder: Path) -> Iterator[EngineProcess]:
+    """A process that serves one engine after another. Its tools and caches are in `folder`."""
+    tools = folder / "bin"
+    tools.mkdir()
+    for name in NEEDED_BY_VLLM:
+        found = shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
+        if found:
+            (tools / name).symlink_to(found)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_enter, initargs=(folder, tools)) as executor:
         yield EngineProcess(executor)
+
+
+def _enter(folder: Path, tools: Path) -> None:
+    for name in ("CC", "CXX", "TORCH_COMPILE_DISABLE"):
+        os.environ.pop(name, None)
+    os.environ |= {"PATH": str(tools), "HOME": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+
+
+def _compilers() -> list[str]:
+    return [name for name in COMPILERS if shutil.which(name)]
 
 
 def _start(model: Path, options: EngineOptions) -> None:

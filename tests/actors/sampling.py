@@ -1,16 +1,17 @@
-"""Requests as the engines' tests make them."""
+"""Requests for the tests of engines."""
 
 from __future__ import annotations
 
 import torch
 
 from actors.engine import SampledSequence, SamplingRequest
+from actors.messages import RolloutRequest
 
 Weights = dict[str, torch.Tensor]
 
 
 def make_request(request_id: str, prompt_ids: list[int], **changes: object) -> SamplingRequest:
-    """A sampling request with the tests' defaults."""
+    """A sampling request with defaults for tests."""
     fields: dict[str, object] = {
         "num_samples": 2,
         "greedy": True,
@@ -19,7 +20,8 @@ def make_request(request_id: str, prompt_ids: list[int], **changes: object) -> S
         "max_tokens": 24,
         "seed": 7,
     }
-    return SamplingRequest(request_id, prompt_ids, **(fields | changes))  # type: ignore[arg-type]
+    rollout = RolloutRequest(request_id, "", **(fields | changes))  # type: ignore[arg-type]
+    return SamplingRequest(rollout, prompt_ids)
 
 
 def sequence_ids(sequence: SampledSequence) -> list[int]:

@@ -1,4 +1,4 @@
-"""A chat model's answer becomes a completion: text, program inside the code block, characters of each token."""
+"""How a chat model's answer becomes a completion: text, program inside the code block, characters of each token."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.engine import FinishedRequest, SampledSequence
+from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.messages import RolloutRequest
 from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
-from actors.types import Completion, FinishReason, VersionSpan
 from learner.data import encode_references
 from problems.types import Problem, StdinTest
 from tests.families import build_family
+from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
 PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PROGRAM,))
@@ -30,8 +30,8 @@ def completion(prompter: Prompter, token_ids: list[int], reason: FinishReason) -
     spans = (VersionSpan(0, len(ids), 0),)
     sampled = SampledSequence(ids, np.zeros(len(ids), dtype=np.float32), spans, reason)
     request = RolloutRequest("r", "p", 1, greedy=False, temperature=1.0, top_p=1.0, max_tokens=99, seed=0)
-    rollout = prompter.rollout(request, prompter.encode("p"), FinishedRequest("r", (sampled,), None))
-    return rollout.samples[0]
+    asked = SamplingRequest(request, prompter.encode("p"))
+    return prompter.rollout(asked, FinishedRequest("r", (sampled,), None)).samples[0]
 
 
 def characters(made: Completion, token: int) -> str:
@@ -39,7 +39,7 @@ def characters(made: Completion, token: int) -> str:
     return made.text[start:end]
 
 
-def test_the_program_is_the_inside_of_the_block_with_the_characters_of_its_tokens(prompter: Prompter) -> None:
+def test_the_program_is_the_content_of_the_code_block(prompter: Prompter) -> None:
     tokenizer = prompter.tokenizer
     answer = f"Here it is:\n```python\n{PROGRAM}```\nIt says é."
     ids = tokenizer.encode(answer, add_special_tokens=False)
@@ -50,16 +50,16 @@ def test_the_program_is_the_inside_of_the_block_with_the_characters_of_its_token
     before = answer.index(PROGRAM)
     assert (made.program_start, made.program_end) == (before, before + len(PROGRAM))
     decoded = "".join(characters(made, token) for token in range(len(ids)))
-    assert decoded.replace("éé", "é") == answer  # a token of half a character spans all of it
+    assert decoded.replace("éé", "é") == answer  # a token that is half a character spans the whole character
     assert made.char_spans[-1].tolist() == [len(answer)] * 2
 
 
-def test_an_answer_cut_short_is_the_program_so_far(prompter: Prompter) -> None:
+def test_a_truncated_answer_gives_the_program_so_far(prompter: Prompter) -> None:
     ids = prompter.tokenizer.encode("```python\ndef solve(val", add_special_tokens=False)
     assert completion(prompter, ids, FinishReason.LENGTH).program == "def solve(val"
 
 
-def test_what_is_taught_is_what_would_be_sampled(prompter: Prompter, tmp_path: Path) -> None:
+def test_references_are_encoded_like_samples(prompter: Prompter, tmp_path: Path) -> None:
     (example,) = encode_references([PROBLEM], prompter.tokenizer, chat_template=True, max_length=512)
     assert example.prompt_ids.tolist() == prompter.encode("p")
     assert example.token_ids[-1] == end_token_ids(tmp_path, prompter.tokenizer, chat=True)[0]

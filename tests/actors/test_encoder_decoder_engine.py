@@ -1,4 +1,4 @@
-"""The transformers engine with encoder-decoder models, against their own forward pass."""
+"""The transformers engine with encoder-decoder models, compared with their own forward pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from transformers import AutoModelForSeq2SeqLM
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine
 from actors.model_folder import end_token_ids, load_tokenizer
 from actors.transformers_engine import TransformersEngine
-from actors.types import FinishReason, VersionSpan
 from errors import UserError
 from tests.actors.sampling import Weights, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
+from transport.rollouts import FinishReason, VersionSpan
 
 PROMPT = list(range(10, 80))
 
 
 class Setting:
-    """One engine and the reference it is compared with."""
+    """An engine and the model it is compared with."""
 
     def __init__(self, folder: Path, *, max_num_seqs: int = 64) -> None:
         end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
@@ -33,7 +33,7 @@ class Setting:
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def weights(self, version: int) -> Weights:
-        """The model's own with noise of `version`'s."""
+        """The model's own weights with noise, always the same for the same version."""
         generator = torch.Generator().manual_seed(1000 + version)
         return {
             name: parameter.detach() * (1 + 0.3 * torch.randn(parameter.shape, generator=generator))
@@ -91,7 +91,7 @@ def test_logprobs_of_own_samples_agree_with_transformers_after_every_update(sett
                 setting.assert_agrees(sequence, weights, prompt, temperature)
 
 
-def test_greedy_decoding_is_that_of_generate(setting: Setting) -> None:
+def test_greedy_decoding_equals_generate(setting: Setting) -> None:
     setting.engine.load_weights(2, setting.model.named_parameters())
     setting.engine.add_request(make_request("greedy", PROMPT, num_samples=1, max_tokens=30))
     greedy = setting.run()["greedy"].greedy
@@ -109,20 +109,22 @@ def test_update_in_flight_labels_each_token_with_the_weights_that_sampled_it(set
         for _ in range(5):
             setting.engine.step()
         setting.engine.load_weights(version, weights[version].items())
+    num_long = 0
     for name, result in setting.run().items():
         for sequence in result.samples:
             setting.assert_agrees(sequence, weights, PROMPT if name == "long" else PROMPT[:20])
-            if len(sequence.token_ids) > 10:
-                end = len(sequence.token_ids)
+            if (end := len(sequence.token_ids)) > 10:
+                num_long += 1
                 assert sequence.weight_versions == (
                     VersionSpan(0, 5, 3),
                     VersionSpan(5, 10, 4),
                     VersionSpan(10, end, 5),
                 )
+    assert num_long > 0
 
 
 def test_sequences_join_and_leave_between_steps(codet5: Path) -> None:
-    """Twelve requests of different lengths through eight places."""
+    """Twelve requests of different lengths share eight places."""
     setting = Setting(codet5, max_num_seqs=8)
     weights = {0: dict(setting.model.named_parameters())}
     for index in range(12):
@@ -152,7 +154,7 @@ def test_a_prompt_is_encoded_once_for_all_of_its_samples(codet5: Path) -> None:
     assert encoded == [(2, len(PROMPT))]
 
 
-def test_seeded_samples_do_not_depend_on_company(setting: Setting) -> None:
+def test_seeded_samples_do_not_depend_on_other_requests(setting: Setting) -> None:
     setting.engine.add_request(make_request("alone", PROMPT, seed=11, num_samples=3, greedy=False))
     alone = setting.run()["alone"].samples
     setting.engine.add_request(make_request("other", PROMPT[:20], seed=12, num_samples=5))
@@ -164,14 +166,16 @@ def test_seeded_samples_do_not_depend_on_company(setting: Setting) -> None:
 
 def test_completions_end_with_the_end_token_or_at_the_length_limit(setting: Setting) -> None:
     setting.engine.add_request(make_request("many", PROMPT, num_samples=48, max_tokens=60, temperature=2.0))
-    for sequence in setting.run()["many"].samples:
+    sequences = setting.run()["many"].samples
+    assert {sequence.finish_reason for sequence in sequences} == {FinishReason.STOP, FinishReason.LENGTH}
+    for sequence in sequences:
         ids = sequence_ids(sequence)
         assert len(ids) == len(sequence.logprobs)
-        assert (
-            (ids.index(setting.end_id) == len(ids) - 1)
-            if sequence.finish_reason is FinishReason.STOP
-            else len(ids) == 60
-        )
+        if sequence.finish_reason is FinishReason.STOP:
+            assert ids.index(setting.end_id) == len(ids) - 1
+        else:
+            assert len(ids) == 60
+            assert setting.end_id not in ids
 
 
 def test_a_prompt_that_fills_the_context_is_refused(setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""Both engines against plain transformers: log-probabilities, versions, caches and batching, on the CPU."""
+"""Both engines compared with plain transformers: log-probabilities, versions, caches and batching, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import FinishedRequest, SampledSequence, SamplingEngine
-from actors.engines import build_engine
+from actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
 from actors.model_folder import end_token_ids, load_tokenizer
-from actors.types import FinishReason, VersionSpan
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights, make_request, sequence_ids
+from transport.rollouts import FinishReason, VersionSpan
 
 MAX_LENGTH = 256
 PROMPT = list(range(10, 80))
@@ -63,13 +62,13 @@ def test_logprobs_of_own_samples_agree_with_transformers_after_every_update(
             assert_agrees(greedy, reference_logprobs(weights, prompt, sequence_ids(greedy)))
 
 
-def test_prefix_cache_serves_nothing_computed_under_older_weights(
+def test_the_prefix_cache_serves_nothing_from_older_weights(
     engine: SamplingEngine, make_weights: Callable[[int], Weights], reference_logprobs: Callable[..., torch.Tensor]
 ) -> None:
     for version in (4, 5):
         weights = make_weights(version)
         engine.load_weights(version, weights.items())
-        for attempt in range(2):  # the second finds the prompt's first blocks in the cache
+        for attempt in range(2):  # the second one finds the first blocks of the prompt in the cache
             engine.add_request(make_request(f"{version}/{attempt}", PROMPT, max_tokens=2))
         for result in run(engine).values():
             for sequence in result.samples:
@@ -88,6 +87,7 @@ def test_update_in_flight_labels_each_token_with_the_weights_that_sampled_it(
         engine.load_weights(version, weights[version].items())
     result = run(engine)["long"]
     assert result.greedy is not None
+    assert FinishReason.LENGTH in {sequence.finish_reason for sequence in (*result.samples, result.greedy)}
     for sequence in (*result.samples, result.greedy):
         assert sequence.weight_versions[0].first == 0
         assert sequence.weight_versions[-1].end == len(sequence.token_ids)
@@ -127,7 +127,7 @@ def test_completions_end_with_the_end_token_or_at_the_length_limit(
             assert end_id not in ids
 
 
-def test_seeded_samples_do_not_depend_on_company(engine: SamplingEngine) -> None:
+def test_seeded_samples_do_not_depend_on_other_requests(engine: SamplingEngine) -> None:
     engine.add_request(make_request("alone", PROMPT, seed=11, num_samples=3, greedy=False))
     alone = run(engine)["alone"].samples
     engine.add_request(make_request("other", PROMPT[:20], seed=12, num_samples=5))
@@ -137,7 +137,7 @@ def test_seeded_samples_do_not_depend_on_company(engine: SamplingEngine) -> None
     assert len({tuple(sequence_ids(s)) for s in alone}) == 3
 
 
-def test_a_prompt_that_fills_the_context_is_refused_and_one_that_nearly_does_is_cut_short(
+def test_a_prompt_that_fills_the_context_is_refused_and_a_slightly_shorter_one_is_cut_off(
     engine: SamplingEngine,
 ) -> None:
     with pytest.raises(ValueError, match="prompt has 256 tokens and leaves no room"):

@@ -1,8 +1,7 @@
-"""Every family that vLLM samples from: the log-probabilities are transformers', at the start and after each update."""
+"""Every model family that vLLM samples from has the log-probabilities of transformers, before and after updates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from actors.engine import EngineOptions, SampledSequence
 from actors.model_folder import end_token_ids, load_tokenizer
-from tests.actors.engine_process import EngineProcess, engine_process
+from tests.actors.engine_process import EngineProcess
 from tests.actors.sampling import Weights, make_request, sequence_ids
 from tests.families import CONTEXT, FAMILIES, WINDOW, build_family
 
-# Longer than StarCoder2's window, and than the blocks of the key-value cache.
+# Longer than StarCoder2's window and the blocks of the key-value cache.
 PROMPT = [20 + i % 350 for i in range(WINDOW + 20)]
 MAX_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[EngineProcess]:
-    with engine_process() as process:
-        yield process
 
 
 @torch.no_grad()
@@ -39,7 +32,7 @@ def logprobs(model: Any, sequence: SampledSequence) -> np.ndarray:
 
 @torch.no_grad()
 def perturb(model: Any, seed: int) -> Weights:
-    """Move every parameter, as an update would, and return them by the names that the learner publishes."""
+    """Change every parameter, as an update would. Returns them by the names that the learner publishes."""
     random = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=random)
@@ -48,16 +41,18 @@ def perturb(model: Any, seed: int) -> Weights:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampler_and_transformers_agree_before_and_after_updates(
-    family: str, vllm: EngineProcess, tmp_path: Path
+    family: str, vllm_process: EngineProcess, tmp_path: Path
 ) -> None:
     folder = build_family(family, tmp_path)
     end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # in evaluation mode already
-    with vllm.engine(folder, EngineOptions("float32", CONTEXT, 16, kv_cache_bytes=2**25, end_token_ids=end_ids)):
+    with vllm_process.engine(
+        folder, EngineOptions("float32", CONTEXT, 16, kv_cache_bytes=2**25, end_token_ids=end_ids)
+    ):
         for version in (0, 1, 2):
             if version:
-                vllm.load_weights(version, perturb(model, version))
-            finished = vllm.sample([make_request("a", PROMPT, num_samples=3, max_tokens=MAX_TOKENS)])["a"]
+                vllm_process.load_weights(version, perturb(model, version))
+            finished = vllm_process.sample([make_request("a", PROMPT, num_samples=3, max_tokens=MAX_TOKENS)])["a"]
             assert finished.greedy is not None
             for sequence in (*finished.samples, finished.greedy):
                 assert sequence.weight_versions[-1].version == version
@@ -66,7 +61,7 @@ def test_sampler_and_transformers_agree_before_and_after_updates(
 
 
 def greedy(model: Any, end_ids: tuple[int, ...]) -> list[int]:
-    """What `generate` of transformers answers."""
+    """The answer of `generate` of transformers."""
     prompt = torch.tensor([PROMPT])
     output = model.generate(
         prompt,

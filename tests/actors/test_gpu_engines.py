@@ -1,4 +1,4 @@
-"""What only a GPU shows of engines: vLLM on a card that others use too, and weights from GPU to GPU."""
+"""What only a GPU shows of engines: vLLM on a card that others use as well, and weights sent from GPU to GPU."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from actors.engine import EngineOptions
 from settings import ModelSettings
+from tests.actors.running_actors import KEEP, Scorer, check_update_in_flight, kill, start_generator, start_learner
 from tests.actors.sampling import Weights, make_request, sequence_ids
-from tests.actors.test_transfer import KEEP, Scorer, check_update_in_flight, start_generator, start_learner
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 ATOL = {"float32": 2e-2, "bfloat16": 3e-1}
-"""Of log-probabilities one by one. Rounding makes up to 0.18 of 2,000 on a CPU; weights of another version, 1.3 in the
-mean."""
+"""Tolerance of a single log-probability. On a CPU, rounding makes at most 0.18 among 2,000; weights of another version
+make 1.3 on average."""
 MEAN_ATOL = {"float32": 2e-2, "bfloat16": 1e-1}
 PROMPT = list(range(10, 80))
 
@@ -36,25 +35,25 @@ def test_weights_go_from_gpu_to_gpu(
     reference_logprobs: Scorer,
     tmp_path: Path,
 ) -> None:
-    """Where there is one GPU, NCCL, which takes no two processes on one, is told that they are on different hosts."""
+    """NCCL refuses two processes on one GPU. With a single GPU, it is told that they are on different hosts."""
     shares_card = weight_transfer == "ipc" or torch.cuda.device_count() == 1
     num_gpus = 0.4 if shares_card else 1.0
     model_settings = ModelSettings(dtype=dtype, max_model_len=256)
     settings = KEEP.model_copy(update={"weight_transfer": weight_transfer, "num_gpus": num_gpus, "num_generators": 1})
     learner = start_learner(tiny_model_dir, model_settings, weight_transfer, num_gpus)
     variables = {"NCCL_HOSTID": "another"} if shares_card else {}
-    generator = start_generator("on-gpu", tiny_model_dir, model_settings, settings, **variables)
+    generator = start_generator("on-gpu", tiny_model_dir, model_settings, settings, variables=variables)
     try:
         itemsize = 2 if dtype == "bfloat16" else 4
-        check_update_in_flight(learner, generator, reference_logprobs, tmp_path, 1, atol=ATOL[dtype], itemsize=itemsize)
+        check_update_in_flight(learner, generator, reference_logprobs, tmp_path, atol=ATOL[dtype], itemsize=itemsize)
     finally:
-        ray.kill(learner)
-        ray.kill(generator)
+        kill(learner)
+        kill(generator)
 
 
 @pytest.fixture
 def held() -> Iterator[torch.Tensor]:
-    """A quarter of the card, which someone else has: a learner, say."""
+    """A quarter of the card, held by someone else, such as a learner."""
     yield torch.empty(torch.cuda.mem_get_info()[1] // 4, dtype=torch.uint8, device="cuda")
     torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""What only the transformers engine has to get right: rows of different ages in one batch."""
+"""What only the transformers engine has to handle: rows of different ages in one batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT = list(range(10, 49))
 
 @pytest.fixture(params=["gpt2", "mistral"])
 def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path) -> Path:
-    """A model with no position beyond its context, and one that sees a window of 8 tokens only."""
+    """A model without positions beyond its context, and one that sees only a window of 8 tokens."""
     torch.manual_seed(0)
     if request.param == "gpt2":
         shape = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.3)
@@ -44,7 +44,7 @@ def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("max_num_seqs", [64, 5])
-def test_rows_that_end_at_the_context_and_rows_that_join_late_disturb_no_other(folder: Path, max_num_seqs: int) -> None:
+def test_full_rows_and_rows_that_join_late_do_not_affect_others(folder: Path, max_num_seqs: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
     engine = TransformersEngine(folder, EngineOptions("float32", CONTEXT, max_num_seqs, 2**24, ()))
@@ -55,7 +55,7 @@ def test_rows_that_end_at_the_context_and_rows_that_join_late_disturb_no_other(f
             make_request(name, PROMPT[:length], num_samples=40 if name == "many" else 1, max_tokens=CONTEXT)
         )
         results += engine.step()
-    engine.load_weights(1, model.named_parameters())  # in the middle: all of the cache is computed again
+    engine.load_weights(1, model.named_parameters())  # in the middle: the whole cache is recomputed
     while engine.num_unfinished:
         results += engine.step()
     finished = {result.request_id: result for result in results}

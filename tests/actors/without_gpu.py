@@ -1,6 +1,6 @@
-"""vLLM's NCCL and IPC engines on machines without a GPU: a TCP store in NCCL's place, pickled tensors for IPC handles.
+"""vLLM's NCCL and IPC engines without a GPU: a TCP store replaces NCCL, and pickled tensors replace IPC handles.
 
-`do_without_gpu` puts it there, in the calling process.
+`do_without_gpu` does this in the calling process.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import vllm.distributed.weight_transfer.ipc_engine as ipc_engine
-import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
-import vllm.distributed.weight_transfer.packed_tensor as packed_tensor
-from vllm.distributed.utils import StatelessProcessGroup
 
-import transport.transfer
 from settings import ModelSettings
-from transport.transfer import WeightSender, init_info
 from transport.weights import WeightsHandle
 
 STALLS, DIES = "stalls", "dies"
+PHASE_S = 6.0
+"""Deadline of a phase of an update. A phase takes less than a second here."""
+
+_fault = ""
+
+
+def set_fault(actor: object, fault: str) -> None:
+    """Have the calling process stall or die the next time that it receives weights; see `ActorHandle.__ray_call__`."""
+    global _fault
+    _fault = fault
 
 
 class StoreCommunicator:
-    """Of two ranks. As with NCCL, both wait for each other for ever, and an abort from another thread ends that.
-
-    The environment variable TRANSFER has the receiver stall, or die, in the middle of an update.
-    """
+    """A communicator of two ranks. As in NCCL, each waits forever for the other until another thread aborts it."""
 
     def __init__(self, info: Any, rank: int) -> None:
+        from vllm.distributed.utils import StatelessProcessGroup
+
         group = StatelessProcessGroup.create(info.master_address, info.master_port, rank, info.world_size)
         self.store, self.rank = group.store, rank
         self.num_sent = 0
@@ -47,9 +50,9 @@ class StoreCommunicator:
             self.store.set(sent, pickle.dumps(tensor))
             self._wait(taken)
             return
-        if self.num_sent == 2 and os.environ.get("TRANSFER") == STALLS:
+        if self.num_sent > 1 and _fault == STALLS:
             self._wait("never")
-        if self.num_sent == 2 and os.environ.get("TRANSFER") == DIES:
+        if self.num_sent > 1 and _fault == DIES:
             os._exit(1)
         self._wait(sent)
         tensor.copy_(pickle.loads(self.store.get(sent)))
@@ -69,6 +72,12 @@ class NoStream:
 
 
 def do_without_gpu() -> None:
+    import vllm.distributed.weight_transfer.ipc_engine as ipc_engine
+    import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
+    import vllm.distributed.weight_transfer.packed_tensor as packed_tensor
+
+    import transport.transfer
+
     for module, name, value in (
         (nccl_engine, "worker_init_process_group", lambda info, parallel_config: StoreCommunicator(info, 1)),
         (nccl_engine, "open_trainer_endpoint", lambda info: StoreCommunicator(info, 0)),
@@ -80,7 +89,7 @@ def do_without_gpu() -> None:
         (ipc_engine, "reduce_tensor", lambda tensor: (None, (*[None] * 7, pickle.dumps(tensor)))),
         (ipc_engine, "rebuild_cuda_tensor", lambda *arguments: pickle.loads(arguments[7])),
         (transport.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
-        (transport.transfer, "PHASE_TIMEOUT_S", 10.0),
+        (transport.transfer, "PHASE_TIMEOUT_S", PHASE_S),
     ):
         setattr(module, name, value)
 
@@ -91,17 +100,19 @@ def arrive(fields: dict[str, Any]) -> ModelSettings:
 
 
 class ModelHere(ModelSettings):
-    """A model's settings, with which processes that receive them do without a GPU."""
+    """Model settings. Processes that receive them do without a GPU from then on."""
 
     def __reduce__(self) -> Any:
         return arrive, (self.model_dump(),)
 
 
 class Forger:
-    """Another learner: sends what it is given, and lies about its checksum where it is told to."""
+    """Another learner. Sends what it is given, and lies about the checksum if told to."""
 
     def __init__(self, weight_transfer: str = "nccl") -> None:
         do_without_gpu()
+        from transport.transfer import WeightSender, init_info
+
         self.sender = WeightSender(partial(init_info, weight_transfer))
 
     def publish(self, version: int, weights: Mapping[str, torch.Tensor], forge: bool) -> WeightsHandle:

@@ -1,7 +1,8 @@
 """Simulated actors on virtual time: the driver is real, what it talks to may die at any call and be late.
 
-Generators, sandbox workers, keeper and learner are stand-ins; the online buffer is the real one without Ray. Every call
-takes a random time. A plan says at which call who is killed: before it is carried out, or before its answer arrives.
+Generators, sandbox workers, rollout store and learner are stand-ins; the online buffer is the real one without Ray.
+Every call takes a random time. A plan says at which call who is killed: before it is carried out, or before its answer
+arrives.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from transport.weights import WeightsHandle
 
 T = TypeVar("T")
 GENERATORS = ("generator-0", "generator-1")
-TARGETS = (*GENERATORS, "worker", "keeper", "buffer", "learner")
+TARGETS = (*GENERATORS, "worker", "rollout store", "buffer", "learner")
 RESTART_S = 2.0
 LONGEST_CALL_S = 2.0
 
@@ -212,8 +213,8 @@ class _Method:
 class SimulatedGenerator:
     """Samples each rollout in some time, with the weights it has when it ends; may hand a rollout out twice."""
 
-    def __init__(self, cluster: Cluster, keeper: RestartingHandle, slowness: float) -> None:
-        self.cluster, self.keeper, self.slowness = cluster, keeper, slowness
+    def __init__(self, cluster: Cluster, rollout_store: RestartingHandle, slowness: float) -> None:
+        self.cluster, self.rollout_store, self.slowness = cluster, rollout_store, slowness
         self.version = 0
         self.in_flight: set[str] = set()
         self.finished: list[RolloutHandle] = []
@@ -240,12 +241,8 @@ class SimulatedGenerator:
         version = self.version
         assert version > 0, "sampled with weights that nobody published"
         await self.cluster.delay(10.0 * self.slowness)
-        ref = await self.keeper.keep.remote((request.rollout_id, request.task_id, version))
-        self.finished.append(
-            RolloutHandle(
-                [ref], request.rollout_id, request.task_id, request.num_samples, 8, version, version, size_bytes=8
-            )
-        )
+        ref = await self.rollout_store.keep.remote((request.rollout_id, request.task_id, version))
+        self.finished.append(RolloutHandle([ref], request.rollout_id, request.num_samples, num_tokens=8))
         self.in_flight.discard(request.rollout_id)
 
     async def take(self, timeout_s: float) -> list[RolloutHandle]:
@@ -257,7 +254,7 @@ class SimulatedGenerator:
         return handles
 
 
-class SimulatedKeeper:
+class SimulatedRolloutStore:
     def __init__(self, process: Process) -> None:
         self.process = process
 

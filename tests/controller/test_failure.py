@@ -33,8 +33,8 @@ from tests.controller.simulation import (
     RestartingHandle,
     SimulatedGenerator,
     SimulatedGraders,
-    SimulatedKeeper,
     SimulatedLearner,
+    SimulatedRolloutStore,
     run_virtually,
     start_buffer,
 )
@@ -68,10 +68,10 @@ def make_settings(folder: Path, *, refresh_every: int, max_off_policy_versions: 
 def start_controller(cluster: Cluster, settings: Settings) -> Controller:
     """The real driver over simulated actors."""
     buffer = start_buffer(cluster, settings)
-    keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+    rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
 
     def spawn_generator(index: int, life: int) -> Handle:
-        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, keeper, slowness=1 + 3 * index))
+        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, rollout_store, slowness=1 + 3 * index))
 
     def spawn_learner(life: int) -> Handle:
         learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_off_policy_versions)
@@ -218,8 +218,8 @@ class FaultyGenerator(SimulatedGenerator):
 def test_a_fault_of_the_program_itself_ends_the_wait_for_rollouts_at_once() -> None:
     async def scenario() -> None:
         cluster = Cluster(0, {})
-        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
-        generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, keeper, slowness=1))
+        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
+        generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, rollout_store, slowness=1))
         pool = GeneratorPool(lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
         await pool.start()
         try:
@@ -244,11 +244,11 @@ def test_a_generator_that_finds_no_room_is_waited_for_while_another_samples(
 
     async def scenario() -> None:
         cluster = Cluster(0, {})
-        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
 
         def spawn(index: int, life: int) -> Handle:
             kind = Homeless if index == 1 and life > 0 else SimulatedGenerator
-            return Handle(cluster, GENERATORS[index], kind(cluster, keeper, slowness=1))
+            return Handle(cluster, GENERATORS[index], kind(cluster, rollout_store, slowness=1))
 
         pool = GeneratorPool(spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die())
         await pool.start()
@@ -297,10 +297,10 @@ def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
 
     async def scenario() -> None:
         cluster = Cluster(0, {})
-        keeper = RestartingHandle(cluster, "keeper", SimulatedKeeper)
+        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
 
         def generator(*place: int) -> Handle:
-            return Handle(cluster, "generator-0", SimulatedGenerator(cluster, keeper, slowness=1))
+            return Handle(cluster, "generator-0", SimulatedGenerator(cluster, rollout_store, slowness=1))
 
         def learner(life: int = 0) -> Handle:
             return Handle(cluster, "learner", SimulatedLearner(cluster, lambda: handle.process, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.engines import build_engine
+from actors.engine import build_engine
 from actors.model_folder import end_token_ids, load_tokenizer
 from learner.data import Experience
 from rewards import Granularity

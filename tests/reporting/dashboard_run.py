@@ -18,7 +18,7 @@ from learner.buffer import BufferActor
 from sandbox import selftest
 from sandbox.pool import SandboxPool, SandboxWorker
 from settings import BufferSettings, SandboxSettings
-from transport.rollout_store import start_rollout_store
+from transport.rollouts import start_rollout_store
 
 
 class SlowLearner:

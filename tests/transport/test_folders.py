@@ -1,21 +1,21 @@
-"""Folders between nodes: a server with another working directory stands for another node, whose paths are not here."""
+"""Folders between nodes. A server with another working directory acts as another node, with other paths."""
 
 from __future__ import annotations
 
-import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from tests.actors.elsewhere import Elsewhere
+from tests.transport.elsewhere import Elsewhere
 from transport.folders import PIECE_BYTES, HomeFolders, listing
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None) -> HomeFolders:
-    """The driver's node has `tmp_path/driver` for its directory, this one `tmp_path/here`."""
+    """The driver's node works in `tmp_path/driver`, this one in `tmp_path/here`."""
     for name in ("driver", "here", "user"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None) -> 
 
 
 def write(folder: Path) -> dict[str, bytes]:
-    files = {"config.json": b"{}", "empty": b"", "weights/1": os.urandom(PIECE_BYTES + 7)}
+    files = {"config.json": b"{}", "empty": b"", "weights/1": random.Random(0).randbytes(PIECE_BYTES + 7)}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -43,11 +43,11 @@ def test_a_model_is_fetched_once_per_node(tmp_path: Path, home: HomeFolders) -> 
     changed = copy / "config.json"
     changed.write_bytes(b"[]")
     assert home.fetch(Path("model")) == copy
-    assert changed.read_bytes() == b"[]", "it was fetched again"
+    assert changed.read_bytes() == b"[]", "the model was fetched again"
 
 
-def test_what_is_here_too_is_not_copied(tmp_path: Path, home: HomeFolders) -> None:
-    """As on a shared file system."""
+def test_a_folder_that_both_nodes_see_is_not_copied(tmp_path: Path, home: HomeFolders) -> None:
+    """For example on a shared file system."""
     folder = tmp_path / "shared"
     write(folder)
     assert home.fetch(folder) == folder
@@ -55,7 +55,7 @@ def test_what_is_here_too_is_not_copied(tmp_path: Path, home: HomeFolders) -> No
     assert not list((tmp_path / "user").iterdir())
 
 
-def test_a_checkpoint_gets_to_the_driver_whole(tmp_path: Path, home: HomeFolders) -> None:
+def test_a_checkpoint_arrives_complete_at_the_driver(tmp_path: Path, home: HomeFolders) -> None:
     files = write(tmp_path / "here" / "checkpoints" / "step-1")
     left_over = tmp_path / "driver" / "checkpoints" / ".incomplete-step-1" / "half"
     left_over.parent.mkdir(parents=True)
@@ -66,10 +66,10 @@ def test_a_checkpoint_gets_to_the_driver_whole(tmp_path: Path, home: HomeFolders
     home.send(Path("checkpoints/step-1"))
 
 
-def test_a_folder_that_is_nowhere_is_an_error(home: HomeFolders) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing is no folder"):
+def test_a_missing_folder_is_an_error(home: HomeFolders) -> None:
+    with pytest.raises(FileNotFoundError, match="not a directory: nothing"):
         home.fetch(Path("nothing"))
 
 
-def test_on_the_drivers_own_node_a_path_is_a_path(tmp_path: Path, ray_session: None) -> None:
+def test_paths_stay_the_same_on_the_drivers_node(tmp_path: Path, ray_session: None) -> None:
     assert HomeFolders.here().fetch(tmp_path) == tmp_path
