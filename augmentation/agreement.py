@@ -100,8 +100,8 @@ def augment(
         if candidate.input.key not in known:
             fresh.setdefault(candidate.input.key, candidate)
     new, dropped = _agreed(problem, list(fresh.values())[: 2 * rules.num_tests], references, graders)
-    dropped["the input is not new"] += len(candidates) - len(fresh)
     kept = [one for one in new if one.test in read_row(problem.benchmark, row_of(_with_tests(problem, [one]))).tests]
+    dropped["the input is not new"] += len(candidates) - len(fresh)
     dropped["the answer does not fit into the benchmark's rows"] += len(new) - len(kept)
     kept = kept[: rules.num_tests]
     return Augmented(
@@ -139,17 +139,12 @@ def _agreed(
             dropped["no answer that a test can hold" if result.end is End.OK else "a reference fails on it"] += 1
     runs = [(reference, None) for reference in references[1:]] + [(reference, _SECOND_SEED) for reference in references]
     for reference, seed in runs:
-        agreeing = []
         results = _run(problem, reference, [one.candidate for one in new], graders, seed)
-        for one, result in zip(new, results, strict=True):
-            outcome = judge.outcome_of(judge.plan(one.test), result)
-            if outcome is Outcome.PASSED:
-                agreeing.append(one)
-            elif outcome is Outcome.FAILED:
-                dropped["references disagree" if seed is None else "an answer changes from run to run"] += 1
-            else:
-                dropped["a reference fails on it"] += 1
-        new = agreeing
+        outcomes = [judge.outcome_of(judge.plan(one.test), found) for one, found in zip(new, results, strict=True)]
+        num_failed = outcomes.count(Outcome.FAILED)
+        dropped["references disagree" if seed is None else "an answer changes from run to run"] += num_failed
+        dropped["a reference fails on it"] += len(new) - num_failed - outcomes.count(Outcome.PASSED)
+        new = [one for one, outcome in zip(new, outcomes, strict=True) if outcome is Outcome.PASSED]
     return new, dropped
 
 

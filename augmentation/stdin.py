@@ -38,28 +38,21 @@ class _Count:
     of_characters: bool
     num_lines: int
 
-    def lines(self, block: Lines) -> Lines:
-        """The lines it counts."""
-        return block[self.line + 1 : self.line + 1 + self.num_lines]
-
-    def length_of(self, line: list[Any]) -> int:
-        """What it should say of a line; -1 if it cannot count this line."""
+    def lengths(self, block: Lines) -> list[int]:
+        """What it should say of each line that it counts; -1 if it cannot count the line."""
+        lines = block[self.line + 1 : self.line + 1 + self.num_lines]
         if not self.of_characters:
-            return len(line)
-        return len(str(line[0])) if len(line) == 1 else -1
+            return list(map(len, lines))
+        return [len(str(line[0])) if len(line) == 1 else -1 for line in lines]
 
     def holds(self, block: Lines) -> bool:
         """Whether it is right in a block."""
-        lines = self.lines(block)
-        value = _at(block, self.line, self.column)
-        return len(lines) == self.num_lines and all(value == self.length_of(line) for line in lines)
+        return self.lengths(block) == [_at(block, self.line, self.column)] * self.num_lines
 
     def set(self, block: Lines) -> None:
         """Make it right, with the first line it counts as the model for the others."""
-        first, *others = self.lines(block)
-        length = self.length_of(first)
-        block[self.line][self.column] = length
-        for line in others:
+        length = block[self.line][self.column] = self.lengths(block)[0]
+        for line in block[self.line + 2 : self.line + 1 + self.num_lines]:
             line[:] = (line + line[-1:] * (length - len(line)))[:length]
 
 

@@ -186,8 +186,7 @@ def _always(values: Iterable[Sequence[Any]], holds: Callable[[Sequence[Any]], bo
 
 
 def _is_ascending(value: Sequence[Any]) -> bool:
-    are_sortable = {type(one) for one in value} in ({int}, {float}, {str})
-    return are_sortable and all(one <= other for one, other in pairwise(value))
+    return {type(one) for one in value} in ({int}, {float}, {str}) and all(a <= b for a, b in pairwise(value))
 
 
 def _is_permutation(value: Sequence[Any]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +74,20 @@ def _source(options: argparse.Namespace) -> ProgramSource:
 def _table(results: dict[str, Any]) -> str:
     """pass@k in percent with its interval, one line per group, by each of the rules; then the differences."""
     lines = []
-    for rules in [results, *([results["apps"]] if "apps" in results else [])]:
-        for name, groups in _passes(rules):
-            for group, value in groups.items():
-                low, high = rules["intervals"][name][group]
-                lines.append(f"{name:>9} {rules['comparison']:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
-    if "against" in results:
-        against = results["against"]
+    for comparison, rules, name, group, value in _passes(results):
+        low, high = rules["intervals"][name][group]
+        lines.append(f"{name:>9} {comparison:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
+    if against := results.get("against"):
         lines.append(f"difference from {against['folder']}, problem by problem:")
-        for comparison, rules in [("strict", against), ("apps", against.get("apps", {}))]:
-            for name, groups in _passes(rules):
-                for group, found in groups.items():
-                    low, high = found["interval"]
-                    lines.append(
-                        f"{name:>9} {comparison:<7} {group:<14} {found['difference']:+7.2%}   [{low:+.2%}, {high:+.2%}]"
-                    )
+        for comparison, _, name, group, found in _passes(against):
+            (low, high), difference = found["interval"], found["difference"]
+            lines.append(f"{name:>9} {comparison:<7} {group:<14} {difference:+7.2%}   [{low:+.2%}, {high:+.2%}]")
     return "\n".join(lines)
 
 
-def _passes(rules: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, groups) for name, groups in rules.items() if name.startswith("pass@")]
+def _passes(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str, Any]]:
+    """Each pass@k in the results: the comparison, the results by it, the name, the group and the value."""
+    for comparison, rules in [("strict", results), ("apps", results.get("apps", {}))]:
+        for name, groups in rules.items():
+            if name.startswith("pass@"):
+                yield from ((comparison, rules, name, group, value) for group, value in groups.items())

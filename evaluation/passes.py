@@ -36,10 +36,10 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     return (draws - comb(num_samples - num_passed, k)) / draws
 
 
-def bootstrap_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The percentile interval of the mean of `values` [num_problems], resampling problems with replacement.
 
-    The same seed gives the same interval. The programs within a problem are not resampled: what makes a benchmark's
+    The same values give the same interval. The programs within a problem are not resampled: what makes a benchmark's
     figure uncertain is which problems it happens to contain.
 
     Raises:
@@ -47,7 +47,7 @@ def bootstrap_interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[f
     """
     if not len(values):
         raise ValueError("an interval needs at least one problem")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = max(1, _CHUNK // len(values))
     means = [
         values[rng.integers(len(values), size=(min(rows, NUM_RESAMPLES - start), len(values)))].mean(axis=1)

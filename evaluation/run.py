@@ -52,13 +52,13 @@ class _Counts:
 
     def results(self, ks: Sequence[int]) -> dict[str, Any]:
         """pass@k by each of the rules, and how evenly programs are spread over problems. Raises as `evaluate_tally`."""
-        found = {
+        by_rules = {
             rules.value: evaluate_tally(tally, ks, rules.value).to_json() for rules, tally in self._tallies.items()
         }
         numbers = [number for number in self._num_programs.values() if number]
         return {
-            **found.pop(Comparison.STRICT),
-            **found,
+            **by_rules.pop(Comparison.STRICT),
+            **by_rules,
             "problems_without_samples": len(self._num_programs) - len(numbers),
             "samples_per_problem": {"min": min(numbers, default=0), "max": max(numbers, default=0)},
         }
@@ -174,15 +174,12 @@ def _grade_into(
 
 def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison) -> None:
     """Grade the stored programs again that the grader failed on."""
-    places, items = [], []
-    for place, row in enumerate(store.rows()):
-        if _is_ungraded(row):
-            program = ProgramRow.model_validate(row)
-            places.append(place)
-            items.append((program, index.find(program.task_id)))
-    if items:
-        logger.info("%d programs met grader errors before; grading them again", len(items))
-        store.replace(dict(zip(places, (row for _, row in _graded(items, graders, comparison)), strict=True)))
+    ungraded = {place: ProgramRow.model_validate(row) for place, row in enumerate(store.rows()) if _is_ungraded(row)}
+    if ungraded:
+        logger.info("%d programs met grader errors before; grading them again", len(ungraded))
+        programs = ((program, index.find(program.task_id)) for program in ungraded.values())
+        rows = (row for _, row in _graded(programs, graders, comparison))
+        store.replace(dict(zip(ungraded, rows, strict=True)))
 
 
 def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Iterator[tuple[Problem, dict[str, Any]]]:

@@ -73,12 +73,15 @@ def to_problem(row: Any) -> Problem:
     metadata = _decoded(row, "metadata") or {}
     difficulty = row.get("difficulty") or (metadata.get("difficulty") if isinstance(metadata, dict) else None)
     tests = _tests(row)
+    solutions = _decoded(row, "solutions") or []
+    if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
+        raise _unusable(row, "solutions", "expected a list of programs")
     return Problem(
         task_id=task_id,
         benchmark="apps",
         statement=statement,
         tests=tests,
-        references=_solutions(row),
+        references=tuple(solutions),
         difficulty=difficulty if isinstance(difficulty, str) else None,
         entry_point=tests[0].function if isinstance(tests[0], CallTest) else None,
         starter_code=row.get("starter_code") or "",
@@ -105,13 +108,6 @@ def to_row(problem: Problem) -> dict[str, Any]:
         "difficulty": problem.difficulty,
         "starter_code": problem.starter_code,
     }
-
-
-def _solutions(row: dict[str, Any]) -> tuple[str, ...]:
-    solutions = _decoded(row, "solutions") or []
-    if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
-        raise _unusable(row, "solutions", "expected a list of programs")
-    return tuple(solutions)
 
 
 def _tests(row: dict[str, Any]) -> tuple[Test, ...]:

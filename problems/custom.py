@@ -111,7 +111,8 @@ def to_problem(data: Any) -> Problem:
         tests=tests,
         references=tuple(row.references),
         difficulty=row.difficulty,
-        entry_point=_entry_point(tests),
+        entry_point=next((test.function for test in tests if isinstance(test, CallTest)), None)
+        or function_under_test(parse_assertion(test.assertion) for test in tests if isinstance(test, AssertTest)),
         starter_code=row.starter_code,
         num_visible_tests=row.num_visible_tests,
     )
@@ -143,10 +144,3 @@ def _test_row(test: Test) -> dict[str, Any]:
         case AssertTest(assertion, setup, _):
             return {"assert": assertion, "setup": setup}
     raise UserError("custom rows cannot hold test functions")
-
-
-def _entry_point(tests: tuple[Test, ...]) -> str | None:
-    called = next((test.function for test in tests if isinstance(test, CallTest)), None)
-    return called or function_under_test(
-        parse_assertion(test.assertion) for test in tests if isinstance(test, AssertTest)
-    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from problems.continuation import last_needed_line, new_statements
 from problems.fences import Block, blocks_of, spoken, text_before_fences
 from problems.prompts import QUESTION
-from problems.python_source import LINE_END, SCOPES, layouts, outer_statements, parse, required_name
+from problems.python_source import IMPORTS, LINE_END, SCOPES, layouts, outer_statements, parse, required_name
 from problems.types import Problem, StdinTest
 
 _MAX_PARSES = 120  # per answer; a text that needs more is not an answer
@@ -79,10 +79,9 @@ class _Search:
 
     def read(self, start: int, end: int) -> ast.Module | int:
         """The syntax tree of a span as it would be graded, or the line of the span where it stops being Python."""
-        known = self._read.get((start, end))
-        if known is None:
-            known = self._read[start, end] = self._parse(start, end)
-        return known
+        if (start, end) not in self._read:
+            self._read[start, end] = self._parse(start, end)
+        return self._read[start, end]
 
     def _parse(self, start: int, end: int) -> ast.Module | int:
         furthest = 1
@@ -166,14 +165,12 @@ class _Search:
 
     def _rank_of_script(self, statements: list[ast.stmt]) -> int:
         words: set[str] = set()
-        for statement in statements:
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name):
-                    words.add(node.id)
-                elif isinstance(node, ast.Attribute):
-                    words.add(node.attr)
-                elif isinstance(node, ast.alias):
-                    words.update(node.name.split("."))
+        for node in ast.walk(ast.Module(statements, [])):
+            match node:
+                case ast.Name(id=word) | ast.Attribute(attr=word):
+                    words.add(word)
+                case ast.alias(name):
+                    words.update(name.split("."))
         if words & _WRITING and (words & _READING or not self._has_input):
             return _PROGRAM
         does = any(
@@ -239,26 +236,20 @@ class _Search:
 
 def _definition_rank(node: ast.AST, name: str, *, deep: bool) -> int:
     """`_PROGRAM` if a statement binds `name`, `_PARTIAL` if it imports it or defines it without a body, else 0."""
-    if isinstance(node, SCOPES):
-        if node.name == name:
-            return _PARTIAL if all(_is_filler(statement) for statement in node.body) else _PROGRAM
-        if deep and isinstance(node, ast.ClassDef):
-            return max((_definition_rank(inner, name, deep=False) for inner in node.body), default=_NOTHING)
-    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+    if isinstance(node, SCOPES) and node.name == name:
+        fillers = [isinstance(inner, ast.Pass) or _is_constant(inner) for inner in node.body]
+        return _PARTIAL if all(fillers) else _PROGRAM
+    if isinstance(node, ast.ClassDef) and deep:
+        return max((_definition_rank(inner, name, deep=False) for inner in node.body), default=_NOTHING)
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return _PROGRAM
-    elif isinstance(node, (ast.Import, ast.ImportFrom)) and any(
-        (alias.asname or alias.name) == name for alias in node.names
-    ):
-        return _PARTIAL
-    return _NOTHING
+        return _PROGRAM if any(isinstance(one, ast.Name) and one.id == name for one in targets) else _NOTHING
+    is_imported = isinstance(node, IMPORTS) and any((alias.asname or alias.name) == name for alias in node.names)
+    return _PARTIAL if is_imported else _NOTHING
 
 
-def _is_filler(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Pass) or (
-        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    )
+def _is_constant(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _matching_brace(text: str, start: int, end: int) -> int:

@@ -87,10 +87,11 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
             continue
         if mark["open"]:
             spans.append((begin, mark.start()))
-            end = _thought_end(text, mark.end())
+            closing = (one for one in _MARK.finditer(text, mark.end()) if one["close"] and not _is_quoted(text, one))
+            end = next(closing, None)
             if end is None:
                 return spans
-            position = end
+            position = end.end()
         elif mark["close"]:
             spans.clear()
         elif text[begin : mark.start()].strip():
@@ -106,11 +107,6 @@ def _answer_start(text: str) -> int:
     channels = list(_CHANNEL.finditer(text))
     final = [channel.end() for channel in channels if channel[1] == "final"]
     return final[-1] if final else len(text) if channels else 0
-
-
-def _thought_end(text: str, position: int) -> int | None:
-    closing = (mark for mark in _MARK.finditer(text, position) if mark["close"] and not _is_quoted(text, mark))
-    return next((mark.end() for mark in closing), None)
 
 
 def _is_quoted(text: str, mark: re.Match[str]) -> bool:

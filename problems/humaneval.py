@@ -199,10 +199,12 @@ class _Splitter:
 
     def _is_value(self, statement: ast.Assign) -> bool:
         """Whether the value can replace its name everywhere: it is pure and does not come from the program."""
-        names = {node.id for node in ast.walk(statement.value) if isinstance(node, ast.Name)}
-        attributes = any(isinstance(node, ast.Attribute) for node in ast.walk(statement.value))
-        is_name = len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
-        return is_name and not names & self._program and not attributes
+        if len(statement.targets) > 1 or not isinstance(statement.targets[0], ast.Name):
+            return False
+        return not any(
+            isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and node.id in self._program)
+            for node in ast.walk(statement.value)
+        )
 
     def _written_out(self, expression: ast.expr) -> ast.expr:
         candidate = self._check.args.args[0].arg

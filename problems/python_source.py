@@ -95,11 +95,9 @@ def source_before(problem: Problem, program: str) -> str:
         return ""
     if problem.code_prefix:
         return problem.code_prefix
-    if isinstance(problem.tests[0], CallTest) or (
-        isinstance(problem.tests[0], AssertTest) and _SOLUTION.search(program)
-    ):
-        return site_imports(program)
-    return ""
+    test = problem.tests[0]
+    is_for_site = isinstance(test, CallTest) or (isinstance(test, AssertTest) and _SOLUTION.search(program))
+    return site_imports(program) if is_for_site else ""
 
 
 def site_imports(program: str) -> str:
@@ -113,7 +111,7 @@ def site_imports(program: str) -> str:
         module = parse_module(program, "program")
     except UnusableRowError:
         return ""
-    defined = (({node.name} if isinstance(node, SCOPES) else bound_names(node)) for node in module.body)
+    defined = ({node.name} if isinstance(node, SCOPES) else bound_names(node) for node in module.body)
     missing = used_names(module).difference(*defined)
     return "".join(f"{line}\n" for name, line in SITE_IMPORTS.items() if name in missing)
 
@@ -156,8 +154,7 @@ def layouts(problem: Problem, program: str) -> Iterator[tuple[str, str]]:
     if problem.code_prefix and prefix and own and name and name in program:
         # If the whole function came again, indented like the body, it would become a function inside the function.
         whole = _reindented(program, own, "")
-        tree = parse(whole) if whole is not None else 1
-        if whole is not None and isinstance(tree, ast.Module) and defines(tree, name):
+        if whole is not None and isinstance(tree := parse(whole), ast.Module) and defines(tree, name):
             yield prefix, whole
     yield prefix, program
     if _ODD_BLANK.search(program):
@@ -202,12 +199,10 @@ def _body_indent(prefix: str) -> str:
     """The indentation of the statements that continue the function at the end of `prefix`."""
     tree = parse(prefix)
     if isinstance(tree, ast.Module) and tree.body:
-        node: ast.stmt = tree.body[-1]
+        first, node = None, tree.body[-1]
         while isinstance(node, SCOPES):
             first, node = node.body[0], node.body[-1]
-            if not isinstance(node, SCOPES):
-                line = LINE_END.split(prefix)[first.lineno - 1]
-                return (_INDENT.match(line) or [""])[0]
-        return ""
+        line = LINE_END.split(prefix)[first.lineno - 1] if first else ""
+        return (_INDENT.match(line) or [""])[0]
     last = prefix.rstrip().rpartition("\n")[2]
     return (_INDENT.match(last) or [""])[0] + "    " * last.endswith(":")

@@ -34,8 +34,7 @@ class Spec:
     selections: tuple[slice | tuple[str, str], ...]
 
     def value_of(self, key: str) -> str | None:
-        pairs = (one for one in self.selections if isinstance(one, tuple))
-        return next((value for name, value in pairs if name == key), None)
+        return next((one[1] for one in self.selections if isinstance(one, tuple) and one[0] == key), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,11 @@ def _problem(
     as_function = rng.random() < 0.5
     lists = _inputs(rng, spoken, vocabulary)
     solve = _solver(spoken)
-    tests = tuple(_test(numbers, solve(numbers), as_function=as_function) for numbers in lists)
+    tests: tuple[Test, ...]
+    if as_function:
+        tests = tuple(CallTest("solve", (numbers,), solve(numbers)) for numbers in lists)
+    else:
+        tests = tuple(StdinTest(" ".join(map(str, numbers)) + "\n", f"{solve(numbers)}\n") for numbers in lists)
     asked, verb = ("Write solve(xs)", "Return") if as_function else ("Read a line of integers", "Print")
     statement = (
         f"{asked}. {select.words}, then {change.words}. {verb} {answer.words}.\n"
@@ -155,9 +159,3 @@ def _inputs(rng: random.Random, steps: _Steps, vocabulary: Vocabulary) -> list[l
 
 def _numbers(rng: random.Random, length: int) -> list[int]:
     return [rng.choice((rng.randint(-9, 9), rng.randint(0, 12), rng.randint(-30, 99))) for _ in range(length)]
-
-
-def _test(numbers: list[int], answer: Any, *, as_function: bool) -> Test:
-    if as_function:
-        return CallTest("solve", (numbers,), answer)
-    return StdinTest(" ".join(map(str, numbers)) + "\n", f"{answer}\n")
