@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain, product, takewhile
 from typing import Any
 
 from augmentation.values import Rule, items, places
@@ -148,14 +148,10 @@ def _block_size(inputs: Sequence[Lines]) -> int | None:
 
 def _find_counts(blocks: Sequence[Lines], num_lines: int) -> list[_Count]:
     """The counts in the first `num_lines` lines that are right in every block."""
-    found = []
-    for line in range(num_lines):
-        for column in range(_LAST_PLACE + 1):
-            for of_characters in (False, True):
-                most = 1 if of_characters else _MAX_COUNTED
-                counts = [_Count(line, column, of_characters, number + 1) for number in range(most)]
-                holding = list(takewhile(lambda count: all(map(count.holds, blocks)), counts))
-                if holding and any((_at(block, line, column) or 0) > 1 for block in blocks):
-                    found.append(holding[-1])
-                    break
-    return found
+    found: dict[tuple[int, int], _Count] = {}
+    for line, column, of_characters in product(range(num_lines), range(_LAST_PLACE + 1), (False, True)):
+        counts = [_Count(line, column, of_characters, number + 1) for number in range(_MAX_COUNTED)]
+        holding = list(takewhile(lambda count: all(map(count.holds, blocks)), counts[: 1 if of_characters else None]))
+        if holding and any((_at(block, line, column) or 0) > 1 for block in blocks):
+            found.setdefault((line, column), holding[-1])
+    return list(found.values())

@@ -206,19 +206,17 @@ def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
     If they stayed in the setup, the program could read an answer or change an argument in its own namespace.
     """
     body = ast.parse(setup).body
+    free = used_names(condition) - bound_names(condition)
     literals: dict[str, ast.expr] = {}
+    kept = list(body)
     for node in body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if is_literal(value):
+            case ast.Assign([ast.Name(name)], value) if name in free and is_literal(value):
                 others = [other for other in body if other is not node]
                 if not any(name in bound_names(other) | used_names(other) for other in others):
                     literals[name] = value
-    free = used_names(condition) - bound_names(condition)
-    literals = {name: value for name, value in literals.items() if name in free}
-    if not literals:
-        return condition, setup
-    kept = [node for node in body if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in literals)]
-    return replaced(condition, literals), "\n".join(map(ast.unparse, kept))
+                    kept.remove(node)
+    return (replaced(condition, literals), "\n".join(map(ast.unparse, kept))) if literals else (condition, setup)
 
 
 def replaced(tree: Tree, values: Mapping[str, ast.expr]) -> Tree:
