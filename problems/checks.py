@@ -48,7 +48,10 @@ def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
     """
     taking = _TakePrograms(scope)
     remaining: ast.expr = taking.visit(condition)
-    _check_attributes(remaining, scope.bound | taking.served.keys())
+    names = scope.bound | taking.served.keys()
+    for node in ast.walk(remaining):
+        if isinstance(node, ast.Attribute) and used_names(node.value) & names:
+            _refuse_foreign(node)
     if not taking.served:
         raise UnusableRowError("test calls nothing in the program")
     _refuse_shared(taking.served.values(), scope.variables)
@@ -98,14 +101,6 @@ def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
     for name in sorted(variables):
         if sum(name in names for names in uses) > 1:
             raise UnusableRowError(f"test reads `{name}` from the setup, which the program can change")
-
-
-def _check_attributes(condition: ast.AST, names: Iterable[str]) -> None:
-    """Refuse attributes that no plain value has: the check only ever gets plain values."""
-    names = frozenset(names)
-    for node in ast.walk(condition):
-        if isinstance(node, ast.Attribute) and node.attr not in _PLAIN_ATTRIBUTES and used_names(node.value) & names:
-            raise UnusableRowError(f"test asks the program's value for `.{node.attr}`, which no plain value has")
 
 
 def mark_in_place(tree: ast.AST, functions: Iterable[str]) -> None:
@@ -170,11 +165,16 @@ def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
         raise UnusableRowError("test looks at what the program prints, which it cannot see from its own process")
     values = {name for name, count in by_program.items() if count == given[name]}
     for node in ast.walk(module):
-        if not isinstance(node, ast.Attribute) or node.attr in _PLAIN_ATTRIBUTES:
-            continue
-        is_value = isinstance(node.value, ast.Name) and node.value.id in values
-        if is_value or _calls_one_of(node.value, functions):
-            raise UnusableRowError(f"test asks the program's value for `.{node.attr}`, which no plain value has")
+        if isinstance(node, ast.Attribute) and (
+            _calls_one_of(node.value, functions) or (isinstance(node.value, ast.Name) and node.value.id in values)
+        ):
+            _refuse_foreign(node)
+
+
+def _refuse_foreign(node: ast.Attribute) -> None:
+    """Refuse an attribute that no plain value has: a test only ever gets plain values."""
+    if node.attr not in _PLAIN_ATTRIBUTES:
+        raise UnusableRowError(f"test asks the program's value for `.{node.attr}`, which no plain value has")
 
 
 def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:

@@ -145,18 +145,19 @@ class _Splitter:
 
     def take(self, statement: ast.stmt) -> bool:
         """Take a statement; False if nothing can be split off from here on."""
-        if isinstance(statement, ast.Assert):
-            return self._take_assert(statement)
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant | ast.Name):
-            return True  # a bare name or string does nothing
-        if isinstance(statement, ast.Assign) and self._is_value(statement):
-            self._preamble.append(statement)
-            self._values[ast.unparse(statement.targets[0])] = self._written_out(statement.value)
-            return True
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            self._preamble.append(statement)
-            return True
-        return False
+        match statement:
+            case ast.Assert():
+                return self._take_assert(statement)
+            case ast.Expr(ast.Constant() | ast.Name()):
+                return True  # a bare name or string does nothing
+            case ast.Assign([ast.Name(name)], value) if self._is_value(value):
+                self._values[name] = self._written_out(value)
+            case ast.Import() | ast.ImportFrom():
+                pass
+            case _:
+                return False
+        self._preamble.append(statement)
+        return True
 
     def take_rest(self, statements: list[ast.stmt]) -> None:
         """Make one test of statements, unless they cannot call the program (`print("ok")` at the end of a test)."""
@@ -197,13 +198,11 @@ class _Splitter:
         if unknown:
             raise UnusableRowError(f"test uses a name that nothing defines: {', '.join(sorted(unknown))}: {assertion}")
 
-    def _is_value(self, statement: ast.Assign) -> bool:
+    def _is_value(self, value: ast.expr) -> bool:
         """Whether the value can replace its name everywhere: it is pure and does not come from the program."""
-        if len(statement.targets) > 1 or not isinstance(statement.targets[0], ast.Name):
-            return False
         return not any(
             isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and node.id in self._program)
-            for node in ast.walk(statement.value)
+            for node in ast.walk(value)
         )
 
     def _written_out(self, expression: ast.expr) -> ast.expr:

@@ -151,7 +151,8 @@ def test_programs_with_grader_errors_are_not_scored_and_graded_again(
         (2, "passed"),
         (3, "passed"),
     ]
-    assert not list((tmp_path / "out").glob("*.partial"))
+    written = ["evaluation.json", "problems.json", "results.json", "samples.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
 
 
 def test_a_grader_error_by_the_apps_rules_is_not_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
