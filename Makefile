@@ -22,11 +22,13 @@ lint: setup
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
+	$(VENV)/lint-imports --no-logo
 
 bench: setup
 	@for benchmark in benchmarks/bench_*.py; do PYTHONPATH=. $(VENV)/python $$benchmark || exit 1; done
 
 docs: setup
+	$(VENV)/python -m scripts.settings_page
 	$(VENV)/python -m mkdocs build --strict
 	@echo "site/index.html"
 

@@ -1,7 +1,11 @@
-"""Filling the settings tree: YAML file, then environment, then command line, later over earlier.
+"""Filling the settings tree from a YAML file, the environment and the command line; later sources win.
 
-Whatever is wrong is found here, before anything starts, and is said in terms of where it stands: the file and line, the
+Every mistake is reported here, before anything starts, with the place where it was made: the file and line, the
 environment variable, or the option. An unknown name comes with the nearest one that exists.
+
+The command line is parsed by argparse. pydantic-settings' parser offers the names of enum members instead of their
+values, splits SPECs at commas, cannot take both `--run.deterministic` and `--run.deterministic true`, and does not say
+which source a wrong value came from.
 """
 
 from __future__ import annotations
@@ -9,47 +13,44 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import InitSettingsSource
 
 from errors import UserError
-from settings import Settings
+from settings import PlanOptions, Settings
+from settings.reference import FieldPath, is_list, is_optional, leaf_fields
 
 ENV_PREFIX = "RLTF_"
 ENV_DELIMITER = "__"
 STARTER_CONFIG = Path(__file__).parent / "configs" / "starter.yaml"
 
-FieldPath = tuple[str, ...]
-# What is typed most has a short name on the command line; files and the environment have the one name.
+# Short names for frequent options. Files and the environment use the full name only.
 SHORT_OPTIONS: dict[FieldPath, tuple[str, ...]] = {
     ("model", "name"): ("--model",),
     ("problems", "validate_references"): ("--problems.validate",),
 }
 
-
-# Names of earlier versions: an old file or command line gets an error that says the new one.
+# Names from earlier versions, and what replaced them: a name, or a sentence.
 RENAMED = {
     "buffer.max_staleness": "buffer.max_off_policy_versions",
-    "generator.greedy": "rewards.baseline, which decides whether a greedy decode is sampled",
+    "generator.greedy": "it is gone; rewards.baseline decides whether to sample a greedy decode",
     "generator.samples_per_problem": "generator.num_generations",
     "learner.checkpoint_every": "checkpoint.every",
     "learner.decay_steps": "learner.optim.decay_steps",
     "learner.importance_cap": "learner.loss.rollout_is_threshold",
-    "learner.importance_correction": "learner.loss.rollout_is_threshold (none: no correction)",
+    "learner.importance_correction": "it is gone; set learner.loss.rollout_is_threshold, to null for no correction",
     "learner.keep_checkpoints": "checkpoint.keep",
     "learner.kl_weight": "learner.loss.kl_loss_coef",
     "learner.learning_rate": "learner.optim.learning_rate",
     "learner.max_grad_norm": "learner.optim.max_grad_norm",
     "learner.normalisation": "learner.loss.loss_agg_mode",
-    "learner.ratio_clip": "learner.loss.clip_ratio_low and learner.loss.clip_ratio_high",
+    "learner.ratio_clip": "it is now two settings: learner.loss.clip_ratio_low and learner.loss.clip_ratio_high",
     "learner.rl_weight": "learner.loss.rl_weight",
     "learner.supervised_weight": "learner.loss.supervised_weight",
     "learner.token_budget": "learner.micro_batch_tokens",
@@ -57,6 +58,7 @@ RENAMED = {
     "learner.warmup_steps": "learner.optim.warmup_steps",
     "learner.weight_decay": "learner.optim.weight_decay",
     "model.max_length": "model.max_model_len",
+    "plan": "it is an option of the command `rltf plan`, not a setting",
     "rewards.preset": "algorithm",
     "sandbox.require": "sandbox.min_isolation",
 }
@@ -64,249 +66,231 @@ RENAMED = {
 
 @dataclass(frozen=True, slots=True)
 class CliOptions:
-    """What the command line asks for besides settings."""
+    """What the command line asks for besides settings. `plan` is None unless the job should only be planned."""
 
     config: Path
-    dry_run: bool
-    resume: Path | None
+    dry_run: bool = False
+    resume: Path | None = None
     replay: Path | None = None
-    plan: bool = False
+    plan: PlanOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Values of one source as a nested mapping, and where each of them stands, for messages."""
+class _Given:
+    """A value, and where it comes from."""
 
-    values: dict[str, Any]
-    origins: dict[FieldPath, str]
+    value: Any
+    origin: str
 
 
 def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[Settings, CliOptions]:
     """Resolve the settings of a job.
 
-    Without `--config` the file is `configs/starter.yaml`; with `--resume RUN_DIR` or `--replay RUN_DIR` it is the
-    settings that the run wrote into its folder. `environ` defaults to the process's environment.
+    Without `--config` the file is `configs/starter.yaml`. With `--resume RUN_DIR` or `--replay RUN_DIR` it is the
+    settings file in that run's folder. `environ` defaults to the process's environment.
 
-    Raises UserError for an unknown name, a value that does not fit, a file that cannot be read.
+    Raises UserError for an unknown name, a value that does not fit, or a file that cannot be read.
     """
     fields = leaf_fields(Settings)
-    parser = _build_parser(fields)
-    arguments, unknown = parser.parse_known_args(list(argv))
-    for argument in unknown:
-        if argument.startswith("--"):
-            name = argument[2:].split("=")[0]
-            raise UserError(f"unknown option --{name}: {_hint(name, fields, before='--')}")
-        raise UserError(f"unexpected argument {argument!r}: settings are given as --section.field value")
-    options = _cli_options(arguments)
-    sources = (
-        _command_line(arguments, fields),
-        _environment(os.environ if environ is None else environ, fields),
-        _yaml_file(options.config, fields),
+    plan_fields = leaf_fields(PlanOptions, ("plan",))
+    arguments = _parse(argv, fields | plan_fields)
+    run, config = _run_and_config(arguments)
+    given = (
+        _yaml_file(config, fields)
+        | _environment(os.environ if environ is None else environ, fields)
+        | _command_line(arguments, fields)
     )
-    if (run := options.resume or options.replay) is not None:
-        sources[0].values.setdefault("run", {})["dir"] = str(run)
+    if run is not None:
+        given["run", "dir"] = _Given(str(run), "the run's folder")
+    plan = _command_line(arguments, plan_fields)
+    if plan and not arguments.plan:
+        raise UserError(f"{next(iter(plan.values())).origin} is an option of `rltf plan` and needs --plan here")
     try:
-        settings = Settings(
-            _build_sources=(tuple(InitSettingsSource(Settings, source.values) for source in sources), {})
+        settings = Settings.model_validate(_nested(given))
+        options = CliOptions(
+            config=config,
+            dry_run=arguments.dry_run,
+            resume=arguments.resume,
+            replay=arguments.replay,
+            plan=PlanOptions.model_validate(_nested(plan).get("plan", {})) if arguments.plan else None,
         )
     except ValidationError as error:
-        raise UserError(_explain(error, sources)) from None
+        raise UserError(_explain(error, given if error.title == Settings.__name__ else plan)) from None
     return settings, options
 
 
-def leaf_fields(model: type[BaseModel], prefix: FieldPath = ()) -> dict[FieldPath, FieldInfo]:
-    """All settings that hold a value, by path, in the order of the tree."""
-    leaves: dict[FieldPath, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        path = (*prefix, name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            leaves |= leaf_fields(field.annotation, path)
-        else:
-            leaves[path] = field
-    return leaves
-
-
 def to_yaml(settings: Settings) -> str:
-    """The resolved settings as a YAML text that `--config` takes."""
+    """The resolved settings as YAML text that `--config` accepts."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as UserError, so that there is one way in which settings fail."""
+    """Reports mistakes as UserError, so that every wrong setting fails the same way."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
-def _build_parser(fields: Mapping[FieldPath, FieldInfo]) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="launch.py",
-        allow_abbrev=False,
-        description="Train a code model with reinforcement learning from unit-test feedback.",
-        epilog=f"Environment variables {ENV_PREFIX}SECTION{ENV_DELIMITER}FIELD set the same fields.",
-    )
-    parser.add_argument("--config", type=Path, help="YAML file with settings (default: configs/starter.yaml)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and resources, and exit")
-    parser.add_argument(
-        "--plan", action="store_true", help="say who will idle and how many generators and sandboxes it takes, and exit"
-    )
-    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with the run in this folder")
-    parser.add_argument(
-        "--replay", type=Path, metavar="RUN_DIR", help="make the updates again that this run kept (run.log_batches)"
-    )
-    groups: dict[str, argparse._ArgumentGroup] = {}
+def _parse(argv: Sequence[str], fields: Mapping[FieldPath, FieldInfo]) -> argparse.Namespace:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--replay", type=Path)
     for path, field in fields.items():
-        if path[0] not in groups:
-            groups[path[0]] = parser.add_argument_group(path[0])
-        default = field.get_default(call_default_factory=True, validated_data={})
-        groups[path[0]].add_argument(
+        parser.add_argument(
             "--" + ".".join(path),
             *SHORT_OPTIONS.get(path, ()),
             dest=".".join(path),
-            nargs="+" if _is_list(field) else "?" if field.annotation is bool else None,
+            nargs="+" if is_list(field) else "?" if field.annotation is bool else None,
             const="true" if field.annotation is bool else None,
             default=argparse.SUPPRESS,
-            metavar="VALUE",
-            help=f"{field.description} [{default}]".replace("%", "%%"),
         )
-    return parser
+    arguments, unknown = parser.parse_known_args(list(argv))
+    for argument in unknown:
+        if argument.startswith("--"):
+            name = argument[2:].split("=")[0]
+            raise UserError(f"unknown option --{name}: {_hint(name, fields, before='--')}")
+        raise UserError(f"unexpected argument {argument!r}: give settings as --section.field VALUE")
+    return arguments
 
 
-def _cli_options(arguments: argparse.Namespace) -> CliOptions:
-    config: Path | None = arguments.config
+def _run_and_config(arguments: argparse.Namespace) -> tuple[Path | None, Path]:
+    """The run to resume or to replay, if any, and the settings file to read."""
     runs = {name: getattr(arguments, name) for name in ("resume", "replay") if getattr(arguments, name) is not None}
     if len(runs) > 1:
-        raise UserError("--resume goes on with a run, --replay makes its updates again: give one of them")
+        raise UserError("--resume continues a run and --replay repeats its updates: give only one of them")
     for name, run in runs.items():
-        if config is not None:
-            raise UserError(f"--{name} takes the settings of the run in its folder; leave --config out")
-        config = run / "settings.yaml"
-        if not config.is_file():
-            raise UserError(f"--{name} {run}: no run folder (it holds no settings.yaml)")
-    return CliOptions(
-        config=config or STARTER_CONFIG,
-        dry_run=arguments.dry_run,
-        resume=arguments.resume,
-        replay=arguments.replay,
-        plan=arguments.plan,
-    )
+        if arguments.config is not None:
+            raise UserError(f"--{name} uses the settings in the run's folder: leave --config out")
+        if not (run / "settings.yaml").is_file():
+            raise UserError(f"--{name} {run}: not a run folder, it has no settings.yaml")
+        return run, run / "settings.yaml"
+    return None, arguments.config or STARTER_CONFIG
 
 
-def _command_line(arguments: argparse.Namespace, fields: Mapping[FieldPath, FieldInfo]) -> _Source:
-    source = _Source({}, {})
+def _command_line(arguments: argparse.Namespace, fields: Mapping[FieldPath, FieldInfo]) -> dict[FieldPath, _Given]:
+    given = {}
     for path, field in fields.items():
         name = ".".join(path)
         if name in arguments:
             words = getattr(arguments, name)
-            value: Any = words
-            if isinstance(words, str):
-                value = _parse_text(words, field)
-            elif len(words) == 1:
-                value = _parse_text(words[0], field)
-            _insert(source, path, value, f"--{name}")
-    return source
+            one = words if isinstance(words, str) else words[0] if len(words) == 1 else None
+            given[path] = _Given(words if one is None else _parse_text(one, field), f"--{name}")
+    return given
 
 
-def _environment(environ: Mapping[str, str], fields: Mapping[FieldPath, FieldInfo]) -> _Source:
-    source = _Source({}, {})
-    paths = {ENV_PREFIX + ENV_DELIMITER.join(path).upper(): path for path in fields}
+def _environment(environ: Mapping[str, str], fields: Mapping[FieldPath, FieldInfo]) -> dict[FieldPath, _Given]:
+    given = {}
+    paths = {_variable(".".join(path)): path for path in fields}
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX):
             continue
         if variable not in paths:
-            wanted = variable.removeprefix(ENV_PREFIX).lower().replace(ENV_DELIMITER, ".")
-            nearest = None if wanted in RENAMED else _nearest(wanted, fields)
-            hint = f"did you mean {ENV_PREFIX}{nearest.replace('.', ENV_DELIMITER).upper()}?" if nearest else ""
-            raise UserError(f"unknown environment variable {variable}: {hint or _hint(wanted, fields)}")
+            name = variable.removeprefix(ENV_PREFIX).lower().replace(ENV_DELIMITER, ".")
+            nearest = None if _replacement(name) else _nearest(name, fields)
+            hint = f"did you mean {_variable(nearest)}?" if nearest else _hint(name, fields)
+            raise UserError(f"unknown environment variable {variable}: {hint}")
         path = paths[variable]
-        _insert(source, path, _parse_text(environ[variable], fields[path]), f"environment variable {variable}")
-    return source
+        given[path] = _Given(_parse_text(environ[variable], fields[path]), f"environment variable {variable}")
+    return given
 
 
-def _yaml_file(file: Path, fields: Mapping[FieldPath, FieldInfo]) -> _Source:
-    source = _Source({}, {})
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.replace(".", ENV_DELIMITER).upper()
+
+
+def _yaml_file(file: Path, fields: Mapping[FieldPath, FieldInfo]) -> dict[FieldPath, _Given]:
+    given: dict[FieldPath, _Given] = {}
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         if root is not None:
-            _walk_yaml(root, (), file, fields, source)
+            _walk_yaml(root, (), file, fields, given)
     except OSError as error:
         raise UserError(f"cannot read the settings file {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{file}:{line}: no valid YAML: {error.problem}") from None
-    return source
+        raise UserError(f"{file}:{line}: invalid YAML: {error.problem}") from None
+    return given
 
 
 def _walk_yaml(
-    node: yaml.Node, path: FieldPath, file: Path, fields: Mapping[FieldPath, FieldInfo], source: _Source
+    node: yaml.Node, path: FieldPath, file: Path, fields: Mapping[FieldPath, FieldInfo], given: dict[FieldPath, _Given]
 ) -> None:
-    """Add the mapping at `node` to `source`. Works on nodes rather than on values, since nodes know their lines."""
-    where = f"{file}:{node.start_mark.line + 1}"
+    """Add the mapping at `node` to `given`. Works on nodes instead of values, because nodes know their lines."""
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
         return  # a section whose lines are all commented out
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{where}: expected a mapping of settings under {'.'.join(path) or 'the file'}")
+        where = f"{file}:{node.start_mark.line + 1}"
+        raise UserError(f"{where}: expected settings (NAME: VALUE) under {'.'.join(path) or 'the file'}")
+    seen: dict[FieldPath, str] = {}
     for key_node, value_node in node.value:
-        key_where = f"{file}:{key_node.start_mark.line + 1}"
+        where = f"{file}:{key_node.start_mark.line + 1}"
         child = (*path, str(key_node.value))
         name = ".".join(child)
-        if child in source.origins:
-            raise UserError(f"{key_where}: {name} is given twice (before: {source.origins[child]})")
-        source.origins[child] = key_where
+        if child in seen:
+            raise UserError(f"{where}: {name} is given twice, first at {seen[child]}")
+        seen[child] = where
         if child in fields:
-            loader = yaml.SafeLoader("")
-            _insert(source, child, loader.construct_document(value_node), key_where)
+            given[child] = _Given(yaml.SafeLoader("").construct_document(value_node), where)
         elif any(leaf[: len(child)] == child for leaf in fields):
-            _walk_yaml(value_node, child, file, fields, source)
+            _walk_yaml(value_node, child, file, fields, given)
         else:
-            raise UserError(f"{key_where}: unknown setting {name}: {_hint(name, fields)}")
+            raise UserError(f"{where}: unknown setting {name}: {_hint(name, fields)}")
 
 
-def _insert(source: _Source, path: FieldPath, value: Any, origin: str) -> None:
-    values = source.values
-    for key in path[:-1]:
-        values = values.setdefault(key, {})
-    values[path[-1]] = value
-    source.origins[path] = origin
-
-
-def _is_list(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) in (tuple, list)
+def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, item in given.items():
+        section = tree
+        for key in path[:-1]:
+            section = section.setdefault(key, {})
+        section[path[-1]] = item.value
+    return tree
 
 
 def _parse_text(text: str, field: FieldInfo) -> Any:
-    """A value given as text. pydantic reads numbers and booleans itself; here are lists and nothing."""
-    if _is_list(field):
+    """A value given as text. pydantic reads numbers and booleans itself; lists and null are read here."""
+    if is_list(field):
         if text.startswith("["):
             try:
                 return yaml.safe_load(text)
             except yaml.YAMLError:
-                return text  # pydantic says that it is no list
+                return text  # pydantic reports that it is not a list
         return [text]
-    is_optional = get_origin(field.annotation) in (Union, types.UnionType) and type(None) in get_args(field.annotation)
-    return None if is_optional and text.lower() in ("null", "none") else text
+    return None if is_optional(field) and text.lower() in ("null", "none") else text
 
 
 def _nearest(name: str, fields: Mapping[FieldPath, FieldInfo]) -> str | None:
-    """The setting most like `name`, by its whole dotted name or by its last part; None where none is like it."""
+    """The setting most like `name`: by its dotted name, its last part, or its initials (`lr`); None if none is."""
     last = name.rpartition(".")[2]
 
-    def likeness(path: FieldPath) -> float:
+    def likeness(path: FieldPath) -> tuple[float, bool]:
         whole = difflib.SequenceMatcher(None, name, ".".join(path)).ratio()
-        return max(whole, 0.95 * difflib.SequenceMatcher(None, last, path[-1]).ratio())
+        part = difflib.SequenceMatcher(None, last, path[-1]).ratio()
+        initials = "".join(word[0] for word in path[-1].split("_"))
+        is_in_section = name.startswith(".".join((*path[:-1], "")))
+        return max(whole, 0.95 * part, 0.9 * (len(last) > 1 and last == initials)), is_in_section
 
     best = max(fields, key=likeness)
-    return ".".join(best) if likeness(best) >= 0.6 else None
+    return ".".join(best) if likeness(best)[0] >= 0.6 else None
+
+
+def _replacement(name: str) -> str | None:
+    """What to use in place of a name from an earlier version: a name, or a sentence."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return new if " " in new else new + name.removeprefix(old)
+    return None
 
 
 def _hint(name: str, fields: Mapping[FieldPath, FieldInfo], before: str = "") -> str:
-    for old, new in RENAMED.items():
-        if name == old or name.startswith(f"{old}."):
-            return f"it was renamed; use {before if ' ' not in new else ''}{new}{name.removeprefix(old)}"
-    nearest = _nearest(name, fields)
-    if nearest is not None:
+    if (new := _replacement(name)) is not None:
+        return new if " " in new else f"it was renamed; use {before}{new}"
+    if (nearest := _nearest(name, fields)) is not None:
         return f"did you mean {before}{nearest}?"
     section = name.split(".")[0]
     known = sorted({path[1] for path in fields if path[0] == section and len(path) > 1})
@@ -315,17 +299,18 @@ def _hint(name: str, fields: Mapping[FieldPath, FieldInfo], before: str = "") ->
     return f"the sections are {', '.join(dict.fromkeys(path[0] for path in fields if len(path) > 1))}"
 
 
-def _explain(error: ValidationError, sources: Sequence[_Source]) -> str:
+def _explain(error: ValidationError, given: Mapping[FieldPath, _Given]) -> str:
     """One line for each wrong value: its name, what was given, where, and what was expected."""
     lines = []
     for detail in error.errors():
         location = tuple(part for part in detail["loc"] if isinstance(part, str))
-        origin = next((source.origins[location] for source in sources if location in source.origins), None)
+        if location not in given and ("plan", *location) in given:
+            location = ("plan", *location)
         message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "value_error":  # a check across fields, which names them itself
+        if detail["type"] == "value_error":  # a check across fields, whose message names them
             section = f"{'.'.join(location)}: " if location else ""
             lines.append(f"{section}{message}")
         else:
-            given = f" ({origin})" if origin else ""
-            lines.append(f"{'.'.join(location)} = {detail['input']!r}{given}: {message[0].lower()}{message[1:]}")
+            origin = f" ({given[location].origin})" if location in given else ""
+            lines.append(f"{'.'.join(location)} = {detail['input']!r}{origin}: {message[0].lower()}{message[1:]}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from controller.ledger import DropReason, Ledger, State, ids
 from learner.buffer import BufferItem
@@ -20,6 +20,7 @@ POLL_S = 5.0
 # A buffer that died is up again within seconds, or half a minute if it moves to another node.
 ANSWER_S = 120.0
 
+T = TypeVar("T")
 Batch = list[BufferItem[Any]]
 
 
@@ -108,7 +109,8 @@ class BatchSource:
         if names:
             self._partial += await self._take(names)
         if num_batches and _num_samples(self._partial) >= num_batches * batch_size:
-            self.taken.extend(split(self._partial, num_batches))
+            sizes = [item.meta.num_samples for item in self._partial]
+            self.taken.extend(split(self._partial, sizes, num_batches))
             self._partial = []
 
     def _next(self, num_samples: int, version: int) -> list[str]:
@@ -196,13 +198,13 @@ class BatchSource:
         )
 
 
-def split(items: Batch, num_batches: int) -> list[Batch]:
-    """Split whole rollouts into `num_batches` batches with about the same number of samples, leaving out empty ones."""
-    total, before = _num_samples(items), 0
-    batches: list[Batch] = [[] for _ in range(num_batches)]
-    for item in items:
-        batches[before * num_batches // total].append(item)
-        before += item.meta.num_samples
+def split(rollouts: Sequence[T], num_samples: Sequence[int], num_batches: int) -> list[list[T]]:
+    """Split whole rollouts of `num_samples` each into batches of about the same size, leaving out empty ones."""
+    total, before = sum(num_samples), 0
+    batches: list[list[T]] = [[] for _ in range(num_batches)]
+    for rollout, size in zip(rollouts, num_samples, strict=True):
+        batches[before * num_batches // total].append(rollout)
+        before += size
     return [batch for batch in batches if batch]
 
 

@@ -41,6 +41,7 @@ HEAD_EVERY_S = 5.0
 MAX_SILENCE_S = 20.0
 # Ray ends a driver whose head has been gone for 60 s: save what can be saved before that.
 GRACE_S = 20.0
+NO_DASHBOARD = "Ray's dashboard did not start in time: the run continues without it"
 FACTS_S = 300.0
 NODES_EVERY_S = 5.0
 STORE_EVERY_S = 1.0
@@ -63,9 +64,10 @@ class HeadLostError(RuntimeError):
 
 
 def start_ray(settings: Settings) -> str:
-    """Start Ray here, or join the cluster at `cluster.address`; returns the dashboard's address, if any.
+    """Start Ray here, or join the cluster at `cluster.address`.
 
-    Raises UserError if there is no such cluster.
+    Returns the address of the dashboard, or an empty string if there is none. Raises UserError if there is no such
+    cluster.
     """
     cluster = settings.cluster
     common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
@@ -73,7 +75,8 @@ def start_ray(settings: Settings) -> str:
         context = ray.init(
             address="local",
             object_store_memory=cluster.object_store_bytes,
-            include_dashboard=cluster.dashboard,
+            # None: Ray tries to start it and carries on if it fails. With True, a slow dashboard ends the program.
+            include_dashboard=None if cluster.dashboard else False,
             **common,
         )
     else:

@@ -20,7 +20,7 @@ from controller.problems import ProblemSets, load_problem_sets
 from controller.start import start_controller
 from errors import UserError
 from learner.metrics import StepMetrics
-from settings import Settings
+from settings import PlanOptions, Settings
 from supervise import Changes
 
 
@@ -86,18 +86,17 @@ class Profile:
                 raise UserError(f"the short run was disturbed: {why}")
 
 
-def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
-    """The forecast for the job of `settings`. A short run measures the figures that `settings.plan` lacks.
+def measured_forecast(settings: Settings, plan: PlanOptions, emit: Emit) -> Forecast:
+    """The forecast for the job of `settings`. A short run measures the figures that `plan` lacks.
 
     Raises UserError if the cluster has no room for the job, and what a job raises for unusable settings and problems.
     """
-    plan = settings.plan
     given = {field.name: getattr(plan, field.name) for field in fields(Figures)}
     measured: dict[str, float] = {}
     observed, cpus, gpus = None, plan.num_cpus, plan.num_gpus
     if None in given.values() or cpus is None or gpus is None:
         with tempfile.TemporaryDirectory() as folder:
-            shortened, problems = _shortened(settings, Path(folder)), None
+            shortened, problems = _shortened(settings, plan.num_updates, Path(folder)), None
             if None in given.values():  # unusable input is reported before anything starts
                 check_resources(settings)
                 problems = load_problem_sets(shortened.problems, settings.sandbox)
@@ -108,7 +107,7 @@ def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
                 cpus = resources["CPU"] if cpus is None else cpus
                 gpus = resources.get("GPU", 0.0) if gpus is None else gpus
                 if problems is not None:
-                    figures, observed = asyncio.run(_short_run(shortened, problems, emit))
+                    figures, observed = asyncio.run(_short_run(shortened, plan.num_updates, problems, emit))
                     measured = asdict(figures)
             finally:
                 ray.shutdown()
@@ -116,7 +115,7 @@ def measured_forecast(settings: Settings, emit: Emit) -> Forecast:
     return forecast(settings, figures, cpus, gpus, observed)
 
 
-async def _short_run(settings: Settings, problems: ProblemSets, emit: Emit) -> tuple[Figures, Plan]:
+async def _short_run(settings: Settings, num_updates: int, problems: ProblemSets, emit: Emit) -> tuple[Figures, Plan]:
     profile = Profile()
 
     def emit_both(event: Event) -> None:
@@ -125,16 +124,16 @@ async def _short_run(settings: Settings, problems: ProblemSets, emit: Emit) -> t
             emit(event)
 
     actors, controller = await start_controller(settings, problems, emit_both)
-    emit(Began(f"{settings.plan.num_updates} updates"))
-    measured = await profile.measure(controller, settings.plan.num_updates)
+    emit(Began(f"{num_updates} updates"))
+    measured = await profile.measure(controller, num_updates)
     await actors.close()
     return measured
 
 
-def _shortened(settings: Settings, folder: Path) -> Settings:
+def _shortened(settings: Settings, num_updates: int, folder: Path) -> Settings:
     """The same job in its own folder, without evaluation and checkpoints, long enough to keep all stages busy."""
-    every, plan = settings.buffer.refresh_every, settings.plan
-    num_steps = plan.num_updates + (2 + settings.buffer.max_off_policy_versions) * every
+    every = settings.buffer.refresh_every
+    num_steps = num_updates + (2 + settings.buffer.max_off_policy_versions) * every
     return settings.model_copy(
         update={
             "run": settings.run.model_copy(update={"dir": folder, "num_steps": num_steps + 1, "log_batches": 0}),

@@ -10,13 +10,12 @@ would end with the connection.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -32,20 +31,13 @@ ROOT = Path(__file__).parents[1]
 HOME = "$HOME/rltf"
 
 
-def remote_address(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
-    """The `cluster.address` in launch.py's arguments or in the environment, if it names a remote cluster."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--cluster.address", dest="address", default=environ.get("RLTF_CLUSTER__ADDRESS", ""))
-    address: str = parser.parse_known_args(list(arguments))[0].address
-    return address if "://" in address else None
-
-
-def submit(address: str, arguments: Sequence[str], console: Console) -> int:
+def submit(address: str, arguments: Sequence[str]) -> int:
     """Run launch.py with `arguments` on the cluster at `address`, follow its output, and return the exit status.
 
     Raises UserError for unusable settings and UserError where nothing answers: no node starts in vain.
     """
     command, name = entrypoint(arguments)
+    console = Console()
     logging.getLogger("ray").setLevel(logging.WARNING)  # else each file that stays behind is a line
     dashboard = _dashboard(address)
     try:

@@ -27,10 +27,10 @@ from learner.data import TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.packing import MicroBatch, pack
 from problems.token_spans import keeps_code
-from settings import LoraSettings
+from settings import Dtype, LoraSettings
 from transport.lora import adapters, attach, load_adapters, merged, save_adapters
 
-ComputeDtype = Literal["float32", "bfloat16"]
+ComputeDtype = Dtype | Literal["float32", "bfloat16"]
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}

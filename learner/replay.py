@@ -24,7 +24,8 @@ from learner.data import TokenSequence, load_rollouts, save_rollouts
 from learner.learner import Learner, PreparedUpdate
 from learner.metrics import UpdateStats
 from settings import Settings
-from settings_sources import leaf_fields, load_settings
+from settings.reference import leaf_fields
+from settings_sources import load_settings
 from transport.folders import HomeFolders
 from transport.weights import checksum, pack
 

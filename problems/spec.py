@@ -169,7 +169,7 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
 
 
 def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
-    """Refuse a row from EvalPlus: its base tests alone would pass programs that its name says are tested harder."""
+    """Refuse a row from EvalPlus: with only its base tests, results would look as if they came from the full set."""
     if not benchmark.evalplus or not isinstance(row, dict):
         return
     test = row.get("test")

@@ -1,10 +1,10 @@
 """Reports, figures and tables from run folders.
 
-python -m reporting RUN_DIR                     writes RUN_DIR/report.html again
-python -m reporting report runs/a runs/b --output both.html --smoothing 0.8
-python -m reporting compare --runs runs/rl-0 runs/rl-1 --controls runs/sl-0 runs/sl-1
-python -m reporting figure --group "RL" runs/rl-0 runs/rl-1 --group "control" runs/sl-0 runs/sl-1 --output curve.png
-python -m reporting ablation runs/ablation --output ablation.png
+rltf report RUN_DIR                           writes RUN_DIR/report.html again
+rltf report runs/a runs/b --output both.html --smoothing 0.8
+rltf report compare --runs runs/rl-0 runs/rl-1 --controls runs/sl-0 runs/sl-1
+rltf report figure --group "RL" runs/rl-0 runs/rl-1 --group "control" runs/sl-0 runs/sl-1 --output curve.png
+rltf report ablation runs/ablation --output ablation.png
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except UserError as error:
-        print(f"python -m reporting: {error}", file=sys.stderr)
+        print(f"rltf report: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m reporting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="rltf report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
 

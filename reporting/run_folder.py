@@ -161,6 +161,13 @@ class RunFolder:
         writer.close()
         self._report_again()
 
+    def has_learned(self) -> bool:
+        """Whether the run got as far as an update, an evaluation or a checkpoint."""
+        rows = (self.path / name for name in ("metrics.jsonl", "evaluations.jsonl"))
+        return any((self.path / "checkpoints").glob("step-*")) or any(
+            file.exists() and file.stat().st_size for file in rows
+        )
+
     def _start_clock(self) -> None:
         if not self._made_update:  # evaluations before the first update do not count as its time
             self._clock = time.monotonic()

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rewards", description="From unit-test feedback to token weights.")
+    parser = argparse.ArgumentParser(prog="rltf", description="From unit-test feedback to token weights.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("explain", help="show what the rewards do to each token of the programs in a file")
     add = command.add_argument

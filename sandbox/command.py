@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Grade programs with unit tests.")
+    parser = argparse.ArgumentParser(prog="rltf", description="Grade programs with unit tests.")
     commands = parser.add_subparsers(dest="command", required=True)
     grade = commands.add_parser("grade", help="grade a file of programs")
     grade.add_argument("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")

@@ -1,9 +1,11 @@
-"""What the sandbox says about a program. Imports nothing, so `rewards/` can use it alone."""
+"""What the sandbox says about a program."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from settings.choices import Isolation as Isolation  # part of a verdict
 
 GRADER_ERROR = "GraderError"
 """The type of a verdict's error if the grader or the test failed; the message says which."""
@@ -21,15 +23,6 @@ class Outcome(StrEnum):
     SYNTAX_ERROR = "syntax_error"
     INFRASTRUCTURE_ERROR = "infrastructure_error"
     SKIPPED = "skipped"
-
-
-class Isolation(StrEnum):
-    """How well programs are isolated from the machine and from each other, best first."""
-
-    NAMESPACES_CGROUP = "namespaces+cgroup"
-    NAMESPACES = "namespaces"
-    LANDLOCK = "landlock"
-    RLIMITS = "rlimits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,18 +89,32 @@ install_packages() {
     fail "the requirements could not be installed; the whole output is in $log"
 }
 
+install_project() {  # .venv/bin/rltf, from this folder; builds with the setuptools of the locks, so it downloads nothing
+    if [ ! -f pyproject.toml ]; then return; fi  # the image installs the requirements before it copies the program
+    .venv/bin/python -m pip install --no-input --no-index --no-deps --no-build-isolation --editable . > "$log" 2>&1 \
+        || { tail -n 15 "$log" >&2; fail "the command rltf could not be installed; the whole output is in $log"; }
+    cp pyproject.toml .venv/.project
+}
+
 started=$(date +%s)
 log=.venv-setup.log
 choose_accelerator "${1:-auto}"
 wanted=$("$PYTHON" --version 2>&1 || true; cat requirements/"$accelerator".txt requirements/dev.txt)
 stamp=.venv/.requirements
-if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
+if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    if [ ! -f pyproject.toml ] || { [ -x .venv/bin/rltf ] && cmp -s pyproject.toml .venv/.project; }; then exit 0; fi
+    install_project
+    rm -f "$log"
+    say "installed the command .venv/bin/rltf"
+    exit 0
+fi
 
 say "$accelerator requirements, because: $why"
 install_bubblewrap
 make_venv
 say "installing $(cat requirements/"$accelerator".txt requirements/dev.txt | grep -c ==) packages (a few minutes the first time)"
 install_packages
+install_project
 printf '%s\n' "$wanted" > "$stamp"
 rm -f "$log"
 say "ready after $(($(date +%s) - started)) s"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from settings import Settings
+from cli import COMMANDS
+from settings import PlanOptions, Settings
 from settings_sources import SHORT_OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -71,8 +72,15 @@ def names_of(section: dict[str, Any], before: str = "") -> Iterator[str]:
             yield from names_of(value, f"{before}{name}.")
 
 
-def test_commands_of_the_documentation_name_settings_that_exist() -> None:
+def test_options_in_the_documentation_exist() -> None:
     known = set(names_of(Settings().model_dump())) | {name[2:] for names in SHORT_OPTIONS.values() for name in names}
-    for page in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]:
-        for name in re.findall(r"--([a-z_]+\.[a-z_.]+[a-z_])", page.read_text()):
-            assert name in known or name.partition(".")[0] not in known, f"{page.name}: --{name} is no setting"
+    known |= {f"plan.{name}" for name in PlanOptions.model_fields} | {"config.file", "storage.tsdb.path"}  # Prometheus
+    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
+        for name in re.findall(r"(?<![\w-])--([a-z_]+\.[a-z_.]+[a-z_])", page.read_text()):
+            assert name in known, f"{page.name}: --{name} does not exist"
+
+
+def test_commands_in_the_documentation_exist() -> None:
+    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
+        for name in re.findall(r"(?:^| |`|/)rltf ([a-z]+)(?= |`|$)", page.read_text(), re.MULTILINE):
+            assert name in COMMANDS, f"{page.name}: rltf {name} does not exist"

@@ -6,8 +6,9 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from errors import UserError
-from settings import Settings, rewards_of
-from settings_sources import STARTER_CONFIG, CliOptions, leaf_fields, load_settings, to_yaml
+from settings import PlanOptions, Settings, rewards_of
+from settings.reference import leaf_fields
+from settings_sources import RENAMED, STARTER_CONFIG, CliOptions, load_settings, to_yaml
 
 CONFIGS = sorted(STARTER_CONFIG.parent.glob("*.yaml"))
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -28,10 +29,10 @@ def refusal(argv: list[str], environ: dict[str, str] = NO_ENVIRONMENT) -> str:
     return str(caught.value)
 
 
-def test_without_arguments_it_is_the_starter_job() -> None:
+def test_no_arguments_mean_the_starter_job() -> None:
     settings, options = load_settings([], NO_ENVIRONMENT)
     assert settings.run.name == "starter"
-    assert options == CliOptions(config=STARTER_CONFIG, dry_run=False, resume=None)
+    assert options == CliOptions(config=STARTER_CONFIG)
 
 
 def test_later_sources_win_field_by_field(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_later_sources_win_field_by_field(tmp_path: Path) -> None:
     assert settings.checkpoint.every == Settings().checkpoint.every
 
 
-def test_every_field_has_a_description_and_an_option() -> None:
+def test_every_field_has_a_description() -> None:
     for path, field in leaf_fields(Settings).items():
         assert field.description, path
         assert field.description.endswith("."), path
@@ -65,13 +66,13 @@ def test_short_options_and_flags_without_a_value() -> None:
 
 
 @pytest.mark.parametrize("preset", ["rltf", "rltf-paper", "rltf-code"])
-def test_what_a_run_writes_down_loads_as_the_same_settings(tmp_path: Path, preset: str) -> None:
+def test_written_settings_load_as_the_same_settings(tmp_path: Path, preset: str) -> None:
     argv = ["--algorithm", preset, "--evaluation.ks", "1", "--run.seed", "3"]
     settings, _ = load_settings(argv, NO_ENVIRONMENT)
     assert load_settings(["--config", write(tmp_path, to_yaml(settings))], NO_ENVIRONMENT)[0] == settings
 
 
-def test_lists_come_as_words_or_as_yaml(tmp_path: Path) -> None:
+def test_lists_are_words_or_yaml(tmp_path: Path) -> None:
     argv = ["--problems.train", "apps:train?difficulty=introductory", "mbpp:rows.jsonl[0:5]"]
     assert load_settings(argv, NO_ENVIRONMENT)[0].problems.train == tuple(argv[1:])
     environ = {"RLTF_EVALUATION__KS": "[1, 2]", "RLTF_PROBLEMS__EVALUATION": "starter:test"}
@@ -89,6 +90,17 @@ def test_lists_come_as_words_or_as_yaml(tmp_path: Path) -> None:
         ),
         (["--learning_rate=1"], "did you mean --learner.optim.learning_rate?"),
         (["--num_generation", "1"], "did you mean --generator.num_generations?"),
+        (["--lr", "1"], "did you mean --learner.optim.learning_rate?"),
+        (["--learner.sft.lr", "1"], "did you mean --learner.sft.learning_rate?"),
+        (["--learner.kl_weight", "1"], "it was renamed; use --learner.loss.kl_loss_coef"),
+        (["--learner.warm_start.num_steps", "1"], "it was renamed; use --learner.sft.num_steps"),
+        (["--generator.greedy", "1"], "it is gone; rewards.baseline decides"),
+        (["--generator.engine", "x"], "(--generator.engine): input should be 'vllm' or 'transformers'"),
+        (["--learner.optim.decay_steps", "100", "--run.num_steps", "120"], "Set learner.optim.decay_steps to 120 or"),
+        (["--evaluation.every", "3", "--buffer.refresh_every", "2"], "set it to 4"),
+        (["--plan.num_cpus", "3"], "--plan.num_cpus is an option of `rltf plan`"),
+        (["--plan", "--plan.num_cpus", "x"], "plan.num_cpus = 'x' (--plan.num_cpus): input should be a valid number"),
+        (["--resume", "x", "--replay", "y"], "give only one of them"),
         (["--zzz"], "the sections are run, model,"),
         (["--buffer.zzz", "1"], "buffer has capacity,"),
         (["stray"], "unexpected argument 'stray'"),
@@ -96,19 +108,19 @@ def test_lists_come_as_words_or_as_yaml(tmp_path: Path) -> None:
         (["--run.name", "a/b"], "run.name = 'a/b' (--run.name): string should match pattern"),
         (["--run.seed"], "argument --run.seed: expected one argument"),
         (["--config", "missing.yaml"], "cannot read the settings file missing.yaml: No such file"),
-        (["--resume", "missing"], "--resume missing: no run folder"),
+        (["--resume", "missing"], "--resume missing: not a run folder"),
         (["--resume", "x", "--config", "y"], "leave --config out"),
         (["--sandbox.min_workers", "9", "--sandbox.max_workers", "3"], "max_workers 3 is below min_workers 9"),
-        (["--evaluation.ks", "1", "50"], "pass@50 needs at least as many programs"),
-        (["--run.deterministic", "true", "--model.dtype", "bfloat16"], "on CPUs in float32 alone"),
+        (["--evaluation.ks", "1", "50"], "pass@50 needs at least 50 samples per problem"),
+        (["--run.deterministic", "true", "--model.dtype", "bfloat16"], "run.deterministic needs CPUs and float32"),
         (["--run.deterministic", "true", "--buffer.capacity", "512"], "buffer.capacity 512 is below 768"),
         (
             ["--run.deterministic", "true", "--buffer.refresh_every", "2", "--checkpoint.every", "3"],
-            "checkpoint.every 3 is no multiple of buffer.refresh_every 2",
+            "the weights that the generators sample with: set it to 4",
         ),
     ],
 )
-def test_mistakes_on_the_command_line_are_named(argv: list[str], message: str) -> None:
+def test_command_line_mistakes(argv: list[str], message: str) -> None:
     assert message in refusal(argv)
 
 
@@ -116,21 +128,21 @@ def test_mistakes_on_the_command_line_are_named(argv: list[str], message: str) -
     ("argv", "message"),
     [
         ([], "set generator.num_gpus (now 0) and learner.num_gpus (now 0) above 0, or set it to object_store"),
-        (["--run.deterministic", "true"], "needs GPUs, and run.deterministic CPUs: set it to object_store"),
+        (["--run.deterministic", "true"], "needs GPUs, but run.deterministic needs CPUs: set it to object_store"),
         (["--generator.engine", "transformers"], "set generator.engine to vllm, or set it to object_store"),
         (
             [*HALF_GPUS, "--model.lora.rank", "4", "--model.lora.publish", "adapter"],
-            "sends all weights, not adapters alone: set model.lora.publish to merged",
+            "cannot send adapters alone: set model.lora.publish to merged",
         ),
-        (HALF_GPUS, "NCCL takes no two processes on one; learner.num_gpus is 0.5, generator.num_gpus 0.5"),
+        (HALF_GPUS, "NCCL cannot connect two processes on one; learner.num_gpus is 0.5, generator.num_gpus 0.5"),
         (
             [*HALF_GPUS, "--generator.num_generators", "2", "--generator.weight_transfer", "ipc"],
-            "parts of one GPU, which must come to 1 together; learner.num_gpus is 0.5, generator.num_gpus 0.5 and "
+            "to share one GPU, but they ask for 1.5 together; learner.num_gpus is 0.5, generator.num_gpus 0.5 and "
             "generator.num_generators 2: lower them, or use nccl",
         ),
     ],
 )
-def test_ways_for_weights_that_cannot_be_are_refused(argv: list[str], message: str) -> None:
+def test_impossible_weight_transfers_are_refused(argv: list[str], message: str) -> None:
     way = [] if "--generator.weight_transfer" in argv else ["--generator.weight_transfer", "nccl"]
     refused = refusal([*argv, *way])
     assert "generator.weight_transfer" in refused
@@ -140,7 +152,7 @@ def test_ways_for_weights_that_cannot_be_are_refused(argv: list[str], message: s
 @pytest.mark.parametrize(
     ("way", "learner_gpus", "generator_gpus"), [("ipc", "0.5", "0.5"), ("nccl", "1", "1"), ("nccl", "0.6", "0.5")]
 )
-def test_ways_for_weights_between_gpus(way: str, learner_gpus: str, generator_gpus: str) -> None:
+def test_possible_weight_transfers_between_gpus(way: str, learner_gpus: str, generator_gpus: str) -> None:
     gpus = ["--learner.num_gpus", learner_gpus, "--generator.num_gpus", generator_gpus]
     settings, _ = load_settings(["--generator.weight_transfer", way, *gpus], NO_ENVIRONMENT)
     assert settings.generator.weight_transfer == way
@@ -153,13 +165,15 @@ def test_ways_for_weights_between_gpus(way: str, learner_gpus: str, generator_gp
         ("run: {}\nlerner:\n  batch_size: 1\n", 2, "unknown setting lerner"),
         ("run:\n  seed: -1\n", 2, "greater than or equal to 0"),
         ("run:\n  seed: 1\n  seed: 2\n", 3, "run.seed is given twice"),
-        ("run: 3\n", 1, "expected a mapping of settings under run"),
-        ("- 1\n", 1, "expected a mapping of settings under the file"),
-        ("run: {name: [\n", 2, "no valid YAML"),
-        ("run:\n  name: !!python/object:x.y {}\n", 2, "no valid YAML"),
+        ("plan:\n  num_cpus: 3\n", 1, "an option of the command `rltf plan`, not a setting"),
+        ("model:\n  max_length: 3\n", 2, "it was renamed; use model.max_model_len"),
+        ("run: 3\n", 1, "expected settings (NAME: VALUE) under run"),
+        ("- 1\n", 1, "expected settings (NAME: VALUE) under the file"),
+        ("run: {name: [\n", 2, "invalid YAML"),
+        ("run:\n  name: !!python/object:x.y {}\n", 2, "invalid YAML"),
     ],
 )
-def test_mistakes_in_a_file_are_named_with_their_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+def test_file_mistakes_come_with_their_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     config = write(tmp_path, text)
     said = refusal(["--config", config])
     assert f"{config}:{line}" in said
@@ -176,20 +190,33 @@ def test_a_section_without_lines_keeps_its_defaults(tmp_path: Path) -> None:
     ("environ", "message"),
     [
         ({"RLTF_LEARNER__LERNING_RATE": "1"}, "did you mean RLTF_LEARNER__OPTIM__LEARNING_RATE?"),
+        ({"RLTF_MODEL__MAX_LENGTH": "1"}, "RLTF_MODEL__MAX_LENGTH: it was renamed; use model.max_model_len"),
         ({"RLTF_LEARNER__BATCH_SIZE": "many"}, "(environment variable RLTF_LEARNER__BATCH_SIZE): input should be"),
     ],
 )
-def test_mistakes_in_the_environment_are_named(environ: dict[str, str], message: str) -> None:
+def test_environment_mistakes(environ: dict[str, str], message: str) -> None:
     assert message in refusal([], environ)
 
 
-def test_settings_built_in_a_program_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_built_in_code_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLTF_RUN__SEED", "7")
     monkeypatch.setenv("RUN", '{"seed": 7}')
     assert Settings().run.seed == 0
 
 
-def test_resume_takes_the_settings_of_the_run_wherever_its_folder_is_now(tmp_path: Path) -> None:
+def test_every_new_name_exists() -> None:
+    known = {".".join(path[: i + 1]) for path in leaf_fields(Settings) for i in range(len(path))}
+    for old, new in RENAMED.items():
+        assert old not in known
+        assert " " in new or new in known
+
+
+def test_plan_options_are_no_settings() -> None:
+    _, options = load_settings(["--plan", "--plan.num_cpus", "64", "--plan.load_s", "none"], NO_ENVIRONMENT)
+    assert options.plan == PlanOptions(num_cpus=64)
+
+
+def test_resume_uses_the_settings_of_a_run_that_was_moved(tmp_path: Path) -> None:
     settings, _ = load_settings(["--run.seed", "5", "--run.dir", "elsewhere"], NO_ENVIRONMENT)
     (tmp_path / "settings.yaml").write_text(to_yaml(settings))
     resumed, options = load_settings(["--resume", str(tmp_path), "--run.num_steps", "99"], NO_ENVIRONMENT)
@@ -198,17 +225,9 @@ def test_resume_takes_the_settings_of_the_run_wherever_its_folder_is_now(tmp_pat
     assert (resumed.run.seed, resumed.run.num_steps) == (5, 99)
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        load_settings(["--help"], NO_ENVIRONMENT)
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(f"--{'.'.join(path)}" in shown for path in leaf_fields(Settings))
-
-
 @settings_of_hypothesis(max_examples=40)
 @given(st.sampled_from(sorted(leaf_fields(Settings))), st.data())
-def test_one_slip_in_an_option_still_finds_it(path: tuple[str, ...], data: st.DataObject) -> None:
+def test_one_missing_letter_still_finds_the_option(path: tuple[str, ...], data: st.DataObject) -> None:
     name = ".".join(path)
     position = data.draw(st.integers(len(name) - len(path[-1]), len(name) - 1))
     slip = name[:position] + name[position + 1 :]
@@ -217,6 +236,6 @@ def test_one_slip_in_an_option_still_finds_it(path: tuple[str, ...], data: st.Da
     assert "did you mean --" in refusal([f"--{slip}", "1"])
 
 
-def test_a_preset_fills_what_is_not_given() -> None:
+def test_an_algorithm_fills_what_is_not_given() -> None:
     assert rewards_of("rltf-code").alpha_cap == 1
     assert rewards_of("rltf-code", alpha_cap=3).alpha_cap == 3

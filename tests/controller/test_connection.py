@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import textwrap
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from controller import cluster
 from controller.cluster import HeadLostError, start_ray, while_head_lives
 from errors import UserError
 from settings import Settings
+from tests.controller.jobs import python
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,22 @@ def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: p
     monkeypatch.setenv("RAY_ADDRESS", address)  # as `auto` finds it, and as a job of Ray Jobs is told
     with pytest.raises(UserError, match=r"cluster\.address auto: the head at"):
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
+
+
+def test_a_slow_dashboard_does_not_end_the_job() -> None:
+    program = """
+        import ray
+        from controller.cluster import start_ray
+        from ray._private import ray_constants
+        from settings import Settings
+from tests.controller.jobs import python
+
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
+        assert start_ray(Settings(cluster={"object_store_bytes": 2**27})) == ""
+        assert ray.get(ray.remote(lambda: 7).remote()) == 7
+    """
+    done = python("-c", textwrap.dedent(program))
+    assert done.returncode == 0, done.stderr
 
 
 def test_work_goes_on_while_the_head_answers() -> None:

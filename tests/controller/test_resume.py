@@ -14,25 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.engine import EngineOptions, SamplingRequest
-from actors.messages import RolloutRequest
-from actors.model_folder import end_token_ids
-from actors.prompting import Prompter
-from actors.transformers_engine import TransformersEngine
-from controller.grading import experience, program_tokens
 from controller.problems import ProblemSampler, load_problem_sets
-from controller.rollouts import seed_of
 from controller.state import RunState
-from learner.data import Experience, encode_references
-from learner.learner import Learner
-from learner.model_source import model_folder
-from rewards import score_group
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Verdict
-from settings import Settings
 from settings_sources import load_settings
-from tests.controller.jobs import ROOT, launch, small_job
-from transport.rollouts import Completion
+from tests.controller.jobs import ROOT, launch, python, small_job
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +78,7 @@ def kill_in_training(run: Path, job: list[str], num_updates: int) -> None:
         assert driver.poll() is None, "the job ended by itself"
         assert time.monotonic() < deadline, "the job did not get to its updates"
         time.sleep(0.02)
-    time.sleep(random.random() / 2)
+    time.sleep(random.Random(num_updates).random() / 2)
     kill(driver)
 
 
@@ -140,15 +125,30 @@ def check_books(run: Path) -> None:
         live, issued, closed = set(now), ledger.num_issued, ledger.num_trained + dropped
 
 
-def test_killed_and_resumed_or_a_plain_loop_it_is_the_same_bits(tmp_path: Path) -> None:
+def test_killed_and_resumed_the_weights_are_the_same_bits(tmp_path: Path) -> None:
     finish(*arguments(tmp_path, "whole", run__deterministic=True, buffer__max_off_policy_versions=0))
-    whole = weights(tmp_path / "whole")
-    assert_same_bits(plain_loop(tmp_path), whole)
     job = arguments(tmp_path, "killed", run__deterministic=True, buffer__max_off_policy_versions=0)
-    kill_in_training(tmp_path / "killed", job, random.randint(1, NUM_STEPS - 1))
+    kill_in_training(tmp_path / "killed", job, random.Random(0).randint(1, NUM_STEPS - 1))
     finish("--resume", str(tmp_path / "killed"))
-    assert_same_bits(weights(tmp_path / "killed"), whole)
+    assert_same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     check_books(tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("algorithm", "refresh_every"), [("rltf", 1), ("rltf-paper", 2)])
+def test_the_serial_loop_gives_the_same_bits(algorithm: str, refresh_every: int, tmp_path: Path) -> None:
+    """`examples/simple_loop.py` against the distributed run, after an SFT stage, with greedy decodes in one case."""
+    options = {
+        "run__deterministic": True,
+        "algorithm": algorithm,
+        "buffer__max_off_policy_versions": 0,
+        "buffer__refresh_every": refresh_every,
+        "checkpoint__every": refresh_every,
+        "learner__sft__num_steps": 4,
+    }
+    finish(*arguments(tmp_path, "whole", **options))
+    done = python("-m", "examples.simple_loop", *arguments(tmp_path, "loop", **options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_bits(weights(tmp_path / "loop"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.long
@@ -188,84 +188,3 @@ def test_killed_anywhere_and_resumed_no_turn_is_skipped_or_taken_twice(tmp_path:
     finish(*job)
     check_books(run)
     assert (run / "launch.log").read_text().count("resumed from") == 4
-
-
-def plain_loop(runs: Path) -> dict[str, torch.Tensor]:
-    """Sample, grade, score, update: one after the other, in this process, from the library's parts."""
-    job = arguments(runs, "loop", run__deterministic=True, buffer__max_off_policy_versions=0)
-    settings, _ = load_settings(job, environ={})
-    sets = load_problem_sets(settings.problems)
-    cache = settings.learner.sft.cache_dir
-    assert cache is not None
-    model = model_folder(settings.model.name, list(sets.all_training), cache, seed=settings.run.seed)
-    prompter = Prompter(model, sets.by_id, chat_template=False)
-    engine = make_engine(model, prompter, settings)
-    learner = Learner(
-        str(model),
-        settings.learner,
-        dtype=settings.model.dtype,
-        temperature=settings.generator.temperature,
-        seed=settings.run.seed,
-    )
-    references = encode_references(
-        sets.supervised, learner.policy.tokenizer, chat_template=False, max_length=settings.model.max_model_len
-    )
-    learner.set_references(references)
-    order = ProblemSampler([p.task_id for p in sets.train], settings.run.seed, settings.problems.skip_solved)
-    torch.use_deterministic_algorithms(True)
-    try:
-        with Sandbox(settings.sandbox, Isolation(settings.sandbox.min_isolation)) as sandbox:
-            for step in range(settings.run.num_steps):
-                engine.load_weights(step + 1, learner.policy.published())
-                batch: list[Experience] = []
-                solved: dict[str, bool] = {}
-                while len(batch) < settings.learner.batch_size:
-                    task_id = order.next()
-                    completions = sample(engine, prompter, settings, task_id, order.position)
-                    verdicts = [sandbox.grade(sets.by_id[task_id], c.program, c.completion_id) for c in completions]
-                    solved[task_id] = all(verdict.passed for verdict in verdicts)
-                    batch += scored(completions, verdicts, settings)
-                for task_id, passed in solved.items():
-                    order.note(task_id, solved=passed)
-                learner.update(learner.prepare(batch))
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return dict(learner.policy.model.named_parameters())  # a tied head once, as in a checkpoint
-
-
-def make_engine(model: Path, prompter: Prompter, settings: Settings) -> TransformersEngine:
-    options = EngineOptions(
-        dtype=settings.model.dtype,
-        max_model_len=settings.model.max_model_len,
-        max_num_seqs=settings.generator.max_num_seqs,
-        kv_cache_bytes=settings.generator.kv_cache_bytes,
-        end_token_ids=end_token_ids(model, prompter.tokenizer, chat=False),
-        deterministic=True,
-    )
-    return TransformersEngine(model, options)
-
-
-def sample(
-    engine: TransformersEngine, prompter: Prompter, settings: Settings, task_id: str, position: int
-) -> tuple[Completion, ...]:
-    generator = settings.generator
-    request = RolloutRequest(
-        rollout_id=f"r{position}",
-        task_id=task_id,
-        num_samples=generator.num_generations,
-        greedy=False,
-        temperature=generator.temperature,
-        top_p=generator.top_p,
-        max_tokens=generator.max_tokens,
-        seed=seed_of(settings.run.seed, "rollout", position),
-    )
-    sampling = SamplingRequest(request, prompter.encode(task_id))
-    engine.add_request(sampling)
-    while not (finished := engine.step()):
-        pass
-    return prompter.rollout(sampling, finished[0]).samples
-
-
-def scored(completions: tuple[Completion, ...], verdicts: list[Verdict], settings: Settings) -> list[Experience]:
-    scores = score_group([program_tokens(c) for c in completions], verdicts, settings.rewards)
-    return [experience(c, s) for c, s in zip(completions, scores.samples, strict=True) if s is not None]

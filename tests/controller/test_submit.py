@@ -7,7 +7,8 @@ import re
 import pytest
 
 import launch
-from controller.submit import entrypoint, remote_address
+from cli import remote_address
+from controller.submit import entrypoint
 from errors import UserError
 from tests.controller.test_connection import free_port
 

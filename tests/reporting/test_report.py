@@ -3,6 +3,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from reporting.run_folder import RunFolder
 from scripts.browser import CHROMIUM, Browser
 from settings import Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,18 @@ def test_the_command_writes_it_again(report: Path, capsys: pytest.CaptureFixture
     assert main([str(report.parent)]) == 0
     assert capsys.readouterr().out.strip() == str(report)
     assert report.is_file()
+
+
+def test_help_and_report_load_no_heavy_library(report: Path) -> None:
+    code = (
+        "import sys; from reporting.command import main; main(sys.argv[1:2])\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: assert not {'ray', 'torch', 'vllm', 'transformers', 'matplotlib'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, str(report.parent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m reporting" in done.stdout
 
 
 def test_a_new_run_has_a_report(tmp_path: Path) -> None:

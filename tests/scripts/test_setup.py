@@ -20,6 +20,7 @@ IMAGES_AND_SOUND = {"torchvision", "torchaudio", "torchcodec"}
 def checkout(tmp_path: Path) -> Path:
     for folder in ("scripts", "requirements"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
@@ -61,11 +62,30 @@ def test_it_has_nothing_to_do_until_a_lock_changes(checkout: Path) -> None:
     shutil.copy(python, checkout / ".venv" / "bin" / "python")
     stamp = "Python 3.10.0\n" + LOCKS["cpu"] + LOCKS["dev"]
     (checkout / ".venv" / ".requirements").write_text(stamp)
+    shutil.copy(python, checkout / ".venv" / "bin" / "rltf")
+    shutil.copy(checkout / "pyproject.toml", checkout / ".venv" / ".project")
     assert set_up(checkout, "cpu", PYTHON=python).returncode == 0
     assert set_up(checkout, "gpu", PYTHON=python).returncode == 2
     with (checkout / "requirements" / "cpu.txt").open("a") as lock:
         lock.write("another==1.0\n")
     assert set_up(checkout, "cpu", PYTHON=python).returncode == 2
+
+
+def test_the_command_is_installed_again_when_the_project_changes(checkout: Path) -> None:
+    """The fake interpreter stands for a pip that succeeds."""
+    python = fake_python(checkout, "3.11")
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(python, checkout / ".venv" / "bin" / "python")
+    (checkout / ".venv" / ".requirements").write_text("Python 3.11.0\n" + LOCKS["cpu"] + LOCKS["dev"])
+    assert "installed the command .venv/bin/rltf" in set_up(checkout, "cpu", PYTHON=python).stdout
+    assert (checkout / ".venv" / ".project").read_text() == (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_package_has_every_room_and_module() -> None:
+    packaging = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests", "examples"}
+    assert {name for name in packaging["packages"]["find"]["include"] if "." not in name} == rooms
+    assert set(packaging["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}
 
 
 def test_pip_sources_are_passed_on(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""The whole method as one serial loop: sample, grade, score, update. No Ray, no concurrency, one process.
+
+    python -m examples.simple_loop [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...]
+
+It takes the settings of `launch.py` and saves the trained model in the run folder. With `run.deterministic true` and
+`buffer.max_off_policy_versions 0`, the distributed run gives the same weights bit for bit
+(tests/controller/test_resume.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from actors.engine import SamplingRequest, build_engine
+from actors.messages import RolloutRequest
+from actors.model_folder import end_token_ids
+from actors.prompting import Prompter
+from controller.batches import split
+from controller.grading import experience, program_tokens
+from controller.problems import ProblemSampler, ProblemSets, load_problem_sets
+from controller.rollouts import seed_of
+from learner.data import Experience, encode_references
+from learner.learner import Learner
+from learner.model_source import model_folder
+from learner.sft import run_sft
+from rewards import ProgramReward, score_group
+from sandbox.sandbox import Sandbox
+from sandbox.verdict import Isolation
+from settings import Settings
+from settings_sources import load_settings
+from transport.rollouts import Rollout
+
+
+@dataclass
+class Loop:
+    """One run. `greedy` holds what the greedy baselines know about each problem."""
+
+    settings: Settings
+    problems: ProblemSets
+    model: Path
+    greedy: dict[str, ProgramReward] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings, seed = self.settings, self.settings.run.seed
+        chat = settings.model.chat_template
+        self.prompter = Prompter(self.model, self.problems.by_id, chat_template=chat)
+        end_ids = end_token_ids(self.model, self.prompter.tokenizer, chat=chat)
+        self.engine = build_engine(
+            self.model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
+        )
+        self.learner = Learner(
+            str(self.model), settings.learner, dtype=settings.model.dtype,
+            temperature=settings.generator.temperature, seed=seed, lora=settings.model.lora,
+        )  # fmt: skip
+        tokenizer = self.learner.policy.tokenizer
+        self.references = encode_references(
+            self.problems.supervised, tokenizer, chat_template=chat, max_length=settings.model.max_model_len
+        )
+        self.learner.set_references(self.references)
+        task_ids = [problem.task_id for problem in self.problems.train]
+        self.sampler = ProblemSampler(task_ids, seed, settings.problems.skip_solved)
+
+    def run(self) -> Path:
+        """Train to `run.num_steps` and save the model; returns its folder."""
+        run, every = self.settings.run, self.settings.buffer.refresh_every
+        if self.settings.learner.sft.num_steps:
+            run_sft(self.learner, self.references, seed=run.seed)
+        with Sandbox(self.settings.sandbox, Isolation(self.settings.sandbox.min_isolation)) as sandbox:
+            for version, first in enumerate(range(0, run.num_steps, every), start=1):
+                self.engine.load_weights(version, self.learner.policy.published())
+                num_updates = min(every, run.num_steps - first)
+                groups, solved = self.snapshot(sandbox, num_updates * self.settings.learner.batch_size)
+                for task_id, passed in solved.items():
+                    self.sampler.note(task_id, solved=passed)
+                for batch in split(groups, [len(group) for group in groups], num_updates):
+                    stats = self.learner.update(self.learner.prepare([sample for group in batch for sample in group]))
+                    print(f"update {self.learner.step}: loss {stats.loss:.4f}, {sum(solved.values())} problems solved")
+        return self.learner.save_checkpoint(run.folder / "checkpoints")
+
+    def snapshot(self, sandbox: Sandbox, num_samples: int) -> tuple[list[list[Experience]], dict[str, bool]]:
+        """Whole rollouts with at least `num_samples` scored samples, and which problems were solved completely."""
+        groups: list[list[Experience]] = []
+        solved: dict[str, bool] = {}
+        while sum(map(len, groups)) < num_samples:
+            rollout = self.sample(self.sampler.next(), self.sampler.position)
+            problem = self.problems.by_id[rollout.task_id]
+            verdicts = [sandbox.grade(problem, c.program, c.completion_id) for c in rollout.samples]
+            decoded = rollout.greedy
+            scores = score_group(
+                [program_tokens(completion) for completion in rollout.samples],
+                verdicts,
+                self.settings.rewards,
+                greedy=None if decoded is None else sandbox.grade(problem, decoded.program, decoded.completion_id),
+                previous=self.greedy.get(rollout.task_id),
+            )
+            if scores.greedy is not None:
+                self.greedy[rollout.task_id] = scores.greedy
+            pairs = zip(rollout.samples, scores.samples, strict=True)
+            groups.append([experience(completion, scored) for completion, scored in pairs if scored is not None])
+            solved[rollout.task_id] = all(verdict.passed for verdict in verdicts)
+        return groups, solved
+
+    def sample(self, task_id: str, position: int) -> Rollout:
+        """All samples for one problem, which is number `position` in the order of the run."""
+        generator, seed = self.settings.generator, seed_of(self.settings.run.seed, "rollout", position)
+        request = RolloutRequest(
+            f"r{position}", task_id, generator.num_generations, self.settings.rewards.needs_greedy,
+            generator.temperature, generator.top_p, generator.max_tokens, seed,
+        )  # fmt: skip
+        sampling = SamplingRequest(request, self.prompter.encode(task_id))
+        self.engine.add_request(sampling)
+        while not (finished := self.engine.step()):
+            pass
+        return self.prompter.rollout(sampling, finished[0])
+
+
+def main(arguments: list[str]) -> None:
+    """Run the loop with the settings in `arguments`."""
+    settings, _ = load_settings(arguments)
+    torch.use_deterministic_algorithms(settings.run.deterministic)
+    if settings.run.deterministic:
+        torch.set_num_threads(1)  # the order of sums depends on it
+    problems = load_problem_sets(settings.problems, settings.sandbox)
+    cache = settings.learner.sft.cache_dir or settings.run.folder / "cache"
+    model = model_folder(settings.model.name, list(problems.all_training), cache.resolve(), seed=settings.run.seed)
+    print(Loop(settings, problems, model).run())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

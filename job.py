@@ -1,0 +1,175 @@
+"""One job, from its settings to a finished run folder: wires the actors, and hands what happens to who shows it.
+
+Imported only once the settings are known, because it brings torch and Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from rich.console import Console
+
+from controller.cluster import NO_DASHBOARD, check_resources, start_ray, while_head_lives
+from controller.events import Began, Event, Said
+from controller.problems import ProblemSets, load_problem_sets, without_failing_references
+from controller.profile import measured_forecast
+from controller.start import check_model, polling, start_controller, step_of
+from errors import UserError
+from files import newest_checkpoint
+from learner.replay import changed_settings, replay
+from reporting.progress import Progress
+from reporting.run_folder import RunFolder
+from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
+from reporting.telemetry import Telemetry
+from settings import PlanOptions, Settings
+from settings_sources import CliOptions
+from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
+
+logger = logging.getLogger("launch")
+
+
+@dataclass(slots=True)
+class Job:
+    """One run, and the consumers of its events."""
+
+    settings: Settings
+    problems: ProblemSets
+    folder: RunFolder
+    progress: Progress
+    telemetry: Telemetry
+    resume: Path | None
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to every consumer."""
+        self.folder.emit(event)
+        self.progress.emit(event)
+        self.telemetry.emit(event)
+
+    async def run(self) -> None:
+        """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learned."""
+        checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve() / "checkpoints")
+        if self.resume is not None and checkpoint is None:
+            text = f"{self.resume} has no checkpoint: it starts again from the beginning"
+            logger.warning("%s", text)
+            self.emit(Said(text))
+        actors, controller = await start_controller(self.settings, self.problems, self.emit, checkpoint)
+        if checkpoint is None and self.settings.evaluation.initial:
+            self.emit(Began("evaluation before"))
+            await controller.evaluate()
+        self.emit(Began("reinforcement learning"))
+        try:
+            async with polling(actors, self.emit):
+                await controller.run()
+        except asyncio.CancelledError:
+            path = await controller.save_interrupted()
+            if path is not None:
+                self.emit(Said(f"interrupted: the model is in {path}; continue with --resume {self.folder.path}"))
+            raise
+        self.emit(Began("evaluation after"))
+        await controller.evaluate()
+        await actors.close()
+
+
+def run_job(settings: Settings, options: CliOptions, program: str = "launch.py") -> int:
+    """Do what `options` ask for: show the job, replay it, plan it or run it. Returns the exit status.
+
+    Raises UserError for settings, problems or a machine that the job cannot run with.
+    """
+    console = Console()
+    if options.dry_run:
+        print_dry_run(settings, console)
+        return 0
+    if options.replay is not None:
+        changed = changed_settings(options.replay, settings)
+        return print_replay(options.replay, replay(options.replay, settings), changed, console)
+    if options.plan is not None:
+        return _plan(settings, options.plan, console, program)
+    check_resources(settings)
+    name = settings.model.name
+    if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
+        check_model(Path(name).expanduser(), settings)
+    problems = load_problem_sets(settings.problems, settings.sandbox)
+    if settings.problems.validate_references:
+        cache = settings.run.folder.parent / "references.json"
+        problems = without_failing_references(problems, settings.sandbox, cache)
+    return _train(settings, options.resume, problems, console, program)
+
+
+def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:
+    try:
+        with Progress(plan.num_updates, console) as progress:
+            forecast = measured_forecast(settings, plan, progress.emit)
+        print_plan(forecast, console)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the process border: the cause in words, the traceback in the log
+        message, status = user_message(error)
+        if status == EXIT_UNUSABLE_INPUT:
+            raise UserError(message) from error
+        logger.exception("the short run failed")
+        console.print(f"{program}: {message}", style="red", highlight=False, markup=False)
+        return status
+    return 0
+
+
+def _train(settings: Settings, resume: Path | None, problems: ProblemSets, console: Console, program: str) -> int:
+    started = time.monotonic()
+    folder = _run_folder(settings, resume, problems)
+    log = folder.path / "launch.log"
+    logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.raiseExceptions = False  # a log that cannot be written must not hide why
+    for warning in problems.warnings:
+        logger.warning("%s", warning)
+    status = 0
+    with Progress(settings.run.num_steps, console, log) as progress:
+        for warning in problems.warnings:
+            progress.emit(Said(warning))
+        try:
+            with folder:
+                progress.emit(Began("Ray"))
+                dashboard = start_ray(settings)
+                job = Job(settings, problems, folder, progress, Telemetry(settings), resume)
+                if dashboard:
+                    progress.emit(Said(f"Ray dashboard: http://{dashboard}"))
+                elif settings.cluster.dashboard:
+                    progress.emit(Said(NO_DASHBOARD, "yellow"))
+                head = ray.get_runtime_context().gcs_address
+                asyncio.run(while_head_lives(job.run(), head, lambda text: progress.emit(Said(text, "red"))))
+        except KeyboardInterrupt:
+            logger.info("interrupted")
+            status = 130
+        except BaseException as error:  # the process border: the message for people, the traceback in the log
+            logger.exception("the run failed")
+            message, status = user_message(error)
+            progress.emit(Said(f"{program}: {message}", "red"))
+        finally:
+            ray.shutdown()
+        if status and resume is None and not folder.has_learned():
+            log = _without_folder(folder.path, keep_log=status == EXIT_FAILED)
+        if status == EXIT_FAILED:
+            progress.emit(Said(f"(traceback in {log})", "red"))
+    if status == 0:
+        print_summary(folder.path, progress.stages, time.monotonic() - started, console)
+    return status
+
+
+def _run_folder(settings: Settings, resume: Path | None, problems: ProblemSets) -> RunFolder:
+    if resume is None:
+        return RunFolder.create(settings.run.folder, settings, problems.by_id)
+    checkpoint = newest_checkpoint(resume / "checkpoints")
+    return RunFolder.resume(resume, settings, problems.by_id, -1 if checkpoint is None else step_of(checkpoint))
+
+
+def _without_folder(folder: Path, *, keep_log: bool) -> Path:
+    """Delete the folder of a run that learned nothing, so that its name is free again; returns where its log is."""
+    log = folder.with_name(f"{folder.name}.log")
+    if keep_log and (folder / "launch.log").is_file():
+        (folder / "launch.log").replace(log)
+    shutil.rmtree(folder, ignore_errors=True)
+    return log

@@ -1,0 +1,397 @@
+"""The sections of the settings tree, each with the checks that concern it alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from settings.choices import (
+    AdaptiveScope,
+    Baseline,
+    Dtype,
+    Engine,
+    FineFallback,
+    Isolation,
+    LoraPublish,
+    LossAggMode,
+    OnUpdate,
+    WeightTransfer,
+)
+
+GIB = 1024**3
+MIB = 1024**2
+
+Cores = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown fields are errors, and values are validated and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunSettings(Section):
+    """The run: its name and folder, its length, its seed."""
+
+    name: str = Field("rltf", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
+    dir: Path | None = Field(None, description="Run folder; null: `runs/NAME`.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed for every random choice in the run.")
+    num_steps: PositiveInt = Field(5000, description="Number of learner updates.")
+    deterministic: bool = Field(
+        False,
+        description="Get bit-identical weights from identical settings, even across a resume. Slow, and needs CPUs "
+        "and float32.",
+    )
+    log_batches: int = Field(
+        0, ge=0, description="Number of updates, from the first, to record in `replay/` for `rltf replay`; 0: none."
+    )
+    wandb_project: str | None = Field(
+        None, min_length=1, description="Weights & Biases project to log to; null: TensorBoard only."
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.dir if self.dir is not None else Path("runs") / self.name
+
+
+class LoraSettings(Section):
+    """Low-rank adapters. They have no dropout, so the generators sample from exactly what is trained."""
+
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0: train all weights instead.")
+    alpha: PositiveInt = Field(32, description="Adapters are scaled by alpha / rank.")
+    target_modules: tuple[str, ...] = Field(
+        (), description="Layers that get an adapter, by the last part of their name (`q_proj`); empty: all linear ones."
+    )
+    publish: LoraPublish = Field(
+        LoraPublish.MERGED,
+        description="What the learner sends to the generators: all weights with the adapters merged in, or the "
+        "adapters alone. Adapters alone are far smaller, but each generator then keeps a copy of the model in host "
+        "memory to merge them into.",
+    )
+
+
+class ModelSettings(Section):
+    """The policy: which model to train, in which precision."""
+
+    name: str = Field(
+        "Qwen/Qwen2.5-Coder-0.5B",
+        min_length=1,
+        description="Hugging Face model folder, Hub id, or `tiny`: the starter job's Llama, trained from scratch.",
+    )
+    dtype: Dtype = Field(
+        Dtype.BFLOAT16,
+        description="Type in which generators store weights and the learner computes. Master weights are float32.",
+    )
+    max_model_len: PositiveInt = Field(1536, description="Maximum tokens of prompt and completion together.")
+    chat_template: bool = Field(False, description="Format prompts with the tokenizer's chat template.")
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="Low-rank adapters.")
+
+
+class ProblemsSettings(Section):
+    """The problems to train on and those held out for evaluation."""
+
+    train: tuple[str, ...] = Field(
+        ("mbpp:google-research-datasets/mbpp",), min_length=1, description="SPECs of the problems to sample in RL."
+    )
+    supervised: tuple[str, ...] = Field(
+        (), description="SPECs of the problems whose reference programs the supervised term uses; empty: as `train`."
+    )
+    skip_solved: float = Field(
+        0.0, ge=0, lt=1, description="Probability of skipping a problem that the last rollout solved completely."
+    )
+    evaluation: tuple[str, ...] = Field((), description="SPECs of the held-out problems; empty: no evaluation.")
+    validate_references: bool = Field(
+        False, description="Run all reference programs first, and drop those that fail their own tests."
+    )
+
+
+class GeneratorSettings(Section):
+    """The actors that sample programs."""
+
+    engine: Engine = Field(
+        Engine.VLLM, description="Inference backend; transformers is slower but supports more models."
+    )
+    num_generators: PositiveInt = Field(1, description="Number of generator actors.")
+    num_cpus: Cores = Field(1.0, description="CPU cores to reserve for each generator.")
+    num_gpus: Cores = Field(1.0, description="GPUs to reserve for each generator; 0: run on the CPU.")
+    num_generations: PositiveInt = Field(20, description="Programs to sample for each problem in a rollout.")
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
+    max_tokens: PositiveInt = Field(512, description="Maximum tokens of a completion.")
+    max_num_seqs: PositiveInt = Field(256, description="Maximum number of completions that an engine decodes at once.")
+    kv_cache_bytes: PositiveInt = Field(4 * GIB, description="Memory for an engine's key-value cache.")
+    weight_transfer: WeightTransfer = Field(
+        WeightTransfer.OBJECT_STORE,
+        description="How new weights reach the generators: through Ray's object store, or (vLLM only) from GPU to GPU "
+        "by NCCL, or within one GPU by CUDA IPC.",
+    )
+    on_update: OnUpdate = Field(
+        OnUpdate.KEEP,
+        description="What happens to unfinished completions on a weight update: keep them going under the new "
+        "weights, or drain them first.",
+    )
+    verify_weights_every: int = Field(
+        0, ge=0, description="Verify the checksum of every Nth weight version that generators receive; 0: never."
+    )
+
+
+class SandboxSettings(Section):
+    """The workers that run untrusted programs, and the limits on each run."""
+
+    min_workers: PositiveInt = Field(2, description="Sandbox workers to keep for the whole run.")
+    max_workers: PositiveInt = Field(16, description="Maximum number of sandbox workers when there is a backlog.")
+    min_isolation: Isolation = Field(
+        Isolation.NAMESPACES,
+        description="Weakest isolation level to accept; `rltf doctor` shows what a machine offers.",
+    )
+    num_cpus: Cores = Field(1.0, description="CPU cores to reserve for each sandbox worker.")
+    backlog_per_worker: PositiveInt = Field(64, description="Waiting programs per worker before another one is added.")
+    idle_s: PositiveFloat = Field(30.0, description="Idle seconds after which an extra worker is removed.")
+    start_timeout_s: PositiveFloat = Field(
+        900.0,
+        description="Seconds to wait for the minimum of workers, including the time a cloud takes to start machines.",
+    )
+    cpu_s: PositiveFloat = Field(4.0, description="CPU seconds allowed for one test.")
+    wall_s: PositiveFloat = Field(10.0, description="Wall-clock seconds allowed for one test.")
+    program_cpu_s: PositiveFloat = Field(120.0, description="CPU seconds allowed for all tests of a program.")
+    program_wall_s: PositiveFloat = Field(240.0, description="Wall-clock seconds allowed for all tests of a program.")
+    memory_bytes: PositiveInt = Field(512 * MIB, description="Memory that a test may use.")
+    output_bytes: PositiveInt = Field(8 * MIB, description="Output that a test may write.")
+    scratch_bytes: PositiveInt = Field(16 * MIB, description="Size of the /tmp folder that a test may fill.")
+
+    @model_validator(mode="after")
+    def _check(self) -> SandboxSettings:
+        if self.max_workers < self.min_workers:
+            raise ValueError(
+                f"max_workers {self.max_workers} is below min_workers {self.min_workers}: raise one or lower the other"
+            )
+        if self.wall_s < self.cpu_s:
+            raise ValueError(
+                f"wall_s {self.wall_s:g} is below cpu_s {self.cpu_s:g}: no program could ever use its CPU seconds"
+            )
+        return self
+
+
+class RewardSettings(Section):
+    """Rewards: from test results to a weight for each token. Fields you don't set come from `algorithm`."""
+
+    coarse_weight: Weight = Field(1.0, description="Weight of the reward for the program's outcome; 0: off.")
+    fine_weight: Weight = Field(1.0, description="Weight of the penalty on the line that raised an error; 0: off.")
+    adaptive_weight: Weight = Field(1.0, description="Weight of the reward for the share of tests passed; 0: off.")
+    static_weight: Weight = Field(0.0, description="Weight of the penalty on lines that pyflakes reports; 0: off.")
+    baseline: Baseline = Field(
+        Baseline.LEAVE_ONE_OUT,
+        description="What to subtract from the coarse and the adaptive reward: the reward of the latest or the best "
+        "greedy decode, the rollout's mean, or the mean of the rollout's other samples.",
+    )
+    alpha_cap: float = Field(
+        10.0, ge=1, description="Maximum factor on the fine penalty of a short line; inf: no maximum."
+    )
+    adaptive_scope: AdaptiveScope = Field(
+        AdaptiveScope.RAN,
+        description="Which programs get the adaptive reward: all that ran, wrong answers only, or wrong answers only "
+        "and in place of their coarse reward.",
+    )
+    timeout_category: FineFallback = Field(
+        FineFallback.GLOBAL, description="Fine penalty for a timeout: on the whole program, or none."
+    )
+    unlocated_category: FineFallback = Field(
+        FineFallback.GLOBAL,
+        description="Fine penalty for an error without a line of code: on the whole program, or none.",
+    )
+    failing_never_positive: bool = Field(
+        True, description="Cap the advantage of a program that fails at 0, even if it beats its baseline."
+    )
+    negative_scale: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Factor on negative advantages and penalties. At 1 they can destroy a small model.",
+    )
+
+    @property
+    def needs_greedy(self) -> bool:
+        """Whether the baseline needs a greedy decode in every rollout."""
+        return self.baseline in (Baseline.GREEDY_LATEST, Baseline.GREEDY_BEST)
+
+
+class SftSettings(Section):
+    """Supervised fine-tuning on reference programs before RL starts."""
+
+    num_steps: int = Field(0, ge=0, description="Maximum number of supervised updates; 0: no fine-tuning.")
+    learning_rate: PositiveFloat = Field(2e-5, description="Peak learning rate.")
+    warmup_steps: int = Field(100, ge=0, description="Updates over which the learning rate rises from 0.")
+    final_learning_rate: float = Field(
+        0.1, ge=0, le=1, description="Final learning rate as a share of the peak, with cosine decay; 1: constant."
+    )
+    batch_size: PositiveInt = Field(256, description="Reference programs per update.")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of the problems held out for early stopping.")
+    evaluate_every: PositiveInt = Field(50, description="Updates between validations.")
+    patience: PositiveInt = Field(3, description="Validations without a lower loss before fine-tuning stops.")
+    cache_dir: Path | None = Field(
+        Path("runs/cache"), description="Folder that caches fine-tuned models by content hash; null: no cache."
+    )
+
+
+class OptimSettings(Section):
+    """AdamW and its learning-rate schedule."""
+
+    learning_rate: float = Field(2e-6, ge=0, description="Peak learning rate; 0: the weights never change.")
+    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
+    warmup_steps: int = Field(500, ge=0, description="Updates over which the learning rate rises from 0.")
+    decay_steps: int = Field(
+        0, ge=0, description="Update at which the linear decay of the learning rate reaches 0; 0: no decay."
+    )
+    max_grad_norm: PositiveFloat = Field(1.0, description="Maximum gradient norm; larger gradients are clipped to it.")
+
+
+class LossSettings(Section):
+    """The terms of the loss. Fields you don't set come from `algorithm`."""
+
+    rl_weight: float = Field(
+        1.0, ge=0, description="Weight of all RL terms together; 0: supervised only, as a control run."
+    )
+    supervised_weight: float = Field(1.0, ge=0, description="Weight of the supervised term; 0: off.")
+    loss_agg_mode: LossAggMode = Field(
+        LossAggMode.TOKEN_MEAN, description="How to average the token losses of an update."
+    )
+    rollout_is_threshold: PositiveFloat | None = Field(
+        2.0, description="Upper limit of the importance weights that correct for stale samples; null: no correction."
+    )
+    clip_ratio_low: float | None = Field(
+        None, gt=0, lt=1, description="PPO clip range below a ratio of 1; null: no clipping."
+    )
+    clip_ratio_high: float | None = Field(
+        None, gt=0, description="PPO clip range above a ratio of 1; null: no clipping."
+    )
+    kl_loss_coef: float = Field(
+        0.0, ge=0, description="Weight of the KL divergence from the policy that RL starts from."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> LossSettings:
+        if self.rl_weight == 0 and self.supervised_weight == 0:
+            raise ValueError(
+                "rl_weight and supervised_weight are both 0, so there is nothing to train: set one above 0"
+            )
+        if (self.clip_ratio_low is None) != (self.clip_ratio_high is None):
+            raise ValueError("clip_ratio_low and clip_ratio_high belong together: set both, or neither")
+        if self.clip_ratio_low is not None and self.rollout_is_threshold is None:
+            raise ValueError("clip_ratio_low and clip_ratio_high need importance weights: set rollout_is_threshold")
+        return self
+
+
+class LearnerSettings(Section):
+    """The policy update: batches, optimizer, loss, and fine-tuning before RL."""
+
+    num_cpus: Cores = Field(1.0, description="CPU cores to reserve for the learner.")
+    num_gpus: Cores = Field(1.0, description="GPUs to reserve for the learner; 0: train on the CPU.")
+    batch_size: PositiveInt = Field(128, description="Graded samples per update. Rollouts are never split.")
+    supervised_batch_size: PositiveInt = Field(128, description="Reference programs per update.")
+    micro_batch_tokens: PositiveInt = Field(
+        16384, multiple_of=8, description="Maximum tokens of one forward pass, including padding."
+    )
+    row_tokens: PositiveInt = Field(
+        2048,
+        description="Maximum tokens of a row that packs a prompt with several of its completions. Longer rows make "
+        "attention more expensive.",
+    )
+    chunk_tokens: PositiveInt = Field(
+        1024, description="Tokens whose logits are in memory at once. Lower it to save memory on large vocabularies."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, a third slower."
+    )
+    fetch_timeout_s: PositiveFloat = Field(
+        600.0, description="Seconds to wait for a full batch of samples, or for an object of the object store."
+    )
+    optim: OptimSettings = Field(default_factory=OptimSettings, description="AdamW and its schedule.")
+    loss: LossSettings = Field(default_factory=LossSettings, description="The terms of the loss.")
+    sft: SftSettings = Field(default_factory=SftSettings, description="Supervised fine-tuning before RL.")
+
+
+class CheckpointSettings(Section):
+    """How often to save checkpoints, and how many to keep."""
+
+    every: PositiveInt = Field(100, description="Updates between checkpoints.")
+    keep: PositiveInt = Field(3, description="Number of checkpoints to keep. Older ones are deleted.")
+
+
+class BufferSettings(Section):
+    """The queue of graded samples for training, and how stale they may get."""
+
+    capacity: PositiveInt = Field(6400, description="Maximum number of samples. New ones push out the oldest.")
+    max_bytes: PositiveInt = Field(1 * GIB, description="Maximum size of all samples. New ones push out the oldest.")
+    start_samples: int = Field(0, ge=0, description="Samples to collect before the first update.")
+    refresh_every: PositiveInt = Field(
+        50, description="Updates per snapshot of samples. New weights are published after each snapshot."
+    )
+    max_off_policy_versions: int = Field(
+        2, ge=0, description="Maximum number of weight versions that a sample may lag behind when it is trained on."
+    )
+
+
+class EvaluationSettings(Section):
+    """Measuring pass@k on held-out problems during the run."""
+
+    initial: bool = Field(True, description="Evaluate the policy before the first update as well.")
+    every: PositiveInt = Field(500, description="Updates between evaluations.")
+    num_samples: PositiveInt = Field(5, description="Programs to sample for each held-out problem.")
+    ks: tuple[PositiveInt, ...] = Field((1, 5), min_length=1, description="Values of k in pass@k.")
+    temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0: greedy.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationSettings:
+        if max(self.ks) > self.num_samples:
+            raise ValueError(
+                f"pass@{max(self.ks)} needs at least {max(self.ks)} samples per problem; num_samples is "
+                f"{self.num_samples}"
+            )
+        return self
+
+
+class ClusterSettings(Section):
+    """Where the actors run."""
+
+    address: str = Field(
+        "local",
+        pattern=r"^(local|auto|[^:/]+:\d+)$",
+        description="`local` starts Ray on this machine, `auto` joins the cluster this machine belongs to, HOST:PORT "
+        "joins the cluster with that head. On the command line, ray://HOST:10001 or http://HOST:8265 submits the job "
+        "to that cluster.",
+    )
+    object_store_bytes: PositiveInt = Field(2 * GIB, description="Size of the object store of a local Ray.")
+    dashboard: bool = Field(True, description="Serve Ray's dashboard from a local Ray.")
+
+
+class PlanOptions(Section):
+    """Options of `rltf plan`. Rates and times that you don't give are measured in a short run of the job."""
+
+    tokens_per_s: PositiveFloat | None = Field(
+        None, description="Tokens per second that one generator samples; null: measure it."
+    )
+    tokens_per_program: PositiveFloat | None = Field(
+        None, description="Mean number of tokens of a completion; null: measure it."
+    )
+    programs_per_s: PositiveFloat | None = Field(
+        None, description="Programs per second that one sandbox worker grades; null: measure it."
+    )
+    update_s: PositiveFloat | None = Field(None, description="Seconds of one learner update; null: measure it.")
+    publish_s: float | None = Field(
+        None, ge=0, description="Seconds that the learner pauses to publish weights; null: measure it."
+    )
+    load_s: float | None = Field(
+        None, ge=0, description="Seconds that a generator pauses to load weights; null: measure it."
+    )
+    num_updates: PositiveInt = Field(8, description="Updates to measure in the short run, after a first snapshot.")
+    num_cpus: float | None = Field(
+        None, gt=0, description="CPU cores of the cluster to plan for; null: those of the current cluster."
+    )
+    num_gpus: float | None = Field(
+        None, ge=0, description="GPUs of the cluster to plan for; null: those of the current cluster."
+    )

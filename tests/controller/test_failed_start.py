@@ -1,0 +1,39 @@
+"""A start that fails leaves no run folder behind, unless something was learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import job
+import launch
+from errors import UserError
+from settings import Settings
+from tests.controller.jobs import small_job
+
+
+@pytest.mark.parametrize(("error", "status"), [(UserError("no such model"), 2), (RuntimeError("Ray is broken"), 1)])
+def test_a_failed_start_frees_the_name(
+    error: Exception, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(settings: Settings) -> str:
+        assert settings.run.folder.is_dir()
+        raise error
+
+    monkeypatch.setattr(job, "start_ray", fail)
+    for _ in range(2):
+        assert launch.main(small_job(tmp_path, "first")) == status
+        shown = capsys.readouterr().out
+        assert f"launch.py: {error}" in shown.replace("RuntimeError: ", "")
+        assert not (tmp_path / "first").exists()
+
+
+def test_a_run_that_learned_something_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: Settings) -> str:
+        (settings.run.folder / "checkpoints" / "step-1").mkdir()
+        raise RuntimeError
+
+    monkeypatch.setattr(job, "start_ray", fail)
+    assert launch.main(small_job(tmp_path, "first")) == 1
+    assert (tmp_path / "first" / "report.html").is_file()
