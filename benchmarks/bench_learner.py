@@ -154,7 +154,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
     from learner.data import Experience, TokenSequence
     from learner.learner import Learner
     from sandbox.verdict import Outcome
-    from settings import LearnerSettings, OptimSettings
+    from settings import Dtype, LearnerSettings, OptimSettings
 
     settings = LearnerSettings(
         num_gpus=float(scale.gpu),
@@ -162,7 +162,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
         micro_batch_tokens=8192,
         row_tokens=1024,
     )
-    dtype: Any = "bfloat16" if scale.gpu else "float32"
+    dtype = Dtype.BFLOAT16 if scale.gpu else Dtype.FLOAT32
     learner = Learner(str(model), settings, dtype=dtype, temperature=1.0, seed=0)
     sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     references, experiences = [], []

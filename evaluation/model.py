@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
@@ -21,7 +21,7 @@ from evaluation.store import NUM_CHARACTERS
 from learner.model_source import TINY, model_folder
 from problems import Problem
 from sandbox.grading import ProgramRow
-from settings import GeneratorSettings, ModelSettings
+from settings import Dtype, Engine, GeneratorSettings, ModelSettings
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
@@ -46,8 +46,8 @@ class SampledModel:
     seed: int
     max_length: int | None = None
     """Most tokens of a prompt with its program; None means the model's own limit, but at most `LENGTH_LIMIT`."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    engine: Literal["vllm", "transformers"] = "vllm"
+    dtype: Dtype = Dtype.BFLOAT16
+    engine: Engine = Engine.VLLM
     chat_template: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +61,7 @@ class SampledModel:
     @property
     def identity(self) -> dict[str, Any]:
         identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_model_len}
+        identity |= {"dtype": self.dtype.value, "engine": self.engine.value}
         del identity["name"]
         return identity | {"model_files": folder_fingerprint(self._folder)}
 

@@ -17,6 +17,7 @@ from evaluation.store import some
 from problems import LoadedProblems, Problem
 from problems.index import ProblemIndex
 from sandbox.grading import ProgramRow, read_programs
+from settings import Dtype, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +120,8 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add("--top-p", type=float, default=0.95, help="probability mass of nucleus sampling (default: %(default)s)")
     add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
     add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
-    add("--dtype", choices=["float32", "bfloat16"], help="type of the weights (default: bfloat16)")
-    add("--engine", choices=["vllm", "transformers"], help="inference backend (default: vllm)")
+    add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: bfloat16)")
+    add("--engine", choices=[one.value for one in Engine], help="inference backend (default: vllm)")
     add("--chat-template", action="store_true", help="send prompts through the chat template")
     add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
 
@@ -146,8 +147,8 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     return SampledModel(
         name=options.model,
         max_length=options.max_length,
-        dtype=options.dtype or "bfloat16",
-        engine=options.engine or "vllm",
+        dtype=Dtype(options.dtype or Dtype.BFLOAT16),
+        engine=Engine(options.engine or Engine.VLLM),
         chat_template=options.chat_template,
         **asked,
     )

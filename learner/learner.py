@@ -19,9 +19,9 @@ from learner.encoder_decoder import EncoderDecoderBatch
 from learner.metrics import UpdateStats
 from learner.objectives import TokenTable, contributing, loss, token_table
 from learner.packing import MicroBatch
-from learner.policy import ComputeDtype, Policy
+from learner.policy import Policy
 from rewards import Granularity
-from settings import LearnerSettings, LoraSettings, LossSettings, OptimSettings
+from settings import Dtype, LearnerSettings, LoraSettings, LossSettings, OptimSettings
 from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Learner:
     """One policy and its training state.
 
     Usage:
-        learner = Learner(model, settings, dtype="bfloat16", temperature=1.0, seed=0)
+        learner = Learner(model, settings, dtype=Dtype.BFLOAT16, temperature=1.0, seed=0)
         learner.set_references(references)
         stats = learner.update(learner.prepare(experiences))
         handle = learner.publish()
@@ -67,7 +67,7 @@ class Learner:
         model: str,
         settings: LearnerSettings,
         *,
-        dtype: ComputeDtype,
+        dtype: Dtype,
         temperature: float,
         seed: int,
         lora: LoraSettings | None = None,

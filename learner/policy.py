@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from problems.token_spans import keeps_code
 from settings import Dtype, LoraSettings
 from transport.lora import adapters, attach, load_adapters, merged, save_adapters
 
-ComputeDtype = Dtype | Literal["float32", "bfloat16"]
-
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
-_SELF_TEST_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+_SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
 
 
 class Policy:
@@ -47,7 +45,7 @@ class Policy:
         self,
         name: str,
         *,
-        compute_dtype: ComputeDtype,
+        compute_dtype: Dtype,
         device: torch.device,
         activation_checkpointing: bool = False,
         chunk_tokens: int = 1024,
@@ -101,7 +99,7 @@ class Policy:
 
         Both are float32 (float64 for a float64 model). Gradients flow only through the log-probability.
         """
-        autocast = self._compute_dtype == "bfloat16"
+        autocast = self._compute_dtype == Dtype.BFLOAT16
         dtype = torch.bfloat16 if autocast else self.model.dtype
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             if isinstance(batch, EncoderDecoderBatch):
@@ -138,7 +136,7 @@ class Policy:
         """What generators receive: all parameters in the type they compute in, or only the adapters, in float32."""
         if self._lora is not None and self._lora.publish == "adapter":
             return adapters(self.model)
-        dtype = torch.bfloat16 if self._compute_dtype == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else torch.float32
         named = self.model.named_parameters()
         if self._lora is not None:
             named = merged(self.model, named)

@@ -47,7 +47,7 @@ class Assets(HTMLParser):
 
 def test_pages_fetch_nothing_from_outside(site: Path) -> None:
     pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
-    assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
+    assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
     for page in pages:
         for address in Assets(page.read_text()).fetched:
             assert not re.match(r"(https?:)?//", address), f"{page.name} fetches {address}"
@@ -75,12 +75,12 @@ def names_of(section: dict[str, Any], before: str = "") -> Iterator[str]:
 def test_options_in_the_documentation_exist() -> None:
     known = set(names_of(Settings().model_dump())) | {name[2:] for names in SHORT_OPTIONS.values() for name in names}
     known |= {f"plan.{name}" for name in PlanOptions.model_fields} | {"config.file", "storage.tsdb.path"}  # Prometheus
-    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
+    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
         for name in re.findall(r"(?<![\w-])--([a-z_]+\.[a-z_.]+[a-z_])", page.read_text()):
             assert name in known, f"{page.name}: --{name} does not exist"
 
 
 def test_commands_in_the_documentation_exist() -> None:
-    for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
+    for page in [*ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]:
         for name in re.findall(r"(?:^| |`|/)rltf ([a-z]+)(?= |`|$)", page.read_text(), re.MULTILINE):
             assert name in COMMANDS, f"{page.name}: rltf {name} does not exist"

@@ -16,6 +16,7 @@ from evaluation.command import main
 from evaluation.model import SampledModel, folder_fingerprint
 from evaluation.store import SampleStore, changed_tests, differences, fingerprints
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
+from settings import Dtype, Engine
 
 
 def problem_row(task_id: str, **changes: Any) -> dict[str, Any]:
@@ -151,8 +152,8 @@ def stored_samples(tmp_path: Path, tiny_model_dir: Path) -> Path:
         max_tokens=8,
         seed=1,
         max_length=128,
-        dtype="float32",
-        engine="transformers",
+        dtype=Dtype.FLOAT32,
+        engine=Engine.TRANSFORMERS,
     )
     with SampleStore(tmp_path / "out", {"problems": spec, "comparison": "strict"} | source.identity) as store:
         store.append({"task_id": "a", "completion_id": "a/0", "code": "", "outcome": "failed"})

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from learner.data import Experience, Experiences, TokenSequence
 from learner.learner import Learner
-from learner.policy import ComputeDtype, Policy
+from learner.policy import Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
-from settings import LearnerSettings, LoraSettings, LossSettings, OptimSettings, loss_of
+from settings import Dtype, LearnerSettings, LoraSettings, LossSettings, OptimSettings, loss_of
 
 VOCABULARY = 300
 OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR)
@@ -42,7 +42,7 @@ def make_learner(
     model: Path,
     *,
     temperature: float = 0.8,
-    dtype: ComputeDtype = "float32",
+    dtype: Dtype = Dtype.FLOAT32,
     lora: LoraSettings | None = None,
     **fields: Any,
 ) -> Learner:

@@ -23,7 +23,7 @@ from errors import UserError
 from learner.data import TokenSequence
 from learner.encoder_decoder import pack
 from learner.policy import Policy
-from settings import LossAggMode
+from settings import Dtype, LossAggMode
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 from tests.learner.samples import (
     gradients,
@@ -59,7 +59,7 @@ def plain_logits(model: Any, sequence: TokenSequence) -> torch.Tensor:
 
 
 def load(folder: Path) -> Policy:
-    return Policy(str(folder), compute_dtype="float32", device=torch.device("cpu"))
+    return Policy(str(folder), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
 
 
 @settings(max_examples=60, deadline=None)

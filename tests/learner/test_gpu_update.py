@@ -7,21 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.policy import ComputeDtype
+from settings import Dtype
 from tests.learner.samples import gradients, make_experiences, make_learner, make_references
 
-RELATIVE = {"float32": 1e-4, "bfloat16": 5e-2}
+RELATIVE = {Dtype.FLOAT32: 1e-4, Dtype.BFLOAT16: 5e-2}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gpu_gradient_equals_cpu_gradient(
-    dtype: ComputeDtype, activation_checkpointing: bool, tiny_model_dir: Path
-) -> None:
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_gpu_gradient_equals_cpu_gradient(dtype: Dtype, activation_checkpointing: bool, tiny_model_dir: Path) -> None:
     found, losses = [], []
-    for num_gpus, computes in ((0.5, dtype), (0.0, "float32")):
+    for num_gpus, computes in ((0.5, dtype), (0.0, Dtype.FLOAT32)):
         learner = make_learner(
             tiny_model_dir,
             dtype=computes,

@@ -17,6 +17,7 @@ from learner.data import Experience, TokenSequence
 from learner.learner import Learner
 from rewards import Granularity
 from sandbox.verdict import Outcome
+from settings import Dtype
 from tests.learner.samples import (
     largest_difference,
     make_experiences,
@@ -124,13 +125,13 @@ def test_infinite_gradient_does_not_change_the_weights(tiny_model_dir: Path) -> 
 
 def test_bfloat16_is_close_to_float32_and_keeps_master_weights(tiny_model_dir: Path) -> None:
     losses = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in Dtype:
         learner = make_learner(tiny_model_dir, dtype=dtype)
         learner.set_references(make_references(0))
         losses[dtype] = learner.update(learner.prepare(make_experiences(0))).loss_sl
         assert {p.dtype for p in learner.policy.model.parameters()} == {torch.float32}
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
-    assert losses["bfloat16"] != losses["float32"]
+    assert losses[Dtype.BFLOAT16] == pytest.approx(losses[Dtype.FLOAT32], rel=0.02)
+    assert losses[Dtype.BFLOAT16] != losses[Dtype.FLOAT32]
 
 
 def test_checkpoint_loads_in_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 from errors import UserError
 from learner.packing import pack
 from learner.policy import Policy
+from settings import Dtype
 from tests.learner.samples import make_references, plain_logprobs
 
 
 def load(folder: Path) -> Policy:
-    return Policy(str(folder), compute_dtype="float32", device=torch.device("cpu"))
+    return Policy(str(folder), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
 
 
 def with_tokenizer(folder: Path, model_dir: Path) -> Path:
