@@ -317,7 +317,6 @@ def update_timeout_s(settings: GeneratorSettings) -> float:
 
     A learner that sends weights serves one generator after another.
     """
-    turns_s = (
-        0.0 if settings.weight_transfer == WeightTransfer.OBJECT_STORE else settings.num_generators * PHASE_TIMEOUT_S
-    )
-    return (DRAIN_TIMEOUT_S if settings.on_update == OnUpdate.DRAIN else UPDATE_TIMEOUT_S) + turns_s
+    timeout_s = DRAIN_TIMEOUT_S if settings.on_update == OnUpdate.DRAIN else UPDATE_TIMEOUT_S
+    is_sent = settings.weight_transfer != WeightTransfer.OBJECT_STORE
+    return timeout_s + is_sent * settings.num_generators * PHASE_TIMEOUT_S
