@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from errors import UserError
 from problems.prompts import answer_end_id
+from settings import Engine
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:
@@ -37,13 +38,13 @@ def check_model_folder(model: Path) -> dict[str, Any]:
     return config
 
 
-def check_engine(model: Path, engine: str) -> None:
+def check_engine(model: Path, engine: Engine) -> None:
     """Check that `engine`, as named by `generator.engine`, runs models of the folder's kind.
 
     Raises:
         UserError: it does not, or the folder has no model.
     """
-    if check_model_folder(model).get("is_encoder_decoder") and engine == "vllm":
+    if check_model_folder(model).get("is_encoder_decoder") and engine == Engine.VLLM:
         raise UserError(
             f"model.name: {model} is an encoder-decoder model, which vLLM does not support; set generator.engine to "
             "transformers (`--generator.engine transformers`; with evaluate.py `--engine transformers`)"
