@@ -41,6 +41,27 @@ class GaveUpError(RuntimeError):
 
 
 @dataclass(slots=True)
+class Deaths:
+    """Counts the deaths of `who` since it last got something done, and gives up after too many."""
+
+    who: str
+    _in_a_row: int = 0
+
+    def note(self, cause: BaseException) -> None:
+        """It died of `cause`. Raises GaveUpError if that happened too often in a row."""
+        self._in_a_row += not is_blameless(cause)
+        if self._in_a_row > MAX_DEATHS_IN_A_ROW:
+            raise GaveUpError(
+                f"{self.who} died {self._in_a_row} times without getting anything done; the last time: "
+                f"{in_words(cause)}"
+            ) from cause
+
+    def progressed(self) -> None:
+        """It got something done: earlier deaths no longer count."""
+        self._in_a_row = 0
+
+
+@dataclass(slots=True)
 class Supervised(Generic[T]):
     """A place for one actor, and the actor that is in it now.
 
@@ -62,9 +83,10 @@ class Supervised(Generic[T]):
     end: Callable[[Any], None] = ray.kill
     num_restarts: int = 0
     actor: T = field(init=False)
-    _deaths_in_a_row: int = 0
+    _deaths: Deaths = field(init=False)
 
     def __post_init__(self) -> None:
+        self._deaths = Deaths(self.name)
         self.actor = self.spawn(0)
 
     async def start(self, ready: Callable[[T], Awaitable[object]]) -> None:
@@ -83,17 +105,12 @@ class Supervised(Generic[T]):
 
     def progressed(self) -> None:
         """The actor got something done: its deaths no longer count against it."""
-        self._deaths_in_a_row = 0
+        self._deaths.progressed()
 
     def restart(self, cause: BaseException) -> None:
         """End the actor, which `cause` shows to be gone, and start another. Raises GaveUpError if it died too often."""
-        self._deaths_in_a_row += not is_blameless(cause)
         self.end(self.actor)
-        if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
-            raise GaveUpError(
-                f"{self.name} died {self._deaths_in_a_row} times without getting anything done; the last time: "
-                f"{in_words(cause)}"
-            ) from cause
+        self._deaths.note(cause)
         self.num_restarts += 1
         self.actor = self.spawn(self.num_restarts)
 

@@ -26,20 +26,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from errors import UserError
 from problems.types import Problem
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import SandboxSettings
+from supervise import Deaths, GaveUpError, first_line
 
 logger = logging.getLogger(__name__)
 
 # One call runs and one waits at each worker: no worker idles while its last answer travels.
 _CALLS_PER_WORKER = 2
 _MAX_ATTEMPTS = 3
-_MAX_FAILED_STARTS = 5
 _TICK_S = 1.0
 _CLOSE_S = 10.0
 _DEADLINE_BASE_S = 120.0
@@ -155,13 +155,13 @@ class SandboxPool:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closing = False
-        self._failed_starts = 0
+        self._deaths = Deaths("sandbox workers")
         self._failure: Exception | None = None
         self._backlog = 0
         self._num_done = self._num_repeated = self._num_deaths = 0
 
     async def start(self) -> None:
-        """Start the minimum number of workers. Raises `PoolError` or `UserError` if they do not come up."""
+        """Start the minimum number of workers. Raises PoolError, GaveUpError or UserError if they fail."""
         self._spawn(self._maintain())
         deadline = time.monotonic() + self._settings.start_timeout_s
         while sum(worker.ready for worker in self._workers) < self._settings.min_workers:
@@ -181,7 +181,8 @@ class SandboxPool:
         """The value of `worker.method(*arguments)` from some worker. Waits while too many calls are under way.
 
         `num_items` is the number of programs that the call grades. The backlog counts them, and the deadline grows with
-        them. Raises what the method raises, and `PoolError` if the call keeps killing workers or none can be started.
+        them. Raises what the method raises, `PoolError` if the call keeps killing workers, and `GaveUpError` if none of
+        them starts.
         """
         call = _Call(method, arguments, num_items, asyncio.get_running_loop().create_future())
         self._backlog += num_items
@@ -302,18 +303,15 @@ class SandboxPool:
             if worker.leaving:  # no longer needed
                 return
             self._leave(worker)
-            others_work = any(other.ready for other in self._workers)
-            # A lost node takes all the workers that were starting on it. That says nothing about the next ones.
-            is_node = isinstance(error, RayActorError) and not error.actor_init_failed
-            if not is_node or not others_work:
-                self._failed_starts += 1
-            logger.warning("sandbox worker %s did not start, starting another: %s", worker.name, _first_line(error))
-            if isinstance(error, UserError) and not others_work:
+            logger.warning("sandbox worker %s did not start, starting another: %s", worker.name, first_line(error))
+            if isinstance(error, UserError) and not any(other.ready for other in self._workers):
                 self._fail(error)
-            elif self._failed_starts >= _MAX_FAILED_STARTS:
-                self._fail(PoolError(f"{self._failed_starts} sandbox workers in a row did not start: {error}"))
+            try:
+                self._deaths.note(error)
+            except GaveUpError as failure:
+                self._fail(failure)
         else:
-            self._failed_starts = 0
+            self._deaths.progressed()
             self._starting.pop(worker, None)
             worker.ready, worker.idle_since = True, time.monotonic()
             self._place(worker)
@@ -356,7 +354,7 @@ class SandboxPool:
             logger.warning(
                 "sandbox worker %s is gone (%s): repeating its %d calls and starting a new one",
                 worker.name,
-                _first_line(error),
+                first_line(error),
                 1 + len(worker.calls),
             )
             self._leave(worker)
@@ -387,7 +385,3 @@ class SandboxPool:
 
 async def _value(reference: Any) -> Any:
     return await reference
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
