@@ -28,7 +28,7 @@ JOB = shlex.split(
     "--learner.sft.num_steps 500 --learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
     "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
 )
-NAMES = ("learner", "buffer", "keeper", "generator-0", "sandbox-0", "sandbox-1")
+NAMES = ("learner", "buffer", "rollout-store", "generator-0", "sandbox-0", "sandbox-1")
 # The dashboard would ask for a token on a machine that has one; this short local job needs none.
 ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
 
