@@ -45,13 +45,13 @@ def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: p
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
 
 
+@pytest.mark.ray
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray
         from controller.cluster import start_ray
         from ray._private import ray_constants
         from settings import Settings
-from tests.controller.jobs import python
 
         ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
         assert start_ray(Settings(cluster={"object_store_bytes": 2**27})) == ""

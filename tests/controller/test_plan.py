@@ -128,6 +128,7 @@ def test_problems_that_cannot_be_used_are_said_before_anything_starts(capsys: py
     assert "Ray" not in said.out
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_what_is_not_given_is_measured_in_a_short_run_of_the_job(tmp_path: Path) -> None:
     job = small_job(tmp_path, "planned", "--plan.num_updates", "4", sft_steps=5)

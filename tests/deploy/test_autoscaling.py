@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.alone import run_alone
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_backlog_brings_nodes_up_and_idleness_takes_them_down(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.autoscaling", tmp_path, 240)
