@@ -28,8 +28,8 @@ from controller.events import Event, Step
 from controller.generators import GeneratorPool
 from controller.grading import GradedRollout
 from controller.learner_service import LearnerService
-from learner.actor import Item, Prefetcher
-from learner.buffer import BufferActor
+from learner.actor import Prefetcher
+from learner.buffer import BufferItem, start_buffer
 from learner.data import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from problems.types import Problem, StdinTest
@@ -181,7 +181,7 @@ class SimulatedLearner:
         """See `LearnerActor`."""
         return self._step
 
-    def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
+    def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
         """One update."""
         began = time.monotonic()
         fetched = self._prefetcher.get(items)
@@ -212,7 +212,7 @@ class SimulatedLearner:
         self._version += 1
         return WeightsHandle(self._version, (), 0)
 
-    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item], keep: int) -> Path:
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[BufferItem], keep: int) -> Path:
         """Nothing to save."""
         return folder
 
@@ -285,7 +285,7 @@ class RingRun:
 
 async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> RingRun:
     """Run a ring of simulated stages on the Ray that is up, from the first request to the last update."""
-    buffer: Any = BufferActor.remote(settings.buffer)
+    buffer = start_buffer(settings.buffer)
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
     learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)

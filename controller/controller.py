@@ -27,7 +27,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from ray.actor import ActorProxy
 
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
@@ -41,7 +42,7 @@ from controller.rollouts import LOST, Graders, GradingCounts, RolloutLoop
 from controller.state import RunState, rollouts_of
 from evaluation import Tally, evaluate_tally
 from files import newest_checkpoint, prune
-from learner.buffer import BufferItem
+from learner.buffer import BufferServer
 from learner.metrics import StepReport
 from problems.types import Problem
 from settings import Settings
@@ -66,7 +67,7 @@ class Controller:
     held_out: Sequence[Problem]
     generators: GeneratorPool
     pool: Graders
-    buffer: Any  # a handle of `BufferServer`
+    buffer: ActorProxy[BufferServer]
     learner: LearnerService
     emit: Emit
     step: int = 0
@@ -91,9 +92,8 @@ class Controller:
         self.ledger = self.rollouts.ledger = self.batches.ledger = state.restored_ledger()
         self.rollouts.sampler.restore(state.order)
         self.rollouts.greedy = state.restored_greedy()
-        loaded: tuple[str, list[BufferItem[Any]]] = await answer(
-            self.buffer.load.remote(rollouts_of(checkpoint)), LOAD_S, f"the buffer to load {checkpoint}"
-        )
+        reply = self.buffer.load.remote(rollouts_of(checkpoint))
+        loaded = await answer(reply, LOAD_S, f"the buffer to load {checkpoint}")
         await self.batches.restore(*loaded, state.batches)
         logger.info(
             "resumed from %s: %s; %d rollouts are sampled again",

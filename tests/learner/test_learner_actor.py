@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from learner.actor import LearnerActor, Prefetcher
-from learner.buffer import Added, BufferActor, BufferItem, RolloutMeta
+from learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
 from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
 from problems.types import Problem, StdinTest
@@ -53,18 +53,18 @@ def fill(buffer: Any, stored: list[tuple[str, Experiences]]) -> str:
     return added[-1].epoch
 
 
-def take(buffer: Any, *names: str) -> list[BufferItem[Any]]:
-    items: list[BufferItem[Any]] = wait_for(buffer.take.remote(names, ()))[1]
+def take(buffer: Any, *names: str) -> list[BufferItem]:
+    items: list[BufferItem] = wait_for(buffer.take.remote(names, ()))[1]
     return items
 
 
-def ids(items: list[BufferItem[Any]]) -> list[str]:
+def ids(items: list[BufferItem]) -> list[str]:
     return [item.meta.rollout_id for item in items]
 
 
 @pytest.fixture
 def buffer(ray_session: None) -> Iterator[Any]:
-    actor: Any = BufferActor.remote(BUFFER)
+    actor: Any = start_buffer(BUFFER)
     yield actor
     ray.kill(actor)
 
