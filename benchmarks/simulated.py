@@ -150,14 +150,7 @@ class Host:
             await asyncio.sleep(self._times.rollout_s)
             self._sampling_s += self._times.rollout_s
         rollout = _rollout(request, version)
-        generator.ready.append(
-            RolloutHandle(
-                ref=[ray.put(rollout)],
-                rollout_id=request.rollout_id,
-                num_samples=request.num_samples,
-                num_tokens=request.num_samples * NUM_TOKENS,
-            )
-        )
+        generator.ready.append(RolloutHandle([ray.put(rollout)], request.rollout_id))
         generator.done.set()
 
 
@@ -285,7 +278,7 @@ class RingRun:
 
 async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> RingRun:
     """Run a ring of simulated stages on the Ray that is up, from the first request to the last update."""
-    buffer = start_buffer(settings.buffer)
+    buffer: Any = start_buffer(settings.buffer)
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
     learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)
@@ -304,7 +297,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         on_sft=lambda progress: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
-    observed = Observed(await buffer.pid.remote())
+    observed = Observed(await buffer.__ray_call__.remote(lambda self: os.getpid()))
     problems = [Problem(str(i), "simulated", "", (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)]
     controller = Controller(
         settings=settings,
@@ -323,7 +316,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
         sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)
     ]
     await generators.close()
-    await learner.close()
+    ray.kill(learner.place.actor)
     for actor in (*hosts, buffer):
         ray.kill(actor)
     num_slots = settings.generator.num_generators * times.slots

@@ -10,7 +10,6 @@ too stale, and what became of each. Every call may arrive twice, and gives the s
 from __future__ import annotations
 
 import gc
-import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -169,11 +168,6 @@ class BufferServer:
         for rollout_id, experiences in load_rollouts(path):
             add(rollout_id, experiences)
         return self.epoch, list(self._queued.values())
-
-    @ray.method
-    def pid(self) -> int:
-        """The process id of this epoch."""
-        return os.getpid()
 
     @ray.method
     def stats(self) -> BufferStats:

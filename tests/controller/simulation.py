@@ -248,7 +248,7 @@ class SimulatedGenerator:
         assert version > 0, "sampled with weights that nobody published"
         await self.cluster.delay(10.0 * self.slowness)
         ref = await self.rollout_store.keep.remote((request.rollout_id, request.task_id, version))
-        self.finished.append(RolloutHandle([ref], request.rollout_id, request.num_samples, num_tokens=8))
+        self.finished.append(RolloutHandle([ref], request.rollout_id))
         self.in_flight.discard(request.rollout_id)
 
     async def take(self, timeout_s: float) -> list[RolloutHandle]:

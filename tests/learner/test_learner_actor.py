@@ -165,7 +165,7 @@ def test_prefetcher_refuses_rollouts_that_were_not_announced(prefetcher: Prefetc
 def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
     epoch = fill(buffer, rollouts(0, 2))
     (item,) = take(buffer, "r0")
-    os.kill(wait_for(buffer.pid.remote()), signal.SIGKILL)
+    os.kill(wait_for(buffer.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     now, items = wait_for(buffer.take.remote(["r1"], []))
     assert (now != epoch, items) == (True, [])
     wait_until_lost(item.ref)
