@@ -24,12 +24,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine import FinishedRequest, SamplingRequest, build_engine
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from problems.types import Problem
 from settings import GeneratorSettings, ModelSettings
 from transport.folders import HomeFolders
 from transport.lora import AdapterMerger
+from transport.model_folder import end_token_ids
 from transport.rollouts import RolloutStore
 from transport.weight_receiver import (
     PHASE_TIMEOUT_S,

@@ -163,7 +163,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
         row_tokens=1024,
     )
     dtype = Dtype.BFLOAT16 if scale.gpu else Dtype.FLOAT32
-    learner = Learner(str(model), settings, dtype=dtype, temperature=1.0, seed=0)
+    learner = Learner(model, settings, dtype=dtype, temperature=1.0, seed=0)
     sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     references, experiences = [], []
     for index, (prompt, completion) in enumerate(sequences):

@@ -16,7 +16,6 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.generator import Generator, actor_options, update_timeout_s
-from actors.model_folder import check_engine, load_tokenizer
 from controller.cluster import check_nodes, note_deaths
 from controller.controller import Controller
 from controller.events import Began, Emit, Polled, Said
@@ -35,6 +34,7 @@ from sandbox.pool import SandboxPool
 from settings import Settings
 from supervise import StallError, answer
 from transport.folders import HomeFolders
+from transport.model_folder import check_engine, load_tokenizer
 from transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class _Spawner:
         settings, run = self.settings, self.settings.run
         folder = run.folder.resolve() / "replay"
         return _LEARNER.options(name=named("learner", life), **self.placement.learner()).remote(
-            str(self.model),
+            self.model,
             settings.model,
             settings.learner,
             temperature=settings.generator.temperature,

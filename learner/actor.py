@@ -124,7 +124,7 @@ class LearnerActor:
 
     def __init__(
         self,
-        model: str,
+        model: Path,
         model_settings: ModelSettings,
         learner_settings: LearnerSettings,
         *,
@@ -144,7 +144,7 @@ class LearnerActor:
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(1)  # the order of sums depends on it
         self._learner = Learner(
-            str(self._home.fetch(Path(model))),
+            self._home.fetch(model),
             learner_settings,
             dtype=model_settings.dtype,
             temperature=temperature,

@@ -64,7 +64,7 @@ class Learner:
 
     def __init__(
         self,
-        model: str,
+        model: Path,
         settings: LearnerSettings,
         *,
         dtype: Dtype,

@@ -99,7 +99,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
     if not (folder / "update-1").is_dir():
         raise UserError(f"--replay {run}: the run recorded no updates; run the job with --run.log_batches N")
     learner = Learner(
-        str(folder / "start"),
+        folder / "start",
         settings.learner,
         dtype=settings.model.dtype,
         temperature=settings.generator.temperature,

@@ -110,7 +110,7 @@ class RunningActors:
 def start_learner(model: Path, model_settings: ModelSettings, weight_transfer: str, num_gpus: float = 0.0) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.options(num_gpus=num_gpus).remote(
-        str(model),
+        model,
         model_settings,
         learner_settings(learning_rate=0.02, warmup_steps=0, num_gpus=num_gpus),
         temperature=1.0,

@@ -46,7 +46,7 @@ def make_learner(
     lora: LoraSettings | None = None,
     **fields: Any,
 ) -> Learner:
-    return Learner(str(model), settings(**fields), dtype=dtype, temperature=temperature, seed=0, lora=lora)
+    return Learner(model, settings(**fields), dtype=dtype, temperature=temperature, seed=0, lora=lora)
 
 
 def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:

@@ -79,7 +79,7 @@ def prefetcher(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
 def start_learner(model: Path) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.remote(
-        str(model),
+        model,
         ModelSettings(name=str(model), dtype="float32", max_model_len=256),
         settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
         temperature=0.8,
