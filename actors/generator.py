@@ -26,7 +26,7 @@ from actors.engine import FinishedRequest, SamplingRequest, build_engine
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from actors.prompting import Prompter
 from problems.types import Problem
-from settings import GeneratorSettings, ModelSettings
+from settings import GeneratorSettings, LoraPublish, ModelSettings, OnUpdate, WeightTransfer
 from transport.folders import HomeFolders
 from transport.lora import AdapterMerger
 from transport.model_folder import end_token_ids
@@ -100,7 +100,7 @@ class Generator:
         end_ids = end_token_ids(model, self._prompter.tokenizer, chat=model_settings.chat_template)
         self._engine = build_engine(model, model_settings, settings, end_ids, seed, deterministic=deterministic)
         lora = model_settings.lora
-        self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None
+        self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == LoraPublish.ADAPTER else None
         self._rollout_store = rollout_store
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -110,7 +110,7 @@ class Generator:
         self._finished: queue.SimpleQueue[FinishedRequest] = queue.SimpleQueue()
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
-        self._drains = settings.on_update == "drain"
+        self._drains = settings.on_update == OnUpdate.DRAIN
         self._update_timeout_s = update_timeout_s(settings)
         self._receiver = WeightReceiver(
             self._update, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
@@ -314,5 +314,6 @@ def update_timeout_s(settings: GeneratorSettings) -> float:
 
     A learner that sends weights serves one generator after another.
     """
-    turns_s = 0.0 if settings.weight_transfer == "object_store" else settings.num_generators * PHASE_TIMEOUT_S
-    return (DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S) + turns_s
+    timeout_s = DRAIN_TIMEOUT_S if settings.on_update == OnUpdate.DRAIN else UPDATE_TIMEOUT_S
+    is_sent = settings.weight_transfer != WeightTransfer.OBJECT_STORE
+    return timeout_s + is_sent * settings.num_generators * PHASE_TIMEOUT_S

@@ -17,6 +17,7 @@ from transformers import (
 from errors import UserError
 from problems.prompts import answer_end_id
 from problems.token_spans import keeps_code
+from settings import Engine
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:
@@ -40,9 +41,9 @@ def check_model_folder(model: Path) -> dict[str, Any]:
     return config
 
 
-def check_engine(model: Path, engine: str) -> None:
+def check_engine(model: Path, engine: Engine) -> None:
     """Raise UserError unless `engine`, as named by `generator.engine`, runs models of the folder's kind."""
-    if check_model_folder(model).get("is_encoder_decoder") and engine == "vllm":
+    if check_model_folder(model).get("is_encoder_decoder") and engine == Engine.VLLM:
         raise UserError(
             f"model.name: {model} is an encoder-decoder model, which vLLM does not support; set generator.engine to "
             "transformers (`--generator.engine transformers`; with evaluate.py `--engine transformers`)"

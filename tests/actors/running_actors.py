@@ -79,12 +79,12 @@ class RunningActors:
     @property
     def learner(self) -> Any:
         """The learner. The weights it publishes next are newer than those of any generator."""
-        newest = max(wait_for(generator.stats.remote()).version for generator in (self.keeping, self.draining))
+        newer = max(map(next_version, (self.keeping, self.draining)))
         try:
-            wait_for(self._learner.at_least_version.remote(newest))
+            wait_for(self._learner.at_least_version.remote(newer))
         except RayError:
             self._learner = start_learner(self._model, MODEL, "nccl")
-            wait_for(self._learner.at_least_version.remote(newest))
+            wait_for(self._learner.at_least_version.remote(newer))
         return self._learner
 
     def _living(self, on_update: str) -> ActorProxy[Generator]:
