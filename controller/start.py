@@ -213,41 +213,18 @@ class _Spawner:
     resumed_step: int | None
 
     def learner(self, life: int) -> Any:
-        settings, run = self.settings, self.settings.run
-        folder = run.folder.resolve() / "replay"
-        return _LEARNER.options(name=named("learner", life), **self.placement.learner()).remote(
-            self.model,
-            settings.model,
-            settings.learner,
-            temperature=settings.generator.temperature,
-            seed=run.seed,
-            deterministic=run.deterministic,
-            home=self.home,
-            recorder=Recorder(folder, run.log_batches, self.home) if run.log_batches else None,
-            verify_weights_every=settings.generator.verify_weights_every,
-            weight_transfer=settings.generator.weight_transfer,
-        )
+        run = self.settings.run
+        recorder = Recorder(run.folder.resolve() / "replay", run.log_batches, self.home) if run.log_batches else None
+        options = self.placement.learner() | {"name": named("learner", life)}
+        return _LEARNER.options(**options).remote(self.model, self.settings, self.home, recorder)
 
     def generator(self, index: int, life: int) -> Any:
-        settings, run = self.settings, self.settings.run
         name = named(f"generator-{index}", life)
-        options = actor_options(name, settings.generator) | self.placement.generator(index)
-        return (
-            ray.remote(Generator)
-            .options(**options)
-            .remote(
-                name,
-                self.model,
-                settings.model,
-                settings.generator,
-                self.problems,
-                self.rollout_store,
-                # A replacement draws different samples.
-                seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
-                deterministic=run.deterministic,
-                home=self.home,
-            )
-        )
+        options = actor_options(name, self.settings.generator) | self.placement.generator(index)
+        # A replacement draws different samples.
+        seed = seed_of(self.settings.run.seed, "generator", index, life, self.resumed_step)
+        actor = ray.remote(Generator).options(**options)
+        return actor.remote(name, self.model, self.settings, self.problems, self.rollout_store, seed, self.home)
 
 
 def named(name: str, life: int) -> str:

@@ -52,10 +52,7 @@ class Loop:
         self.engine = build_engine(
             self.model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
         )
-        self.learner = Learner(
-            self.model, settings.learner, dtype=settings.model.dtype,
-            temperature=settings.generator.temperature, seed=seed, lora=settings.model.lora,
-        )  # fmt: skip
+        self.learner = Learner(self.model, settings)
         tokenizer = self.learner.policy.tokenizer
         self.references = encode_references(
             self.problems.supervised, tokenizer, chat_template=chat, max_length=settings.model.max_model_len

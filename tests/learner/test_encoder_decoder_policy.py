@@ -218,7 +218,7 @@ def test_model_with_learned_positions_is_refused(codet5: Path, tmp_path: Path) -
 
 def test_model_without_a_start_token_is_refused(codet5: Path, tmp_path: Path) -> None:
     T5Config(vocab_size=404).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "other.bin").touch()
     AutoTokenizer.from_pretrained(codet5).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="set decoder_start_token_id"):
         load(tmp_path)

@@ -52,7 +52,7 @@ def test_folder_without_a_model_is_refused(tiny_model_dir: Path, tmp_path: Path)
         load(tmp_path)
     with pytest.raises(UserError, match=r"is not a model folder: it has no config\.json"):
         load(with_tokenizer(tmp_path, tiny_model_dir))
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "other.bin").touch()
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="transformers cannot load"):
         load(tmp_path)
