@@ -51,7 +51,7 @@ def test_every_update_is_a_row_with_all_fields(job: FinishedJob) -> None:
         assert row["mismatch_mean"] < 0.5
     assert all(level.startswith("namespaces") for row in metrics for level in row["isolation"])
     assert sum(sum(row["isolation"].values()) for row in metrics) >= 4 * 16
-    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+    assert metrics[0]["mismatch_max"] < 1e-4, "sampler and learner disagree on log-probabilities"
 
 
 def test_held_out_problems_are_evaluated_before_during_and_after(job: FinishedJob) -> None:
