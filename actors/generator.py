@@ -115,7 +115,7 @@ class Generator:
         self._receiver = WeightReceiver(
             self._update, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
         )
-        self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
+        self._version = self._num_sequences = self._num_tokens = self._num_updates = 0
         self._busy_s = self._updating_s = 0.0
         self._started = time.monotonic()
         for run in (self._sample, self._deliver):
@@ -228,7 +228,6 @@ class Generator:
                 version=self._version,
                 num_in_flight=len(self._in_flight),
                 num_sequences=self._num_sequences,
-                num_rollouts=self._num_rollouts,
                 num_tokens=self._num_tokens,
                 num_updates=self._num_updates,
                 busy_s=self._busy_s,
@@ -302,13 +301,11 @@ class Generator:
             with self._tokenizer_lock:
                 rollouts = [self._prompter.rollout(*pair) for pair in zip(requests, batch, strict=True)]
             refs = ray.get(self._rollout_store.keep.remote(rollouts), timeout=KEEP_TIMEOUT_S)
-            handles = [RolloutHandle.of(rollout, ref) for rollout, ref in zip(rollouts, refs, strict=True)]
             with self._lock:
-                for handle in handles:
-                    del self._in_flight[handle.rollout_id]
-                    self._num_rollouts += 1
-                    self._num_tokens += handle.num_tokens
-                self._ready.extend(handles)
+                for rollout, ref in zip(rollouts, refs, strict=True):
+                    del self._in_flight[rollout.rollout_id]
+                    self._num_tokens += sum(len(completion.token_ids) for completion in rollout.completions)
+                    self._ready.append(RolloutHandle([ref], rollout.rollout_id))
                 self._delivered.notify_all()
 
 

@@ -299,7 +299,9 @@ def _sample(actor: ActorProxy[Generator], problems: dict[str, Problem], repeat: 
     while len(handles) < len(requests):
         finished = ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
         handles += finished
-    return sum(handle.num_tokens for handle in handles) / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    rollouts = ray.get([handle.ref[0] for handle in handles], timeout=WAIT_S)
+    return sum(len(completion.token_ids) for rollout in rollouts for completion in rollout.completions) / seconds
 
 
 def _kill(*actors: Any) -> None:

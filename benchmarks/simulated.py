@@ -30,8 +30,8 @@ from controller.events import Event, Step
 from controller.generators import GeneratorPool
 from controller.grading import GradedRollout
 from controller.learner_service import LearnerService
-from learner.actor import Item, Prefetcher
-from learner.buffer import BufferActor
+from learner.actor import Prefetcher
+from learner.buffer import BufferItem, start_buffer
 from learner.data import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from problems.types import Problem, StdinTest
@@ -154,14 +154,7 @@ class Host:
             await asyncio.sleep(self._times.rollout_s)
             self._sampling_s += self._times.rollout_s
         rollout = _rollout(request, version)
-        generator.ready.append(
-            RolloutHandle(
-                ref=[ray.put(rollout)],
-                rollout_id=request.rollout_id,
-                num_samples=request.num_samples,
-                num_tokens=request.num_samples * NUM_TOKENS,
-            )
-        )
+        generator.ready.append(RolloutHandle([ray.put(rollout)], request.rollout_id))
         generator.done.set()
 
 
@@ -185,7 +178,7 @@ class SimulatedLearner:
         """See `LearnerActor`."""
         return self._step
 
-    def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
+    def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
         """One update."""
         began = time.monotonic()
         fetched = self._prefetcher.get(items)
@@ -216,7 +209,7 @@ class SimulatedLearner:
         self._version += 1
         return WeightsHandle(self._version, (), 0)
 
-    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item], keep: int) -> Path:
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[BufferItem], keep: int) -> Path:
         """Nothing to save."""
         return folder
 
@@ -291,7 +284,7 @@ class SimulatedRun:
 
 async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> SimulatedRun:
     """Run simulated stages on the running Ray, from the first request to the last update."""
-    buffer: Any = BufferActor.remote(settings.buffer)
+    buffer: Any = start_buffer(settings.buffer)
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
     learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)
@@ -310,7 +303,7 @@ async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int
         on_sft=lambda progress: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
-    observed = Observed(await buffer.pid.remote())
+    observed = Observed(await buffer.__ray_call__.remote(lambda self: os.getpid()))
     problems = [Problem(str(i), "simulated", "", (StdinTest("", ""),)) for i in range(NUM_PROBLEMS)]
     controller = Controller(
         settings=settings,
@@ -329,7 +322,7 @@ async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int
         sum(column) for column in zip(*await asyncio.gather(*(host.busy_s.remote() for host in hosts)), strict=True)
     ]
     await generators.close()
-    await learner.close()
+    ray.kill(learner.place.actor)
     for actor in (*hosts, buffer):
         ray.kill(actor)
     num_slots = settings.generator.num_generators * times.slots

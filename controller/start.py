@@ -27,7 +27,7 @@ from controller.placement import Placement, hold_room, room_timeout_s
 from controller.problems import ProblemSets
 from controller.rollouts import seed_of
 from learner.actor import LearnerActor
-from learner.buffer import BufferActor, BufferStats
+from learner.buffer import BufferServer, BufferStats, start_buffer
 from learner.replay import Recorder
 from learner.sft import SftProgress
 from problems.types import Problem
@@ -39,8 +39,7 @@ from transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
 
-# Ray's decorator makes them actor classes, which its types do not say.
-_BUFFER: Any = BufferActor
+# Not typed as a handle: Ray's types know no `options` of a method, which give updates their names.
 _LEARNER: Any = LearnerActor
 
 POLL_EVERY_S = 5.0
@@ -56,7 +55,7 @@ class Actors:
     generators: GeneratorPool
     pool: SandboxPool
     learner: LearnerService
-    buffer: Any
+    buffer: ActorProxy[BufferServer]
     rollout_store: ActorProxy[RolloutStore]
     deaths: asyncio.Task[None]
 
@@ -168,7 +167,7 @@ async def start_actors(
     home = HomeFolders.of_driver()
     problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
     problems_ref = ray.put(problems)
-    buffer = _BUFFER.options(name="buffer").remote(settings.buffer)
+    buffer = start_buffer(settings.buffer, name="buffer")
     rollout_store = start_rollout_store(name="rollout-store")
     spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
     generators = GeneratorPool(

@@ -11,42 +11,37 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
 from evaluation.run import run_evaluation
-from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source, positive
+from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
+from sandbox.command import add_grading_options, exit_status, positive
 from sandbox.compare import Comparison
-from sandbox.verdict import Isolation
-
-EXIT_UNUSABLE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print the table, and return the exit status; 2 means the evaluation cannot run as asked."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        results = run_evaluation(
-            _source(options),
-            options.problems,
-            options.output,
-            options.k,
-            comparison=Comparison(options.comparison),
-            against=options.against,
-            num_workers=options.workers,
-            min_isolation=Isolation(options.min_isolation),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
+    return exit_status(_evaluate, options)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    results = run_evaluation(
+        _source(options),
+        options.problems,
+        options.output,
+        options.k,
+        comparison=Comparison(options.comparison),
+        against=options.against,
+        num_workers=options.workers,
+        min_isolation=options.min_isolation,
+    )
     print(_table(results))
     print(f"written: {options.output / 'results.json'}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,16 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="model folder, Hub id, or the address of a server: http(s)://HOST/v1[#MODEL]")
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
+    add_grading_options(parser)
     add = parser.add_argument
-    add("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example humaneval:FILE[0:10]")
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the results; an unfinished one continues")
     add("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
     looser = "apps: report by the APPS harness's looser rules as well"
     add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
-    add("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="sandboxes (default: one per core)")
-    levels, weakest = [one.value for one in Isolation], "weakest isolation to accept (default: %(default)s)"
-    add("--min-isolation", "--require", choices=levels, default=Isolation.NAMESPACES.value, help=weakest)
     add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
     return parser
 

@@ -16,6 +16,7 @@ from errors import UserError
 from evaluation.store import some
 from problems import LoadedProblems, Problem
 from problems.index import ProblemIndex
+from sandbox.command import positive
 from sandbox.grading import ProgramRow, read_programs
 from settings import Dtype, Engine
 
@@ -103,13 +104,6 @@ class SamplesFile:
         """The usable problems, and empty ones, never graded, in place of the rejected ones."""
         empty = (Problem(task_id, "rejected", "", ()) for task_id in sorted(self.rejected))
         return ProblemIndex((*empty, *problems))
-
-
-def positive(text: str) -> int:
-    """An argparse type: an integer from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
 
 
 def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:

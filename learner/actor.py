@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from errors import UserError
 from files import prune
-from learner.buffer import BufferItem, RolloutRef
+from learner.buffer import BufferItem
 from learner.data import Experiences, TokenSequence, encode_references, save_rollouts
 from learner.learner import Learner, PreparedUpdate
 from learner.metrics import StepMetrics, StepReport
@@ -35,8 +35,6 @@ from transport.weights import WeightsHandle, publish
 
 if TYPE_CHECKING:
     from transport.transfer import WeightSender
-
-Item = BufferItem[RolloutRef]
 
 _PROGRESS = "progress"
 _TRANSFER = "transfer"
@@ -71,11 +69,11 @@ class Prefetcher:
         self._announced: tuple[list[str], Future[FetchedUpdate]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetcher")
 
-    def announce(self, items: Sequence[Item]) -> None:
+    def announce(self, items: Sequence[BufferItem]) -> None:
         """Start to fetch and pack the rollouts that the next `get` asks for."""
         self._announced = _ids(items), self._thread.submit(self._prepare, items)
 
-    def get(self, items: Sequence[Item]) -> FetchedUpdate:
+    def get(self, items: Sequence[BufferItem]) -> FetchedUpdate:
         """The update with these rollouts.
 
         Raises ValueError if other rollouts were announced, TimeoutError if the object store does not answer in time.
@@ -88,14 +86,14 @@ class Prefetcher:
             raise ValueError(f"expected the announced rollouts {announced}, got {_ids(items)}")
         return future.result()
 
-    def _prepare(self, items: Sequence[Item]) -> FetchedUpdate:
+    def _prepare(self, items: Sequence[BufferItem]) -> FetchedUpdate:
         rollouts = fetch(items, self._learner.settings.fetch_timeout_s)
         lost = tuple(rollout_id for rollout_id in _ids(items) if rollout_id not in rollouts)
         experiences = [experience for rollout in rollouts.values() for experience in rollout]
         return FetchedUpdate(rollouts, lost, self._learner.prepare(experiences) if rollouts else None)
 
 
-def fetch(items: Sequence[Item], timeout_s: float) -> dict[str, Experiences]:
+def fetch(items: Sequence[BufferItem], timeout_s: float) -> dict[str, Experiences]:
     """The rollouts of `items` by id, without those that the object store has lost.
 
     Raises TimeoutError if it does not answer within `timeout_s`.
@@ -112,7 +110,7 @@ def fetch(items: Sequence[Item], timeout_s: float) -> dict[str, Experiences]:
         ) from error
 
 
-def _ids(items: Sequence[Item]) -> list[str]:
+def _ids(items: Sequence[BufferItem]) -> list[str]:
     return [item.meta.rollout_id for item in items]
 
 
@@ -190,7 +188,7 @@ class LearnerActor:
         """Run the SFT stage; see `learner.sft.run_sft`."""
         return run_sft(self._learner, self._references, seed=self._seed, report=self._note)
 
-    def step(self, items: Sequence[Item], ahead: Sequence[Item] = ()) -> StepReport:
+    def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
         """Make one update with the rollouts `items`, and meanwhile fetch `ahead`, those of the next update.
 
         Raises what `Prefetcher.get` and `Learner.update` raise.
@@ -227,7 +225,7 @@ class LearnerActor:
         assert self._sender is not None  # only a handle that the sender published leads here
         return self._sender.send(generator, name)
 
-    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Item], keep: int) -> Path:
+    def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[BufferItem], keep: int) -> Path:
         """Write a checkpoint with the driver's `run_state` and the rollouts `items`, which wait for their update.
 
         Rollouts that the object store has lost are left out; a resumed run samples them again. Only the newest `keep`

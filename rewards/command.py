@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,13 @@ from rich.console import Console
 
 from errors import UserError
 from files import write_jsonl
-from problems import Problem, describe_rejected, load
 from problems.index import ProblemIndex
 from rewards.explain import explain_settings, explained_row, render, split
 from rewards.scoring import score_group
 from rewards.types import ProgramTokens
+from sandbox.command import add_grading_options, exit_status, load_problems, positive
 from sandbox.grading import Graders, ProgramRow, read_programs
-from sandbox.judge import reason_to_refuse
-from sandbox.verdict import Isolation, Verdict
 from settings import Algorithm, SandboxSettings
-
-EXIT_UNUSABLE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,62 +26,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and not options.text:
         parser.error("nowhere to write to; give --output FILE.jsonl, --text, or both")
-    try:
-        _explain(options)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
-    return 0
+    return exit_status(_explain, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rltf", description="From unit-test feedback to token weights.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("explain", help="show what the rewards do to each token of the programs in a file")
+    add_grading_options(command)
     add = command.add_argument
-    add("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
     add("--programs", required=True, type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     add("--tokenizer", required=True, metavar="DIR", help="model or tokenizer folder, or a Hub id")
     variant = "variant of the method, `algorithm` in the settings (default: %(default)s)"
     add("--preset", choices=[one.value for one in Algorithm], default=Algorithm.RLTF.value, help=variant)
     add("--output", type=Path, metavar="FILE.jsonl", help="write one row per program")
     add("--text", action="store_true", help="print the programs with their penalized tokens in color")
-    add("--max-tokens", type=_positive, metavar="N", help="length limit the programs were sampled with, if any")
-    add("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N", help="number of sandboxes")
-    levels, weakest = [one.value for one in Isolation], "weakest isolation to accept (default: %(default)s)"
-    add("--min-isolation", "--require", choices=levels, default=Isolation.NAMESPACES.value, help=weakest)
+    add("--max-tokens", type=positive, metavar="N", help="length limit the programs were sampled with, if any")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
 
 
 def _explain(options: argparse.Namespace) -> None:
     """Grade and score the programs of the file, in its order. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
-    loaded = load(options.problems, reason_to_refuse(SandboxSettings()))
-    if loaded.rejected:
-        print(f"{len(loaded.rejected)} unusable rows:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
-    programs = list(read_programs(options.programs, ProblemIndex(loaded.problems)))
+    problems = load_problems(options.problems).problems
+    programs = list(read_programs(options.programs, ProblemIndex(problems)))
     splits = [_split(program, tokenizer, options) for program, _ in programs]
     settings = explain_settings(options.preset)
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, SandboxSettings(), Isolation(options.min_isolation)) as graders:
-
-        def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
-            return graders.grade(item[1], item[0].code, str(item[0].completion_id))
-
-        for ((program, _), verdict), tokens in zip(graders.map(grade, programs), splits, strict=True):
+    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
+        for ((program, _), verdict), tokens in zip(graders.verdicts(programs), splits, strict=True):
             (scored,) = score_group([tokens], [verdict], settings).samples
             rows.append(explained_row(program, verdict, scored))
             if options.text:
                 console.print(render(tokens, verdict, scored), soft_wrap=True)
     if options.output is not None:
-        write_jsonl(options.output, rows)
+        try:
+            write_jsonl(options.output, rows)
+        except OSError as error:
+            raise UserError(f"--output {options.output}: cannot be written: {error}") from error
 
 
 def _split(program: ProgramRow, tokenizer: Any, options: argparse.Namespace) -> ProgramTokens:

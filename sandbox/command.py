@@ -1,4 +1,7 @@
-"""The grader's own commands: `grade` a file of programs, and `doctor`. Imports neither torch nor Ray."""
+"""The grader's own commands, `grade` and `doctor`, and what every command that grades programs shares.
+
+Imports neither torch nor Ray.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from errors import UserError
-from problems import describe_rejected, load
+from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
 from sandbox.grading import Graders, grade_file, read_programs
 from sandbox.judge import reason_to_refuse
@@ -26,36 +29,55 @@ EXIT_UNUSABLE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for unusable data, or if the machine gives too little isolation."""
     options = _parser().parse_args(arguments)
-    if options.command == "doctor":
-        return _doctor()
+    return _doctor() if options.command == "doctor" else exit_status(_grade, options)
+
+
+def exit_status(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run a command and return its exit status; what the user has to fix goes to standard error."""
     try:
-        return _grade(options)
+        command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rltf", description="Grade programs with unit tests.")
     commands = parser.add_subparsers(dest="command", required=True)
     grade = commands.add_parser("grade", help="grade a file of programs")
-    grade.add_argument("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
+    add_grading_options(grade)
     grade.add_argument("--programs", required=True, type=Path, metavar="FILE.jsonl")
     grade.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl")
-    grade.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
-    grade.add_argument(
-        "--min-isolation",
-        "--require",
-        type=_level,
-        default=Isolation.NAMESPACES,
-        metavar="LEVEL",
-        help=f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)",
-    )
     commands.add_parser("doctor", help="show which isolation this machine gives, and how to get more")
     return parser
 
 
-def _positive(text: str) -> int:
+def add_grading_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of every command that grades: the problems, and the sandboxes."""
+    add = command.add_argument
+    add("--problems", required=True, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
+    workers = "number of sandboxes (default: one per core)"
+    add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help=workers)
+    weakest = f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)"
+    level = Isolation.NAMESPACES
+    add("--min-isolation", "--require", type=_level, default=level, metavar="LEVEL", help=weakest)
+
+
+def load_problems(spec: str) -> LoadedProblems:
+    """The problems of a SPEC that the sandbox can judge; the unusable rows are named on standard error.
+
+    Raises:
+        UserError: as `problems.load`.
+    """
+    loaded = load(spec, reason_to_refuse(SandboxSettings()))
+    if loaded.rejected:
+        print(f"{len(loaded.rejected)} unusable rows:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
+    return loaded
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
     return int(text)
@@ -67,22 +89,17 @@ def _level(text: str) -> Isolation:
     return Isolation(text)
 
 
-def _grade(options: argparse.Namespace) -> int:
-    settings = SandboxSettings()
-    loaded = load(options.problems, reason_to_refuse(settings))
-    if loaded.rejected:
-        print(f"{len(loaded.rejected)} rows cannot be used:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
-    index = ProblemIndex(loaded.problems)
+def _grade(options: argparse.Namespace) -> None:
+    index = ProblemIndex(load_problems(options.problems).problems)
     for _ in read_programs(options.programs, index):
         pass  # a bad row is named before anything runs
     outcomes: Counter[Outcome] = Counter()
     started = time.monotonic()
-    with Graders(options.workers, settings, options.min_isolation) as graders:
+    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
         outcomes.update(verdict.outcome for verdict in grade_file(options.programs, options.output, index, graders))
     seconds = time.monotonic() - started
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     print(f"{outcomes.total()} programs in {seconds:.1f} s: {counts}")
-    return 0
 
 
 def _doctor() -> int:

@@ -106,6 +106,12 @@ class Graders:
         finally:
             self._idle.put(sandbox)
 
+    def verdicts(
+        self, programs: Iterable[tuple[ProgramRow, Problem]]
+    ) -> Iterator[tuple[tuple[ProgramRow, Problem], Verdict]]:
+        """Yield each program with its verdict, in order (see `map`)."""
+        return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
+
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
         """The results of jobs of one program, without a verdict, from the first sandbox that is free."""
         sandbox = self._idle.get()
@@ -140,15 +146,10 @@ def grade_file(programs: Path, output: Path, index: ProblemIndex, graders: Grade
     Raises:
         UserError: as for `read_programs`.
     """
-
-    def grade(item: tuple[ProgramRow, Problem]) -> Verdict:
-        program, problem = item
-        return graders.grade(problem, program.code, str(program.completion_id))
-
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for (program, _problem), verdict in graders.map(grade, read_programs(programs, index)):
+        for (program, _problem), verdict in graders.verdicts(read_programs(programs, index)):
             file.write(json.dumps(verdict_row(program, verdict)) + "\n")
             yield verdict
     partial.replace(output)

@@ -160,7 +160,7 @@ class Handle:
             raise ActorDiedError()
         death: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         process.calls.add(death)
-        work = asyncio.ensure_future(getattr(actor, method)(*arguments))
+        work = asyncio.ensure_future(_called(getattr(actor, method), arguments))
         try:
             await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
             if not death.done() and after is not None:
@@ -174,6 +174,12 @@ class Handle:
             death.cancel()
         await self.cluster.delay()
         return value
+
+
+async def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What `method` returns. Stand-ins have coroutines, the real buffer has not."""
+    result = method(*arguments)
+    return await result if asyncio.iscoroutine(result) else result
 
 
 class RestartingHandle(Handle):
@@ -244,7 +250,7 @@ class SimulatedGenerator:
         assert version > 0, "sampled with weights that were never published"
         await self.cluster.delay(10.0 * self.slowness)
         ref = await self.rollout_store.keep.remote((request.rollout_id, request.task_id, version))
-        self.finished.append(RolloutHandle([ref], request.rollout_id, request.num_samples, num_tokens=8))
+        self.finished.append(RolloutHandle([ref], request.rollout_id))
         self.in_flight.discard(request.rollout_id)
 
     async def take(self, timeout_s: float) -> list[RolloutHandle]:
@@ -396,7 +402,7 @@ class SimulatedLearner:
         return self.step_
 
 
-def start_buffer(cluster: Cluster, settings: Settings) -> RestartingHandle:
+def start_buffer(cluster: Cluster, settings: Settings) -> Any:
     def make(process: Process) -> BufferServer:
         return BufferServer(settings.buffer, put=lambda experiences: Ref(experiences, process))
 

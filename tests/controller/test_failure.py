@@ -89,7 +89,7 @@ def start_controller(cluster: Cluster, settings: Settings) -> Controller:
 
 
 def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
-    learner: SimulatedLearner = controller.learner._place.actor.actor
+    learner: SimulatedLearner = controller.learner.place.actor.actor
     return learner.weights
 
 

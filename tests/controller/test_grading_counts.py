@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from controller.events import GradingCounts
+from controller.rollouts import GradingCounts
 from tests.reporting.exporting_run import graded_rollout
 
 

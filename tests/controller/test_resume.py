@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from controller.ledger import Ledger
 from controller.problems import ProblemSampler, load_problem_sets
-from controller.state import RunState
 from settings_sources import load_settings
 from tests.controller.jobs import ROOT, launch, python, small_job
 
@@ -109,10 +110,11 @@ def check_books(run: Path) -> None:
     live: set[int] = set()
     issued = closed = 0
     for step in range(1, settings.run.num_steps + 1):
-        state = RunState.load(run / "checkpoints" / f"step-{step}")
-        ledger = state.restored_ledger()
+        path = run / "checkpoints" / f"step-{step}" / "trainer_state" / "run_state.json"
+        state = json.loads(path.read_text())
+        ledger = Ledger.from_json(state["ledger"])
         assert ledger.counts().balance == 0
-        new = range(len(turns), state.order["position"] + 1)
+        new = range(len(turns), state["order"]["position"] + 1)
         turns += [order.next() for _ in new]
         now = {rollout.position: rollout.task_id for rollout in ledger.live.values()}
         assert len(now) == len(ledger.live), "two rollouts for one turn"

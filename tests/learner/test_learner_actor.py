@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from learner.actor import LearnerActor, Prefetcher
-from learner.buffer import Added, BufferActor, BufferItem, RolloutMeta
+from learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
 from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
 from problems.types import Problem, StdinTest
@@ -53,18 +53,18 @@ def fill(buffer: Any, stored: list[tuple[str, Experiences]]) -> str:
     return added[-1].epoch
 
 
-def take(buffer: Any, *names: str) -> list[BufferItem[Any]]:
-    items: list[BufferItem[Any]] = wait_for(buffer.take.remote(names, ()))[1]
+def take(buffer: Any, *names: str) -> list[BufferItem]:
+    items: list[BufferItem] = wait_for(buffer.take.remote(names, ()))[1]
     return items
 
 
-def ids(items: list[BufferItem[Any]]) -> list[str]:
+def ids(items: list[BufferItem]) -> list[str]:
     return [item.meta.rollout_id for item in items]
 
 
 @pytest.fixture
 def buffer(ray_session: None) -> Iterator[Any]:
-    actor: Any = BufferActor.remote(BUFFER)
+    actor: Any = start_buffer(BUFFER)
     yield actor
     ray.kill(actor)
 
@@ -165,7 +165,7 @@ def test_prefetcher_refuses_rollouts_that_were_not_announced(prefetcher: Prefetc
 def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
     epoch = fill(buffer, rollouts(0, 2))
     (item,) = take(buffer, "r0")
-    os.kill(wait_for(buffer.pid.remote()), signal.SIGKILL)
+    os.kill(wait_for(buffer.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     now, items = wait_for(buffer.take.remote(["r1"], []))
     assert (now != epoch, items) == (True, [])
     wait_until_lost(item.ref)
