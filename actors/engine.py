@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from actors.messages import RolloutRequest
-from actors.model_folder import check_engine
-from settings import GeneratorSettings, ModelSettings
+from settings import Engine, GeneratorSettings, ModelSettings, WeightTransfer
+from transport.model_folder import check_engine
 from transport.rollouts import FinishReason, VersionSpan
 from transport.weight_receiver import TransferPhase
 
@@ -107,7 +107,7 @@ class EngineOptions:
     end_token_ids: tuple[int, ...]
     seed: int = 0
     deterministic: bool = False
-    weight_transfer: str = "object_store"
+    weight_transfer: WeightTransfer = WeightTransfer.OBJECT_STORE
 
 
 class SamplingEngine(ABC):
@@ -159,7 +159,7 @@ def build_engine(
     """
     check_engine(model, settings.engine)
     options = EngineOptions(
-        dtype=model_settings.dtype,
+        dtype=str(model_settings.dtype),
         max_model_len=model_settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_bytes=settings.kv_cache_bytes,
@@ -169,7 +169,7 @@ def build_engine(
         weight_transfer=settings.weight_transfer,
     )
     # Imported only when needed: vLLM takes seconds to import and is not installed everywhere.
-    if settings.engine == "transformers":
+    if settings.engine == Engine.TRANSFORMERS:
         from actors.transformers_engine import TransformersEngine
 
         return TransformersEngine(model, options)

@@ -24,12 +24,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine import FinishedRequest, SamplingRequest, build_engine
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from problems.types import Problem
-from settings import GeneratorSettings, ModelSettings
+from settings import GeneratorSettings, LoraPublish, OnUpdate, Settings, WeightTransfer
 from transport.folders import HomeFolders
 from transport.lora import AdapterMerger
+from transport.model_folder import end_token_ids
 from transport.rollouts import RolloutStore
 from transport.weight_receiver import (
     PHASE_TIMEOUT_S,
@@ -73,34 +73,31 @@ class Generator:
         self,
         name: str,
         model: Path,
-        model_settings: ModelSettings,
-        settings: GeneratorSettings,
+        settings: Settings,
         problems: Mapping[str, Problem],
         rollout_store: ActorProxy[RolloutStore],
-        *,
         seed: int = 0,
-        deterministic: bool = False,
         home: HomeFolders | None = None,
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
         `problems` are by task id (pass a reference; Ray resolves it). `seed` starts the engine's own random state, for
-        requests without a seed. For `deterministic`, see `EngineOptions`. `model` is a path on the node of `home`, or
-        on this node without one.
+        requests without a seed. `model` is a path on the node of `home`, or on this node without one.
 
-        Raises:
-            UserError: the folder cannot be sampled from.
+        Raises UserError if the folder cannot be sampled from.
         """
         self._name = name
         model = model if home is None else home.fetch(model)
-        self._max_model_len = model_settings.max_model_len
+        chat, lora = settings.model.chat_template, settings.model.lora
+        self._max_model_len = settings.model.max_model_len
         self._problems = problems
-        self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
+        self._prompter = Prompter(model, problems, chat_template=chat)
         self._tokenizer_lock = threading.Lock()
-        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=model_settings.chat_template)
-        self._engine = build_engine(model, model_settings, settings, end_ids, seed, deterministic=deterministic)
-        lora = model_settings.lora
-        self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == "adapter" else None
+        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=chat)
+        self._engine = build_engine(
+            model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
+        )
+        self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == LoraPublish.ADAPTER else None
         self._rollout_store = rollout_store
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -110,12 +107,12 @@ class Generator:
         self._finished: queue.SimpleQueue[FinishedRequest] = queue.SimpleQueue()
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
-        self._drains = settings.on_update == "drain"
-        self._update_timeout_s = update_timeout_s(settings)
+        self._drains = settings.generator.on_update == OnUpdate.DRAIN
+        self._update_timeout_s = update_timeout_s(settings.generator)
         self._receiver = WeightReceiver(
             self._update, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
         )
-        self._version = self._num_sequences = self._num_rollouts = self._num_tokens = self._num_updates = 0
+        self._version = self._num_sequences = self._num_tokens = self._num_updates = 0
         self._busy_s = self._updating_s = 0.0
         self._started = time.monotonic()
         for run in (self._sample, self._deliver):
@@ -228,7 +225,6 @@ class Generator:
                 version=self._version,
                 num_in_flight=len(self._in_flight),
                 num_sequences=self._num_sequences,
-                num_rollouts=self._num_rollouts,
                 num_tokens=self._num_tokens,
                 num_updates=self._num_updates,
                 busy_s=self._busy_s,
@@ -302,13 +298,11 @@ class Generator:
             with self._tokenizer_lock:
                 rollouts = [self._prompter.rollout(*pair) for pair in zip(requests, batch, strict=True)]
             refs = ray.get(self._rollout_store.keep.remote(rollouts), timeout=KEEP_TIMEOUT_S)
-            handles = [RolloutHandle.of(rollout, ref) for rollout, ref in zip(rollouts, refs, strict=True)]
             with self._lock:
-                for handle in handles:
-                    del self._in_flight[handle.rollout_id]
-                    self._num_rollouts += 1
-                    self._num_tokens += handle.num_tokens
-                self._ready.extend(handles)
+                for rollout, ref in zip(rollouts, refs, strict=True):
+                    del self._in_flight[rollout.rollout_id]
+                    self._num_tokens += sum(len(completion.token_ids) for completion in rollout.completions)
+                    self._ready.append(RolloutHandle([ref], rollout.rollout_id))
                 self._delivered.notify_all()
 
 
@@ -317,5 +311,6 @@ def update_timeout_s(settings: GeneratorSettings) -> float:
 
     A learner that sends weights serves one generator after another.
     """
-    turns_s = 0.0 if settings.weight_transfer == "object_store" else settings.num_generators * PHASE_TIMEOUT_S
-    return (DRAIN_TIMEOUT_S if settings.on_update == "drain" else UPDATE_TIMEOUT_S) + turns_s
+    timeout_s = DRAIN_TIMEOUT_S if settings.on_update == OnUpdate.DRAIN else UPDATE_TIMEOUT_S
+    is_sent = settings.weight_transfer != WeightTransfer.OBJECT_STORE
+    return timeout_s + is_sent * settings.num_generators * PHASE_TIMEOUT_S

@@ -35,20 +35,11 @@ class RolloutRequest:
 class RolloutHandle:
     """A finished rollout in the object store.
 
-    `ref` is a list of one reference, so that Ray passes the reference to a task instead of the rollout. `num_samples`
-    leaves out the greedy decode, `num_tokens` includes it.
+    `ref` is a list of one reference, so that Ray passes the reference to a task instead of the rollout.
     """
 
     ref: list[ray.ObjectRef[Rollout]]
     rollout_id: str
-    num_samples: int
-    num_tokens: int
-
-    @classmethod
-    def of(cls, rollout: Rollout, ref: ray.ObjectRef[Rollout]) -> RolloutHandle:
-        """The handle of a rollout that is stored at `ref`."""
-        num_tokens = sum(len(completion.token_ids) for completion in rollout.completions)
-        return cls([ref], rollout.rollout_id, len(rollout.samples), num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,6 @@ class GeneratorStats:
     version: int
     num_in_flight: int
     num_sequences: int
-    num_rollouts: int
     num_tokens: int
     num_updates: int
     busy_s: float

@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.gpt_j import GPTJForCausalLM
 
+from settings import WeightTransfer
 from transport.weight_receiver import WeightsMismatchError
 from transport.weights import checksum, to_numpy
 
@@ -107,10 +108,14 @@ class WholeIPCEngine(WholeModel, IPCWeightTransferEngine):  # type: ignore[misc]
 
 
 # vLLM's names of these engines, by `generator.weight_transfer`. Either one loads tensors of this process.
-BACKENDS = {"object_store": "whole_nccl", "nccl": "whole_nccl", "ipc": "whole_ipc"}
+BACKENDS = {
+    WeightTransfer.OBJECT_STORE: "whole_nccl",
+    WeightTransfer.NCCL: "whole_nccl",
+    WeightTransfer.IPC: "whole_ipc",
+}
 
-WeightTransferEngineFactory.register_engine(BACKENDS["nccl"], WholeNCCLEngine)
-WeightTransferEngineFactory.register_engine(BACKENDS["ipc"], WholeIPCEngine)
+WeightTransferEngineFactory.register_engine(BACKENDS[WeightTransfer.NCCL], WholeNCCLEngine)
+WeightTransferEngineFactory.register_engine(BACKENDS[WeightTransfer.IPC], WholeIPCEngine)
 
 
 class CodeGenForCausalLM(GPTJForCausalLM):  # type: ignore[misc]  # vLLM has no types here

@@ -38,7 +38,7 @@ from actors.generator import Generator, actor_options
 from actors.messages import RolloutHandle, RolloutRequest
 from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
-from settings import GIB, MIB, GeneratorSettings, ModelSettings
+from settings import GIB, MIB, GeneratorSettings, ModelSettings, Settings
 from transport.rollouts import start_rollout_store
 from transport.weights import WeightsHandle, publish
 
@@ -283,7 +283,8 @@ def _start(
 ) -> ActorProxy[Generator]:
     name = f"generator-{model.name}"
     actor_class = ray.remote(Generator).options(**actor_options(name, settings))
-    actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_rollout_store())
+    whole = Settings().model_copy(update={"model": scale.model, "generator": settings})
+    actor = actor_class.remote(name, model, whole, ray.put(problems), start_rollout_store())
     ray.get(actor.ping.remote(), timeout=WAIT_S)
     return actor
 
@@ -299,7 +300,9 @@ def _sample(actor: ActorProxy[Generator], problems: dict[str, Problem], repeat: 
     while len(handles) < len(requests):
         finished = ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
         handles += finished
-    return sum(handle.num_tokens for handle in handles) / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    rollouts = ray.get([handle.ref[0] for handle in handles], timeout=WAIT_S)
+    return sum(len(completion.token_ids) for rollout in rollouts for completion in rollout.completions) / seconds
 
 
 def _kill(*actors: Any) -> None:

@@ -7,10 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from ray.actor import ActorProxy
 
 from controller.ledger import DropReason, Ledger, State, ids
-from learner.buffer import BufferItem
+from learner.buffer import BufferItem, BufferServer
 from settings import Settings
 from supervise import StallError, answer
 
@@ -21,7 +23,7 @@ POLL_S = 5.0
 ANSWER_S = 120.0
 
 T = TypeVar("T")
-Batch = list[BufferItem[Any]]
+Batch = list[BufferItem]
 
 
 class InterruptedRunError(RuntimeError):
@@ -39,7 +41,7 @@ class BatchSource:
 
     settings: Settings
     ledger: Ledger
-    buffer: Any  # a handle of `BufferServer`
+    buffer: ActorProxy[BufferServer]
     taken: deque[Batch] = field(default_factory=deque)
     _partial: Batch = field(default_factory=list)
     _epoch: str = ""
@@ -83,10 +85,10 @@ class BatchSource:
 
     async def contents(self) -> Batch:
         """All rollouts that are buffered or taken, in the order of their use: part of a checkpoint."""
-        buffered: Batch = await answer(self.buffer.items.remote(), ANSWER_S, "the buffer to list its rollouts")
+        buffered = await answer(self.buffer.items.remote(), ANSWER_S, "the buffer to list its rollouts")
         return [*(item for batch in (*self.taken, self._partial) for item in batch), *buffered]
 
-    async def restore(self, epoch: str, items: Sequence[BufferItem[Any]], batches: Sequence[Sequence[str]]) -> None:
+    async def restore(self, epoch: str, items: Sequence[BufferItem], batches: Sequence[Sequence[str]]) -> None:
         """Enter what the buffer loaded from a checkpoint; `batches` had been taken from it already."""
         self._epoch = epoch
         for item in items:
@@ -121,9 +123,6 @@ class BatchSource:
         at_least = num_samples
         if not self.ledger.num_trained and not self.taken:
             at_least = max(num_samples, self.settings.buffer.start_samples)
-        if self.ledger.num_in(State.BUFFERED) < at_least:
-            self._drop_buffered_stale(version)
-            return []
         self._drop_buffered_stale(version)
         if self.ledger.num_in(State.BUFFERED) < at_least:
             return []

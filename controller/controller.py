@@ -27,7 +27,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from ray.actor import ActorProxy
 
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
@@ -38,10 +39,10 @@ from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerServic
 from controller.ledger import Ledger, State
 from controller.problems import ProblemSampler, capacity
 from controller.rollouts import LOST, Graders, GradingCounts, RolloutLoop
-from controller.state import RunState, rollouts_of
+from controller.state import dump_state, load_state
 from evaluation import Tally, evaluate_tally
 from files import newest_checkpoint, prune
-from learner.buffer import BufferItem
+from learner.buffer import BufferServer
 from learner.metrics import StepReport
 from problems.types import Problem
 from settings import Settings
@@ -66,7 +67,7 @@ class Controller:
     held_out: Sequence[Problem]
     generators: GeneratorPool
     pool: Graders
-    buffer: Any  # a handle of `BufferServer`
+    buffer: ActorProxy[BufferServer]
     learner: LearnerService
     emit: Emit
     step: int = 0
@@ -87,14 +88,11 @@ class Controller:
 
     async def restore(self, checkpoint: Path) -> None:
         """Continue the run that wrote `checkpoint`. Raises UserError if it does not fit."""
-        state = RunState.load(checkpoint)
-        self.ledger = self.rollouts.ledger = self.batches.ledger = state.restored_ledger()
-        self.rollouts.sampler.restore(state.order)
-        self.rollouts.greedy = state.restored_greedy()
-        loaded: tuple[str, list[BufferItem[Any]]] = await answer(
-            self.buffer.load.remote(rollouts_of(checkpoint)), LOAD_S, f"the buffer to load {checkpoint}"
-        )
-        await self.batches.restore(*loaded, state.batches)
+        taken = load_state(checkpoint, self.rollouts, self.batches)
+        self.ledger = self.rollouts.ledger
+        reply = self.buffer.load.remote(checkpoint / "trainer_state" / "rollouts.npz")
+        loaded = await answer(reply, LOAD_S, f"the buffer to load {checkpoint}")
+        await self.batches.restore(*loaded, taken)
         logger.info(
             "resumed from %s: %s; %d rollouts are sampled again",
             checkpoint, self.ledger.counts(), len(self.ledger.issued()),
@@ -160,7 +158,7 @@ class Controller:
         A rollout that is in the ledger but not among the items, or the other way round, is sampled again.
         """
         items = await self.batches.contents()
-        state = RunState.of(self.rollouts, self.batches).dumps()
+        state = dump_state(self.rollouts, self.batches)
         step, keep, folder = self.step, self.settings.checkpoint.keep, self.learner.folder
         path: Path = await self.learner.call(
             lambda learner: learner.save_checkpoint.remote(folder, state, items, keep), "save a checkpoint"
@@ -226,7 +224,7 @@ class Controller:
         await self.learner.call(lambda learner: learner.progress.remote(), "answer")
 
     def _note(self, report: StepReport, waited_s: float) -> None:
-        self.learner.progressed()
+        self.learner.place.progressed()
         metrics = report.metrics
         self.batches.done(report.trained, report.lost, self.step if metrics is None else metrics.step)
         if metrics is None:
@@ -298,7 +296,7 @@ class Controller:
             handle = await self.generators.sample(request)
             try:
                 rollout: EvaluatedRollout = await self.pool.submit(
-                    "evaluate_rollout", handle.ref, num_items=handle.num_samples
+                    "evaluate_rollout", handle.ref, num_items=request.num_samples
                 )
             except LOST:
                 logger.warning("the rollout store died with programs for %s: sampling them again", problem.task_id)

@@ -13,34 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from actors.messages import GeneratorStats
-from controller.grading import GradedRollout, GradedSample, TokenMark
+from controller.grading import GradedRollout
+from controller.grading import GradedSample as GradedSample
 from controller.ledger import LedgerCounts
 from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics
-from learner.sft import SftProgress
+from learner.sft import SftProgress as SftProgress
 from sandbox.pool import PoolStats
-
-__all__ = [
-    "Began",
-    "Emit",
-    "Evaluated",
-    "EvaluationProgress",
-    "Event",
-    "Graded",
-    "GradedRollout",
-    "GradedSample",
-    "GradingCounts",
-    "LedgerCounts",
-    "Polled",
-    "Refreshed",
-    "Rewound",
-    "Said",
-    "SftProgress",
-    "Step",
-    "TokenMark",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,15 +48,10 @@ class LearnerService:
     on_sft: Callable[[SftProgress], None]
     end: Callable[[Any], None] = ray.kill
     sft_report: SftReport | None = None
-    _place: Supervised[Any] = field(init=False)
+    place: Supervised[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._place = Supervised("the learner", self.spawn, self.end)  # at once, so that it starts beside the others
-
-    @property
-    def num_replaced(self) -> int:
-        """How many learners took the place of one that died."""
-        return self._place.num_restarts
+        self.place = Supervised("the learner", self.spawn, self.end)  # at once, so that it starts beside the others
 
     async def start(self, checkpoint: Path | None, version: int = 0) -> int:
         """Prepare the learner from `checkpoint`, at `version` or later; returns the number of updates it has made.
@@ -75,7 +70,7 @@ class LearnerService:
         Raises what the method raises, and LearnerGoneError if no learner answers.
         """
         try:
-            return await answer(method(self._place.actor), deadline_s, f"the learner to {what}")
+            return await answer(method(self.place.actor), deadline_s, f"the learner to {what}")
         except RayTaskError:
             raise  # the method's own, even if it is also of one of the types below
         except (RayError, StallError) as error:
@@ -83,21 +78,13 @@ class LearnerService:
                 raise  # it would fail again
             raise LearnerGoneError(in_words(error)) from error
 
-    async def close(self) -> None:
-        """End the learner."""
-        self.end(self._place.actor)
-
-    def progressed(self) -> None:
-        """The learner made an update: earlier deaths no longer count against it."""
-        self._place.progressed()
-
     async def replace(self, cause: LearnerGoneError, version: int) -> int:
         """Start another learner from the newest checkpoint of this run; returns its number of updates.
 
         Its next weights are newer than `version`. Raises GaveUpError if learners die again and again.
         """
         while True:
-            self._place.restart(cause.__cause__ or cause)
+            self.place.restart(cause.__cause__ or cause)
             try:
                 return await self._prepare(newest_checkpoint(self.folder), version)
             except LearnerGoneError as error:

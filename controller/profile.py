@@ -14,9 +14,10 @@ import ray
 from actors.messages import GeneratorStats
 from controller.cluster import check_resources, start_ray
 from controller.controller import Controller
-from controller.events import Began, Emit, Event, GradingCounts, Refreshed, Rewound, Step
+from controller.events import Began, Emit, Event, Refreshed, Rewound, Step
 from controller.planner import Figures, Forecast, Plan, forecast
 from controller.problems import ProblemSets, load_problem_sets
+from controller.rollouts import GradingCounts
 from controller.start import start_controller
 from errors import UserError
 from learner.metrics import StepMetrics

@@ -179,7 +179,7 @@ class RolloutLoop:
             self.ledger.generated(rollout.rollout_id)
             num_shown = NUM_SHOWN if len(self.shown) < MAX_SHOWN else 0
             previous = self.greedy.get(rollout.task_id)
-            call = self.graders.submit("grade_rollout", handle.ref, previous, num_shown, num_items=handle.num_samples)
+            call = self.graders.submit("grade_rollout", handle.ref, previous, num_shown, num_items=rollout.num_samples)
             what = "sandbox workers to grade rollouts"
             graded: GradedRollout = await answer_in_turn(call, GRADE_S, what, lambda: self._num_graded)
         except LOST:

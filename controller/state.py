@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from controller.batches import BatchSource
 from controller.ledger import Ledger
@@ -16,49 +15,31 @@ from rewards import ProgramReward
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """Written together with the learner's own state, or not at all. The rollouts themselves are in `rollouts_of`."""
-
-    ledger: dict[str, Any]
-    order: dict[str, Any]
-    greedy: dict[str, dict[str, float]]
-    batches: list[list[str]]
-
-    @classmethod
-    def of(cls, rollouts: RolloutLoop, batches: BatchSource) -> RunState:
-        """The current state."""
-        return cls(
-            ledger=rollouts.ledger.to_json(),
-            order=rollouts.sampler.to_json(),
-            greedy={task_id: asdict(reward) for task_id, reward in rollouts.greedy.items()},
-            batches=[[item.meta.rollout_id for item in batch] for batch in batches.taken],
-        )
-
-    def dumps(self) -> str:
-        """The text that `load` reads."""
-        return json.dumps({"format": FORMAT, **asdict(self)})
-
-    @classmethod
-    def load(cls, checkpoint: Path) -> RunState:
-        """The state in a checkpoint. Raises UserError if it has none."""
-        file = checkpoint / "trainer_state" / "run_state.json"
-        if not file.is_file():
-            raise UserError(f"{checkpoint} is not a checkpoint of a run: it has no trainer_state/run_state.json")
-        stored = json.loads(file.read_text())
-        if stored.pop("format") != FORMAT:
-            raise UserError(f"{file}: expected format {FORMAT}; another version of this program wrote it")
-        return cls(**stored)
-
-    def restored_ledger(self) -> Ledger:
-        """See `Ledger.from_json`."""
-        return Ledger.from_json(self.ledger)
-
-    def restored_greedy(self) -> dict[str, ProgramReward]:
-        """What the greedy baselines know about each problem."""
-        return {task_id: ProgramReward(**rewards) for task_id, rewards in self.greedy.items()}
+def dump_state(rollouts: RolloutLoop, batches: BatchSource) -> str:
+    """The current state as JSON. It is written together with the learner's own state, or not at all."""
+    state = {
+        "format": FORMAT,
+        "ledger": rollouts.ledger.to_json(),
+        "order": rollouts.sampler.to_json(),
+        "greedy": {task_id: asdict(reward) for task_id, reward in rollouts.greedy.items()},
+        "batches": [[item.meta.rollout_id for item in batch] for batch in batches.taken],
+    }
+    return json.dumps(state)
 
 
-def rollouts_of(checkpoint: Path) -> Path:
-    """The file with the rollouts that waited for their update."""
-    return checkpoint / "trainer_state" / "rollouts.npz"
+def load_state(checkpoint: Path, rollouts: RolloutLoop, batches: BatchSource) -> list[list[str]]:
+    """Restore what `dump_state` wrote; returns the ids of the rollouts in each batch that was taken.
+
+    Raises UserError if the checkpoint has no state, or one of other problems.
+    """
+    file = checkpoint / "trainer_state" / "run_state.json"
+    if not file.is_file():
+        raise UserError(f"{checkpoint} is not a checkpoint of a run: it has no trainer_state/run_state.json")
+    state = json.loads(file.read_text())
+    if state["format"] != FORMAT:
+        raise UserError(f"{file}: expected format {FORMAT}; another version of this program wrote it")
+    rollouts.ledger = batches.ledger = Ledger.from_json(state["ledger"])
+    rollouts.sampler.restore(state["order"])
+    rollouts.greedy = {task_id: ProgramReward(**rewards) for task_id, rewards in state["greedy"].items()}
+    taken: list[list[str]] = state["batches"]
+    return taken

@@ -12,7 +12,6 @@ from typing import Any
 
 from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
-from actors.model_folder import check_model_folder, end_token_ids
 from actors.prompting import Prompter
 from errors import UserError
 from evaluation.sources import Programs, SamplingOptions, numbered
@@ -20,6 +19,7 @@ from evaluation.store import NUM_CHARACTERS
 from learner.model_source import TINY, model_folder
 from problems import Problem
 from settings import Dtype, Engine, GeneratorSettings, ModelSettings
+from transport.model_folder import check_model_folder, end_token_ids
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048

@@ -49,13 +49,7 @@ class TokenTable:
 
     def select(self, source: torch.Tensor) -> TokenTable:
         """The tokens of one micro-batch."""
-        return TokenTable(
-            self.weights[:, source],
-            self.behavior[source],
-            self.temperature[source],
-            self.sampled[source],
-            self.scale[source],
-        )
+        return TokenTable(*(getattr(self, name)[..., source] for name in self.__slots__))
 
 
 def contributing(experiences: Sequence[Experience], objective: LossSettings) -> list[Experience]:

@@ -307,7 +307,7 @@ class LearnerSettings(Section):
         False, description="Recompute activations in the backward pass: less memory, a third slower."
     )
     fetch_timeout_s: PositiveFloat = Field(
-        600.0, description="Seconds to wait for a full batch of samples, or for an object of the object store."
+        600.0, description="Seconds to wait for a snapshot of samples, or for an object in the object store."
     )
     optim: OptimSettings = Field(default_factory=OptimSettings, description="AdamW and its schedule.")
     loss: LossSettings = Field(default_factory=LossSettings, description="The terms of the loss.")

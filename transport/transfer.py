@@ -31,6 +31,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from settings import WeightTransfer
 from transport.weight_receiver import PHASE_TIMEOUT_S, TransferError, TransferPhase
 from transport.weights import BUCKET_BYTES, WeightsHandle, checksum, to_numpy
 
@@ -205,7 +206,7 @@ class WeightSender:
 
 def init_info(weight_transfer: str) -> TrainerInitInfo:
     """What vLLM needs for a new connection by `generator.weight_transfer`. For NCCL, this is a free port."""
-    if weight_transfer == "ipc":
+    if weight_transfer == WeightTransfer.IPC:
         return IPCTrainerInitInfo(rank=0)
     with socket.socket() as probe:
         probe.bind(("", 0))

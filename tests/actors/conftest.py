@@ -1,20 +1,15 @@
-"""Fixtures for engines and generators: a transformers model to compare with, and actors shared by the whole session."""
+"""Fixtures for engines and generators: a transformers model to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.actors.engine_process import EngineProcess, engine_process
 from tests.actors.sampling import Weights
-
-if TYPE_CHECKING:
-    from tests.actors.running_actors import RunningActors
 
 
 @pytest.fixture(scope="session")
@@ -61,20 +56,3 @@ def reference_logprobs(reference_model: torch.nn.Module) -> Callable[..., torch.
         return logprobs
 
     return score
-
-
-@pytest.fixture(scope="session")
-def vllm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine_process(tmp_path_factory.mktemp("vllm")) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def running(tiny_model_dir: Path, ray_session: None) -> Iterator[RunningActors]:
-    """The shared actors. All of them start now, because starting them together takes the least time."""
-    from tests.actors.running_actors import RunningActors  # other tests do without Ray and the learner
-
-    actors = RunningActors(tiny_model_dir)
-    actors.start()
-    yield actors
-    actors.end()

@@ -1,8 +1,8 @@
-"""What the counts of a step say about the rollouts graded for it."""
+"""The counts of a step describe the rollouts graded for it."""
 
 from dataclasses import replace
 
-from controller.events import GradingCounts
+from controller.rollouts import GradingCounts
 from tests.reporting.exporting_run import graded_rollout
 
 

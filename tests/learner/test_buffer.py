@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,25 +11,31 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from learner.buffer import BufferItem, BufferServer, OnlineBuffer, RolloutMeta
+from learner.buffer import Added, BufferItem, BufferServer, RolloutMeta
+from learner.data import Experiences
+from rewards import Granularity
 from settings import BufferSettings
 from tests.learner.samples import make_rollout
 
 CAPACITY, MAX_BYTES = 20, 1000
 
 
-def make_item(rollout_id: str, *, num_samples: int = 4, version: int = 0, size_bytes: int = 100) -> BufferItem[str]:
-    meta = RolloutMeta(
-        rollout_id=rollout_id,
-        num_samples=num_samples,
-        version=version,
-        size_bytes=size_bytes,
+def make_samples(rollout_id: str, *, num_samples: int, num_words: int) -> Experiences:
+    """Samples without tokens, whose prompt has `num_words` of four bytes."""
+    (sample, *_) = make_rollout(np.random.default_rng(0), rollout_id)
+    sample = replace(
+        sample,
+        prompt_ids=np.zeros(num_words, np.int32),
+        token_ids=np.zeros(0, np.int32),
+        logprobs=np.zeros(0, np.float32),
+        token_weights=np.zeros((len(Granularity), 0), np.float32),
     )
-    return BufferItem(ref=f"ref of {rollout_id}", meta=meta)
+    return Experiences([sample] * num_samples)
 
 
-def make_buffer() -> OnlineBuffer[str]:
-    return OnlineBuffer(BufferSettings(capacity=CAPACITY, max_bytes=MAX_BYTES, refresh_every=1))
+def make_buffer() -> Any:
+    settings = BufferSettings(capacity=CAPACITY, max_bytes=MAX_BYTES, refresh_every=1)
+    return BufferServer(settings, put=lambda experiences: experiences)
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -36,13 +43,14 @@ class BufferMachine(RuleBasedStateMachine):
         super().__init__()
         self.buffer = make_buffer()
         self.num_ids = 0
-        self.queued: list[BufferItem[str]] = []
-        self.lent: list[BufferItem[str]] = []
+        self.queued: list[BufferItem] = []
+        self.lent: list[BufferItem] = []
         self.gone: set[str] = set()
 
-    @rule(num_samples=st.integers(1, 8), size_bytes=st.integers(1, 400))
-    def add(self, num_samples: int, size_bytes: int) -> None:
-        item = make_item(f"r{self.num_ids}", num_samples=num_samples, size_bytes=size_bytes)
+    @rule(num_samples=st.integers(1, 8), num_words=st.integers(1, 100))
+    def add(self, num_samples: int, num_words: int) -> None:
+        samples = make_samples(f"r{self.num_ids}", num_samples=num_samples, num_words=num_words)
+        item = BufferItem(samples, RolloutMeta.of(f"r{self.num_ids}", samples))  # type: ignore[arg-type]
         self.num_ids += 1
         self.queued.append(item)
         evicted = []
@@ -51,42 +59,46 @@ class BufferMachine(RuleBasedStateMachine):
             or sum(i.meta.size_bytes for i in self.queued) > MAX_BYTES
         ):
             evicted.append(self.queued.pop(0).meta.rollout_id)
-        assert self.buffer.add(item) == tuple(evicted)
+        assert self.buffer.add(item.meta.rollout_id, samples) == Added(self.buffer.epoch, item.meta, tuple(evicted))
         self.gone.update(evicted)
 
     @precondition(lambda self: self.queued or self.lent)
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        held = [*self.queued, *self.lent]
-        chosen = data.draw(st.lists(st.sampled_from(held), unique_by=lambda item: item.meta.rollout_id))
-        names = [item.meta.rollout_id for item in chosen]
-        assert self.buffer.take([*names, "never seen", *sorted(self.gone)]) == chosen
-        assert self.buffer.take(names) == chosen, "the same call, made again"
-        self.lent += [item for item in chosen if item not in self.lent]
-        self.queued = [item for item in self.queued if item not in chosen]
+        names = [item.meta.rollout_id for item in (*self.queued, *self.lent)]
+        chosen = data.draw(st.lists(st.sampled_from(names), unique=True))
+        assert self.take_ids(*chosen, "never seen", *sorted(self.gone)) == chosen
+        assert self.take_ids(*chosen) == chosen, "the same call, made again"
+        self.lent += [item for item in self.queued if item.meta.rollout_id in chosen]
+        self.queued = [item for item in self.queued if item.meta.rollout_id not in chosen]
+
+    def take_ids(self, *rollout_ids: str) -> list[str]:
+        epoch, items = self.buffer.take(rollout_ids, ())
+        assert epoch == self.buffer.epoch
+        return [item.meta.rollout_id for item in items]
 
     @precondition(lambda self: self.queued or self.lent)
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
         item = data.draw(st.sampled_from([*self.queued, *self.lent]))
         for _ in range(2):
-            self.buffer.discard([item.meta.rollout_id])
+            self.buffer.take((), [item.meta.rollout_id])
         self.gone.add(item.meta.rollout_id)
         self.queued, self.lent = ([i for i in items if i is not item] for items in (self.queued, self.lent))
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
-        assert self.buffer.items() == self.queued
+        assert [item.meta for item in self.buffer.items()] == [item.meta for item in self.queued]
         stats = self.buffer.stats()
         assert stats.num_rollouts == len(self.queued)
         assert stats.num_samples == sum(i.meta.num_samples for i in self.queued) <= CAPACITY
         assert stats.num_lent == sum(i.meta.num_samples for i in self.lent)
         assert stats.size_bytes == sum(i.meta.size_bytes for i in self.queued) <= MAX_BYTES
+        more = make_samples("again", num_samples=1, num_words=1)
         for item in (*self.queued, *self.lent):
-            assert self.buffer.holds(item.meta.rollout_id) == item.meta
+            assert self.buffer.add(item.meta.rollout_id, more) == Added(self.buffer.epoch, item.meta)
         for rollout_id in self.gone:
-            assert self.buffer.was_discarded(rollout_id)
-            assert self.buffer.holds(rollout_id) is None
+            assert self.buffer.add(rollout_id, more) == Added(self.buffer.epoch, None)
 
 
 TestBufferMachine = BufferMachine.TestCase
@@ -95,7 +107,7 @@ TestBufferMachine.settings = hypothesis_settings(max_examples=60, stateful_step_
 
 def test_a_rollout_that_can_never_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"raise buffer\.capacity \(20\) or buffer\.max_bytes \(1000\)"):
-        make_buffer().add(make_item("r0", num_samples=CAPACITY + 1))
+        make_buffer().add("r0", make_samples("r0", num_samples=CAPACITY + 1, num_words=1))
     with pytest.raises(ValueError, match="rollout r0 has no graded sample"):
         RolloutMeta.of("r0", [])
 
@@ -110,17 +122,13 @@ def test_metadata_summarizes_a_rollout() -> None:
 
 
 def test_a_rollout_that_arrives_again_counts_once() -> None:
-    async def scenario() -> None:
-        buffer = BufferServer(BufferSettings(capacity=CAPACITY, refresh_every=1), put=lambda experiences: object())
-        first = make_rollout(np.random.default_rng(0), "r0", num_samples=4)
-        graded_worse = make_rollout(np.random.default_rng(1), "r0", num_samples=3)
-        added = await buffer.add("r0", first)
-        assert added.meta is not None
-        assert added.meta.num_samples == 4
-        assert await buffer.add("r0", graded_worse) == added
-        assert (await buffer.stats()).num_samples == 4
-        await buffer.take([], ["r0"])
-        assert (await buffer.add("r0", first)).meta is None
-        assert (await buffer.stats()).num_samples == 0
-
-    asyncio.run(scenario())
+    buffer = make_buffer()
+    first = make_rollout(np.random.default_rng(0), "r0", num_samples=1)
+    graded_worse = make_rollout(np.random.default_rng(1), "r0", num_samples=2)
+    added = buffer.add("r0", first)
+    assert added.meta.num_samples == 1
+    assert buffer.add("r0", graded_worse) == added
+    assert buffer.stats().num_samples == 1
+    buffer.take([], ["r0"])
+    assert buffer.add("r0", first).meta is None
+    assert buffer.stats().num_samples == 0

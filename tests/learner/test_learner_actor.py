@@ -15,11 +15,11 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from learner.actor import LearnerActor, Prefetcher
-from learner.buffer import Added, BufferActor, BufferItem, RolloutMeta
+from learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
 from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
 from problems.types import Problem, StdinTest
-from settings import BufferSettings, ModelSettings, SftSettings
+from settings import BufferSettings, GeneratorSettings, ModelSettings, Settings, SftSettings
 from tests.learner.producer import Producer
 from tests.learner.samples import make_learner, make_references, make_rollout, settings
 
@@ -53,18 +53,18 @@ def fill(buffer: Any, stored: list[tuple[str, Experiences]]) -> str:
     return added[-1].epoch
 
 
-def take(buffer: Any, *names: str) -> list[BufferItem[Any]]:
-    items: list[BufferItem[Any]] = wait_for(buffer.take.remote(names, ()))[1]
+def take(buffer: Any, *names: str) -> list[BufferItem]:
+    items: list[BufferItem] = wait_for(buffer.take.remote(names, ()))[1]
     return items
 
 
-def ids(items: list[BufferItem[Any]]) -> list[str]:
+def ids(items: list[BufferItem]) -> list[str]:
     return [item.meta.rollout_id for item in items]
 
 
 @pytest.fixture
 def buffer(ray_session: None) -> Iterator[Any]:
-    actor: Any = BufferActor.remote(BUFFER)
+    actor: Any = start_buffer(BUFFER)
     yield actor
     ray.kill(actor)
 
@@ -79,11 +79,12 @@ def prefetcher(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
 def start_learner(model: Path) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.remote(
-        str(model),
-        ModelSettings(name=str(model), dtype="float32", max_model_len=256),
-        settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
-        temperature=0.8,
-        seed=0,
+        model,
+        Settings(
+            model=ModelSettings(dtype="float32", max_model_len=256),
+            generator=GeneratorSettings(temperature=0.8, max_tokens=32),
+            learner=settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
+        ),
     )
     tests = (StdinTest("", "1\n"),)
     problems = [Problem(f"p{i}", "own", f"Print {i}.", tests, references=(f"print({i})\n",)) for i in range(8)]
@@ -165,7 +166,7 @@ def test_prefetcher_refuses_rollouts_that_were_not_announced(prefetcher: Prefetc
 def test_a_buffer_that_died_says_so_and_serves_on(buffer: Any) -> None:
     epoch = fill(buffer, rollouts(0, 2))
     (item,) = take(buffer, "r0")
-    os.kill(wait_for(buffer.pid.remote()), signal.SIGKILL)
+    os.kill(wait_for(buffer.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     now, items = wait_for(buffer.take.remote(["r1"], []))
     assert (now != epoch, items) == (True, [])
     wait_until_lost(item.ref)

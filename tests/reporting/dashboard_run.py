@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from controller.learner_service import LearnerService, shown_step
-from learner.buffer import BufferActor
+from learner.buffer import start_buffer
 from sandbox import selftest
 from sandbox.pool import SandboxPool, SandboxWorker
 from settings import BufferSettings, SandboxSettings
@@ -41,8 +41,7 @@ async def main() -> None:
     context = ray.init(
         address="local", num_cpus=2, include_dashboard=True, object_store_memory=100 * 1024 * 1024, log_to_driver=False
     )
-    buffer_class: Any = BufferActor
-    kept = [start_rollout_store(name="rollout-store"), buffer_class.options(name="buffer").remote(BufferSettings())]
+    kept = [start_rollout_store(name="rollout-store"), start_buffer(BufferSettings(), name="buffer")]
     level = selftest.find_level(SandboxSettings()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")

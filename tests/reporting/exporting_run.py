@@ -17,17 +17,10 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.events import (
-    Evaluated,
-    Graded,
-    GradedRollout,
-    GradingCounts,
-    LedgerCounts,
-    Polled,
-    Refreshed,
-    Step,
-)
-from controller.ledger import DropReason
+from controller.events import Evaluated, Graded, Polled, Refreshed, Step
+from controller.grading import GradedRollout
+from controller.ledger import DropReason, LedgerCounts
+from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
@@ -89,7 +82,7 @@ def graded_rollout() -> GradedRollout:
 def generator_stats(name: str, num_tokens: int) -> GeneratorStats:
     """The counts of a generator that has sampled `num_tokens`."""
     return GeneratorStats(
-        name=name, version=1, num_in_flight=2, num_sequences=8, num_rollouts=4, num_tokens=num_tokens, num_updates=1,
+        name=name, version=1, num_in_flight=2, num_sequences=8, num_tokens=num_tokens, num_updates=1,
         busy_s=num_tokens / 100, updating_s=0.1 * num_tokens, wall_s=num_tokens / 50, gpu_memory_bytes=1 << 30,
     )  # fmt: skip
 

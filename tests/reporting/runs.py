@@ -6,7 +6,10 @@ import math
 from dataclasses import fields
 from typing import Any
 
-from controller.events import GradedSample, GradingCounts, LedgerCounts, Step, TokenMark
+from controller.events import Step
+from controller.grading import GradedSample, TokenMark
+from controller.ledger import LedgerCounts
+from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.metrics import StepMetrics, UpdateStats
 from problems.types import CallTest, Problem, StdinTest

@@ -20,6 +20,13 @@ from tests.reporting.runs import (
     step_row,
 )
 
+# Every row of metrics.jsonl has these fields; other programs rely on them.
+# fmt: off
+STEP_FIELDS = frozenset({
+    "step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "reward_mean",
+    "pass_rate", "outcomes", "staleness_mean", "staleness_max", "tokens_per_s", "buffer_size", "seconds",
+})
+# fmt: on
 SETTINGS = Settings()
 
 
@@ -49,6 +56,7 @@ def test_events_become_rows(tmp_path: Path) -> None:
         folder.emit(step_event(3))
     rows = read_rows(folder.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row.keys() >= STEP_FIELDS for row in rows)
     assert [row["publish_s"] for row in rows] == [0.5, 0.0, 0.25]
     assert rows[0]["num_tests"] == 1250
     assert rows[0]["elapsed_s"] >= 0
