@@ -151,7 +151,8 @@ def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> st
         "lora": model.lora.model_dump(mode="json", exclude={"publish"}) if model.lora.rank else None,
         "references": fingerprint(references),
         "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
-        "learner": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
+        "optim": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
+        "loss_agg_mode": settings.loss.loss_agg_mode,
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

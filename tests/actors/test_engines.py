@@ -19,7 +19,7 @@ MAX_LENGTH = 256
 PROMPT = list(range(10, 80))
 
 
-@pytest.fixture(scope="module", params=["vllm", "transformers"])
+@pytest.fixture(scope="module", params=[pytest.param("vllm", marks=pytest.mark.ray), "transformers"])
 def engine(tiny_model_dir: Path, request: pytest.FixtureRequest) -> Iterator[SamplingEngine]:
     model = ModelSettings(dtype="float32", max_model_len=MAX_LENGTH)
     settings = GeneratorSettings(engine=request.param, num_gpus=0, max_num_seqs=64, kv_cache_bytes=64 * 2**20)

@@ -26,7 +26,7 @@ def options(dtype: str = "float32") -> EngineOptions:
     return EngineOptions(dtype, MAX_LENGTH, max_num_seqs=4, kv_cache_bytes=2**24, end_token_ids=(1,))
 
 
-@pytest.mark.parametrize("name", ["vllm", "transformers"])
+@pytest.mark.parametrize("name", [pytest.param("vllm", marks=pytest.mark.ray), "transformers"])
 def test_an_update_that_lacks_a_parameter_is_refused(
     name: Literal["vllm", "transformers"], tiny_model_dir: Path, make_weights: Callable[[int], Weights]
 ) -> None:
@@ -39,6 +39,7 @@ def test_an_update_that_lacks_a_parameter_is_refused(
         engine.load_weights(1, weights.items())
 
 
+@pytest.mark.ray
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     from actors.vllm_engine import VllmEngine
 
@@ -52,6 +53,7 @@ def model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
 
 
+@pytest.mark.ray
 def test_an_architecture_unknown_to_vllm_is_named(model_copy: Path) -> None:
     from actors.vllm_engine import VllmEngine
 

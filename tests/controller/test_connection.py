@@ -1,4 +1,4 @@
-"""A head that is not there, or is lost: said in words, in bounded time, whatever else would wait for it."""
+"""A cluster head that is missing or lost: the job soon ends with a message instead of waiting."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def free_port() -> int:
 
 
 def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
-    """What was said while `work` was done under the eyes of a head."""
+    """The messages while `work` runs and a head is watched."""
     said: list[str] = []
     asyncio.run(while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", said.append))
     return said
 
 
-def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_head_is_reported_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=rf"head at .*{address.rpartition(':')[2]} does not answer.*ray up"):
         start_ray(Settings.model_validate({"cluster": {"address": address}}))
-    monkeypatch.setenv("RAY_ADDRESS", address)  # as `auto` finds it, and as a job of Ray Jobs is told
+    monkeypatch.setenv("RAY_ADDRESS", address)  # `auto` reads it, and Ray Jobs sets it
     with pytest.raises(UserError, match=r"cluster\.address auto: the head at"):
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
 
 
+@pytest.mark.ray
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray
         from controller.cluster import start_ray
         from ray._private import ray_constants
         from settings import Settings
-from tests.controller.jobs import python
 
         ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
         assert start_ray(Settings(cluster={"object_store_bytes": 2**27})) == ""
@@ -69,7 +69,7 @@ def test_work_goes_on_while_the_head_answers() -> None:
         assert run(work(), head) == []
 
 
-def test_a_lost_head_is_said_and_what_can_be_saved_is_saved() -> None:
+def test_a_lost_head_is_reported_and_the_work_is_saved() -> None:
     saved: list[str] = []
 
     async def work() -> None:
@@ -81,13 +81,13 @@ def test_a_lost_head_is_said_and_what_can_be_saved_is_saved() -> None:
 
     head = socket.create_server(("127.0.0.1", 0), backlog=128)
     said: list[str] = []
-    with pytest.raises(HeadLostError, match=r"does not answer any more.*--resume"):
+    with pytest.raises(HeadLostError, match=r"stopped answering.*--resume"):
         asyncio.run(while_head_lives(work(), f"127.0.0.1:{head.getsockname()[1]}", said.append))
     assert len(said) == 1
     assert saved == ["checkpoint"]
 
 
-def test_errors_of_the_work_pass_through() -> None:
+def test_errors_in_the_work_pass_through() -> None:
     async def work() -> None:
         raise ZeroDivisionError
 
@@ -95,7 +95,7 @@ def test_errors_of_the_work_pass_through() -> None:
         run(work(), head)
 
 
-def test_an_interrupt_waits_for_what_the_work_does_last() -> None:
+def test_an_interrupt_waits_until_the_work_has_cleaned_up() -> None:
     ended: list[str] = []
 
     async def work() -> None:
