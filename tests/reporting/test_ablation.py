@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.ablation_tables import ROWS, interval, is_finished, main
+from scripts.ablation_tables import ROWS, interval, is_finished, main
 from settings_sources import load_settings
 from tests.controller.jobs import python
 

@@ -1,6 +1,6 @@
 """Tables and the figure of the ablation, from the folders of its runs.
 
-    python -m benchmarks.ablation_tables runs/ablation --output docs/images/ablation.png
+    python -m scripts.ablation_tables runs/ablation --output docs/images/ablation.png
 
 Prints Markdown tables, and draws the figure for white and for dark pages.
 """
