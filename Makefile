@@ -47,7 +47,7 @@ soak: setup
 
 ablation: setup
 	$(VENV)/python -m benchmarks.ablation
-	$(VENV)/python -m reporting ablation runs/ablation --output docs/images/ablation.png
+	$(VENV)/python -m scripts.ablation_tables runs/ablation --output docs/images/ablation.png
 
 # Submits the job to a cluster: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'
 ADDRESS ?= http://localhost:8265

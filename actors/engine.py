@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.messages import RolloutRequest
-from settings import Engine, GeneratorSettings, ModelSettings, WeightTransfer
+from settings import Engine, GeneratorSettings, ModelSettings
 from transport.model_folder import check_engine
 from transport.rollouts import FinishReason, VersionSpan
 from transport.weight_receiver import TransferPhase
@@ -48,8 +48,7 @@ class SamplingRequest:
     def completion_room(self, max_model_len: int) -> int:
         """The most tokens that a completion may have, at least 1, in a model of `max_model_len` tokens.
 
-        Raises:
-            ValueError: the prompt is empty, or fills the model's context.
+        Raises ValueError if the prompt is empty, or fills the model's context.
         """
         prompt_length = len(self.prompt_ids)
         if prompt_length == 0:
@@ -92,22 +91,15 @@ class FinishedRequest:
 class EngineOptions:
     """How to build an engine.
 
-    `dtype` is torch's name for the type of the weights. A prompt with its completion has at most `max_model_len`
-    tokens, and `max_num_seqs` completions are decoded at a time. `kv_cache_bytes` is the memory that vLLM reserves for
-    their keys and values; transformers takes what it needs. `end_token_ids` end a completion. `seed` starts the
-    engine's own random state. A `deterministic` engine shares nothing between requests, so their samples are the same
-    bits whatever ran before. `weight_transfer` is how new weights arrive: `object_store` means through `load_weights`,
-    other values mean through vLLM's own engines.
+    `end_token_ids` end a completion. `seed` starts the engine's own random state. A `deterministic` engine shares
+    nothing between requests, so their samples are the same bits whatever ran before.
     """
 
-    dtype: str
-    max_model_len: int
-    max_num_seqs: int
-    kv_cache_bytes: int
+    model: ModelSettings
+    generator: GeneratorSettings
     end_token_ids: tuple[int, ...]
     seed: int = 0
     deterministic: bool = False
-    weight_transfer: WeightTransfer = WeightTransfer.OBJECT_STORE
 
 
 class SamplingEngine(ABC):
@@ -152,22 +144,9 @@ def build_engine(
     *,
     deterministic: bool = False,
 ) -> SamplingEngine:
-    """The engine that `generator.engine` names, with `model` loaded.
-
-    Raises:
-        UserError: that engine cannot sample from `model`.
-    """
+    """The engine that `generator.engine` names, with `model` loaded. Raises UserError if it cannot sample from it."""
     check_engine(model, settings.engine)
-    options = EngineOptions(
-        dtype=str(model_settings.dtype),
-        max_model_len=model_settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        end_token_ids=end_ids,
-        seed=seed,
-        deterministic=deterministic,
-        weight_transfer=settings.weight_transfer,
-    )
+    options = EngineOptions(model_settings, settings, end_ids, seed, deterministic)
     # Imported only when needed: vLLM takes seconds to import and is not installed everywhere.
     if settings.engine == Engine.TRANSFORMERS:
         from actors.transformers_engine import TransformersEngine

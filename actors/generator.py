@@ -139,8 +139,7 @@ class Generator:
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Queue all of `requests`, or none if one of them cannot be served.
 
-        Raises:
-            ValueError: a problem is unknown, a prompt leaves no room, or a `rollout_id` is already in flight.
+        Raises ValueError if a problem is unknown, a prompt leaves no room, or a `rollout_id` is already in flight.
         """
         self._check()
         with self._tokenizer_lock:

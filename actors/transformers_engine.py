@@ -69,7 +69,7 @@ class TransformersEngine(SamplingEngine):
     def __init__(self, model: Path, options: EngineOptions) -> None:
         """Load `model`, a Hugging Face folder, as weights version 0. Raises UserError if that does not work."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = load_model(model, getattr(torch, options.dtype)).to(device).eval()
+        self._model: Any = load_model(model, getattr(torch, options.model.dtype)).to(device).eval()
         config = self._model.config
         if config.is_encoder_decoder and config.model_type != "t5":
             raise UserError(
@@ -92,9 +92,7 @@ class TransformersEngine(SamplingEngine):
 
     def add_request(self, request: SamplingRequest) -> None:
         asked = request.rollout
-        if request.request_id in self._in_flight:
-            raise ValueError(f"request {request.request_id} is already in flight")
-        max_tokens = request.completion_room(self._options.max_model_len)
+        max_tokens = request.completion_room(self._options.model.max_model_len)
         seed = asked.seed
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._seeds))
@@ -149,7 +147,7 @@ class TransformersEngine(SamplingEngine):
 
     def _change_rows(self) -> None:
         """Remove finished sequences and add waiting ones, once there are enough of them to be worth a copy."""
-        limit = self._options.max_num_seqs
+        limit = self._options.generator.max_num_seqs
         kept = [place for place, sequence in enumerate(self._rows) if sequence.finish_reason is None]
         num_finished, num_free = len(self._rows) - len(kept), limit - len(kept)
         joins = bool(self._waiting) and num_free >= max(1, limit // _IDLE_SHARE)

@@ -58,11 +58,7 @@ class VllmEngine(SamplingEngine):
     """An in-process `LLMEngine`. Samples and greedy decode of a request are two requests there."""
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
-        """Load `model`, a Hugging Face folder, as weights version 0.
-
-        Raises:
-            UserError: the folder has no model, or vLLM does not know its architecture.
-        """
+        """Load `model`, a Hugging Face folder, as weights version 0. Raises UserError if vLLM cannot."""
         config = check_model_folder(model)
         self._options = options
         try:
@@ -70,7 +66,7 @@ class VllmEngine(SamplingEngine):
         except ValueError as error:
             if "max_model_len" in str(error):
                 raise UserError(
-                    f"model.max_model_len {options.max_model_len} exceeds the context of model {model}; lower "
+                    f"model.max_model_len {options.model.max_model_len} exceeds the context of model {model}; lower "
                     "model.max_model_len (with evaluate.py --max-length)"
                 ) from error
             architectures = ", ".join(config.get("architectures") or ["no architecture"])
@@ -84,9 +80,7 @@ class VllmEngine(SamplingEngine):
 
     def add_request(self, request: SamplingRequest) -> None:
         asked = request.rollout
-        if request.request_id in self._in_flight:
-            raise ValueError(f"request {request.request_id} is already in flight")
-        max_tokens = request.completion_room(self._options.max_model_len)
+        max_tokens = request.completion_room(self._options.model.max_model_len)
         prompt = {"prompt_token_ids": list(request.prompt_ids)}
         for kind, n in ((_SAMPLES, asked.num_samples), (_GREEDY, int(asked.greedy))):
             if n == 0:
@@ -164,14 +158,14 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         "block_size": CPU_BLOCK_SIZE,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, options.max_model_len, options.max_num_seqs),
+        "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, options.model.max_model_len, options.generator.max_num_seqs),
     }
     return EngineArgs(
         model=str(model),
-        dtype=options.dtype,
-        max_model_len=options.max_model_len,
-        max_num_seqs=options.max_num_seqs,
-        kv_cache_memory_bytes=options.kv_cache_bytes,
+        dtype=options.model.dtype,
+        max_model_len=options.model.max_model_len,
+        max_num_seqs=options.generator.max_num_seqs,
+        kv_cache_memory_bytes=options.generator.kv_cache_bytes,
         gpu_memory_utilization=GPU_FREE_SHARE,
         seed=options.seed,
         enable_prefix_caching=not options.deterministic,
@@ -179,7 +173,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         generation_config="vllm",  # the folder's own sampling defaults must not change ours
         distributed_executor_backend="uni",
         logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend=BACKENDS[options.weight_transfer]),
+        weight_transfer_config=WeightTransferConfig(backend=BACKENDS[options.generator.weight_transfer]),
         disable_log_stats=True,
         use_tqdm_on_load=False,
         **(on_cpu if current_platform.is_cpu() else {}),

@@ -3,7 +3,7 @@
     make ablation        # = python -m benchmarks.ablation; continues where it was stopped
 
 A run is a folder `ROW-SEED`. A run with its last evaluation is done, and any other is started again. All rows of a seed
-share the initial weights and supervised fine-tuning. `python -m reporting ablation` makes tables and a figure of them.
+share the initial weights and supervised fine-tuning. `python -m scripts.ablation_tables` makes tables and a figure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reporting.comparisons import OFFLINE, ROWS, is_finished
+from scripts.ablation_tables import OFFLINE, ROWS, is_finished
 from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"

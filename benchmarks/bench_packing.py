@@ -47,14 +47,14 @@ def measure(num_updates: int, *, packs: bool) -> dict[str, object]:
     from actors.engine import EngineOptions, SamplingRequest
     from actors.messages import RolloutRequest
     from actors.vllm_engine import VllmEngine
-    from benchmarks.bench_generator import MAX_LENGTH, ON_CPU, build_model
+    from benchmarks.bench_generator import ON_CPU, build_model
     from settings import MIB
 
     torch.set_num_threads(1)
     custom_ops._supports_onednn = custom_ops._supports_onednn and packs
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(Path(folder), **ON_CPU.large)
-        engine = VllmEngine(model, EngineOptions(ON_CPU.dtype, MAX_LENGTH, 64, 256 * MIB, (256,)))
+        engine = VllmEngine(model, EngineOptions(ON_CPU.model, ON_CPU.generator(256 * MIB, max_num_seqs=64), (256,)))
         policy = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     copies = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
     rates, ratios, seconds = [], [], []

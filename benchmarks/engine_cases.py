@@ -25,11 +25,13 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
     from actors.engine import EngineOptions, SamplingRequest
     from actors.messages import RolloutRequest
     from actors.transformers_engine import TransformersEngine
+    from settings import GeneratorSettings, ModelSettings
 
     torch.set_num_threads(1)
     model = _build(folder, encoder_decoder=encoder_decoder)
     model.save_pretrained(folder)
-    options = EngineOptions("float32", 512, NUM_PROMPTS * NUM_SAMPLES, 0, END_IDS)
+    generator = GeneratorSettings(max_num_seqs=NUM_PROMPTS * NUM_SAMPLES)
+    options = EngineOptions(ModelSettings(dtype="float32", max_model_len=512), generator, END_IDS)
     engine = TransformersEngine(folder, options)
     random = np.random.default_rng(0)
     prompts = [

@@ -34,7 +34,6 @@ from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
 from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Step
 from controller.generators import GeneratorPool
-from controller.grading import EvaluatedRollout
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
 from controller.ledger import Ledger, State
 from controller.problems import ProblemSampler, capacity
@@ -45,6 +44,7 @@ from files import newest_checkpoint, prune
 from learner.buffer import BufferServer
 from learner.metrics import StepReport
 from problems.types import Problem
+from sandbox.verdict import Outcome
 from settings import Settings
 from supervise import StallError, answer, answer_in_turn, outstanding
 from transport.weights import WeightsHandle
@@ -132,9 +132,10 @@ class Controller:
         tally = Tally(self.held_out)
         self._num_evaluated = 0
         evaluated = asyncio.gather(*(self._evaluate_one(problem) for problem in self.held_out))
-        for rollout in await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated):
-            for outcome in rollout.outcomes:
-                tally.add(rollout.task_id, outcome)
+        outcomes = await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated)
+        for problem, of_problem in zip(self.held_out, outcomes, strict=True):
+            for outcome in of_problem:
+                tally.add(problem.task_id, outcome)
         result = evaluate_tally(tally, self.settings.evaluation.ks)
         self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
 
@@ -280,7 +281,8 @@ class Controller:
         except StallError as error:
             raise StallError(f"{error}\n{self.report()}") from error
 
-    async def _evaluate_one(self, problem: Problem) -> EvaluatedRollout:
+    async def _evaluate_one(self, problem: Problem) -> list[Outcome]:
+        """The outcomes of the programs for a held-out problem."""
         wanted = self.settings.evaluation
         request = RolloutRequest(
             rollout_id=f"e{self.step}/{problem.task_id}",
@@ -295,12 +297,11 @@ class Controller:
         while True:
             handle = await self.generators.sample(request)
             try:
-                rollout: EvaluatedRollout = await self.pool.submit(
-                    "evaluate_rollout", handle.ref, num_items=request.num_samples
-                )
+                call = self.pool.submit("evaluate_rollout", handle.ref, num_items=request.num_samples)
+                outcomes: list[Outcome] = await call
             except LOST:
                 logger.warning("the rollout store died with programs for %s: sampling them again", problem.task_id)
                 continue
             self._num_evaluated += 1
             self.emit(EvaluationProgress(self._num_evaluated, len(self.held_out)))
-            return rollout
+            return outcomes

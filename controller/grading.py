@@ -72,14 +72,6 @@ class GradedRollout:
     has_signal: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatedRollout:
-    """The outcomes of the programs sampled for a held-out problem."""
-
-    task_id: str
-    outcomes: tuple[Outcome, ...]
-
-
 class GradingWorker(SandboxWorker):
     """Runs the programs of a rollout, scores them, and hands the experiences to the buffer.
 
@@ -144,11 +136,10 @@ class GradingWorker(SandboxWorker):
             has_signal=any(scored.token_weights.any() for _, _, scored in graded),
         )
 
-    def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> EvaluatedRollout:
-        """Grade a rollout of a held-out problem, which never reaches the buffer."""
+    def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> list[Outcome]:
+        """The outcomes of the programs sampled for a held-out problem. They never reach the buffer."""
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
-        completions = [*rollout.samples, *([rollout.greedy] if rollout.greedy is not None else [])]
-        return EvaluatedRollout(rollout.task_id, tuple(self._verdict(completion).outcome for completion in completions))
+        return [self._verdict(completion).outcome for completion in rollout.completions]
 
     def _verdict(self, completion: Completion) -> Verdict:
         return self.sandbox.grade(self.problems[completion.task_id], completion.program, completion.completion_id)

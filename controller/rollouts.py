@@ -93,21 +93,16 @@ class Breaker:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[int, int]] = deque()
-        self._num_seen = 0
-        self._num_errors = 0
 
     def note(self, num_programs: int, num_errors: int, cause: str) -> None:
         """The graders failed on `num_errors` of `num_programs` more. Raises GraderFailedError, with `cause`."""
         self._recent.append((num_programs, num_errors))
-        self._num_seen += num_programs
-        self._num_errors += num_errors
-        while self._num_seen - self._recent[0][0] >= BREAKER_WINDOW:
-            programs, errors = self._recent.popleft()
-            self._num_seen -= programs
-            self._num_errors -= errors
-        if num_errors and self._num_seen >= BREAKER_MIN_SEEN and self._num_errors > MAX_ERROR_SHARE * self._num_seen:
+        while (num_seen := sum(num for num, _ in self._recent)) - self._recent[0][0] >= BREAKER_WINDOW:
+            self._recent.popleft()
+        total_errors = sum(errors for _, errors in self._recent)
+        if num_errors and num_seen >= BREAKER_MIN_SEEN and total_errors > MAX_ERROR_SHARE * num_seen:
             raise GraderFailedError(
-                f"the sandbox failed on {self._num_errors} of the last {self._num_seen} programs; the last time: "
+                f"the sandbox failed on {total_errors} of the last {num_seen} programs; the last time: "
                 f"{cause}; `python -m sandbox doctor` says what is wrong with a machine"
             )
 

@@ -56,7 +56,6 @@ class Actors:
     pool: SandboxPool
     learner: LearnerService
     buffer: ActorProxy[BufferServer]
-    rollout_store: ActorProxy[RolloutStore]
     deaths: asyncio.Task[None]
 
     async def close(self) -> None:
@@ -197,7 +196,7 @@ async def start_actors(
     )
     await pool.start()
     deaths = asyncio.create_task(note_deaths(rollout_store))
-    return Actors(generators, pool, service, buffer, rollout_store, deaths)
+    return Actors(generators, pool, service, buffer, deaths)
 
 
 @dataclass(slots=True)

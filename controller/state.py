@@ -12,7 +12,7 @@ from controller.rollouts import RolloutLoop
 from errors import UserError
 from rewards import ProgramReward
 
-FORMAT = 1
+FORMAT = 2
 
 
 def dump_state(rollouts: RolloutLoop, batches: BatchSource) -> str:

@@ -8,10 +8,9 @@ needs no torch.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from errors import UserError
 from problems.prompts import encode_answer, encode_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
-from transport.columns import Column
+from transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -61,11 +60,6 @@ class Experience:
     outcome: Outcome
 
 
-_ARRAYS = ("prompt_ids", "token_ids", "logprobs", "token_weights")
-# Everything else in an experience: task_id, completion_id, version, reward, outcome.
-_Facts = tuple[str, str, int, float, str]
-
-
 class Experiences(list[Experience]):
     """The experiences of one rollout, pickled as one array per field.
 
@@ -73,44 +67,24 @@ class Experiences(list[Experience]):
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_joined, (*_columns(self),)) if self else (Experiences, ())
+        return _experiences, (to_columns(self),)
 
 
-def _columns(experiences: Sequence[Experience]) -> tuple[list[_Facts], list[Column]]:
-    facts = [(e.task_id, e.completion_id, e.version, e.reward, e.outcome.value) for e in experiences]
-    return facts, [Column.of([getattr(e, name) for e in experiences]) for name in _ARRAYS] if experiences else []
-
-
-def _joined(facts: Sequence[_Facts], columns: Sequence[Column]) -> Experiences:
-    """The experiences that `_columns` took apart."""
-    arrays = zip(*(column.split(len(facts)) for column in columns), strict=True)
-    return Experiences(
-        Experience(task_id, completion_id, prompt, tokens, logprobs, weights, version, reward, Outcome(outcome))
-        for (task_id, completion_id, version, reward, outcome), (prompt, tokens, logprobs, weights) in zip(
-            facts, arrays, strict=True
-        )
-    )
+def _experiences(columns: Columns) -> Experiences:
+    return Experiences(from_columns(Experience, columns))
 
 
 def save_rollouts(path: Path, rollouts: Sequence[tuple[str, Sequence[Experience]]]) -> None:
-    """Write rollouts (id, experiences) as an `.npz` file: one array per field, and a table in JSON. No pickle."""
-    facts, columns = _columns([experience for _, group in rollouts for experience in group])
-    table = {
-        "rollouts": [(rollout_id, len(group)) for rollout_id, group in rollouts],
-        "facts": facts,
-        "shapes": [column.shapes for column in columns],
-    }
-    arrays: dict[str, Any] = {name: column.values for name, column in zip(_ARRAYS, columns, strict=False)}
-    np.savez(path, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)
+    """Write rollouts (id, experiences) to a file."""
+    ids, sizes = [rollout_id for rollout_id, _ in rollouts], [len(group) for _, group in rollouts]
+    save_columns(path, [ids, sizes, *to_columns([experience for _, group in rollouts for experience in group])])
 
 
 def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
     """Read what `save_rollouts` wrote, bit for bit."""
-    with np.load(path, allow_pickle=False) as file:
-        table = json.loads(file["table"].tobytes())
-        columns = [Column(file[name], shapes) for name, shapes in zip(_ARRAYS, table["shapes"], strict=False)]
-    experiences = iter(_joined(table["facts"], columns))
-    return [(rollout_id, Experiences(islice(experiences, count))) for rollout_id, count in table["rollouts"]]
+    ids, sizes, *columns = load_columns(path)
+    experiences = iter([replace(each, outcome=Outcome(each.outcome)) for each in from_columns(Experience, columns)])
+    return [(name, Experiences(islice(experiences, size))) for name, size in zip(ids, sizes, strict=True)]  # type: ignore[arg-type]
 
 
 def encode_references(

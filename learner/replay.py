@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,6 +25,7 @@ from learner.metrics import UpdateStats
 from settings import Settings
 from settings.reference import leaf_fields
 from settings_sources import load_settings
+from transport.columns import from_columns, load_columns, save_columns, to_columns
 from transport.folders import HomeFolders
 from transport.weights import checksum, pack
 
@@ -103,9 +103,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         facts = json.loads((recorded / "update.json").read_text())
         torch.set_num_threads(facts["num_threads"])  # the order of sums depends on it
         ((_, experiences),) = load_rollouts(recorded / "samples.npz")
-        with np.load(recorded / "references.npz", allow_pickle=False) as file:
-            arrays = np.split(file["ids"], np.cumsum(file["lengths"]))[:-1]
-        references = [TokenSequence(*pair) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
+        references = from_columns(TokenSequence, load_columns(recorded / "references.npz"))
         prepared = learner.prepare_with(experiences, references)
         stats = learner.update(prepared)
         yield ReplayedUpdate(learner.step, stats, _weights_checksum(learner) == facts["weights_checksum"])
@@ -133,13 +131,8 @@ def changed_settings(run: Path, settings: Settings) -> list[str]:
 
 def _write(folder: Path, learner: Learner, prepared: PreparedUpdate) -> None:
     save_rollouts(folder / "samples.npz", [("", prepared.experiences)])
-    arrays = [ids for reference in prepared.references for ids in (reference.prompt_ids, reference.token_ids)]
-    ids = np.concatenate([np.empty(0, np.int32), *arrays])
-    np.savez(folder / "references.npz", ids=ids, lengths=np.array([len(array) for array in arrays], int))
-    facts = {
-        "num_threads": torch.get_num_threads(),
-        "weights_checksum": _weights_checksum(learner),
-    }
+    save_columns(folder / "references.npz", to_columns(prepared.references))
+    facts = {"num_threads": torch.get_num_threads(), "weights_checksum": _weights_checksum(learner)}
     write_json(folder / "update.json", facts)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,21 +24,19 @@ from transport.weights import to_numpy
 logger = logging.getLogger(__name__)
 
 # Increase this when a code change gives another model for the same inputs.
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 _SUPERVISED = LossSettings(rl_weight=0.0, supervised_weight=1.0, rollout_is_threshold=None)
 
 
 @dataclass(frozen=True, slots=True)
 class SftReport:
-    """The result of the stage: weights from `best_step` of `num_steps` updates, with losses in nats per token."""
+    """The result of the stage: weights from `best_step` of `num_steps` updates, with their loss in nats per token."""
 
     num_steps: int
     best_step: int
-    train_loss: float
     validation_loss: float
-    seconds: float
-    cached: bool
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,6 @@ def run_sft(
     settings = learner.settings.sft
     if settings.num_steps == 0:
         raise ValueError("learner.sft.num_steps is 0: there is no SFT to run")
-    start = time.monotonic()
     key = _key(learner, references, seed)
     folder = None if settings.cache_dir is None else settings.cache_dir / f"sft-{key}"
     if folder is not None and folder.is_dir():
@@ -75,7 +71,7 @@ def run_sft(
         learner.start_reinforcement()
         stored = json.loads((folder / "sft.json").read_text())
         logger.info("SFT: loaded the cached model %s", folder)
-        return SftReport(**{**stored, "cached": True, "seconds": time.monotonic() - start})
+        return SftReport(**{**stored, "cached": True})
     result = _train(learner, references, seed, report)
     learner.start_reinforcement()
 
@@ -94,12 +90,11 @@ def run_sft(
 def _train(
     learner: Learner, references: Sequence[TokenSequence], seed: int, report: Callable[[SftProgress], None]
 ) -> SftReport:
-    start = time.monotonic()
     settings = learner.settings.sft
     training, validation = split(references, validation_share=settings.validation_share, seed=seed)
     sampler = ReferenceSampler(training, seed=seed)
     optimizer = make_optimizer(learner.policy, learner.settings.optim.weight_decay)
-    best_loss, best_step, best_train_loss = math.inf, 0, math.nan
+    best_loss, best_step = math.inf, 0
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
     for step in range(1, settings.num_steps + 1):
@@ -108,7 +103,7 @@ def _train(
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)
             if validation_loss < best_loss:
-                best_loss, best_step, best_train_loss = validation_loss, step, stats.loss
+                best_loss, best_step = validation_loss, step
                 trained = learner.policy.trained_parameters()
                 best_weights = {name: value.detach().clone() for name, value in trained.items()}
             logger.info("SFT step %d: loss %.4f, validation loss %.4f", step, stats.loss, validation_loss)
@@ -118,14 +113,7 @@ def _train(
     with torch.no_grad():
         for name, value in learner.policy.trained_parameters().items():
             value.copy_(best_weights[name])
-    return SftReport(
-        num_steps=step,
-        best_step=best_step,
-        train_loss=best_train_loss,
-        validation_loss=best_loss,
-        seconds=time.monotonic() - start,
-        cached=False,
-    )
+    return SftReport(step, best_step, best_loss)
 
 
 def _learning_rate(settings: SftSettings, step: int) -> float:

@@ -4,7 +4,6 @@ rltf report RUN_DIR                           writes RUN_DIR/report.html again
 rltf report runs/a runs/b --output both.html --smoothing 0.8
 rltf report compare --runs runs/rl-0 runs/rl-1 --controls runs/sl-0 runs/sl-1
 rltf report figure --group "RL" runs/rl-0 runs/rl-1 --group "control" runs/sl-0 runs/sl-1 --output curve.png
-rltf report ablation runs/ablation --output ablation.png
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from errors import UserError
 
-COMMANDS = ("report", "compare", "figure", "ablation")
+COMMANDS = ("report", "compare", "figure")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,11 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     figure.add_argument("--output", type=Path, required=True, help="picture to write, .png or .svg")
     figure.add_argument("--k", type=int, default=1, help="the k of pass@k")
     figure.set_defaults(run=_figure)
-
-    ablation = commands.add_parser("ablation", help="print the tables of `make ablation` and draw its picture")
-    ablation.add_argument("folder", type=Path, metavar="DIR", help="folder of the ablation's runs")
-    ablation.add_argument("--output", type=Path, required=True, help="picture to write, .png or .svg")
-    ablation.set_defaults(run=_ablation)
     return parser
 
 
@@ -114,10 +108,3 @@ def _figure(options: argparse.Namespace) -> None:
         raise UserError(f"{len(groups)} groups: only {len(COLORS)} can be told apart in one picture")
     draw_pass_at_k(groups, options.output, options.k)
     print(options.output)
-
-
-def _ablation(options: argparse.Namespace) -> None:
-    from reporting.comparisons import ablation_tables, draw_ablation
-
-    print(ablation_tables(options.folder))
-    draw_ablation(options.folder, options.output)

@@ -9,10 +9,9 @@ the name of the run.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from controller.events import Evaluated, Event, Graded, Polled, Refreshed, Step
 from learner.metrics import StepMetrics
@@ -22,20 +21,12 @@ RUN_TAG = "run"
 LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "kl")
 
 
-class Kind(StrEnum):
-    """How a series behaves, in Prometheus' terms."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
 @dataclass(frozen=True, slots=True)
 class Series:
     """One series, or one per value of its tags. `boundaries` are the upper bounds of a histogram."""
 
     name: str
-    kind: Kind
+    kind: type[Metric]
     unit: str
     help: str
     tags: tuple[str, ...] = ()
@@ -44,7 +35,7 @@ class Series:
     @property
     def exported(self) -> str:
         """Its name in Prometheus; a histogram adds `_bucket`, `_count` and `_sum` to it."""
-        return f"ray_{self.name}" + ("_total" if self.kind is Kind.COUNTER else "")
+        return f"ray_{self.name}" + ("_total" if self.kind is Counter else "")
 
     @property
     def description(self) -> str:
@@ -52,72 +43,70 @@ class Series:
         return f"{self.help} Unit: {self.unit}."
 
 
-_COUNTER, _GAUGE, _HISTOGRAM = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
-
 # The learner.
-UPDATES = Series("rltf_updates", _COUNTER, "updates", "Updates of the policy.")
-STEP = Series("rltf_step", _GAUGE, "updates", "Current update of the run, counted from its first start.")
-NUM_STEPS = Series("rltf_num_steps", _GAUGE, "updates", "Number of updates the run will make.")
-WEIGHTS_VERSION = Series("rltf_weights_version", _GAUGE, "versions", "Version of the newest published weights.")
+UPDATES = Series("rltf_updates", Counter, "updates", "Updates of the policy.")
+STEP = Series("rltf_step", Gauge, "updates", "Current update of the run, counted from its first start.")
+NUM_STEPS = Series("rltf_num_steps", Gauge, "updates", "Number of updates the run will make.")
+WEIGHTS_VERSION = Series("rltf_weights_version", Gauge, "versions", "Version of the newest published weights.")
 TRAINED_TOKENS = Series(
-    "rltf_trained_tokens", _COUNTER, "tokens", "Completion tokens trained on, including reference programs."
+    "rltf_trained_tokens", Counter, "tokens", "Completion tokens trained on, including reference programs."
 )
-TRAINED_SAMPLES = Series("rltf_trained_samples", _COUNTER, "samples", "Sampled programs trained on.")
+TRAINED_SAMPLES = Series("rltf_trained_samples", Counter, "samples", "Sampled programs trained on.")
 STEP_SECONDS = Series(
-    "rltf_step_seconds", _COUNTER, "seconds",
+    "rltf_step_seconds", Counter, "seconds",
     "Learner time spent waiting for samples, computing updates or publishing weights.", ("part",),
 )  # fmt: skip
 STALENESS = Series(
-    "rltf_staleness_versions", _HISTOGRAM, "versions", "Weight versions by which trained samples lagged.", (),
+    "rltf_staleness_versions", Histogram, "versions", "Weight versions by which trained samples lagged.", (),
     (0.5, 1.5, 2.5, 3.5, 4.5, 6.5, 8.5, 16.5, 32.5),
 )  # fmt: skip
 DROPPED_SAMPLES = Series(
-    "rltf_dropped_samples", _COUNTER, "samples", "Graded samples dropped before they were trained on.", ("reason",)
+    "rltf_dropped_samples", Counter, "samples", "Graded samples dropped before they were trained on.", ("reason",)
 )
-REWARD_MEAN = Series("rltf_reward_mean", _GAUGE, "reward", "Mean coarse reward in the last update.")
-PASS_RATE = Series("rltf_pass_rate", _GAUGE, "share", "Share of the samples in the last update that passed.")
-LOSS = Series("rltf_loss", _GAUGE, "loss", "Loss terms of the last update, before weighting.", ("term",))
-GRAD_NORM = Series("rltf_grad_norm", _GAUGE, "norm", "Gradient norm of the last update, before clipping.")
-ENTROPY = Series("rltf_entropy_nats", _GAUGE, "nats", "Policy entropy over the sampled tokens of the last update.")
+REWARD_MEAN = Series("rltf_reward_mean", Gauge, "reward", "Mean coarse reward in the last update.")
+PASS_RATE = Series("rltf_pass_rate", Gauge, "share", "Share of the samples in the last update that passed.")
+LOSS = Series("rltf_loss", Gauge, "loss", "Loss terms of the last update, before weighting.", ("term",))
+GRAD_NORM = Series("rltf_grad_norm", Gauge, "norm", "Gradient norm of the last update, before clipping.")
+ENTROPY = Series("rltf_entropy_nats", Gauge, "nats", "Policy entropy over the sampled tokens of the last update.")
 MISMATCH = Series(
-    "rltf_sampler_mismatch", _GAUGE, "nats",
+    "rltf_sampler_mismatch", Gauge, "nats",
     "Mean absolute difference between sampler and learner log-probabilities.",
 )  # fmt: skip
-PASS_AT_K = Series("rltf_held_out_pass", _GAUGE, "share", "pass@k on the held-out problems.", ("k",))
+PASS_AT_K = Series("rltf_held_out_pass", Gauge, "share", "pass@k on the held-out problems.", ("k",))
 
 # Generators and sandboxes.
-SAMPLED_TOKENS = Series("rltf_sampled_tokens", _COUNTER, "tokens", "Tokens sampled.", ("generator",))
+SAMPLED_TOKENS = Series("rltf_sampled_tokens", Counter, "tokens", "Tokens sampled.", ("generator",))
 GENERATOR_SECONDS = Series(
-    "rltf_generator_seconds", _COUNTER, "seconds",
+    "rltf_generator_seconds", Counter, "seconds",
     "Generator time: engine steps (sampling), loading weights (updating), and total time including idle (all).",
     ("generator", "part"),
 )  # fmt: skip
 GRADED_PROGRAMS = Series(
-    "rltf_graded_programs", _COUNTER, "programs",
+    "rltf_graded_programs", Counter, "programs",
     "Graded programs that were sampled for training; infrastructure_error: the grader itself failed.", ("outcome",),
 )  # fmt: skip
-TESTS = Series("rltf_tests", _COUNTER, "tests", "Unit tests run on these programs.")
+TESTS = Series("rltf_tests", Counter, "tests", "Unit tests run on these programs.")
 ISOLATED_PROGRAMS = Series(
-    "rltf_isolated_programs", _COUNTER, "programs", "The same programs, by the isolation they ran under.",
+    "rltf_isolated_programs", Counter, "programs", "The same programs, by the isolation they ran under.",
     ("isolation",),
 )  # fmt: skip
-SANDBOX_WORKERS = Series("rltf_sandbox_workers", _GAUGE, "workers", "Sandbox workers, ready or starting.", ("state",))
-REPLACED_ACTORS = Series("rltf_replaced_actors", _COUNTER, "actors", "Actors that died and were replaced.", ("kind",))
+SANDBOX_WORKERS = Series("rltf_sandbox_workers", Gauge, "workers", "Sandbox workers, ready or starting.", ("state",))
+REPLACED_ACTORS = Series("rltf_replaced_actors", Counter, "actors", "Actors that died and were replaced.", ("kind",))
 
 # Queues and transfers between them.
 QUEUED_SAMPLES = Series(
-    "rltf_queued_samples", _GAUGE, "samples",
+    "rltf_queued_samples", Gauge, "samples",
     "Samples at each stage: with generators, with sandboxes, buffered, taken.", ("stage",),
 )  # fmt: skip
-BUFFER_FILL = Series("rltf_buffer_fill", _GAUGE, "share", "Share of buffer.capacity in use.")
-BUFFER_BYTES = Series("rltf_buffer_bytes", _GAUGE, "bytes", "Size of the buffered samples.")
+BUFFER_FILL = Series("rltf_buffer_fill", Gauge, "share", "Share of buffer.capacity in use.")
+BUFFER_BYTES = Series("rltf_buffer_bytes", Gauge, "bytes", "Size of the buffered samples.")
 WEIGHT_SYNC_SECONDS = Series(
-    "rltf_weight_sync_seconds", _HISTOGRAM, "seconds",
+    "rltf_weight_sync_seconds", Histogram, "seconds",
     "Time from publishing weights until every generator samples with them.", (),
     (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
 )  # fmt: skip
 GPU_MEMORY_BYTES = Series(
-    "rltf_gpu_memory_bytes", _GAUGE, "bytes", "GPU memory held by an actor's tensors; 0 without a GPU.", ("actor",)
+    "rltf_gpu_memory_bytes", Gauge, "bytes", "GPU memory held by an actor's tensors; 0 without a GPU.", ("actor",)
 )
 
 SERIES: tuple[Series, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Series))
@@ -211,14 +200,7 @@ class Telemetry:
 
 
 def _metric(one: Series, run: str) -> Any:
-    tag_keys = (RUN_TAG, *one.tags)
-    metric: Counter | Gauge | Histogram
-    match one.kind:
-        case Kind.COUNTER:
-            metric = Counter(one.name, one.description, tag_keys)
-        case Kind.GAUGE:
-            metric = Gauge(one.name, one.description, tag_keys)
-        case Kind.HISTOGRAM:
-            metric = Histogram(one.name, one.description, list(one.boundaries), tag_keys)
+    bounds = {"boundaries": list(one.boundaries)} if one.boundaries else {}
+    metric: Any = one.kind(one.name, one.description, tag_keys=(RUN_TAG, *one.tags), **bounds)
     metric.set_default_tags({RUN_TAG: run})
     return metric

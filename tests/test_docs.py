@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # The commands of the program, each with the words that run it. Subcommands come before their commands.
-REPORTS = ("report", "compare", "figure", "ablation")
+REPORTS = ("report", "compare", "figure")
 PINNED: Mapping[str, tuple[str, ...]] = {
     "python launch.py": ("launch.py",),
     "python evaluate.py": ("evaluate.py",),

@@ -106,8 +106,7 @@ class WeightReceiver:
     def take_part(self) -> None:
         """Do the next phase, and those that follow while nothing may be sampled.
 
-        Raises:
-            TransferError: the update broke off, and half of the weights may have arrived.
+        Raises TransferError if the update broke off, and half of the weights may have arrived.
         """
         is_paused, began = False, time.monotonic()
         while True:

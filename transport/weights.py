@@ -52,8 +52,7 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
 
     NumPy has no bfloat16. The bits of such tensors are stored as uint16, a type that no parameter has.
 
-    Raises:
-        TypeError: the tensor's own type is uint16, which would be mistaken for bfloat16.
+    Raises TypeError if the tensor's own type is uint16, which would be mistaken for bfloat16.
     """
     host = tensor.detach().cpu().contiguous()
     if host.dtype == torch.uint16:
@@ -77,8 +76,7 @@ def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: 
 
     Contiguous host tensors are not copied, so put the buckets into the object store before the parameters change.
 
-    Raises:
-        ValueError: a name occurs twice.
+    Raises ValueError if a name occurs twice.
     """
     buckets: list[Bucket] = []
     names: set[str] = set()

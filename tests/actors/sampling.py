@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from actors.engine import SampledSequence, SamplingRequest
+from actors.engine import EngineOptions, SampledSequence, SamplingRequest
 from actors.messages import RolloutRequest
+from settings import Dtype, GeneratorSettings, ModelSettings
 
 Weights = dict[str, torch.Tensor]
+
+
+def engine_options(
+    dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int, end_token_ids: tuple[int, ...]
+) -> EngineOptions:
+    generator = GeneratorSettings(max_num_seqs=max_num_seqs, kv_cache_bytes=kv_cache_bytes)
+    return EngineOptions(ModelSettings(dtype=Dtype(dtype), max_model_len=max_model_len), generator, end_token_ids)
 
 
 def make_request(request_id: str, prompt_ids: list[int], **changes: object) -> SamplingRequest:

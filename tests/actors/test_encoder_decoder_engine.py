@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine
+from actors.engine import FinishedRequest, SampledSequence, SamplingEngine
 from actors.transformers_engine import TransformersEngine
 from errors import UserError
-from tests.actors.sampling import Weights, make_request, sequence_ids
+from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import FinishReason, VersionSpan
@@ -27,7 +27,7 @@ class Setting:
 
     def __init__(self, folder: Path, *, max_num_seqs: int = 64) -> None:
         end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
-        options = EngineOptions("float32", 256, max_num_seqs, 2**24, end_ids)
+        options = engine_options("float32", 256, max_num_seqs, 2**24, end_ids)
         self.engine: SamplingEngine = TransformersEngine(folder, options)
         self.end_id = end_ids[0]
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -198,4 +198,4 @@ def test_models_that_cannot_be_sampled_from_are_refused(
     config = tmp_path / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(UserError, match=message):
-        TransformersEngine(tmp_path, EngineOptions("float32", 256, 4, 2**24, (2,)))
+        TransformersEngine(tmp_path, engine_options("float32", 256, 4, 2**24, (2,)))

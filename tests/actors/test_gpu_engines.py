@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import EngineOptions
 from settings import ModelSettings
 from tests.actors.running_actors import KEEP, Scorer, check_update_in_flight, kill, start_generator, start_learner
-from tests.actors.sampling import Weights, make_request, sequence_ids
+from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 
 pytestmark = [
     pytest.mark.ray,
@@ -69,7 +68,7 @@ def test_vllm_starts_on_a_card_that_is_partly_taken_and_samples_what_its_weights
 ) -> None:
     from actors.vllm_engine import VllmEngine
 
-    engine = VllmEngine(tiny_model_dir, EngineOptions(dtype, 256, 16, kv_cache_bytes=2**24, end_token_ids=(1,)))
+    engine = VllmEngine(tiny_model_dir, engine_options(dtype, 256, 16, kv_cache_bytes=2**24, end_token_ids=(1,)))
     for version in (1, 2):
         weights = {name: value * 0.5 for name, value in make_weights(version).items()}
         engine.load_weights(version, weights.items())

@@ -16,14 +16,14 @@ from actors.engine import EngineOptions, build_engine
 from actors.prompting import Prompter
 from errors import UserError
 from settings import GeneratorSettings, ModelSettings
-from tests.actors.sampling import Weights
+from tests.actors.sampling import Weights, engine_options
 from transport.model_folder import check_model_folder, end_token_ids, load_tokenizer
 
 MAX_LENGTH = 256
 
 
 def options(dtype: str = "float32") -> EngineOptions:
-    return EngineOptions(dtype, MAX_LENGTH, max_num_seqs=4, kv_cache_bytes=2**24, end_token_ids=(1,))
+    return engine_options(dtype, MAX_LENGTH, max_num_seqs=4, kv_cache_bytes=2**24, end_token_ids=(1,))
 
 
 @pytest.mark.parametrize("name", [pytest.param("vllm", marks=pytest.mark.ray), "transformers"])
@@ -43,7 +43,7 @@ def test_an_update_that_lacks_a_parameter_is_refused(
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     from actors.vllm_engine import VllmEngine
 
-    longer = dataclasses.replace(options(), max_model_len=2 * MAX_LENGTH)
+    longer = dataclasses.replace(options(), model=ModelSettings(dtype="float32", max_model_len=2 * MAX_LENGTH))
     with pytest.raises(UserError, match=r"model\.max_model_len 512 exceeds the context"):
         VllmEngine(tiny_model_dir, longer)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from actors.engine import EngineOptions, FinishedRequest
+from actors.engine import FinishedRequest
 from actors.transformers_engine import TransformersEngine
-from tests.actors.sampling import make_request, sequence_ids
+from tests.actors.sampling import engine_options, make_request, sequence_ids
 
 CONTEXT = 40
 PROMPT = list(range(10, 49))
@@ -47,7 +47,7 @@ def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path)
 def test_full_rows_and_rows_that_join_late_do_not_affect_others(folder: Path, max_num_seqs: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
-    engine = TransformersEngine(folder, EngineOptions("float32", CONTEXT, max_num_seqs, 2**24, ()))
+    engine = TransformersEngine(folder, engine_options("float32", CONTEXT, max_num_seqs, 2**24, ()))
     lengths = {"many": 4, "full": 38, "fuller": 39, "short": 1, "late": 25}
     results: list[FinishedRequest] = []
     for name, length in lengths.items():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine import EngineOptions, SampledSequence
+from actors.engine import SampledSequence
 from tests.actors.engine_process import EngineProcess, engine_process
-from tests.actors.sampling import Weights, make_request, sequence_ids
+from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 from tests.families import CONTEXT, FAMILIES, WINDOW, build_family
 from transport.model_folder import end_token_ids, load_tokenizer
 
@@ -54,7 +54,7 @@ def test_sampler_and_transformers_agree_before_and_after_updates(
     end_ids = end_token_ids(folder, load_tokenizer(folder), chat=False)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # in evaluation mode already
     with vllm_process.engine(
-        folder, EngineOptions("float32", CONTEXT, 16, kv_cache_bytes=2**25, end_token_ids=end_ids)
+        folder, engine_options("float32", CONTEXT, 16, kv_cache_bytes=2**25, end_token_ids=end_ids)
     ):
         for version in (0, 1, 2):
             if version:
@@ -91,7 +91,7 @@ def test_bfloat16_is_sampled_and_updated_without_a_compiler(
     """Other CPU kernels serve bfloat16 than float32. The sampler would compile functions for the nucleus."""
     assert vllm_process.compilers() == []
     prompt = PROMPT[:70]
-    options = EngineOptions("bfloat16", 256, max_num_seqs=16, kv_cache_bytes=2**24, end_token_ids=(1,))
+    options = engine_options("bfloat16", 256, max_num_seqs=16, kv_cache_bytes=2**24, end_token_ids=(1,))
     with vllm_process.engine(tiny_model_dir, options):
         (finished,) = vllm_process.sample([make_request("nucleus", prompt, top_p=0.9)]).values()
         assert len(finished.samples) == 2

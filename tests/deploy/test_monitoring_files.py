@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.util.metrics import Histogram
 
-from reporting.telemetry import SERIES, Kind
+from reporting.telemetry import SERIES
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/rltf.json"
@@ -27,7 +28,7 @@ def names_in(text: str) -> set[str]:
 def exported_names() -> set[str]:
     names = set()
     for one in SERIES:
-        ends = ("_bucket", "_count", "_sum") if one.kind is Kind.HISTOGRAM else ("",)
+        ends = ("_bucket", "_count", "_sum") if one.kind is Histogram else ("",)
         names |= {one.exported + end for end in ends}
     return names
 

@@ -11,14 +11,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from actors.engine import EngineOptions
 from actors.transformers_engine import TransformersEngine
 from errors import UserError
 from learner.data import TokenSequence
 from learner.learner import Learner
 from learner.sft import run_sft
 from settings import LoraSettings
-from tests.actors.sampling import make_request
+from tests.actors.sampling import engine_options, make_request
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.learner.samples import make_experiences, make_learner, make_references
 from transport.lora import AdapterMerger
@@ -112,7 +111,7 @@ def test_published_adapters_merge_into_the_same_weights(model_dir: Path) -> None
 def test_engine_samples_with_the_adapters(model_dir: Path) -> None:
     learner = make_learner(model_dir, lora=LORA.model_copy(update={"publish": "adapter"}), temperature=0.9)
     train(learner)
-    engine = TransformersEngine(model_dir, EngineOptions("float32", 96, 16, 2**24, (1,)))
+    engine = TransformersEngine(model_dir, engine_options("float32", 96, 16, 2**24, (1,)))
     engine.load_weights(1, AdapterMerger(model_dir, LORA).merge(learner.policy.published()))
     engine.add_request(make_request("one", list(range(10, 40)), temperature=0.9, num_samples=4, greedy=False))
     finished = []

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reporting.command import main
-from reporting.comparisons import ROWS, interval, is_finished
+from scripts.ablation_tables import ROWS, interval, is_finished, main
 from settings_sources import load_settings
 from tests.controller.jobs import python
 
@@ -36,7 +35,7 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_samples(
         tmp_path / "rltf-0", ("passed", None, None), ("runtime_error", "NameError", 2), ("failed", None, None)
     )
-    assert main(["ablation", str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 0
+    assert main([str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 0
     printed = capsys.readouterr().out
     assert "3 seeds, 2 held-out problems" in printed
     assert "| SL only | 25.0 [0.0, 50.0] | 25.0, 25.0, 25.0 |" in printed
@@ -60,7 +59,7 @@ def test_incomparable_runs_are_refused(
     write_run(tmp_path / "sl-0", {"a": 1})
     assert callable(spoil)
     spoil(tmp_path)
-    assert main(["ablation", str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 2
+    assert main([str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 2
     assert message in capsys.readouterr().err
 
 
