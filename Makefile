@@ -6,14 +6,21 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-long lint bench docs chaos soak ablation submit setup
+.PHONY: run test test-fast test-long lint bench docs chaos soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
 run: setup
 	$(VENV)/python launch.py $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
 
+# One process runs the tests with Ray and vLLM, the other all the rest (tests/conftest.py).
+WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: setup
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest $(WORKERS)
+
+# Without Ray, vLLM and the large families of cases: while you work on something.
+test-fast: setup
+	$(VENV)/python -m pytest $(WORKERS) -m "not ray and not slow and not long"
 
 test-long: setup
 	$(VENV)/python -m pytest -m long --timeout 1800

@@ -25,15 +25,21 @@ FULL_BYTES = 1 << 20
 
 def write_text(path: Path, text: str) -> Path:
     """Replace the whole file and return its path. Raises OSError with the path as its file name."""
+    return _write(path, [text])
+
+
+def _write(path: Path, parts: Iterable[str]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         temporary.replace(path)
     except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
     return path
 
 
@@ -43,8 +49,8 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Replace the file with one JSON object per line and return its path."""
-    return write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    """Replace the file with one JSON object per line, written as `rows` yields them; returns its path."""
+    return _write(path, (json.dumps(row) + "\n" for row in rows))
 
 
 def sync(path: Path) -> None:

@@ -1,9 +1,13 @@
-"""Fixtures shared by all rooms: a tiny real model folder, and one small Ray for the whole session."""
+"""What all tests share: a tiny real model folder, one small Ray for the session, and the rules of the test tiers.
+
+A test that starts Ray or vLLM has the mark `ray`: by itself if it asks for one of the fixtures below, or from its file.
+In every other test, both refuse to start, in this process and in those that the test starts.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch, because tests share the cores
@@ -16,6 +20,35 @@ from tests.tiny_model import build_tiny_model
 # Properties are about values, so they must not fail because a machine is busy.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
+
+
+STARTS_RAY = {"ray_session", "running", "vllm_process"}
+NEEDS_MARK = "this test needs pytest.mark.ray"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray, and run it first: it takes longest.
+
+    With several workers, one of them runs all tests with Ray, since those use every core. The other tests of a file
+    stay together, because they share sandboxes.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and STARTS_RAY & set(item.fixturenames):
+            item.add_marker(pytest.mark.ray)
+        starts_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep Ray and vLLM from starting in a test without the mark, or in a fixture that it asks for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("ray") is None:
+            patch.setenv("RAY_TMPDIR", f"/dev/null/{NEEDS_MARK}")  # where Ray makes the folder of its session
+            patch.setenv("VLLM_LOGGING_LEVEL", NEEDS_MARK)  # read, and refused, when vLLM is imported
+        return (yield)
 
 
 @pytest.fixture(scope="session")

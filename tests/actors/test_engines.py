@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
-from actors.model_folder import end_token_ids, load_tokenizer
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights, make_request, sequence_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import FinishReason, VersionSpan
 
 MAX_LENGTH = 256
 PROMPT = list(range(10, 80))
 
 
-@pytest.fixture(scope="module", params=["vllm", "transformers"])
+@pytest.fixture(scope="module", params=[pytest.param("vllm", marks=pytest.mark.ray), "transformers"])
 def engine(tiny_model_dir: Path, request: pytest.FixtureRequest) -> Iterator[SamplingEngine]:
     model = ModelSettings(dtype="float32", max_model_len=MAX_LENGTH)
     settings = GeneratorSettings(engine=request.param, num_gpus=0, max_num_seqs=64, kv_cache_bytes=64 * 2**20)

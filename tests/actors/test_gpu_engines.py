@@ -15,6 +15,7 @@ from tests.actors.running_actors import KEEP, Scorer, check_update_in_flight, ki
 from tests.actors.sampling import Weights, make_request, sequence_ids
 
 pytestmark = [
+    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]

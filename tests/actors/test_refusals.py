@@ -13,11 +13,11 @@ from typing import Literal
 import pytest
 
 from actors.engine import EngineOptions, build_engine
-from actors.model_folder import check_model_folder, end_token_ids, load_tokenizer
 from actors.prompting import Prompter
 from errors import UserError
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
+from transport.model_folder import check_model_folder, end_token_ids, load_tokenizer
 
 MAX_LENGTH = 256
 
@@ -26,7 +26,7 @@ def options(dtype: str = "float32") -> EngineOptions:
     return EngineOptions(dtype, MAX_LENGTH, max_num_seqs=4, kv_cache_bytes=2**24, end_token_ids=(1,))
 
 
-@pytest.mark.parametrize("name", ["vllm", "transformers"])
+@pytest.mark.parametrize("name", [pytest.param("vllm", marks=pytest.mark.ray), "transformers"])
 def test_an_update_that_lacks_a_parameter_is_refused(
     name: Literal["vllm", "transformers"], tiny_model_dir: Path, make_weights: Callable[[int], Weights]
 ) -> None:
@@ -39,11 +39,12 @@ def test_an_update_that_lacks_a_parameter_is_refused(
         engine.load_weights(1, weights.items())
 
 
+@pytest.mark.ray
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     from actors.vllm_engine import VllmEngine
 
     longer = dataclasses.replace(options(), max_model_len=2 * MAX_LENGTH)
-    with pytest.raises(UserError, match=r"model\.max_model_len 512 is more than the context"):
+    with pytest.raises(UserError, match=r"model\.max_model_len 512 exceeds the context"):
         VllmEngine(tiny_model_dir, longer)
 
 
@@ -52,6 +53,7 @@ def model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
 
 
+@pytest.mark.ray
 def test_an_architecture_unknown_to_vllm_is_named(model_copy: Path) -> None:
     from actors.vllm_engine import VllmEngine
 

@@ -164,6 +164,7 @@ def test_wrong_programs_that_pass_an_apps_test_are_caught() -> None:
     assert caught[True] == 0
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_model_folder_is_asked_through_vllm(tmp_path: Path) -> None:
     """A random model proposes nothing that is an input. The command goes on without."""

@@ -11,6 +11,8 @@ import pytest
 from tests.controller.jobs import python, small_job
 from tests.families import CONTEXT, build_family
 
+pytestmark = pytest.mark.ray
+
 LONG = pytest.mark.long
 
 

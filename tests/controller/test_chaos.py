@@ -9,6 +9,8 @@ import pytest
 
 from tests.controller.jobs import python
 
+pytestmark = pytest.mark.ray
+
 ACTORS = ("generator", "sandbox worker", "buffer", "rollout store", "learner")
 SMALL = ("--problems", "4", "--sft-steps", "0", "--undisturbed", "0")
 

@@ -45,6 +45,7 @@ def test_a_missing_head_is_reported_before_ray_waits_for_it(monkeypatch: pytest.
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
 
 
+@pytest.mark.ray
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray

@@ -8,6 +8,8 @@ import pytest
 
 from tests.controller.jobs import python
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.mark.slow
 def test_many_simulated_actors_feed_the_learner_through_the_buffer() -> None:

@@ -15,7 +15,7 @@ from tests.controller.jobs import launch as launch_job
 from tests.controller.jobs import python, small_job
 from tests.encoder_decoder_models import build_encoder_decoder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 LONG = pytest.mark.long
 

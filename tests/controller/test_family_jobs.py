@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.controller.jobs import python, small_job
 from tests.families import FAMILIES, WINDOW, build_family
 
+pytestmark = pytest.mark.ray
+
 
 def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, Any]]:
     """Run a job with a new model of `family` in `folder / "job"`. It must succeed; returns its metrics."""

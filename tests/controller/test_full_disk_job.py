@@ -9,7 +9,7 @@ import pytest
 
 from tests.controller.jobs import python, small_job
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(700)]
 
 
 def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.controller.jobs import ROOT, launch, python, small_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_node_with_other_versions_is_named_before_anything_starts(seen: dict[str, Any]) -> None:
     assert seen["versions"]["num_same"] == 3
     assert "1 of 1 other nodes do not run what this one runs" in seen["versions"]["said"]
@@ -29,15 +29,18 @@ def test_a_node_with_other_versions_is_named_before_anything_starts(seen: dict[s
     assert "make setup" in seen["versions"]["said"]
 
 
+@pytest.mark.ray
 def test_missing_room_is_reported_with_what_was_requested(seen: dict[str, Any]) -> None:
     assert "timed out after 2 s waiting for room for learner and generators" in seen["no_room"]["said"]
     assert "1 GPU" in seen["no_room"]["said"]
 
 
+@pytest.mark.ray
 def test_programs_spread_over_nodes_of_their_kind(seen: dict[str, Any]) -> None:
     assert len(seen["lost_node"]["nodes_used"]) == 2
 
 
+@pytest.mark.ray
 def test_only_calls_in_progress_on_a_lost_node_are_repeated(seen: dict[str, Any]) -> None:
     assert seen["lost_node"]["num_answers"] == seen["lost_node"]["num_done"] == 60
     assert 1 <= seen["lost_node"]["num_repeated"] <= 2 * 4

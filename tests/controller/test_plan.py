@@ -128,6 +128,7 @@ def test_unusable_problems_are_reported_before_anything_starts(capsys: pytest.Ca
     assert "Ray" not in said.out
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_missing_figures_are_measured_in_a_short_run(tmp_path: Path) -> None:
     job = small_job(tmp_path, "planned", "--plan.num_updates", "4", sft_steps=5)

@@ -15,7 +15,7 @@ from launch import main
 from tests.controller.jobs import launch, small_job
 from transport.weights import checksum, pack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

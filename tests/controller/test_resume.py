@@ -20,7 +20,7 @@ from controller.problems import ProblemSampler, load_problem_sets
 from settings_sources import load_settings
 from tests.controller.jobs import ROOT, launch, python, small_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_STEPS = 4
 SAMPLES = 4

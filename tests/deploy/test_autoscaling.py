@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.alone import run_alone
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_backlog_starts_nodes_and_idle_nodes_stop(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.autoscaling", tmp_path, 240)

@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.alone import run_alone
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_job_whose_head_is_lost_says_so_and_ends(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.head_lost", tmp_path, 560)

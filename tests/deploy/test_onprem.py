@@ -98,6 +98,7 @@ def options(changes: dict[str, str]) -> list[str]:
     return [word for key, value in changes.items() for word in (f"--{key}", value)]
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_job_on_your_own_machines(tmp_path: Path) -> None:
     with cluster(tmp_path) as onprem:
@@ -122,6 +123,7 @@ def learner_on_worker(config: dict[str, Any]) -> None:
     commands[-1] = commands[-1].replace("nvidia-smi -L", f"{HOME}/rltf/.gpu")
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_the_learner_on_a_different_machine_than_the_driver(tmp_path: Path) -> None:
     """A short starter job with vLLM. Model and checkpoints go between machines, and the run can be resumed."""

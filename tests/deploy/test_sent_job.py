@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.alone import run_alone
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_cluster_runs_a_job_sent_from_a_laptop(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.submission", tmp_path, 560)

@@ -26,7 +26,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row | {"seconds": 0} for row in read_samples(folder)]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_model_folder_is_evaluated_and_resumed(tmp_path: Path, tiny_model_dir: Path) -> None:
     command = ["--model", str(tiny_model_dir), "--problems", problem_file(tmp_path), "--num-samples", "3"]
     command += ["--max-tokens", "8", "--dtype", "float32", "--k", "1", "3"]

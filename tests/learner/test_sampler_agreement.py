@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from actors.engine import build_engine
-from actors.model_folder import end_token_ids, load_tokenizer
 from learner.data import Experience
 from rewards import Granularity
 from sandbox.verdict import Outcome
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import make_request
 from tests.learner.samples import make_learner, make_references, random_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 
 NUM_UPDATES = 50
 REFRESH_EVERY = 5
 TEMPERATURE = 0.8
 
 
+@pytest.mark.ray
 def test_ratio_to_vllm_stays_one_at_learning_rate_zero(tiny_model_dir: Path) -> None:
     model = ModelSettings(dtype="float32", max_model_len=256)
     sampling = GeneratorSettings(num_gpus=0, max_num_seqs=16, kv_cache_bytes=64 * 2**20)

@@ -16,7 +16,7 @@ from learner.learner import Learner
 from learner.sft import SftProgress, run_sft
 from problems.prompts import render_prompt
 from problems.types import Problem, StdinTest
-from settings import SftSettings
+from settings import LossAggMode, SftSettings
 from tests.learner.samples import largest_difference, make_learner, random_ids
 
 
@@ -27,9 +27,12 @@ def copying_references(count: int = 48) -> list[TokenSequence]:
     return [TokenSequence(prompt, np.repeat(prompt[-1:], 4)) for prompt in prompts]
 
 
-def stage(model: Path, cache_dir: Path | None, **fields: Any) -> Learner:
+def stage(
+    model: Path, cache_dir: Path | None, loss_agg_mode: LossAggMode = LossAggMode.TOKEN_MEAN, **fields: Any
+) -> Learner:
     given = {"num_steps": 40, "learning_rate": 3e-3, "warmup_steps": 5, "batch_size": 16, "evaluate_every": 5}
-    return make_learner(model, sft=SftSettings(**{**given, "cache_dir": cache_dir, **fields}))
+    sft = SftSettings(**{**given, "cache_dir": cache_dir, **fields})
+    return make_learner(model, sft=sft, loss_agg_mode=loss_agg_mode)
 
 
 def test_sft_learns_and_is_cached(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -52,11 +55,12 @@ def test_sft_learns_and_is_cached(tiny_model_dir: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("change", ["data", "settings", "seed", "weights"])
+@pytest.mark.parametrize("change", ["data", "settings", "seed", "weights", "loss"])
 def test_cache_key_covers_every_input(tiny_model_dir: Path, tmp_path: Path, change: str) -> None:
     references = copying_references()
     run_sft(stage(tiny_model_dir, tmp_path, num_steps=2), references, seed=0)
-    other = stage(tiny_model_dir, tmp_path, num_steps=2 + (change == "settings"))
+    mode = LossAggMode.SEQ_MEAN_TOKEN_SUM if change == "loss" else LossAggMode.TOKEN_MEAN
+    other = stage(tiny_model_dir, tmp_path, mode, num_steps=2 + (change == "settings"))
     if change == "weights":
         with torch.no_grad():
             next(other.policy.model.parameters())[0, 0] += 1

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = shutil.which("prometheus")
 ANSWER_S = 60.0
 
+pytestmark = pytest.mark.ray
+
 
 @dataclass(frozen=True)
 class Exporting:
