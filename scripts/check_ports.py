@@ -17,7 +17,7 @@ def main(ports: Sequence[str]) -> int:
     taken = [int(port) for port in ports if not _is_free(int(port))]
     for port in taken:
         print(
-            f"check_ports: Ray needs port {port}, but {_holder(port) or 'another process'} is using it. Stop that "
+            f"check_ports: port {port}, which Ray needs, is taken by {_holder(port) or 'another process'}. Stop that "
             "process, or change the port in the `ray start` commands of the cluster's file",
             file=sys.stderr,
         )

@@ -70,5 +70,8 @@ def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path:
     for file in (*model.glob("tokenizer*"), *model.glob("vocab*"), *model.glob("merges*")):
         file.unlink()
     message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(model)))
-    assert f"{model} has no tokenizer" in message
+    # Some classes of tokenizers do not load without their files, and others load empty.
+    assert (
+        f"the tokenizer of {model} does not load" in message or f"{model} has a tokenizer without vocabulary" in message
+    )
     assert not (tmp_path / "job").exists()

@@ -48,7 +48,7 @@ def test_architecture_unknown_to_vllm(tmp_path: Path) -> None:
 def test_length_beyond_the_context(tmp_path: Path) -> None:
     model = build_family("gpt2", tmp_path / "model")
     said = refused(tmp_path, str(model), **{"model.max_model_len": str(2 * CONTEXT)})
-    assert f"model.max_model_len {2 * CONTEXT} is more than the {CONTEXT} tokens" in said
+    assert f"model.max_model_len {2 * CONTEXT} exceeds the {CONTEXT} tokens" in said
 
 
 @LONG

@@ -54,7 +54,7 @@ def test_the_most_important_differences_come_first() -> None:
     assert here.differences(there) == [
         "torch 2.12.0 instead of 2.13.0",
         "numpy 2.2 instead of 2.1",
-        "other source files of this program",
+        "different source files of this program",
     ]
 
 

@@ -28,6 +28,7 @@ def measure(corpus: str, *options: str) -> tuple[int, dict[str, Any]]:
 
 
 @needs_data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corpus", "every"),
     [
