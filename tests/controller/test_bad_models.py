@@ -70,4 +70,4 @@ def test_a_chat_model_without_a_template(tmp_path: Path) -> None:
 @LONG
 def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "nor to be had from the hub" in refused(tmp_path, "Salesforce/codegen-2B-mono")
+    assert "is not a local folder and was not found on the Hub" in refused(tmp_path, "Salesforce/codegen-2B-mono")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.controller.jobs import ROOT, launch, python, small_job
+from tests.controller.jobs import ROOT, python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -97,27 +98,22 @@ def test_the_end_says_what_was_gained_and_how_to_go_on(job: FinishedJob) -> None
     assert "evaluate.py --model" in job.output
 
 
-def test_a_finished_run_goes_on_where_it_ended(job: FinishedJob) -> None:
-    done = launch("--resume", str(job.folder), "--run.num_steps", "6")
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = rows(job.folder / "metrics.jsonl")
-    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
-    versions = [row["weights_version"] for row in metrics]
-    assert versions == sorted(versions)
-
-
-def test_interrupt_leaves_a_checkpoint_and_nothing_running(job: FinishedJob) -> None:
-    command = [sys.executable, "launch.py", *small_job(job.runs, "interrupted", "--run.num_steps", "1000")]
+def test_a_finished_run_goes_on_and_an_interrupt_leaves_a_checkpoint(job: FinishedJob) -> None:
+    run = job.runs / "resumed"
+    shutil.copytree(job.folder, run)
+    command = [sys.executable, "launch.py", "--resume", str(run), "--run.num_steps", "1000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = job.runs / "interrupted" / "metrics.jsonl"
     deadline = time.monotonic() + 180
-    while not (metrics.exists() and len(rows(metrics)) >= 1):
-        assert process.poll() is None, "the job ended before its first update"
-        assert time.monotonic() < deadline, "the job did not get to its first update"
+    while len(rows(run / "metrics.jsonl")) < 6:
+        assert process.poll() is None, "the job ended before its next updates"
+        assert time.monotonic() < deadline, "the job did not get to its next updates"
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "--resume" in output
-    last = rows(metrics)[-1]["step"]
-    assert (job.runs / "interrupted" / "checkpoints" / f"step-{last}" / "config.json").is_file()
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
+    versions = [row["weights_version"] for row in metrics]
+    assert versions == sorted(versions)
+    assert (run / "checkpoints" / f"step-{len(metrics)}" / "config.json").is_file()

@@ -31,7 +31,7 @@ def test_a_node_with_other_versions_is_named_before_anything_starts(seen: dict[s
 
 @pytest.mark.ray
 def test_room_that_does_not_come_is_said_with_what_was_asked_for(seen: dict[str, Any]) -> None:
-    assert "waited 2 s for room for learner and generators" in seen["no_room"]["said"]
+    assert "timed out after 2 s waiting for room for learner and generators" in seen["no_room"]["said"]
     assert "1 GPU" in seen["no_room"]["said"]
 
 
@@ -54,7 +54,7 @@ def test_differences_are_said_most_important_first() -> None:
     assert here.differences(there) == [
         "torch 2.12.0 instead of 2.13.0",
         "numpy 2.2 instead of 2.1",
-        "other source files of this program",
+        "different source files of this program",
     ]
 
 

@@ -14,6 +14,6 @@ from tests.deploy.alone import run_alone
 def test_a_job_whose_head_is_lost_says_so_and_ends(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.head_lost", tmp_path, 560)
     assert seen["status"] != 0
-    assert "does not answer any more" in " ".join(seen["said"].split())
+    assert "stopped answering" in " ".join(seen["said"].split())
     assert "--resume" in seen["said"]
     assert list((tmp_path / "job" / "checkpoints").glob("step-*"))

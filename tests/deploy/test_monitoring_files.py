@@ -43,6 +43,7 @@ def test_alerts_ask_for_series_that_exist() -> None:
     rules = [
         rule for group in yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"] for rule in group["rules"]
     ]
+    assert rules
     for rule in rules:
         assert names_in(rule["expr"]) <= exported_names(), rule["alert"]
 
@@ -60,6 +61,7 @@ def test_panels_do_not_overlap_and_say_what_they_show() -> None:
         assert place["x"] + place["w"] <= 24
         taken |= cells
         assert panel["type"] == "row" or panel["description"]
+    assert taken
 
 
 def test_grafana_finds_dashboard_and_prometheus_from_the_projects_folder() -> None:

@@ -164,7 +164,7 @@ def test_algorithm_sets_the_loss_unless_given() -> None:
     [
         ("rltf-paper", {"clip_ratio_low": 0.2, "clip_ratio_high": 0.2}, "set rollout_is_threshold"),
         ("rltf", {"clip_ratio_low": 0.2}, "set both, or neither"),
-        ("rltf", {"rl_weight": 0, "supervised_weight": 0}, "nothing to train on"),
+        ("rltf", {"rl_weight": 0, "supervised_weight": 0}, "nothing to train"),
     ],
 )
 def test_unusable_loss_is_refused(algorithm: str, fields: dict[str, float], message: str) -> None:

@@ -28,6 +28,7 @@ def graders() -> Iterator[Graders]:
         yield made
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize(
     ("corpus", "step"),
