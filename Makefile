@@ -1,6 +1,6 @@
-# Daily commands. Each sets up .venv first where it is missing or stale; that takes no time when nothing changed.
-#   make run ACCELERATOR=cpu   asks for the CPU requirements (default: what the machine has)
-#   make run PYTHON=python3.12 makes .venv with this interpreter
+# Daily commands. Each first sets up .venv if it is missing or out of date; otherwise that takes no time.
+#   make run ACCELERATOR=cpu    installs the CPU requirements (default: what the machine has)
+#   make run PYTHON=python3.12  creates .venv with this interpreter
 
 ACCELERATOR ?= auto
 PYTHON ?= python3
@@ -8,7 +8,7 @@ VENV := .venv/bin
 
 .PHONY: run test test-fast test-long lint bench docs chaos soak ablation submit setup
 
-# vLLM's GPU build does not run on a CPU: there, generator and learner share a GPU.
+# vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
 run: setup
 	$(VENV)/python launch.py $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
 
@@ -49,7 +49,7 @@ ablation: setup
 	$(VENV)/python -m benchmarks.ablation
 	$(VENV)/python -m reporting ablation runs/ablation --output docs/images/ablation.png
 
-# Has a cluster run the job: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'
+# Submits the job to a cluster: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'
 ADDRESS ?= http://localhost:8265
 submit: setup
 	$(VENV)/python launch.py $(ARGS) --cluster.address $(ADDRESS)

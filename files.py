@@ -1,6 +1,6 @@
-"""Files and folders that are complete or absent, whatever crashes while they are written.
+"""Files and folders that are either complete or absent, even after a crash.
 
-Each is written under a temporary name and renamed when it is complete, so no reader ever sees half of one.
+Each is written under a temporary name and renamed when it is complete, so readers never see half of one.
 """
 
 from __future__ import annotations
@@ -19,36 +19,42 @@ from errors import UserError
 
 _NAME = re.compile(r"step-(\d+)")
 _TEMPORARY_PREFIX = ".incomplete-"
-# A disk with less room than this when a write failed is what the write failed of.
+# If a write fails and the disk has less room than this, the full disk is the reason.
 FULL_BYTES = 1 << 20
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Replace the file as a whole; returns its path. Raises OSError, with the path as its file name."""
+    """Replace the whole file and return its path. Raises OSError with the path as its file name."""
+    return _write(path, [text])
+
+
+def _write(path: Path, parts: Iterable[str]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         temporary.replace(path)
     except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
     return path
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Replace the file with `value` as indented JSON; returns its path."""
+    """Replace the file with `value` as indented JSON and return its path."""
     return write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Replace the file with one JSON object per line; returns its path."""
-    return write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    """Replace the file with one JSON object per line, written as `rows` yields them; returns its path."""
+    return _write(path, (json.dumps(row) + "\n" for row in rows))
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,11 +63,12 @@ def sync(path: Path) -> None:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `folder` with what `write` puts into the (empty) folder it is given; raises FileExistsError if it exists
-    and OSError (ENOSPC) where the disk is full.
+    """Create `folder` with what `write` puts into the empty folder it is given.
 
-    After a crash at any moment `folder` is complete or absent; what is left under a temporary name is removed by the
-    next call for the same folder.
+    After a crash at any moment, `folder` is either complete or absent. The next call for the same folder removes
+    whatever the crash left under a temporary name.
+
+    Raises FileExistsError if `folder` exists, and OSError (ENOSPC) if the disk is full.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists already")
@@ -73,7 +80,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         for path in sorted(temporary.rglob("*")):
             sync(path)
-    except Exception as error:  # writers of weights fail in many ways, and few say that the disk is full
+    except Exception as error:  # libraries that write weights rarely say that the disk is full
         is_full = shutil.disk_usage(folder.parent).free < FULL_BYTES
         shutil.rmtree(temporary)
         if is_full:
@@ -85,7 +92,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints `step-N` in `folder`, oldest first; empty where there is no such folder."""
+    """The complete checkpoints `step-N` in `folder`, oldest first; [] if there is no such folder."""
     if not folder.is_dir():
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -98,9 +105,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted writes have left."""
+    """Delete all but the newest `keep` checkpoints, and whatever interrupted writes left behind."""
     for path in checkpoints(folder)[:-keep]:
-        # Renamed first, so that a crash half-way leaves no checkpoint that looks whole.
+        # Rename first, so a crash in between cannot leave a partial checkpoint that looks complete.
         doomed = path.with_name(_TEMPORARY_PREFIX + path.name)
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
@@ -109,7 +116,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 class AppendedFile:
-    """A file that grows by whole pieces. Each piece is written at once, unbuffered: a killed program loses none."""
+    """A file that grows piece by piece. Writes are unbuffered, so a killed program loses none of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -124,7 +131,7 @@ class AppendedFile:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
-        """Close the file; writing afterwards raises ValueError."""
+        """Close the file. Writing to it afterwards raises ValueError."""
         self._file.close()
 
 
@@ -143,9 +150,9 @@ class RowWriter(AppendedFile):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a JSONL file; [] if there is no such file. A last line that was cut short is left out.
+    """All complete rows of a JSONL file; [] if there is no such file. A last line that was cut short is skipped.
 
-    Raises UserError, which names file and line, for a complete line that is not a JSON object.
+    Raises UserError, with the file and line, for a complete line that is not a JSON object.
     """
     if not path.is_file():
         return []

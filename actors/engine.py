@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from actors.messages import RolloutRequest
-from actors.model_folder import check_engine
 from settings import Engine, GeneratorSettings, ModelSettings, WeightTransfer
+from transport.model_folder import check_engine
 from transport.rollouts import FinishReason, VersionSpan
 from transport.weight_receiver import TransferPhase
 

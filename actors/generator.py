@@ -24,12 +24,12 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.engine import FinishedRequest, SamplingRequest, build_engine
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from problems.types import Problem
-from settings import GeneratorSettings, LoraPublish, ModelSettings, OnUpdate, WeightTransfer
+from settings import GeneratorSettings, LoraPublish, OnUpdate, Settings, WeightTransfer
 from transport.folders import HomeFolders
 from transport.lora import AdapterMerger
+from transport.model_folder import end_token_ids
 from transport.rollouts import RolloutStore
 from transport.weight_receiver import (
     PHASE_TIMEOUT_S,
@@ -73,33 +73,30 @@ class Generator:
         self,
         name: str,
         model: Path,
-        model_settings: ModelSettings,
-        settings: GeneratorSettings,
+        settings: Settings,
         problems: Mapping[str, Problem],
         rollout_store: ActorProxy[RolloutStore],
-        *,
         seed: int = 0,
-        deterministic: bool = False,
         home: HomeFolders | None = None,
     ) -> None:
         """Build the engine from the Hugging Face folder `model`, as weights version 0, and start.
 
         `problems` are by task id (pass a reference; Ray resolves it). `seed` starts the engine's own random state, for
-        requests without a seed. For `deterministic`, see `EngineOptions`. `model` is a path on the node of `home`, or
-        on this node without one.
+        requests without a seed. `model` is a path on the node of `home`, or on this node without one.
 
-        Raises:
-            UserError: the folder cannot be sampled from.
+        Raises UserError if the folder cannot be sampled from.
         """
         self._name = name
         model = model if home is None else home.fetch(model)
-        self._max_model_len = model_settings.max_model_len
+        chat, lora = settings.model.chat_template, settings.model.lora
+        self._max_model_len = settings.model.max_model_len
         self._problems = problems
-        self._prompter = Prompter(model, problems, chat_template=model_settings.chat_template)
+        self._prompter = Prompter(model, problems, chat_template=chat)
         self._tokenizer_lock = threading.Lock()
-        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=model_settings.chat_template)
-        self._engine = build_engine(model, model_settings, settings, end_ids, seed, deterministic=deterministic)
-        lora = model_settings.lora
+        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=chat)
+        self._engine = build_engine(
+            model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
+        )
         self._merger = AdapterMerger(model, lora) if lora.rank and lora.publish == LoraPublish.ADAPTER else None
         self._rollout_store = rollout_store
         self._lock = threading.Lock()
@@ -110,8 +107,8 @@ class Generator:
         self._finished: queue.SimpleQueue[FinishedRequest] = queue.SimpleQueue()
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
-        self._drains = settings.on_update == OnUpdate.DRAIN
-        self._update_timeout_s = update_timeout_s(settings)
+        self._drains = settings.generator.on_update == OnUpdate.DRAIN
+        self._update_timeout_s = update_timeout_s(settings.generator)
         self._receiver = WeightReceiver(
             self._update, self._work, self._note_update, drains=self._drains, timeout_s=self._update_timeout_s
         )

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
-from actors.model_folder import check_model_folder, load_tokenizer
 from errors import UserError
 from problems.extraction import extract_program
 from problems.prompts import encode_prompt
-from problems.token_spans import decode_with_spans, keeps_code
+from problems.token_spans import decode_with_spans
 from problems.types import Problem
+from transport.model_folder import load_tokenizer
 from transport.rollouts import Completion, FinishReason, Rollout
 
 
@@ -23,29 +23,19 @@ class Prompter:
     def __init__(self, model: Path, problems: Mapping[str, Problem], *, chat_template: bool) -> None:
         """Load the tokenizer of `model`. `problems` are by task id.
 
-        Raises:
-            UserError: the tokenizer does not fit (see `load_tokenizer`), its decoder hides which characters a token
-                stands for, or it cannot write Python.
+        Raises UserError if it does not fit (see `load_tokenizer`), or its decoder hides which characters a token stands
+        for.
         """
         self.tokenizer = load_tokenizer(model, chat_template=chat_template)
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
             raise UserError(f"model.name: tokenizer in {model}: {error}") from error
-        if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(self.tokenizer):
-            raise UserError(
-                f"model.name: the tokenizer in {model} cannot write Python, because it loses line ends or indentation; "
-                "use a code model, such as Salesforce/codet5-large"
-            )
         self._problems = problems
         self._chat_template = chat_template
 
     def encode(self, task_id: str) -> list[int]:
-        """The prompt's ids.
-
-        Raises:
-            ValueError: there is no such problem.
-        """
+        """The prompt's ids. Raises ValueError if there is no such problem."""
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")

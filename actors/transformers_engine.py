@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
 from actors.messages import RolloutRequest
-from actors.model_folder import check_model_folder
 from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, Row, RunningBatch
 from errors import UserError
+from transport.model_folder import load_model
 from transport.rollouts import FinishReason, VersionSpan
 
 # The batch is filled up, which copies the cache, once one in so many of its places is idle.
@@ -68,16 +67,18 @@ class TransformersEngine(SamplingEngine):
     """
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
-        """Load `model`, a Hugging Face folder, as weights version 0.
-
-        Raises:
-            UserError: the folder has no model, or none that answers a prompt.
-        """
-        config = check_model_folder(model)
-        self._model: Any = _load(model, config, options.dtype).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        """Load `model`, a Hugging Face folder, as weights version 0. Raises UserError if that does not work."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model: Any = load_model(model, getattr(torch, options.dtype)).to(device).eval()
+        config = self._model.config
+        if config.is_encoder_decoder and config.model_type != "t5":
+            raise UserError(
+                f"model.name: {model} is an encoder-decoder model of type {config.model_type}; only T5's kind is "
+                "supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
+            )
         self._batch: RunningBatch = (
-            EncoderDecoderBatch(self._model, config["decoder_start_token_id"])
-            if config.get("is_encoder_decoder")
+            EncoderDecoderBatch(self._model, config.decoder_start_token_id)
+            if config.is_encoder_decoder
             else DecoderOnlyBatch(self._model)
         )
         self._options = options
@@ -163,27 +164,6 @@ class TransformersEngine(SamplingEngine):
         elif self._rows:
             self._batch.rebuild(kept, joining)
         self._is_stale = False
-
-
-def _load(model: Path, config: dict[str, Any], dtype: str) -> Any:
-    """The transformers model in `model`. Raises UserError if it cannot be sampled from."""
-    auto: Any = AutoModelForCausalLM
-    if config.get("is_encoder_decoder"):
-        auto = AutoModelForSeq2SeqLM
-        if config.get("model_type") != "t5":
-            raise UserError(
-                f"model.name: {model} is an encoder-decoder model of type {config.get('model_type')}; only T5's "
-                "kind is supported (model_type t5: T5, CodeT5, CodeT5+ 220m and 770m)"
-            )
-        if config.get("decoder_start_token_id") is None:
-            raise UserError(
-                f"model.name: {model}/config.json does not say which token completions start with; "
-                "set decoder_start_token_id (for T5 and CodeT5 it is the id of the padding token)"
-            )
-    try:
-        return auto.from_pretrained(model, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
 
 
 def _draw(logits: torch.Tensor, sequences: list[_Sequence]) -> tuple[list[int], list[float]]:

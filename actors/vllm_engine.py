@@ -39,8 +39,8 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
 from actors.messages import RolloutRequest
-from actors.model_folder import check_model_folder
 from actors.vllm_weights import BACKENDS
+from transport.model_folder import check_model_folder
 from transport.rollouts import FinishReason, VersionSpan
 from transport.weight_receiver import TransferPhase
 

@@ -43,15 +43,17 @@ def arguments_of(row: str) -> list[str]:
     }[row]
 
 
-def make_run(folder: Path, row: str, seed: int) -> None:
+def make_run(folder: Path, row: str, seed: int, *, dry: bool = False) -> None:
     """Make one run unless it is done. Prints its output and raises CalledProcessError if it fails."""
     if is_finished(folder):
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "launch.py", "--config", CONFIG, "--run.dir", str(folder), "--run.seed", str(seed)]
+    command = ["launch.py", "--config", CONFIG, "--run.dir", str(folder), "--run.seed", str(seed)]
     command += ["--run.name", folder.name, *arguments_of(row)]
-    print(f"{folder.name}: {' '.join(command[1:])}", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S)
+    print(f"{folder.name}: {' '.join(command)}", flush=True)
+    if dry:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=RUN_S)
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
         done.check_returncode()
@@ -67,13 +69,16 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // CORES_PER_RUN), help="runs at the same time"
     )
+    parser.add_argument("--dry-run", action="store_true", help="only print the command of each missing run")
     wanted = parser.parse_args()
     for seed in range(wanted.seeds):
         # The first run of a seed does the fine-tuning; the others take its result from the cache.
         first, *others = wanted.rows
-        make_run(wanted.output / f"{first}-{seed}", first, seed)
+        make_run(wanted.output / f"{first}-{seed}", first, seed, dry=wanted.dry_run)
         with ThreadPoolExecutor(wanted.jobs) as pool:
-            runs = [pool.submit(make_run, wanted.output / f"{row}-{seed}", row, seed) for row in others]
+            runs = [
+                pool.submit(make_run, wanted.output / f"{row}-{seed}", row, seed, dry=wanted.dry_run) for row in others
+            ]
             for run in runs:
                 run.result()
 

@@ -1,11 +1,11 @@
-"""The ring's control plane: samples a second through the buffer with 1,000 sandbox workers and 64 generators.
+"""The control plane: samples per second through the buffer, with 1,000 sandbox workers and 64 generators.
 
     PYTHONPATH=. python benchmarks/bench_control_plane.py [--samples N] [--sandboxes N] [--generators N]
 
-Prints one JSON object. Simulated actors (`benchmarks.simulated`) take next to no time, so that what is measured is the
-real driver, pools, buffer and feed: `samples_per_s` (target: 5,000) over the second half of the run, what a thousand
-samples cost the driver and the buffer in CPU seconds, and how the driver's memory grew over that half (target: flat).
-Where simulated actors share few cores with them, these seconds say more of the ring than the rate does.
+Prints one JSON object. Simulated actors (`benchmarks.simulated`) take almost no time, so this measures the real driver,
+pools, buffer and prefetcher. Over the second half of the run it gives `samples_per_s` (target: 5,000), the CPU seconds
+that the driver and the buffer spend per thousand samples, and the growth of the driver's memory (target: none). If the
+simulated actors share few cores with the driver, the CPU seconds say more than the rate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 
 import ray
 
-from benchmarks.simulated import RingRun, StageTimes, run_ring
+from benchmarks.simulated import SimulatedRun, StageTimes, run_simulated
 from settings import (
     GIB,
     MIB,
@@ -36,8 +36,8 @@ TIMES = StageTimes(rollout_s=0.2, grade_s=0.005, update_s=0.0, slots=16)
 
 
 def main() -> int:
-    """Run the ring once and print what it did."""
-    parser = argparse.ArgumentParser(description="Control plane.")
+    """Run the job once and print the measurements."""
+    parser = argparse.ArgumentParser(description="Throughput of the control plane.")
     parser.add_argument("--samples", type=int, default=200 * BATCH)
     parser.add_argument("--sandboxes", type=int, default=1000)
     parser.add_argument("--generators", type=int, default=64)
@@ -52,14 +52,14 @@ def main() -> int:
     )
     load = os.getloadavg()[0]
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=GIB, log_to_driver=False)
-    run = asyncio.run(run_ring(settings, TIMES))
+    run = asyncio.run(run_simulated(settings, TIMES))
     ray.shutdown()
     size = {"sandboxes": options.sandboxes, "generators": options.generators}
     print(json.dumps({"benchmark": "control_plane", **size, **_figures(run), "load_before": load}))
     return 0
 
 
-def _figures(run: RingRun) -> dict[str, float]:
+def _figures(run: SimulatedRun) -> dict[str, float]:
     observed = run.observed
     half, last = len(observed.steps) // 2, len(observed.steps) - 1
     num_samples = sum(step.update.num_samples for step in observed.steps[half + 1 :])

@@ -38,7 +38,7 @@ from actors.generator import Generator, actor_options
 from actors.messages import RolloutHandle, RolloutRequest
 from benchmarks.engine_cases import transformers_engine
 from problems.types import Problem, StdinTest
-from settings import GIB, MIB, GeneratorSettings, ModelSettings
+from settings import GIB, MIB, GeneratorSettings, ModelSettings, Settings
 from transport.rollouts import start_rollout_store
 from transport.weights import WeightsHandle, publish
 
@@ -283,7 +283,8 @@ def _start(
 ) -> ActorProxy[Generator]:
     name = f"generator-{model.name}"
     actor_class = ray.remote(Generator).options(**actor_options(name, settings))
-    actor = actor_class.remote(name, model, scale.model, settings, ray.put(problems), start_rollout_store())
+    whole = Settings().model_copy(update={"model": scale.model, "generator": settings})
+    actor = actor_class.remote(name, model, whole, ray.put(problems), start_rollout_store())
     ray.get(actor.ping.remote(), timeout=WAIT_S)
     return actor
 

@@ -154,7 +154,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
     from learner.data import Experience, TokenSequence
     from learner.learner import Learner
     from sandbox.verdict import Outcome
-    from settings import Dtype, LearnerSettings, OptimSettings
+    from settings import Dtype, LearnerSettings, ModelSettings, OptimSettings, Settings
 
     settings = LearnerSettings(
         num_gpus=float(scale.gpu),
@@ -163,7 +163,8 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
         row_tokens=1024,
     )
     dtype = Dtype.BFLOAT16 if scale.gpu else Dtype.FLOAT32
-    learner = Learner(str(model), settings, dtype=dtype, temperature=1.0, seed=0)
+    whole = Settings().model_copy(update={"model": ModelSettings(dtype=dtype), "learner": settings})
+    learner = Learner(model, whole)
     sequences = draw_sequences(scale, shared_prompts=kind == "grpo")
     references, experiences = [], []
     for index, (prompt, completion) in enumerate(sequences):

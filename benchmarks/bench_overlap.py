@@ -1,11 +1,12 @@
-"""Overlapped against serial: the same simulated stages with and without staleness, and what the plan said of both.
+"""Overlapped and serial runs of the same simulated stages, compared with each other and with the plan.
 
     PYTHONPATH=. python benchmarks/bench_overlap.py [--updates N] [--only simulated|real]
 
-Prints one JSON object for each case. `ratio` is overlapped over serial wall time; `bottleneck_busy` the share of the
-overlapped run in which its slowest stage was busy (target: 0.9); `plan_*` what `controller.planner`
-predicts of the same figures. Driver, pools, buffer and feed are real, the stages sleep (`benchmarks.simulated`).
-The last case is the starter job for real, with `buffer.max_off_policy_versions` 0 and 1, without its first updates.
+Prints one JSON object per case. `ratio` is the overlapped wall time divided by the serial one. `bottleneck_busy` is the
+share of the overlapped run in which its slowest stage was busy (target: 0.9). `plan_*` are the predictions of
+`controller.planner` for the same figures. Driver, pools, buffer and prefetcher are real, and the stages sleep
+(`benchmarks.simulated`). The last case is the real starter job with `buffer.max_off_policy_versions` 0 and 1; its first
+updates are not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import ray
 
-from benchmarks.simulated import RingRun, StageTimes, run_ring
+from benchmarks.simulated import SimulatedRun, StageTimes, run_simulated
 from controller.planner import Shape, predict
 from settings import (
     GIB,
@@ -36,7 +37,7 @@ from settings import (
 
 NUM_FIRST = 5
 SAMPLES, BATCH, SLOTS, WORKERS = 8, 64, 4, 4
-# A snapshot is one update of 64 samples: 8 rollouts, 4 at a time in each of 2 generators; 16 programs for each worker.
+# A snapshot is one update of 64 samples: 8 rollouts, 4 at a time in each of 2 generators, and 16 programs per worker.
 CASES = {
     "learner": StageTimes(rollout_s=0.6, grade_s=0.03, update_s=1.0, slots=SLOTS),
     "generators": StageTimes(rollout_s=1.0, grade_s=0.03, update_s=0.6, slots=SLOTS),
@@ -45,8 +46,8 @@ CASES = {
 
 
 def main() -> int:
-    """Run every case twice."""
-    parser = argparse.ArgumentParser(description="Overlap.")
+    """Run every case, serial and overlapped."""
+    parser = argparse.ArgumentParser(description="Overlapped against serial runs.")
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--only", choices=("simulated", "real"))
     options = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> int:
 
 
 def simulated(updates: int) -> None:
-    """Every case of sleeping stages, serial and overlapped."""
+    """Run each case with sleeping stages."""
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=GIB, log_to_driver=False)
     for name, times in CASES.items():
         load = os.getloadavg()[0]
@@ -82,7 +83,7 @@ def simulated(updates: int) -> None:
 
 
 def real(updates: int) -> None:
-    """The starter job, whose generator and learner have a core each where there are two."""
+    """Run the starter job. With two cores, its generator and its learner have one each."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         serial, overlapped = (_seconds(Path(folder), updates, staleness) for staleness in (0, 1))
@@ -108,7 +109,7 @@ def _seconds(folder: Path, updates: int, max_off_policy_versions: int) -> float:
     return float(sum(row["elapsed_s"] for row in rows[NUM_FIRST:]))
 
 
-async def _run(num_updates: int, times: StageTimes, max_off_policy_versions: int) -> RingRun:
+async def _run(num_updates: int, times: StageTimes, max_off_policy_versions: int) -> SimulatedRun:
     settings = Settings(
         run=RunSettings(num_steps=num_updates),
         generator=GeneratorSettings(num_generators=2, num_generations=SAMPLES),
@@ -117,7 +118,7 @@ async def _run(num_updates: int, times: StageTimes, max_off_policy_versions: int
         checkpoint=CheckpointSettings(every=10**9),
         buffer=BufferSettings(capacity=64 * BATCH, refresh_every=1, max_off_policy_versions=max_off_policy_versions),
     )
-    return await run_ring(settings, times)
+    return await run_simulated(settings, times)
 
 
 def _shape(times: StageTimes, max_off_policy_versions: int) -> Shape:

@@ -1,6 +1,6 @@
 """Does the grader agree with what is known about programs? References must pass, and buggy programs must not.
 
-    BENCHMARK_DATA=FOLDER PYTHONPATH=. python benchmarks/bench_references.py [--corpus NAME ...] [--limit N]
+    BENCHMARK_DATA=FOLDER PYTHONPATH=. python benchmarks/bench_references.py [--corpus NAME ...] [--every N]
 
 Prints one JSON object per corpus. A difference is counted under the reason that explains it. If nothing explains it, it
 is named and the exit status is 1. `docs/grader-agreement.md` has the table. Without the data, the benchmark is skipped.
@@ -114,16 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Agreement of the grader with what is known about programs.")
     parser.add_argument("--corpus", nargs="+", choices=list(CORPORA), default=WITH_VERDICTS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=int, help="largest number of programs per corpus")
+    parser.add_argument("--every", type=int, default=1, help="grade only every Nth program")
+    parser.add_argument("--cpu-s", type=float, default=SandboxSettings().cpu_s, help="CPU seconds per test")
     options = parser.parse_args(arguments)
     data = Path(os.environ.get("BENCHMARK_DATA", ""))
     if not (data / "mbpp").is_dir():
-        print(json.dumps({"skipped": "BENCHMARK_DATA names no folder of benchmark data (mbpp/, apps/, ...)"}))
+        print(json.dumps({"skipped": "BENCHMARK_DATA is not a folder with benchmark data (mbpp/, apps/, ...)"}))
         return 0
     num_unexplained = 0
-    with Graders(options.workers, SandboxSettings(), Isolation.NAMESPACES) as graders:
+    limits = SandboxSettings(cpu_s=options.cpu_s, wall_s=2.5 * options.cpu_s)
+    with Graders(options.workers, limits, Isolation.NAMESPACES) as graders:
         for name in options.corpus:
-            measured = measure(name, islice(CORPORA[name](data), options.limit), graders)
+            measured = measure(name, islice(CORPORA[name](data), 0, None, options.every), graders)
             num_unexplained += len(measured["unexplained"])
             print(json.dumps(measured), flush=True)
     return 1 if num_unexplained else 0

@@ -1,12 +1,13 @@
-"""Chaos: whatever holds a part of a real job is killed with SIGKILL while it runs, beside the same job undisturbed.
+"""Chaos: kill parts of a real job with SIGKILL while it runs, and compare it with the same job left alone.
 
     make chaos                              # 21 kills: every kind of actor, the driver, and a whole Ray node
     python -m benchmarks.chaos --kinds generator learner --kills 4 --steps 12 --undisturbed 0
 
-Kills come at random moments, exponentially apart. A killed driver is started again with `--resume`; a killed node is a
-raylet and all processes below it, at once, and an empty node joins in its place. Prints one JSON object: who was
-killed, how the ledger ended, whether it agrees with the updates that were made, which faults the log names, held-out
-pass@1 with 95 % intervals. Exit status 1 where the job did not survive, or the books do not balance.
+Kills come at random moments; the time between them is exponentially distributed. A killed driver is started again with
+`--resume`. Killing a node kills its raylet and all processes below it at once; an empty node then takes its place.
+Prints one JSON object: what was killed, the final ledger, whether it agrees with the updates that were made, which
+deaths the log names, and held-out pass@1 with 95 % intervals. The exit status is 1 if the job did not survive or the
+books do not balance.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ ROOT = Path(__file__).parents[1]
 DEADLINE_S = 1500.0
 POLL_S = 0.1
 DRIVER, NODE = "driver", "node"
-# The title that Ray gives an actor's process.
+# The titles that Ray gives the processes of actors.
 TITLES = {
     "generator": re.compile(r"ray::\w*Generator\b"),
     "sandbox worker": re.compile(r"ray::GradingWorker\b"),
     "buffer": re.compile(r"ray::BufferServer\b"),
     "rollout store": re.compile(r"ray::RolloutStore\b"),
-    "learner": re.compile(r"ray::(LearnerActor|learner)\b"),  # its updates have names of their own
+    "learner": re.compile(r"ray::(LearnerActor|learner)\b"),  # Ray shows the names of its updates
 }
 KINDS = (*TITLES, DRIVER, NODE)
-# How launch.log says that one is gone.
+# What launch.log says about each death.
 SAID = {
     "generator": re.compile(r"generator \d+ is gone"),
     "sandbox worker": re.compile(r"sandbox worker \S+ is gone"),
@@ -57,7 +58,7 @@ SAID = {
     DRIVER: re.compile(r"resumed from|starts again from the beginning"),
     NODE: re.compile(r"node \S+ .*is gone"),
 }
-# By this share of the updates the last kill has been made, however fast the machine is.
+# The last kill comes before this share of the updates is made, however fast the machine is.
 LAST_KILL_AT = 0.8
 NODE_ARGUMENTS: dict[str, Any] = {"num_cpus": 4, "object_store_memory": 150 * 1024 * 1024, "include_dashboard": False}
 JOB = {
@@ -75,7 +76,7 @@ JOB = {
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """`lost` counts the processes of each kind that died: one, or those of a node. `step` updates had been made."""
+    """A kill after `step` updates. `lost` counts the processes that died, by kind: one, or all those of a node."""
 
     kind: str
     step: int
@@ -85,7 +86,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Killer:
-    """Kills one thing after the other, each kind equally often, in random order."""
+    """Kills what `plan` names, one after another, at random moments."""
 
     cluster: Cluster
     plan: list[str]
@@ -96,14 +97,14 @@ class Killer:
     _next: float = 0.0
 
     def poll(self, driver: subprocess.Popen[bytes], step: int, num_steps: int) -> None:
-        """Kill whom the plan names next where it is time to, and one is alive. To be called all the time."""
+        """Kill what the plan names next, if it is time and one is alive. Call this all the time."""
         if len(self.kills) == len(self.plan) or step == 0:
             return
         is_late = step / num_steps > LAST_KILL_AT * (len(self.kills) + 1) / len(self.plan)
         if time.monotonic() < self._next and not is_late:
             return
         if is_late:
-            time.sleep(self.random.random())  # anywhere in an update, not just after one
+            time.sleep(self.random.random())  # at any moment of an update, not only right after one
         kind = self.plan[len(self.kills)]
         lost = self._kill(kind, driver)
         if lost:
@@ -134,7 +135,7 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> Counter[str]:
-    """Kill all that are alive still; returns the kinds of actors that were."""
+    """Kill the processes that are still alive; returns how many actors of each kind were among them."""
     lost = Counter(kind for process in processes if (kind := kind_of(process)) is not None)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -143,11 +144,11 @@ def kill(processes: list[psutil.Process]) -> Counter[str]:
 
 
 def kind_of(process: psutil.Process) -> str | None:
-    """Which kind of actor lives in a process, if any."""
+    """The kind of actor that runs in a process; None if there is none."""
     try:
         title = " ".join(process.cmdline())
     except psutil.Error:
-        return None  # it ended meanwhile
+        return None  # it has ended
     return next((kind for kind, pattern in TITLES.items() if pattern.match(title)), None)
 
 
@@ -156,7 +157,7 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
     settings = JOB | {
         "run.num_steps": str(options.steps),
         "learner.batch_size": str(options.batch_size),
-        "learner.optim.decay_steps": str(options.steps),  # so that where a run ends depends less on its last updates
+        "learner.optim.decay_steps": str(options.steps),  # so the result depends less on the last updates
         "run.seed": str(options.seed),
         "run.dir": str(folder),
         "problems.evaluation": f"starter:test[:{options.problems}]",
@@ -168,7 +169,7 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
 
 
 def run(folder: Path, address: str, options: argparse.Namespace, killer: Killer | None) -> int:
-    """Run the job to its end, however often it is killed; returns the exit status of its last life."""
+    """Run the job until it ends by itself, however often it is killed; returns its exit status."""
     deadline = time.monotonic() + DEADLINE_S
     with folder.with_suffix(".log").open("wb") as log:
 
@@ -192,13 +193,13 @@ def run(folder: Path, address: str, options: argparse.Namespace, killer: Killer 
 
 
 def num_updates(folder: Path) -> int:
-    """How many updates of a run are in its folder, which is being written."""
+    """The number of updates that a run has made so far, from its folder."""
     path = folder / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 
 def result(folder: Path, status: int, seconds: float) -> dict[str, Any]:
-    """What became of a run."""
+    """The outcome of a run."""
     evaluations, ledger = read_rows(folder / "evaluations.jsonl"), json.loads((folder / "ledger.json").read_text())
     updates = read_rows(folder / "metrics.jsonl")
     spent = ledger["trained"] + sum(ledger["dropped"].values()) + sum(ledger["in_flight"].values())
@@ -209,7 +210,7 @@ def result(folder: Path, status: int, seconds: float) -> dict[str, Any]:
         "steps": updates[-1]["step"],
         "ledger": ledger,
         "balance": ledger["issued"] - spent,
-        # The learner's own count of what it learnt from, beside the driver's.
+        # The learner's own count of the samples it trained on, to compare with the driver's.
         "trained_by_learner": sum(sum(update["outcomes"].values()) for update in updates),
         "pass@1 before": first["pass@1"]["all"],
         "pass@1": last["pass@1"]["all"],
@@ -225,13 +226,13 @@ def passes(folder: Path) -> NDArray[np.float64]:
 
 
 def difference(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, Any]:
-    """In points, with a 95 % bootstrap interval over the problems that both runs were evaluated on."""
+    """The difference in points, with a 95 % bootstrap interval over the problems; both runs have the same ones."""
     low, high = bootstrap_interval(100 * (ours - theirs))
     return {"points": round(100 * float((ours - theirs).mean()), 1), "interval": [round(low, 1), round(high, 1)]}
 
 
 def measure(runs: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All runs on a cluster of their own."""
+    """Make all runs on a local cluster."""
     runs.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args=NODE_ARGUMENTS)
     report: dict[str, Any] = {"benchmark": "chaos"}
@@ -270,16 +271,16 @@ def measure(runs: Path, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=21, help="kills, over all kinds in turn")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="what is killed")
-    parser.add_argument("--mean-s", type=float, default=8.0, help="mean seconds from a kill to the next")
-    parser.add_argument("--steps", type=int, default=80, help="updates of the job")
-    parser.add_argument("--batch-size", type=int, default=64, help="samples of an update")
-    parser.add_argument("--problems", type=int, default=150, help="held-out problems")
+    parser.add_argument("--kills", type=int, default=21, help="number of kills; all kinds are killed equally often")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="what to kill")
+    parser.add_argument("--mean-s", type=float, default=8.0, help="mean seconds between kills")
+    parser.add_argument("--steps", type=int, default=80, help="number of updates")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples per update")
+    parser.add_argument("--problems", type=int, default=150, help="number of held-out problems")
     parser.add_argument("--sft-steps", type=int, default=1000, help="maximum number of supervised updates before RL")
-    parser.add_argument("--undisturbed", type=int, default=2, help="runs without kills to compare with")
-    parser.add_argument("--seed", type=int, default=0, help="of the kills, and of the job")
-    parser.add_argument("--runs", type=Path, help="where the runs are kept; default: nowhere")
+    parser.add_argument("--undisturbed", type=int, default=2, help="number of runs without kills, for comparison")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills and of the job")
+    parser.add_argument("--runs", type=Path, help="folder to keep the runs in; default: they are deleted")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         report = measure((options.runs or Path(temporary)).resolve(), options)

@@ -1,4 +1,4 @@
-"""Programs with known verdicts: references, buggy twins, and programs that others have graded."""
+"""Programs with known verdicts: references, buggy versions of them, and programs that others have graded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _references(spec: str) -> Callable[[Path], Iterator[Case]]:
     return cases
 
 
-# Special forms of QuixBugs tests: two functions yield their items, and one is right within its own second argument.
+# Special QuixBugs tests: two functions yield their items, and one is correct to within its second argument.
 _QUIXBUGS_FORMS = {
     "flatten": "assert list({call}) == {expected}",
     "kheapsort": "assert list({call}) == {expected}",
@@ -83,7 +83,7 @@ def _gpt35(data: Path) -> Iterator[Case]:
 def _codegen(data: Path) -> Iterator[Case]:
     problems = load(HUMANEVAL.format(data)).problems
     for row in read_rows(data / "completions" / "codet_humaneval_codegen16B_100samples.jsonl.gz"):
-        # Its prompts are HumanEval's without the examples, and some problems share the name of their function.
+        # Its prompts are HumanEval's without the examples. Some problems use the same function name.
         prompt: str = row["prompt"]
         name = prompt.rpartition("def ")[2].partition("(")[0]
         namesakes = [problem for problem in problems if problem.entry_point == name]

@@ -1,4 +1,4 @@
-"""Programs with one small mistake, like those people make. No model is needed."""
+"""Programs with one small mistake of the kind people make. No model is needed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""A ring whose stages take the time that they are told to, for measuring what the ring itself adds.
+"""A job whose stages only sleep for given times, to measure what the rest of the program adds.
 
-The driver's side is the real one: `Controller`, `GeneratorPool`, `SandboxPool`, and so are the buffer, the learner's
-prefetcher and the object store. Generators, sandbox workers and the policy update sleep. Many simulated
-actors share one process, so that a thousand sandboxes fit on a laptop; each still costs its calls, its messages and
-its objects.
+`Controller`, `GeneratorPool` and `SandboxPool` are real, and so are the buffer, the learner's prefetcher and the object
+store. Generators, sandbox workers and policy updates sleep. Many simulated actors share one process, so a thousand
+sandboxes fit on a laptop. Each still costs its calls, messages and objects.
+
+`tests/controller/simulation.py` simulates actors too, for another purpose: it has no Ray and no real time, and its
+actors can die at any call. The two share nothing but the interfaces of the actors they stand in for.
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ START_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Seconds that a rollout takes to sample (`slots` of them at a time in one generator), a program to grade, an
-    update to make, weights to publish and to load."""
+    """The seconds it takes to sample a rollout, grade a program, make an update, and publish and load weights.
+
+    A generator samples `slots` rollouts at a time.
+    """
 
     rollout_s: float
     grade_s: float
@@ -68,7 +72,7 @@ class _Generator:
 
 
 class Host:
-    """An asyncio actor that plays any number of generators and sandbox workers; `index` says which one is called."""
+    """An asyncio actor that plays any number of generators and sandbox workers. `index` says which one is called."""
 
     def __init__(self, times: StageTimes, buffer: Any) -> None:
         self._times = times
@@ -117,7 +121,7 @@ class Host:
     ) -> GradedRollout:
         """See `controller.grading.GradingWorker`."""
         async with self._workers[index]:
-            rollout = ray.get(ref[0])  # as real workers do; it is there
+            rollout = ray.get(ref[0])  # as real workers do; the rollout is there already
             seconds = self._times.grade_s * len(rollout.samples)
             await asyncio.sleep(seconds)
             self._grading_s += seconds
@@ -141,7 +145,7 @@ class Host:
         )
 
     async def busy_s(self) -> tuple[float, float]:
-        """Seconds of slots in which rollouts were sampled, and of workers in which programs were graded."""
+        """Seconds that slots spent sampling rollouts, and seconds that workers spent grading programs."""
         return self._sampling_s, self._grading_s
 
     async def _sample(self, generator: _Generator, request: RolloutRequest) -> None:
@@ -155,7 +159,7 @@ class Host:
 
 
 class SimulatedLearner:
-    """Fetches its batches with the real prefetcher and sleeps; see `learner.actor.LearnerActor`."""
+    """Fetches batches with the real prefetcher, then sleeps. See `learner.actor.LearnerActor`."""
 
     def __init__(self, learner: LearnerSettings, times: StageTimes) -> None:
         self.settings = learner
@@ -168,7 +172,7 @@ class SimulatedLearner:
         return experiences
 
     def set_references(self, problems: object) -> None:
-        """Nothing to learn from."""
+        """Ignored: nothing is learned."""
 
     def at_least_version(self, version: int) -> int:
         """See `LearnerActor`."""
@@ -187,7 +191,7 @@ class SimulatedLearner:
         samples = [sample for rollout in rollouts for sample in rollout]
         num_tokens = sum(len(sample.token_ids) for sample in samples)
         metrics = StepMetrics.of(
-            replace(_NOTHING_LEARNT, num_samples=len(samples), num_tokens=num_tokens),
+            replace(_NOTHING_LEARNED, num_samples=len(samples), num_tokens=num_tokens),
             rollouts,
             step=self._step,
             weights_version=self._version,
@@ -221,7 +225,7 @@ class _Method:
 
 @dataclass(frozen=True, slots=True)
 class _Handle:
-    """Looks like the handle of an actor, and is one of many that a host plays."""
+    """Works like the handle of an actor, but is one of many that a host plays."""
 
     host: Any
     index: int
@@ -231,7 +235,7 @@ class _Handle:
 
 
 class SimulatedSandboxPool(SandboxPool):
-    """The pool with workers that hosts play."""
+    """The real pool, with workers that hosts play."""
 
     def __init__(self, settings: Any, hosts: Sequence[Any]) -> None:
         super().__init__(SandboxWorker, settings, None)
@@ -245,8 +249,10 @@ class SimulatedSandboxPool(SandboxPool):
 
 @dataclass(slots=True)
 class Observed:
-    """Keeps the metrics of each step, when it ended, the driver's memory then, and the CPU seconds that the driver and
-    the process `buffer_pid` had used."""
+    """For each step: its metrics, when it ended, and the driver's memory at that moment.
+
+    Also the CPU seconds that the driver and the process `buffer_pid` had used by then.
+    """
 
     buffer_pid: int
     steps: list[StepMetrics] = field(default_factory=list)
@@ -256,7 +262,7 @@ class Observed:
     buffer_cpu_s: list[float] = field(default_factory=list)
 
     def emit(self, event: Event) -> None:
-        """Keep what belongs to an update."""
+        """Record the facts of an update."""
         if isinstance(event, Step):
             self.steps.append(event.metrics)
             self.at_s.append(time.monotonic())
@@ -266,8 +272,8 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class RingRun:
-    """What a run was: its steps, its wall time, and each stage's share of it that it was busy."""
+class SimulatedRun:
+    """A finished run: its steps, its wall time, and the share of that time in which each stage was busy."""
 
     observed: Observed
     seconds: float
@@ -276,8 +282,8 @@ class RingRun:
     learner_busy: float
 
 
-async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> RingRun:
-    """Run a ring of simulated stages on the Ray that is up, from the first request to the last update."""
+async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int = 2) -> SimulatedRun:
+    """Run simulated stages on the running Ray, from the first request to the last update."""
     buffer: Any = start_buffer(settings.buffer)
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
@@ -320,7 +326,7 @@ async def run_ring(settings: Settings, times: StageTimes, *, num_hosts: int = 2)
     for actor in (*hosts, buffer):
         ray.kill(actor)
     num_slots = settings.generator.num_generators * times.slots
-    return RingRun(
+    return SimulatedRun(
         observed=observed,
         seconds=seconds,
         generator_busy=busy[0] / (num_slots * seconds),
@@ -344,7 +350,7 @@ _IDS = np.arange(NUM_TOKENS, dtype=np.int32)
 _LOGPROBS = np.full(NUM_TOKENS, -0.5, dtype=np.float32)
 _SPANS = np.stack([_IDS, _IDS + 1], axis=1)
 _WEIGHTS = np.ones((4, NUM_TOKENS), dtype=np.float32)
-_NOTHING_LEARNT = UpdateStats(
+_NOTHING_LEARNED = UpdateStats(
     loss=0.0, loss_sl=0.0, loss_coarse=0.0, loss_fine=0.0, loss_adaptive=0.0, loss_static=0.0, loss_kl=0.0,
     grad_norm=0.0, learning_rate=0.0, ratio_mean=1.0, ratio_max=1.0, mismatch_mean=0.0, mismatch_max=0.0, entropy=0.0,
     num_samples=0, num_idle_samples=0, num_tokens=0,
@@ -357,7 +363,7 @@ def _rollout(request: RolloutRequest, version: int) -> Rollout:
             task_id=request.task_id,
             completion_id=f"{request.rollout_id}/{i}",
             prompt_ids=_IDS,
-            # Arrays of its own, as of a real sample: pickle sends one that is there twice only once.
+            # Real samples do not share arrays. Pickle would send a shared one only once.
             token_ids=_IDS.copy(),
             logprobs=_LOGPROBS.copy(),
             char_spans=_SPANS.copy(),

@@ -16,7 +16,6 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.generator import Generator, actor_options, update_timeout_s
-from actors.model_folder import check_engine, load_tokenizer
 from controller.cluster import check_nodes, note_deaths
 from controller.controller import Controller
 from controller.events import Began, Emit, Polled, Said
@@ -35,6 +34,7 @@ from sandbox.pool import SandboxPool
 from settings import Settings
 from supervise import StallError, answer
 from transport.folders import HomeFolders
+from transport.model_folder import check_engine, load_tokenizer
 from transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
@@ -213,41 +213,18 @@ class _Spawner:
     resumed_step: int | None
 
     def learner(self, life: int) -> Any:
-        settings, run = self.settings, self.settings.run
-        folder = run.folder.resolve() / "replay"
-        return _LEARNER.options(name=named("learner", life), **self.placement.learner()).remote(
-            str(self.model),
-            settings.model,
-            settings.learner,
-            temperature=settings.generator.temperature,
-            seed=run.seed,
-            deterministic=run.deterministic,
-            home=self.home,
-            recorder=Recorder(folder, run.log_batches, self.home) if run.log_batches else None,
-            verify_weights_every=settings.generator.verify_weights_every,
-            weight_transfer=settings.generator.weight_transfer,
-        )
+        run = self.settings.run
+        recorder = Recorder(run.folder.resolve() / "replay", run.log_batches, self.home) if run.log_batches else None
+        options = self.placement.learner() | {"name": named("learner", life)}
+        return _LEARNER.options(**options).remote(self.model, self.settings, self.home, recorder)
 
     def generator(self, index: int, life: int) -> Any:
-        settings, run = self.settings, self.settings.run
         name = named(f"generator-{index}", life)
-        options = actor_options(name, settings.generator) | self.placement.generator(index)
-        return (
-            ray.remote(Generator)
-            .options(**options)
-            .remote(
-                name,
-                self.model,
-                settings.model,
-                settings.generator,
-                self.problems,
-                self.rollout_store,
-                # A replacement draws different samples.
-                seed=seed_of(run.seed, "generator", index, life, self.resumed_step),
-                deterministic=run.deterministic,
-                home=self.home,
-            )
-        )
+        options = actor_options(name, self.settings.generator) | self.placement.generator(index)
+        # A replacement draws different samples.
+        seed = seed_of(self.settings.run.seed, "generator", index, life, self.resumed_step)
+        actor = ray.remote(Generator).options(**options)
+        return actor.remote(name, self.model, self.settings, self.problems, self.rollout_store, seed, self.home)
 
 
 def named(name: str, life: int) -> str:

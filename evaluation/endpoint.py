@@ -15,12 +15,11 @@ from typing import Any
 from openai import APIStatusError, OpenAI, OpenAIError
 
 from errors import UserError
-from evaluation.sources import Programs
+from evaluation.sources import Programs, SamplingOptions, numbered
 from evaluation.store import some
 from problems import Problem
 from problems.extraction import extract_program
 from problems.prompts import chat_message, render_prompt
-from sandbox.grading import ProgramRow
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -29,8 +28,8 @@ _CONCURRENT_REQUESTS = 16
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
 
-@dataclass(frozen=True)
-class ServedModel:
+@dataclass(frozen=True, kw_only=True)
+class ServedModel(SamplingOptions):
     """`num_samples` programs of each problem from `model` at `address` (`http://HOST/v1`).
 
     `model` may be None if the server has only one. `chat` asks for chat completions instead of completions of the plain
@@ -38,11 +37,6 @@ class ServedModel:
     """
 
     address: str
-    num_samples: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    seed: int
     chat: bool
     model: str | None = None
 
@@ -52,20 +46,21 @@ class ServedModel:
         del identity["address"]
         return identity
 
-    def resume_point(self, num_stored: int) -> int:
-        """Only whole problems are kept, because the samples of a problem are requested together."""
-        return num_stored // self.num_samples * self.num_samples
-
     def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
         model = self._name
         pending: deque[tuple[Problem, Future[list[str]]]] = deque()
+
+        def oldest() -> Programs:
+            problem, future = pending.popleft()
+            return numbered(problem, (_program(problem, text) for text in future.result()))
+
         with ThreadPoolExecutor(_CONCURRENT_REQUESTS, thread_name_prefix="endpoint") as executor:
             for problem in problems[num_done // self.num_samples :]:
                 pending.append((problem, executor.submit(self._sample, problem, model)))
                 if len(pending) >= 2 * _CONCURRENT_REQUESTS:
-                    yield from _rows(*pending.popleft())
+                    yield from oldest()
             while pending:
-                yield from _rows(*pending.popleft())
+                yield from oldest()
 
     @cached_property
     def _client(self) -> OpenAI:
@@ -89,14 +84,8 @@ class ServedModel:
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
     def _sample(self, problem: Problem, model: str) -> list[str]:
-        asked: dict[str, Any] = {
-            "model": model,
-            "n": self.num_samples,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
-        }
+        asked: dict[str, Any] = {"model": model, "n": self.num_samples, "seed": self.seed}
+        asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         with _one_message(self.address):
             if self.chat:
                 asked["messages"] = [{"role": "user", "content": chat_message(problem)}]
@@ -110,11 +99,9 @@ class ServedModel:
         return texts
 
 
-def _rows(problem: Problem, future: Future[list[str]]) -> Iterator[tuple[ProgramRow, Problem]]:
-    for number, text in enumerate(future.result()):
-        start, end = extract_program(problem, text)
-        completion_id = f"{problem.task_id}/{number}"
-        yield ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=text[start:end]), problem
+def _program(problem: Problem, text: str) -> str:
+    start, end = extract_program(problem, text)
+    return text[start:end]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,15 +12,14 @@ from typing import Any
 
 from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
-from actors.model_folder import check_model_folder, end_token_ids
 from actors.prompting import Prompter
 from errors import UserError
-from evaluation.sources import Programs
+from evaluation.sources import Programs, SamplingOptions, numbered
 from evaluation.store import NUM_CHARACTERS
 from learner.model_source import TINY, model_folder
 from problems import Problem
-from sandbox.grading import ProgramRow
 from settings import Dtype, Engine, GeneratorSettings, ModelSettings
+from transport.model_folder import check_model_folder, end_token_ids
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
@@ -30,8 +28,8 @@ _WHOLE_FILE_BYTES = 1 << 22
 _PART_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class SampledModel:
+@dataclass(frozen=True, kw_only=True)
+class SampledModel(SamplingOptions):
     """`num_samples` programs of each problem from a model, problem after problem.
 
     At temperature 0 each problem has one greedy program. A sample's seed depends on `seed` and its problem's place, so
@@ -39,11 +37,6 @@ class SampledModel:
     """
 
     name: str
-    num_samples: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    seed: int
     max_length: int | None = None
     """Most tokens of a prompt with its program; None means the model's own limit, but at most `LENGTH_LIMIT`."""
     dtype: Dtype = Dtype.BFLOAT16
@@ -80,14 +73,6 @@ class SampledModel:
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
         return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
 
-    @cached_property
-    def _generator(self) -> GeneratorSettings:
-        return GeneratorSettings(engine=self.engine)
-
-    def resume_point(self, num_stored: int) -> int:
-        """Only whole problems are kept, because the samples of a problem are drawn together."""
-        return num_stored // self.num_samples * self.num_samples
-
     def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
         """Raises UserError, before the first program, if the model cannot be sampled."""
         first = num_done // self.num_samples
@@ -97,7 +82,7 @@ class SampledModel:
         prompter = Prompter(self._folder, by_id, chat_template=self.chat_template)
         requests = self._requests(prompter, problems)
         end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
-        engine = build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
+        engine = build_engine(self._folder, self._settings, GeneratorSettings(engine=self.engine), end_ids, self.seed)
         return self._sample(engine, prompter, list(zip(problems, requests, strict=True))[first:])
 
     def _requests(self, prompter: Prompter, problems: tuple[Problem, ...]) -> list[SamplingRequest | None]:
@@ -130,11 +115,11 @@ class SampledModel:
 
     def _sample(
         self, engine: SamplingEngine, prompter: Prompter, work: list[tuple[Problem, SamplingRequest | None]]
-    ) -> Iterator[tuple[ProgramRow, Problem]]:
+    ) -> Programs:
         """Programs in the order of the problems. The engine stays full while an earlier problem is unfinished."""
         waiting = [request for _, request in reversed(work) if request is not None]
         finished: dict[str, FinishedRequest] = {}
-        limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
+        limit = _QUEUED_SEQUENCES_PER_SLOT * GeneratorSettings().max_num_seqs
         with closing(engine):
             for problem, request in work:
                 while request is not None and request.request_id not in finished:
@@ -143,14 +128,9 @@ class SampledModel:
                     finished.update((done.request_id, done) for done in engine.step())
                 programs = [""] * self.num_samples
                 if request is not None:
-                    programs = _programs(prompter, request, finished.pop(request.request_id))
-                for number, program in enumerate(programs):
-                    row = ProgramRow(task_id=problem.task_id, completion_id=f"{problem.task_id}/{number}", code=program)
-                    yield row, problem
-
-
-def _programs(prompter: Prompter, request: SamplingRequest, finished: FinishedRequest) -> list[str]:
-    return [completion.program for completion in prompter.rollout(request, finished).completions]
+                    rollout = prompter.rollout(request, finished.pop(request.request_id))
+                    programs = [completion.program for completion in rollout.completions]
+                yield from numbered(problem, programs)
 
 
 def folder_fingerprint(folder: Path) -> str:

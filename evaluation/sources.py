@@ -39,6 +39,28 @@ class ProgramSource(Protocol):
         """The programs after the first `num_done`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """What every model takes, here or behind a server. The samples of a problem are drawn together."""
+
+    num_samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+    def resume_point(self, num_stored: int) -> int:
+        """Only whole problems are kept."""
+        return num_stored // self.num_samples * self.num_samples
+
+
+def numbered(problem: Problem, programs: Iterable[str]) -> Programs:
+    """The programs sampled for a problem, with their ids."""
+    for number, program in enumerate(programs):
+        completion_id = f"{problem.task_id}/{number}"
+        yield ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program), problem
+
+
 @dataclass(frozen=True, slots=True)
 class SamplesFile:
     """The programs of a JSON lines file.

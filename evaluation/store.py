@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from files import write_json
+from files import RowWriter, write_json, write_jsonl
 from problems.prompts import chat_message, render_prompt
 from problems.types import Problem
 
@@ -45,7 +45,7 @@ class SampleStore:
         self._path = folder / "samples.jsonl"
         self.num_rows = _truncate(self._path)
         _check_identity(folder / "evaluation.json", identity, is_empty=not self.num_rows)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = RowWriter(self._path)
 
     def __enter__(self) -> SampleStore:
         return self
@@ -71,28 +71,22 @@ class SampleStore:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows stored so far."""
-        self._file.flush()
         return read_samples(self.folder)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one program with its verdict."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write_row(row)
         self.num_rows += 1
 
     def keep_first(self, num_rows: int) -> None:
         """Drop all rows after the first `num_rows`."""
-        self._file.flush()
         self.num_rows = _truncate(self._path, num_rows)
 
     def replace(self, rows: Mapping[int, dict[str, Any]]) -> None:
         """Replace some stored rows, given by their places (from 0)."""
         self._file.close()
-        partial = self._path.with_name(self._path.name + ".partial")
-        with self._path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
-            for place, line in enumerate(old):
-                new.write(json.dumps(rows[place]) + "\n" if place in rows else line)
-        partial.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        write_jsonl(self._path, (rows.get(place, row) for place, row in enumerate(self.rows())))
+        self._file = RowWriter(self._path)
 
 
 def read_samples(folder: Path) -> Iterator[dict[str, Any]]:

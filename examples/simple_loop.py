@@ -17,7 +17,6 @@ import torch
 
 from actors.engine import SamplingRequest, build_engine
 from actors.messages import RolloutRequest
-from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from controller.batches import split
 from controller.grading import experience, program_tokens
@@ -32,6 +31,7 @@ from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
 from settings import Settings
 from settings_sources import load_settings
+from transport.model_folder import end_token_ids
 from transport.rollouts import Rollout
 
 
@@ -52,10 +52,7 @@ class Loop:
         self.engine = build_engine(
             self.model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
         )
-        self.learner = Learner(
-            str(self.model), settings.learner, dtype=settings.model.dtype,
-            temperature=settings.generator.temperature, seed=seed, lora=settings.model.lora,
-        )  # fmt: skip
+        self.learner = Learner(self.model, settings)
         tokenizer = self.learner.policy.tokenizer
         self.references = encode_references(
             self.problems.supervised, tokenizer, chat_template=chat, max_length=settings.model.max_model_len

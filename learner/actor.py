@@ -29,7 +29,7 @@ from learner.metrics import StepMetrics, StepReport
 from learner.replay import Recorder
 from learner.sft import SftProgress, SftReport, run_sft
 from problems.types import Problem
-from settings import LearnerSettings, ModelSettings
+from settings import Settings, WeightTransfer
 from transport.folders import HomeFolders
 from transport.weights import WeightsHandle, publish
 
@@ -124,45 +124,30 @@ class LearnerActor:
 
     def __init__(
         self,
-        model: str,
-        model_settings: ModelSettings,
-        learner_settings: LearnerSettings,
-        *,
-        temperature: float,
-        seed: int,
-        deterministic: bool = False,
+        model: Path,
+        settings: Settings,
         home: HomeFolders | None = None,
         recorder: Recorder | None = None,
-        verify_weights_every: int = 0,
-        weight_transfer: str = "object_store",
     ) -> None:
         """`model`, and every path given to a method, is on the node of `home`; by default on this node."""
         self._home = home if home is not None else HomeFolders.here()
         disable_progress_bar()  # type: ignore[no-untyped-call]
         _keep_freed_memory()
-        if deterministic:
+        if settings.run.deterministic:
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(1)  # the order of sums depends on it
-        self._learner = Learner(
-            str(self._home.fetch(Path(model))),
-            learner_settings,
-            dtype=model_settings.dtype,
-            temperature=temperature,
-            seed=seed,
-            lora=model_settings.lora,
-        )
+        self._learner = Learner(self._home.fetch(model), settings)
         context = self._learner.policy.max_length
-        if model_settings.max_model_len > context:
+        if settings.model.max_model_len > context:
             raise UserError(
-                f"model.max_model_len {model_settings.max_model_len} exceeds the {context} tokens that {model} can be "
+                f"model.max_model_len {settings.model.max_model_len} exceeds the {context} tokens that {model} can be "
                 "trained on (its positions, or its attention window): lower model.max_model_len"
             )
         self._prefetcher = Prefetcher(self._learner)
-        self._model_settings = model_settings
-        self._seed = seed
+        self._settings = settings
         self._recorder = recorder
-        self._verify_weights_every = verify_weights_every
-        self._sender = None if weight_transfer == "object_store" else _sender(weight_transfer)
+        transfer = settings.generator.weight_transfer
+        self._sender = None if transfer == WeightTransfer.OBJECT_STORE else _sender(transfer)
         self._references: list[TokenSequence] = []
         self._progress: SftProgress | None = None
 
@@ -178,15 +163,15 @@ class LearnerActor:
         self._references = encode_references(
             problems,
             self._learner.policy.tokenizer,
-            chat_template=self._model_settings.chat_template,
-            max_length=self._model_settings.max_model_len,
+            chat_template=self._settings.model.chat_template,
+            max_length=self._settings.model.max_model_len,
         )
         self._learner.set_references(self._references)
         return len(self._references)
 
     def sft(self) -> SftReport:
         """Run the SFT stage; see `learner.sft.run_sft`."""
-        return run_sft(self._learner, self._references, seed=self._seed, report=self._note)
+        return run_sft(self._learner, self._references, seed=self._settings.run.seed, report=self._note)
 
     def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
         """Make one update with the rollouts `items`, and meanwhile fetch `ahead`, those of the next update.
@@ -217,7 +202,7 @@ class LearnerActor:
     def publish(self) -> WeightsHandle:
         """Publish the weights; see `Learner.publish`."""
         by = publish if self._sender is None else self._sender.publish
-        return self._learner.publish(self._verify_weights_every, by)
+        return self._learner.publish(self._settings.generator.verify_weights_every, by)
 
     @ray.method(concurrency_group=_TRANSFER)
     def send(self, generator: Any, name: str) -> int:
@@ -234,7 +219,7 @@ class LearnerActor:
 
         def write(trainer_state: Path) -> None:
             (trainer_state / "run_state.json").write_text(run_state)
-            rollouts = fetch(items, self._learner.settings.fetch_timeout_s)
+            rollouts = fetch(items, self._settings.learner.fetch_timeout_s)
             save_rollouts(trainer_state / "rollouts.npz", list(rollouts.items()))
 
         path = self._learner.save_checkpoint(folder, write)

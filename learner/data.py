@@ -14,16 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from problems.prompts import Tokenizer, encode_answer, encode_prompt
+from problems.prompts import encode_answer, encode_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from transport.columns import Column
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
 
 
 def encode_references(
-    problems: Sequence[Problem], tokenizer: Tokenizer, *, chat_template: bool, max_length: int
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, max_length: int
 ) -> list[TokenSequence]:
     """Every reference program of `problems`, end token included, after the prompt that RL samples from.
 

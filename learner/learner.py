@@ -21,7 +21,7 @@ from learner.objectives import TokenTable, contributing, loss, token_table
 from learner.packing import MicroBatch
 from learner.policy import Policy
 from rewards import Granularity
-from settings import Dtype, LearnerSettings, LoraSettings, LossSettings, OptimSettings
+from settings import LossSettings, OptimSettings, Settings
 from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
@@ -50,47 +50,38 @@ class Learner:
     """One policy and its training state.
 
     Usage:
-        learner = Learner(model, settings, dtype=Dtype.BFLOAT16, temperature=1.0, seed=0)
+        learner = Learner(model, settings)
         learner.set_references(references)
         stats = learner.update(learner.prepare(experiences))
         handle = learner.publish()
         learner.save_checkpoint(folder); learner.resume(path)
 
-    Matrix products use `dtype`. Master weights are float32 and saved as such; `publish` converts them to `dtype`.
-    `temperature` is the one at which experiences are sampled. An update draws no random numbers, and the order of the
-    reference programs depends only on `seed` and the data position. So weights, optimizer and counters are the whole
-    state. Raises UserError for an unusable model.
+    Matrix products use `model.dtype`. Master weights are float32 and saved as such; `publish` converts them.
+    Experiences are sampled at `generator.temperature`. An update draws no random numbers, and the order of the
+    reference programs depends only on `run.seed` and the data position. So weights, optimizer and counters are the
+    whole state. Raises UserError for an unusable model.
     """
 
-    def __init__(
-        self,
-        model: str,
-        settings: LearnerSettings,
-        *,
-        dtype: Dtype,
-        temperature: float,
-        seed: int,
-        lora: LoraSettings | None = None,
-    ) -> None:
-        self.settings = settings
-        self.objective = settings.loss
-        self.device = torch.device("cuda" if settings.num_gpus > 0 else "cpu")
+    def __init__(self, model: Path, settings: Settings) -> None:
+        """Load `model`, a Hugging Face folder, which need not be that of `settings`."""
+        self.model_settings = settings.model
+        self.settings = settings.learner
+        self.objective = settings.learner.loss
+        self.device = torch.device("cuda" if settings.learner.num_gpus > 0 else "cpu")
         self.policy = Policy(
             model,
-            compute_dtype=dtype,
+            compute_dtype=settings.model.dtype,
             device=self.device,
-            activation_checkpointing=settings.activation_checkpointing,
-            chunk_tokens=settings.chunk_tokens,
-            lora=lora,
+            activation_checkpointing=settings.learner.activation_checkpointing,
+            chunk_tokens=settings.learner.chunk_tokens,
+            lora=settings.model.lora,
         )
-        self.dtype = dtype
-        self.lora = lora if self.policy.has_adapters else None
         self.step = 0
         self.version = 0
         self._published_step: int | None = None
-        self._temperature = temperature
-        self._seed = seed
-        self._sampler = ReferenceSampler((), seed=seed)
+        self._temperature = settings.generator.temperature
+        self._seed = settings.run.seed
+        self._sampler = ReferenceSampler((), seed=self._seed)
         self._num_trained = 0
         """References drawn for the updates made; the sampler itself may be ahead."""
         self._reference: Policy | None = None

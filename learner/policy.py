@@ -13,22 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
 
 from errors import UserError
 from learner import encoder_decoder
 from learner.data import TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.packing import MicroBatch, pack
-from problems.token_spans import keeps_code
 from settings import Dtype, LoraSettings
 from transport.lora import adapters, attach, load_adapters, merged, save_adapters
+from transport.model_folder import load_model, load_tokenizer
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
@@ -37,13 +30,13 @@ _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
 class Policy:
     """A language model with float32 master weights, computing in `compute_dtype`.
 
-    Dropout is off, because the sampler has none. Raises UserError if `name` cannot be loaded, or if the model's packed
+    Dropout is off, because the sampler has none. Raises UserError if the folder has no usable model, or if its packed
     log-probabilities differ from plain ones (as those of a recurrent model do).
     """
 
     def __init__(
         self,
-        name: str,
+        folder: Path,
         *,
         compute_dtype: Dtype,
         device: torch.device,
@@ -51,15 +44,10 @@ class Policy:
         chunk_tokens: int = 1024,
         lora: LoraSettings | None = None,
     ) -> None:
-        self.name = name
+        self.name = str(folder)
         self.device = device
-        self.tokenizer = _load_tokenizer(name)
-        self.model = _load_model(name).to(device)
-        if self.model.config.is_encoder_decoder and not keeps_code(self.tokenizer):
-            raise UserError(
-                f"model {name}: its tokenizer loses line ends or indentation, so it cannot write Python; choose a code "
-                "model such as Salesforce/codet5-large"
-            )
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_model(folder, torch.float32).to(device)
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
         if self._lora is not None:
@@ -163,7 +151,7 @@ class Policy:
         Raises RuntimeError or ValueError if they do not fit the model.
         """
         if self._lora is None:
-            self.model.load_state_dict(_load_model(str(folder)).state_dict())
+            self.model.load_state_dict(load_model(folder, torch.float32).state_dict())
         else:
             load_adapters(self.model, folder)
 
@@ -206,42 +194,6 @@ class Policy:
         logits = self.model(**inputs, use_cache=False).logits[0, -completion.shape[1] :]
         logprobs: torch.Tensor = logits.log_softmax(-1).gather(-1, completion[0, :, None])[:, 0]
         return logprobs
-
-
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id. Raises UserError if there is none, or if it has no end token."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: it has no usable tokenizer ({_first_line(error)})") from error
-    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what transformers returns if files are missing
-        raise UserError(f"model {name}: it has no usable tokenizer (the vocabulary is missing)")
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model {name}: its tokenizer has no end token; set eos_token in tokenizer_config.json")
-    return tokenizer
-
-
-def _load_model(name: str) -> Any:
-    folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(
-            f"model {name}: not a Hugging Face model folder (it has no config.json); give a folder written by "
-            "save_pretrained, or a Hub id"
-        )
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-            raise UserError(
-                f"model {name}: its config.json does not say which token starts a completion; set "
-                "decoder_start_token_id (for T5 and CodeT5, the id of the padding token)"
-            )
-        for field, value in config.to_dict().items():
-            if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
-                setattr(config, field, 0.0)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return auto.from_pretrained(name, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name}: it cannot be loaded as a folder or a Hub id ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -98,14 +98,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
     folder = run / "replay"
     if not (folder / "update-1").is_dir():
         raise UserError(f"--replay {run}: the run recorded no updates; run the job with --run.log_batches N")
-    learner = Learner(
-        str(folder / "start"),
-        settings.learner,
-        dtype=settings.model.dtype,
-        temperature=settings.generator.temperature,
-        seed=settings.run.seed,
-        lora=settings.model.lora,
-    )
+    learner = Learner(folder / "start", settings)
     while (recorded := folder / f"update-{learner.step + 1}").is_dir():
         facts = json.loads((recorded / "update.json").read_text())
         torch.set_num_threads(facts["num_threads"])  # the order of sums depends on it

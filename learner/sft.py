@@ -138,7 +138,7 @@ def _learning_rate(settings: SftSettings, step: int) -> float:
 
 
 def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> str:
-    settings = learner.settings
+    settings, model = learner.settings, learner.model_settings
     weights = hashlib.sha256()
     for name, value in learner.policy.model.named_parameters():
         weights.update(name.encode())
@@ -147,8 +147,8 @@ def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> st
         "format": _CACHE_FORMAT,
         "model": learner.policy.model.config.to_json_string(),
         "weights": weights.hexdigest(),
-        "dtype": learner.dtype,
-        "lora": learner.lora.model_dump(mode="json", exclude={"publish"}) if learner.lora else None,
+        "dtype": model.dtype,
+        "lora": model.lora.model_dump(mode="json", exclude={"publish"}) if model.lora.rank else None,
         "references": fingerprint(references),
         "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
         "optim": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),

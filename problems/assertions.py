@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from problems.checks import Check, check_of
@@ -104,19 +105,15 @@ def classes_in(assertion: str, programs: Iterable[str]) -> tuple[str, ...] | Non
     None if the default is right: there is no reference, or exactly the capitalized names are classes.
     """
     names = {node.id for node in ast.walk(parse_assertion(assertion)) if isinstance(node, ast.Name)}
-    defined = [node for program in programs for node in _definitions(program)]
-    classes = names & {node.name for node in defined if isinstance(node, ast.ClassDef)}
-    functions = names & {node.name for node in defined if not isinstance(node, ast.ClassDef)}
+    classes: set[str] = set()
+    functions: set[str] = set()
+    for program in programs:
+        with suppress(UnusableRowError):  # its tests will show that it is not Python
+            for node in parse_module(program, "reference").body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name in names:
+                    (classes if isinstance(node, ast.ClassDef) else functions).add(node.name)
     as_written = all(name[:1].isupper() for name in classes) and not any(name[:1].isupper() for name in functions)
     return None if as_written else tuple(sorted(classes))
-
-
-def _definitions(program: str) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    try:
-        body = parse_module(program, "reference").body
-    except UnusableRowError:  # its tests will show that
-        return []
-    return [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def split_assertion(assertion: str, setup: str = "", classes: Iterable[str] | None = None) -> Shape:
@@ -167,28 +164,23 @@ def _truth(condition: ast.expr, scope: Scope) -> Truth | None:
 
 
 def _closeness(condition: ast.expr, scope: Scope) -> Closeness | None:
-    if isinstance(condition, ast.Call) and ast.unparse(condition.func) in ("math.isclose", "isclose"):
-        return _isclose(condition, scope)
-    if not isinstance(condition, ast.Compare) or len(condition.ops) != 1 or not isinstance(condition.left, ast.Call):
+    relative: float | None
+    match condition:
+        case ast.Call(function, [left, right], keywords) if ast.unparse(function) in ("math.isclose", "isclose"):
+            options = {keyword.arg: _number(keyword.value) for keyword in keywords}
+            relative, absolute = options.pop("rel_tol", 1e-9), options.pop("abs_tol", 0.0)
+            strict, is_known = False, not options
+        case ast.Compare(
+            ast.Call(function, [ast.BinOp(left, ast.Sub(), right)]), [ast.Lt() | ast.LtE() as operator], [tolerance]
+        ):
+            relative, absolute = 0.0, _number(tolerance)
+            strict, is_known = isinstance(operator, ast.Lt), ast.unparse(function) in ("abs", "math.fabs")
+        case _:
+            return None
+    pair = _source_and_target(left, right, scope)
+    if pair is None or not is_known or relative is None or absolute is None:
         return None
-    call, operator = condition.left, condition.ops[0]
-    if ast.unparse(call.func) not in ("abs", "math.fabs") or not isinstance(operator, ast.Lt | ast.LtE):
-        return None
-    difference = call.args[0] if len(call.args) == 1 else None
-    tolerance = _number(condition.comparators[0])
-    if not isinstance(difference, ast.BinOp) or not isinstance(difference.op, ast.Sub) or tolerance is None:
-        return None
-    pair = _source_and_target(difference.left, difference.right, scope)
-    return pair and Closeness(*pair, absolute=tolerance, relative=0.0, strict=isinstance(operator, ast.Lt))
-
-
-def _isclose(call: ast.Call, scope: Scope) -> Closeness | None:
-    options = {keyword.arg: _number(keyword.value) for keyword in call.keywords}
-    pair = _source_and_target(call.args[0], call.args[1], scope) if len(call.args) == 2 else None
-    relative, absolute = options.pop("rel_tol", 1e-9), options.pop("abs_tol", 0.0)
-    if pair is None or options or relative is None or absolute is None:
-        return None
-    return Closeness(*pair, absolute=absolute, relative=relative, strict=False)
+    return Closeness(*pair, absolute=absolute, relative=relative, strict=strict)
 
 
 def _source_and_target(left: ast.expr, right: ast.expr, scope: Scope) -> tuple[str, float] | None:

@@ -76,24 +76,20 @@ class _TakePrograms(ast.NodeTransformer):
         if scope.is_direct(node):
             if scope.is_instance(node):
                 raise UnusableRowError(f"test compares `{ast.unparse(node)}`, an object of the program")
-            return self._served_call(node)
+            parameters = sorted((used_names(node) & scope.bound) - bound_names(node))
+            name = self._serve(", ".join(parameters), ast.unparse(node))
+            return ast.Call(name, [ast.Name(one, ast.Load()) for one in parameters], [])
         if isinstance(node, ast.Name):
             if node.id == "check":  # the test function's own name
-                return self._served_function(node.id)
+                return self._serve("*some, **named", "check(*some, **named)")
             self.served.setdefault(node.id, "")
             return node
         return super().visit(node)
 
-    def _served_function(self, function: str) -> ast.expr:
+    def _serve(self, parameters: str, value: str) -> ast.Name:
         name = f"_value{len(self.served)}"
-        self.served[name] = f"lambda *some, **named: {function}(*some, **named)"
+        self.served[name] = f"lambda {parameters}: {value}"
         return ast.Name(name, ast.Load())
-
-    def _served_call(self, node: ast.expr) -> ast.expr:
-        name = f"_value{len(self.served)}"
-        parameters = sorted((used_names(node) & self._scope.bound) - bound_names(node))
-        self.served[name] = f"lambda {', '.join(parameters)}: {ast.unparse(node)}"
-        return ast.Call(ast.Name(name, ast.Load()), [ast.Name(one, ast.Load()) for one in parameters], [])
 
 
 def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
@@ -120,17 +116,13 @@ def mark_in_place(tree: ast.AST, functions: Iterable[str]) -> None:
     """
     functions = frozenset(functions)
     for node in ast.walk(tree):
-        call = node.value if isinstance(node, ast.Expr) else None
-        if isinstance(node, ast.Compare) and _is_compared_with_none(node):
-            call = node.left
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in functions:
-            call.func = ast.Attribute(call.func, IN_PLACE, ast.Load())
-
-
-def _is_compared_with_none(node: ast.Compare) -> bool:
-    right = node.comparators[0]
-    is_none = isinstance(right, ast.Constant) and right.value is None
-    return is_none and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.Eq)
+        match node:
+            case ast.Expr(ast.Call(ast.Name(name)) as call) if name in functions:
+                call.func = ast.Attribute(call.func, IN_PLACE, ast.Load())
+            case ast.Compare(ast.Call(ast.Name(name)) as call, [ast.Is() | ast.Eq()], [ast.Constant(None)]) if (
+                name in functions
+            ):
+                call.func = ast.Attribute(call.func, IN_PLACE, ast.Load())
 
 
 def marked_source(source: str, entry_point: str) -> str:
@@ -139,10 +131,8 @@ def marked_source(source: str, entry_point: str) -> str:
         module = parse_module(source, "test")
     except UnusableRowError:
         return source
-    check = check_function(module)
-    names = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
     before = ast.dump(module)
-    mark_in_place(module, names)
+    mark_in_place(module, _program_functions(module, entry_point))
     return source if ast.dump(module) == before else ast.unparse(ast.fix_missing_locations(module))
 
 
@@ -152,10 +142,15 @@ def check_function(module: ast.Module) -> ast.FunctionDef | None:
     return found if found is not None and len(found.args.args) == 1 else None
 
 
+def _program_functions(module: ast.Module, entry_point: str) -> set[str]:
+    """The names under which a test module calls the program."""
+    check = check_function(module)
+    return {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+
+
 def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
     """Refuse a test that looks at what only the program's process has: its output, its calls, its objects."""
-    check = check_function(module)
-    functions = {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+    functions = _program_functions(module, entry_point)
     attributes: set[str] = set()
     given: Counter[str] = Counter()  # how often each name gets a value, and how often from the program
     by_program: Counter[str] = Counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from problems.python_source import SCOPES, outer_statements
+from problems.python_source import IMPORTS, SCOPES, outer_statements
 from problems.scope import bound_names
 
 
@@ -24,18 +24,14 @@ def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | No
     statements = list(new_statements(tree, lines_before))
     if not statements:
         return None
-    if statements[0].lineno <= lines_before:
-        place = 0
-    else:
-        places = [i for i, node in enumerate(statements) if _binds(node, name)]
-        if not places:
-            return None
-        place = places[-1]
-    kept = [node for node in tree.body if (node.end_lineno or node.lineno) <= lines_before]
+    is_continued = statements[0].lineno <= lines_before
+    found = 0 if is_continued else max((i for i, node in enumerate(statements) if _binds(node, name)), default=None)
+    if found is None:
+        return None
+    kept = tree.body[: -len(statements)]
     needed: set[str] = set()
     bound: set[str] = set()
     last = -1
-    found: int | None = place
     while found is not None:
         kept += statements[last + 1 : found + 1]
         for node in kept:
@@ -45,7 +41,7 @@ def last_needed_line(tree: ast.Module, name: str, lines_before: int) -> int | No
         needed.discard(name)
         last = found
         # A repeated import is left out: the name is bound already, and the module may not exist.
-        wanted = ((i, needed - bound if _is_import(node) else needed) for i, node in enumerate(statements))
+        wanted = ((i, needed - bound if isinstance(node, IMPORTS) else needed) for i, node in enumerate(statements))
         found = max((i for i, names in wanted if i > last and names & _touched(statements[i])), default=None)
     return statements[last].end_lineno
 
@@ -68,15 +64,11 @@ def _globals_read(node: ast.stmt) -> set[str]:
             (read if isinstance(part.ctx, ast.Load) else own).add(part.id)
         elif isinstance(part, ast.arg):
             own.add(part.arg)
-        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+        elif isinstance(part, IMPORTS):
             own |= bound_names(part)
         elif isinstance(part, ast.Global):
             declared.update(part.names)
     return read - (own - declared) if isinstance(node, SCOPES) else read
-
-
-def _is_import(node: ast.stmt) -> bool:
-    return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
 def _touched(node: ast.stmt) -> set[str]:
@@ -87,29 +79,22 @@ def _touched(node: ast.stmt) -> set[str]:
     for part in outer_statements([node]):
         if isinstance(part, SCOPES):
             names.add(part.name)
-        elif isinstance(part, (ast.Import, ast.ImportFrom)):
+        elif isinstance(part, IMPORTS):
             names |= bound_names(part)
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             if isinstance(part.value.func, ast.Attribute):
                 names |= _root(part.value.func)
-        elif isinstance(part, ast.stmt):
-            for target in _targets(part):
-                names |= {name for inner in ast.walk(target) for name in _root(inner) if not _is_read(inner)}
+        else:
+            bound = [inner for target in _targets(part) for inner in ast.walk(target)]
+            names.update(*(_root(inner) for inner in bound if not isinstance(getattr(inner, "ctx", None), ast.Load)))
     return names
 
 
-def _targets(node: ast.stmt) -> list[ast.expr]:
-    if isinstance(node, (ast.Assign, ast.Delete)):
-        return list(node.targets)
-    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)):
-        return [node.target]
-    if isinstance(node, (ast.With, ast.AsyncWith)):
-        return [item.optional_vars for item in node.items if item.optional_vars]
-    return []
-
-
-def _is_read(node: ast.AST) -> bool:
-    return isinstance(getattr(node, "ctx", None), ast.Load)
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """What a statement assigns to, deletes, loops over, or opens."""
+    found = [*getattr(node, "targets", ()), getattr(node, "target", None)]
+    found += [item.optional_vars for item in getattr(node, "items", ())]
+    return [target for target in found if target is not None]
 
 
 def _root(node: ast.AST) -> set[str]:

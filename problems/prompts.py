@@ -6,10 +6,13 @@ Supervised training, reinforcement learning and evaluation all use this module, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from problems.token_spans import decode_with_spans
 from problems.types import AssertTest, Problem, StdinTest
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from transformers import PreTrainedTokenizerBase
 
 QUESTION = "question"
 """The `benchmark` of a problem that does not ask for a program. Its statement is the whole prompt."""
@@ -18,24 +21,7 @@ _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code b
 _CONTENT = "the answer of one turn"
 
 
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that prompts and answers need."""
-
-    chat_template: Any
-    eos_token_id: Any
-
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-        """Render a conversation as text."""
-
-    @property
-    def added_tokens_decoder(self) -> Any:
-        """Added tokens by id, each with a flag `special`."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
-        """The ids of a text."""
-
-
-def render_prompt(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+def render_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """The prompt for a problem; with a `tokenizer`, in its chat template.
 
     The formats are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
@@ -61,7 +47,7 @@ def chat_message(problem: Problem) -> str:
     return request + _FORMATS.get(problem.benchmark, _by_tests)(problem).strip() + "\n"
 
 
-def encode_prompt(problem: Problem, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
+def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> list[int]:
     """The ids of a problem's prompt; with `chat`, in the tokenizer's chat template.
 
     Raises:
@@ -72,13 +58,13 @@ def encode_prompt(problem: Problem, tokenizer: Tokenizer, *, chat: bool) -> list
     return list(tokenizer.encode(prompt, add_special_tokens=not chat))
 
 
-def encode_answer(program: str, tokenizer: Tokenizer, *, chat: bool) -> list[int]:
+def encode_answer(program: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> list[int]:
     """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block."""
     text = f"```python\n{program.rstrip()}\n```" if chat else program
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
 
 
-def answer_end_id(tokenizer: Tokenizer, *, chat: bool) -> int:
+def answer_end_id(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
     """The token that ends an answer: in a chat the one with which the template closes a turn, else the end token.
 
     They differ in some models (Phi-3: `<|end|>` and `<|endoftext|>`). If the template closes turns with plain text, it
@@ -94,7 +80,7 @@ def answer_end_id(tokenizer: Tokenizer, *, chat: bool) -> int:
     return next((i for i in closing if i in special), end)
 
 
-def _continuation(text: str, tokenizer: Tokenizer) -> list[int]:
+def _continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids of `text` as the continuation of other text.
 
     SentencePiece tokenizers put a space before the first word, which would indent a program's first line. After a line

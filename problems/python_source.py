@@ -31,6 +31,7 @@ _SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
 _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """The statements with a scope of their own."""
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def parse(source: str) -> ast.Module | int:

@@ -133,9 +133,7 @@ class Scope:
 
     def is_object(self, name: str) -> bool:
         """Whether a program's name stands for a class, or for an object that the setup made."""
-        if name in self.objects or (self.classes is not None and name in self.classes):
-            return True
-        return self.classes is None and name[:1].isupper()
+        return name in self.objects or (name[:1].isupper() if self.classes is None else name in self.classes)
 
     def is_direct(self, expression: ast.expr) -> bool:
         """Whether the program's process must evaluate it: it calls its functions or asks its objects something."""
@@ -143,42 +141,33 @@ class Scope:
             return False
         if isinstance(expression, ast.Call) and self.program_names(expression):
             callee = expression.func
-            if isinstance(callee, ast.Name) and self.program_names(callee):
-                return True
-            if self.is_direct(callee) or self._is_dotted(callee) or self.is_solution_method(callee):
-                return True
-            if self._is_about_function(expression):
+            is_function = bool(self.program_names(callee)) if isinstance(callee, ast.Name) else self.is_direct(callee)
+            if is_function or self._is_solution_method(callee) or self._is_about_function(expression):
                 return True
         return self._is_rooted(expression) or self._is_dotted(expression)
 
     def _is_about_function(self, call: ast.Call) -> bool:
         """`callable(f)`, which calls nothing, and `asyncio.run(f(1))`, whose coroutine cannot leave its process."""
-        if len(call.args) != 1 or call.keywords:
-            return False
-        (argument,) = call.args
-        match ast.unparse(call.func):
-            case "callable":
-                return isinstance(argument, ast.Name) and argument.id not in self.bound
-            case "asyncio.run":
+        match call:
+            case ast.Call(ast.Name("callable"), [ast.Name(name)], []):
+                return name not in self.bound
+            case ast.Call(ast.Attribute(ast.Name("asyncio"), "run"), [argument], []):
                 return self.is_direct(argument)
         return False
 
-    def is_solution_method(self, expression: ast.expr) -> bool:
+    def _is_solution_method(self, expression: ast.expr) -> bool:
         """`Solution().method`: the way LeetCode writes a function. Its value counts as the value of a function."""
-        return (
-            isinstance(expression, ast.Attribute)
-            and isinstance(expression.value, ast.Call)
-            and isinstance(expression.value.func, ast.Name)
-            and expression.value.func.id == "Solution"
-        )
+        match expression:
+            case ast.Attribute(ast.Call(ast.Name("Solution"))):
+                return True
+        return False
 
     def _is_dotted(self, expression: ast.expr) -> bool:
         """`name.attribute` of a program's name, such as a function's cache."""
-        return (
-            isinstance(expression, ast.Attribute)
-            and isinstance(expression.value, ast.Name)
-            and bool(self.program_names(expression.value))
-        )
+        match expression:
+            case ast.Attribute(ast.Name() as name):
+                return bool(self.program_names(name))
+        return False
 
     def _is_rooted(self, expression: ast.expr) -> bool:
         """Whether it asks a class or an object something: `Point(1, 2).x`, `Point.of(1).x`, `str(Point(1, 2))`."""
@@ -196,7 +185,7 @@ class Scope:
         return is_asked and all(self._is_rooted(one) and not self._is_solution_value(one) for one in of_program)
 
     def _is_solution_value(self, expression: ast.expr) -> bool:
-        return isinstance(expression, ast.Call) and self.is_solution_method(expression.func)
+        return isinstance(expression, ast.Call) and self._is_solution_method(expression.func)
 
     def is_known_instance(self, expression: ast.expr) -> bool:
         """`is_instance`, but only if that is more than a guess from a capitalized name."""

@@ -113,30 +113,18 @@ def _replace_broken_runs(parts: list[bytes], ids: NDArray[np.int64], vocabulary:
 
 def _decode_bytes(data: bytes) -> tuple[str, NDArray[np.int64]]:
     """`data` [N] as text, and the character of each byte, int64 [N + 1]. Invalid UTF-8 sequences become U+FFFD."""
-    char_of_byte = np.empty(len(data) + 1, dtype=np.int64)
-    texts: list[str] = []
-    position = num_chars = 0
+    begins_char = (np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80
+    position = 0
     while position < len(data):
-        broken = None
         try:
-            chunk = data[position:].decode("utf-8")
-            end = len(data)
+            data[position:].decode("utf-8")
+            break
         except UnicodeDecodeError as error:
-            end = position + error.start
-            broken = position + error.end
-            chunk = data[position:end].decode("utf-8")
-        raw = np.frombuffer(data, dtype=np.uint8)[position:end]
-        char_of_byte[position:end] = num_chars + np.cumsum((raw & 0xC0) != 0x80) - 1
-        num_chars += len(chunk)
-        texts.append(chunk)
-        position = end
-        if broken is not None:
-            char_of_byte[position:broken] = num_chars
-            texts.append("\N{REPLACEMENT CHARACTER}")
-            num_chars += 1
-            position = broken
-    char_of_byte[len(data)] = num_chars
-    return "".join(texts), char_of_byte
+            begins_char[position + error.start : position + error.end] = False
+            begins_char[position + error.start] = True
+            position += error.end
+    text = data.decode("utf-8", errors="replace")
+    return text, np.append(np.cumsum(begins_char) - 1, len(text))
 
 
 def _vocabulary(tokenizer: Any) -> _Vocabulary:

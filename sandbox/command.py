@@ -10,13 +10,15 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
+from files import write_jsonl
 from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
-from sandbox.grading import Graders, grade_file, read_programs
+from sandbox.grading import Graders, read_programs, verdict_row
 from sandbox.judge import reason_to_refuse
 from sandbox.runtime import find_runtime
 from sandbox.selftest import CANARIES, CONFINED, LEVELS, find_level, fix
@@ -95,8 +97,14 @@ def _grade(options: argparse.Namespace) -> None:
         pass  # a bad row is named before anything runs
     outcomes: Counter[Outcome] = Counter()
     started = time.monotonic()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for (program, _), verdict in graders.verdicts(read_programs(options.programs, index)):
+            outcomes[verdict.outcome] += 1
+            yield verdict_row(program, verdict)
+
     with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
-        outcomes.update(verdict.outcome for verdict in grade_file(options.programs, options.output, index, graders))
+        write_jsonl(options.output, rows())  # appears once it is complete
     seconds = time.monotonic() - started
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     print(f"{outcomes.total()} programs in {seconds:.1f} s: {counts}")

@@ -138,23 +138,6 @@ class Graders:
             executor.shutdown(cancel_futures=True)
 
 
-def grade_file(programs: Path, output: Path, index: ProblemIndex, graders: Graders) -> Iterator[Verdict]:
-    """Grade a file of programs into a file of verdict rows, and yield the verdicts as they are written.
-
-    `output` appears only once it is complete.
-
-    Raises:
-        UserError: as for `read_programs`.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for (program, _problem), verdict in graders.verdicts(read_programs(programs, index)):
-            file.write(json.dumps(verdict_row(program, verdict)) + "\n")
-            yield verdict
-    partial.replace(output)
-
-
 @dataclass(frozen=True, slots=True)
 class RejectedReference:
     """A reference program that does not pass. `number` counts the problem's references from 0."""

@@ -1,4 +1,4 @@
-"""A headless Chromium driven over the DevTools protocol, for screenshots and for tests of what a browser shows.
+"""A headless Chromium, driven over the DevTools protocol, for screenshots and tests.
 
 async with Browser.start(tmp_path) as browser:
     await browser.open("file:///.../report.html", width=390, dark=True)
@@ -39,7 +39,7 @@ class Browser:
     async def start(cls, profile: Path) -> AsyncIterator[Browser]:
         """Start a browser with its profile in the folder `profile`. Raises FileNotFoundError if none is installed."""
         if CHROMIUM is None:
-            raise FileNotFoundError("no chromium on this machine (`apt-get install chromium`)")
+            raise FileNotFoundError("Chromium is not installed (`apt-get install chromium`)")
         process = await asyncio.create_subprocess_exec(
             CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

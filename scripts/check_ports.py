@@ -1,6 +1,6 @@
-"""Before `ray start`: `python scripts/check_ports.py PORT ...` says which of its ports something else has taken.
+"""Check ports before `ray start`: `python scripts/check_ports.py PORT ...` names the ones that are already in use.
 
-Ray itself does not say so of every port, and takes more than a minute to fail. Exit status 1 where one is taken.
+Ray does not say this about every port, and takes more than a minute to fail. The exit status is 1 if one is in use.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import psutil
 
 
 def main(ports: Sequence[str]) -> int:
-    """Print a line for each port that is taken, with its holder and the cure."""
+    """Print a line for each port in use: who uses it, and what to do."""
     taken = [int(port) for port in ports if not _is_free(int(port))]
     for port in taken:
         print(
-            f"check_ports: port {port}, which Ray is to listen on, is taken by {_holder(port) or 'another process'}: "
-            "end it, or give Ray another port in the `ray start` commands of the cluster's file",
+            f"check_ports: Ray needs port {port}, but {_holder(port) or 'another process'} is using it. Stop that "
+            "process, or change the port in the `ray start` commands of the cluster's file",
             file=sys.stderr,
         )
     return 1 if taken else 0
@@ -35,7 +35,7 @@ def _is_free(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """The process that listens there, as far as this user may see it."""
+    """The processes that use a port, as far as this user is allowed to see them."""
     try:
         pids = {each.pid for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port}
         return ", ".join(f"{psutil.Process(pid).name()} (process {pid})" for pid in sorted(filter(None, pids)))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Lock the requirements named in pyproject.toml: requirements/cpu.txt, gpu.txt and dev.txt.
-# The locks name versions and markers only, no index, so that they install from whatever sources pip is configured with.
-# Needs uv. Arguments are passed on to `uv pip compile`, for example `--upgrade`.
+# The locks contain versions and markers but no index, so they install from whatever sources pip is configured to use.
+# Needs uv. Arguments go to `uv pip compile`, for example `--upgrade`.
 set -eu
 cd "$(dirname "$0")/.."
 UV=$(realpath "$(command -v "${UV:-uv}")")
@@ -9,15 +9,15 @@ locks=$PWD/requirements
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# vLLM asks for torchvision, torchaudio and torchcodec, for images and sound. On CPU nothing uses them, and their general
-# builds cannot be imported beside the CPU build of torch. On a GPU vLLM imports torchvision before it starts.
+# vLLM asks for torchvision, torchaudio and torchcodec, for images and sound. On a CPU nothing uses them, and their usual
+# builds cannot be imported along with the CPU build of torch. On a GPU, vLLM imports torchvision when it starts.
 never="sys_platform == 'never'"
 without="\"torchvision; $never\", \"torchaudio; $never\", \"torchcodec; $never\""
 
 environment="sys_platform == 'linux' and platform_machine == 'x86_64' and implementation_name == 'cpython'"
 environment="$environment and platform_python_implementation == 'CPython' and python_full_version < '3.13'"
 
-compile() {  # compile NAME OVERRIDES METADATA ARGUMENTS...: lock pyproject.toml with these rules into NAME.txt
+compile() {  # compile NAME OVERRIDES METADATA ARGUMENTS...: lock pyproject.toml into NAME.txt with these rules
     name=$1
     {
         cat pyproject.toml
@@ -27,26 +27,26 @@ compile() {  # compile NAME OVERRIDES METADATA ARGUMENTS...: lock pyproject.toml
     shift 3
     (cd "$work" && "$UV" pip compile pyproject.toml --universal --python-version 3.11 --quiet --no-annotate \
         --custom-compile-command scripts/lock.sh --output-file "$locks/$name.txt" "$@")
-    # The rules that hold for every line are no news.
+    # Drop the markers that are the same on every line.
     sed -i -E "s/ ; (python_full_version < '3.13' and )?implementation_name == 'cpython' .*'linux'$//" \
         "requirements/$name.txt"
 }
 
-# CPU. torch's +cpu build lives on an index of its own, which need not be at hand to lock: it differs from the build on
-# the default index in needing no CUDA libraries, so that one is resolved without them, and then renamed.
+# CPU. torch's +cpu build is on a separate index, which may be out of reach here. It is the build on the default index
+# without the CUDA libraries, so resolve that one without them, then rename it.
 stated='{ name = "torch", version = "2.13.0", requires-dist = ["filelock", "typing-extensions>=4.10", '
 stated="$stated"'"setuptools>=77.0.3", "sympy>=1.13.3", "networkx>=2.5.1", "jinja2", "fsspec>=0.8.5"] }'
-# Its wheel for Linux needs what its wheel for Windows, which uv reads, does not.
+# uv reads the requirements of the Windows wheel; the Linux wheel needs one more package.
 stated="$stated"', { name = "intel-openmp", version = "2024.2.1", requires-dist = ["intel-cmplr-lib-ur==2024.2.1"] }'
 [ ! -f requirements/cpu.txt ] || sed -i 's/^torch==2.13.0+cpu/torch==2.13.0/' requirements/cpu.txt
 compile cpu "$without, \"torch==2.13.0\"" "$stated" --extra cpu "$@"
 sed -i 's/^torch==2.13.0/torch==2.13.0+cpu/' requirements/cpu.txt
 
-# GPU. Starts from the CPU lock, so that what both worlds need has one version.
+# GPU. Starts from the CPU lock, so packages in both have the same version.
 [ -f requirements/gpu.txt ] || sed 's/+cpu//' requirements/cpu.txt > requirements/gpu.txt
 compile gpu "" "" --extra gpu "$@"
 
-# Tools: what they add to the lock of the CPU world; their versions hold for both.
+# Tools: only what they add to the CPU lock. Their versions suit both locks.
 plain() { sed 's/+cpu//' requirements/cpu.txt; }
 touch requirements/dev.txt
 { plain; cat requirements/dev.txt; } > "$work/before.txt"

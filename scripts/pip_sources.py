@@ -1,4 +1,4 @@
-"""Print pip's configured package sources as options of `uv pip install`, one on a line.
+"""Print pip's configured package sources as options for `uv pip install`, one per line.
 
 uv installs the locks several times faster than pip but reads none of pip's configuration.
 """
@@ -17,7 +17,7 @@ OPTIONS = {
 
 
 def main() -> None:
-    """Ask pip itself, so that every file and variable that it reads counts; a later line overrides an earlier one."""
+    """Ask pip itself, which knows all its files and variables. Later lines override earlier ones."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     )

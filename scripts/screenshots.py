@@ -1,8 +1,8 @@
-"""Remake the screenshots in docs/images: run a small job and look at it with a headless Chromium.
+"""Remake the screenshots in docs/images: run a small job and open it in a headless Chromium.
 
 PYTHONPATH=. .venv/bin/python scripts/screenshots.py [RUN_DIR]     with RUN_DIR: only the report of that run
 
-Needs chromium (`apt-get install chromium`); takes a few minutes.
+Needs Chromium (`apt-get install chromium`) and takes a few minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
 
 
 async def main() -> None:
-    """Make all screenshots, or only those of a report."""
+    """Make all screenshots, or only those of one report."""
     with tempfile.TemporaryDirectory() as folder:
         async with Browser.start(Path(folder) / "profile") as browser:
             run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "screenshots"
@@ -44,7 +44,7 @@ async def main() -> None:
 
 
 async def run_job(browser: Browser, run: Path) -> None:
-    """Run the job in the folder `run`, and look at the Ray dashboard while it trains."""
+    """Run the job in the folder `run`, and take pictures of the Ray dashboard while it trains."""
     command = [sys.executable, *JOB, "--run.dir", str(run)]
     job = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=ENVIRONMENT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -62,7 +62,7 @@ async def run_job(browser: Browser, run: Path) -> None:
 
 
 async def dashboard(browser: Browser, address: str) -> None:
-    """Show the actors by name, and the calls of the learner."""
+    """Take pictures of the list of actors and of the learner's calls."""
     await browser.open(f"{address}/#/actors", width=1900, height=1000)
     for name in NAMES:
         await browser.until(f"document.body.innerText.includes('{name}')")
@@ -73,7 +73,7 @@ async def dashboard(browser: Browser, address: str) -> None:
 
 
 async def show_calls(browser: Browser, actor: str) -> None:
-    """Go from the list of actors to the calls of one of them."""
+    """Open the calls of an actor, from the list of actors."""
     row = f"[...document.querySelectorAll('tr')].find(row => row.innerText.includes('{actor}'))"
     await browser.until(f"!!{row}")
     await browser.value(f"{row}.querySelector('a').click()")
@@ -81,7 +81,7 @@ async def show_calls(browser: Browser, actor: str) -> None:
 
 
 async def report(browser: Browser, page: Path) -> None:
-    """Show the report on a phone and on a desktop, in light and dark mode."""
+    """Take pictures of the report on a phone and on a desktop, in light and dark mode."""
     for device, width, height in (("desktop", 1280, 1000), ("phone", 390, 1000)):
         for light, dark in (("light", False), ("dark", True)):
             await browser.open(page.absolute().as_uri(), width=width, height=height, dark=dark)
@@ -94,7 +94,7 @@ async def report(browser: Browser, page: Path) -> None:
 
 
 def save(name: str, png: bytes) -> None:
-    """Save a screenshot, with few enough colors to be small."""
+    """Save a screenshot with fewer colors, to keep the file small."""
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     image.save(IMAGES / name, optimize=True)
     print(IMAGES / name, (IMAGES / name).stat().st_size)

@@ -33,7 +33,7 @@ Lists are words on the command line (`--evaluation.ks 1 5`) and YAML lists in fi
 RENAMED_INTRODUCTION = """\
 ## Names from earlier versions
 
-An old name in a file, a variable or an option is an error that says what to use instead.
+If a file, a variable or an option uses an old name, the error message gives the new one.
 
 | Old name | Now |
 |---|---|
@@ -41,7 +41,7 @@ An old name in a file, a variable or an option is an error that says what to use
 
 
 def settings_page() -> str:
-    """The whole page as Markdown."""
+    """The page as Markdown."""
     parts = [INTRODUCTION]
     parts += ["\n".join(_section(section)) for section in sections(Settings)]
     parts += ["\n".join(_section(section)) for section in sections(PlanOptions, ("plan",))]

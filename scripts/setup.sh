@@ -1,8 +1,7 @@
 #!/bin/sh
-# Make .venv what the requirement files say: `scripts/setup.sh [cpu|gpu|auto]`. Needs a shell and python3 >= 3.11.
-# Instant when nothing changed. PYTHON names the interpreter to use (default: python3),
-# TORCH_CPU_INDEX a mirror of PyTorch's index of CPU builds.
-# Packages come from the sources that pip is configured with; see requirements/ and scripts/lock.sh.
+# Set up .venv from the requirement files: `scripts/setup.sh [cpu|gpu|auto]`. Needs a shell and Python 3.11 or 3.12.
+# Takes no time if nothing changed. PYTHON is the interpreter to use (default: python3), and TORCH_CPU_INDEX a mirror of
+# PyTorch's index of CPU builds. Packages come from the sources that pip is configured to use; see scripts/lock.sh.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -18,11 +17,11 @@ apt_install() {
 
 choose_accelerator() {  # sets accelerator and why
     case "$1" in
-        cpu | gpu) accelerator=$1 why="asked for" ;;
+        cpu | gpu) accelerator=$1 why="you asked for it" ;;
         auto)
             if command -v nvidia-smi > /dev/null && gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null) \
                 && [ -n "$gpus" ]; then
-                accelerator=gpu why="nvidia-smi lists $(echo "$gpus" | wc -l) ($(echo "$gpus" | head -n 1))"
+                accelerator=gpu why="nvidia-smi lists $(echo "$gpus" | wc -l) GPUs ($(echo "$gpus" | head -n 1))"
             else
                 accelerator=cpu why="nvidia-smi lists no GPU"
             fi ;;
@@ -30,30 +29,30 @@ choose_accelerator() {  # sets accelerator and why
     esac
 }
 
-install_bubblewrap() {  # programs that a model writes run under it; everything else works without
+install_bubblewrap() {  # isolates the programs that a model writes; everything else works without it
     if command -v bwrap > /dev/null; then return; fi
     if may_install && apt_install bubblewrap; then
         say "installed bubblewrap with apt-get"
     else
-        say "bubblewrap is missing: programs cannot be run in isolation. Install it as root: apt-get install bubblewrap"
+        say "bubblewrap is missing, so programs cannot run in isolation. Install it as root: apt-get install bubblewrap"
     fi
 }
 
 make_venv() {
-    command -v "$PYTHON" > /dev/null || fail "no $PYTHON found; install Python 3.11 or 3.12, or name one: PYTHON=/path/to/python3"
+    command -v "$PYTHON" > /dev/null || fail "$PYTHON was not found; install Python 3.11 or 3.12, or say where it is: PYTHON=/path/to/python3"
     version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     case "$version" in
         3.11 | 3.12) ;;
-        *) fail "$PYTHON is Python $version; the locked packages are for 3.11 and 3.12. Name one of these: PYTHON=python3.12" ;;
+        *) fail "$PYTHON is Python $version; the locked packages are for 3.11 and 3.12. Choose one of these: PYTHON=python3.12" ;;
     esac
     if [ -x .venv/bin/python ]; then
         present=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null || echo broken)
         if [ "$present" = "$version" ]; then return; fi
-        say ".venv holds Python $present, not $version: making it anew"
+        say ".venv has Python $present, not $version: recreating it"
         rm -rf .venv
     fi
     if ! "$PYTHON" -c 'import ensurepip' 2> /dev/null; then
-        say "$PYTHON cannot make virtual environments: ensurepip is missing"
+        say "$PYTHON cannot create virtual environments: ensurepip is missing"
         if ! may_install || ! apt_install "python$version-venv"; then
             fail "install it as root: apt-get install python$version-venv"
         fi
@@ -64,7 +63,7 @@ make_venv() {
 
 torch_is_missing() { [ "$accelerator" = cpu ] && grep -qE '(no version of|distribution found for) torch==' "$log"; }
 
-install_from() {  # install_from [INDEX]: exactly what the locks say, from pip's sources and from this index too
+install_from() {  # install_from [INDEX]: install the locks from pip's sources, and from this index if one is given
     locks="--no-deps -r requirements/$accelerator.txt -r requirements/dev.txt"
     index=${1:+--extra-index-url=$1}
     # shellcheck disable=SC2046,SC2086
@@ -73,7 +72,7 @@ install_from() {  # install_from [INDEX]: exactly what the locks say, from pip's
         return
     fi
     if torch_is_missing; then return 1; fi
-    # pip knows ways to reach an index that uv is not told of: client certificates, keyrings, netrc.
+    # pip can use credentials that uv does not know: client certificates, keyrings, netrc.
     # shellcheck disable=SC2086
     .venv/bin/python -m pip install --no-input $index $locks > "$log" 2>&1
 }
@@ -82,17 +81,17 @@ install_packages() {
     .venv/bin/python -m pip install --no-input --no-deps "$(grep '^uv==' requirements/dev.txt)" > "$log" 2>&1 \
         && if install_from; then return; fi
     if torch_is_missing; then
-        say "the +cpu build of torch is not among pip's sources: adding PyTorch's index of CPU builds"
+        say "pip's sources do not have the +cpu build of torch: adding PyTorch's index of CPU builds"
         if install_from "$TORCH_CPU_INDEX"; then return; fi
     fi
     tail -n 15 "$log" >&2
-    fail "the requirements could not be installed; the whole output is in $log"
+    fail "cannot install the requirements; the full output is in $log"
 }
 
-install_project() {  # .venv/bin/rltf, from this folder; builds with the setuptools of the locks, so it downloads nothing
-    if [ ! -f pyproject.toml ]; then return; fi  # the image installs the requirements before it copies the program
+install_project() {  # install .venv/bin/rltf from this folder; setuptools is in the locks, so nothing is downloaded
+    if [ ! -f pyproject.toml ]; then return; fi  # the Docker image installs the requirements before it copies the program
     .venv/bin/python -m pip install --no-input --no-index --no-deps --no-build-isolation --editable . > "$log" 2>&1 \
-        || { tail -n 15 "$log" >&2; fail "the command rltf could not be installed; the whole output is in $log"; }
+        || { tail -n 15 "$log" >&2; fail "cannot install the command rltf; the full output is in $log"; }
     cp pyproject.toml .venv/.project
 }
 
@@ -109,7 +108,7 @@ if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted"
     exit 0
 fi
 
-say "$accelerator requirements, because: $why"
+say "using the $accelerator requirements: $why"
 install_bubblewrap
 make_venv
 say "installing $(cat requirements/"$accelerator".txt requirements/dev.txt | grep -c ==) packages (a few minutes the first time)"

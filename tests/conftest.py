@@ -10,14 +10,14 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere: the machine's cores are shared
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch, because tests share the cores
 
 import pytest
 from hypothesis import settings
 
 from tests.tiny_model import build_tiny_model
 
-# Rules are about values: a busy machine must not fail them.
+# Properties are about values, so they must not fail because a machine is busy.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
 
@@ -53,17 +53,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face model folder (config, weights, tokenizer) of about 100 k parameters; read only."""
+    """A Hugging Face model folder (config, weights, tokenizer) with about 100,000 parameters. Do not change it."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One private Ray of this test session: 8 logical CPUs, 200 MB of object store."""
+    """A private Ray for this test session: 8 logical CPUs and an object store of 200 MB."""
     import ray
 
     ray.init(
-        address="local",  # whatever else runs on this machine
+        address="local",  # never another Ray on this machine
         num_cpus=8,
         object_store_memory=200 * 1024 * 1024,
         include_dashboard=False,

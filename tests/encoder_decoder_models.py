@@ -1,4 +1,4 @@
-"""Tiny random encoder-decoder models of the kinds used for code, in folders like those on the Hub."""
+"""Tiny random encoder-decoder models of the kinds used for code, in folders like on the Hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5For
 
 from tests.small_tokenizers import CORPUS
 
-# The differences between the kinds. CodeT5: the first version of T5, RobertaTokenizer, PyTorch weights. CodeT5+ (220m,
-# 770m): the same with float16 weights. T5 (1.1, Flan): gated activation, outputs not scaled.
+# How the kinds differ. CodeT5: first version of T5, RobertaTokenizer, PyTorch weights. CodeT5+ (220m, 770m): the same
+# with float16 weights. T5 (1.1, Flan): gated activation, outputs not scaled.
 KINDS = ("codet5", "codet5p", "t5")
 _SHAPE: dict[str, dict[str, Any]] = {
     "codet5": {"num_layers": 2},
@@ -24,7 +24,7 @@ _SENTINELS = [f"<extra_id_{i}>" for i in range(4)]
 
 
 def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tuple[str, ...] = ()) -> Path:
-    """Write a model of `kind` into `folder`, with a vocabulary from the small corpus and `texts`."""
+    """Write a model of `kind` into `folder`. Its vocabulary comes from the small corpus and `texts`."""
     corpus = [*CORPUS, *texts]
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = (_fast if kind == "t5" else _roberta)(folder, corpus)
@@ -39,7 +39,7 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "decoder_start_token_id": tokenizer.pad_token_id,
-        "n_positions": 24,  # in pre-training; T5 accepts longer inputs, and so must all code here
+        "n_positions": 24,  # the length in pre-training; T5 accepts longer inputs, and all code here must too
     }
     config = T5Config(**fields | _SHAPE[kind])
     torch.manual_seed(seed)
@@ -47,7 +47,7 @@ def build_encoder_decoder(kind: str, folder: Path, *, seed: int = 0, texts: tupl
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "relative_attention_bias" in name or ".q." in name:
-                parameter *= 6  # makes attention and its distances show in the logits
+                parameter *= 6  # so attention and distances affect the logits visibly
         if not config.scale_decoder_outputs:
             model.shared.weight *= 0.1  # otherwise probabilities are too small to compare in float32
     if kind == "codet5p":
@@ -78,7 +78,7 @@ def _roberta(folder: Path, corpus: list[str]) -> Any:
 
 
 def _fast(folder: Path, corpus: list[str]) -> Any:
-    """T5's special tokens with byte-level merges, because T5's own pieces lose line ends and indentation."""
+    """T5's special tokens with byte-level merges, because T5's own tokens lose line ends and indentation."""
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_byte_level(["<pad>", "</s>", "<unk>"], corpus),
         pad_token="<pad>",

@@ -1,4 +1,4 @@
-"""Tiny random models of every family that vLLM samples from, each with the tokenizer class of its family."""
+"""Tiny random models of every family that vLLM can sample from, each with the tokenizer class of its family."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.small_tokenizers import byte_level_bpe, sentencepiece_bpe
 CONTEXT = 512
 WINDOW = 448
 
-# ChatML. A turn ends with a special token, which is not the tokenizer's end token here, and a line end.
+# ChatML. A turn ends with a line end after a special token, which is not the tokenizer's end token here.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 _SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 _GROUPED = _SHAPE | {"num_key_value_heads": 1, "max_position_embeddings": CONTEXT}
 _GPT = {"n_layer": 2, "n_positions": CONTEXT}
-# Configuration, tokenizer and shape. All heads have 32 dimensions, a size that vLLM's CPU kernels support.
+# Configuration, tokenizer and shape. All heads have 32 dimensions, which vLLM's CPU kernels support.
 _FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaTokenizer, _GROUPED),
     "qwen2": (Qwen2Config, Qwen2Tokenizer, _GROUPED | {"tie_word_embeddings": True}),
@@ -55,12 +55,12 @@ def build_family(family: str, folder: Path, *, chat: bool = False) -> Path:
     tokenizer = build_tokenizer(family, chat=chat)
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     torch.manual_seed(0)
-    # A wide distribution, which makes log-probabilities differ clearly between tokens.
+    # A wide distribution, so log-probabilities differ clearly between tokens.
     config = configuration(**shape, **ids, initializer_range=0.2)
     model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # a new bias is 0 and a new gain 1: tests would not notice their loss
+            if parameter.ndim == 1:  # new biases are 0 and new gains 1, so tests would not notice if they got lost
                 parameter += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

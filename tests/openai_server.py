@@ -1,4 +1,4 @@
-"""A server that speaks the protocol of OpenAI, for tests of its clients."""
+"""A server with the OpenAI API, for tests of clients."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def serve(
     asked: str = "some-model",
     page: str = "",
 ) -> Iterator[str]:
-    """Serve `models` and yield the address. The texts are those of `answer(prompt)`; None means too many requests.
+    """Serve `models` and yield the address. The answers are the texts of `answer(prompt)`; None is "too many requests".
 
-    Only the model `asked` answers. With a `page`, that is the answer to everything.
+    Only the model `asked` answers. With a `page`, the server answers every request with it.
     """
 
     class Handler(BaseHTTPRequestHandler):

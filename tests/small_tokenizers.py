@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the kinds that code models use, built here so tests need no download."""
+"""Tiny tokenizers of the kinds that code models use. They are built here, so tests download nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CORPUS = [
 
 
 def byte_level_bpe() -> Tokenizer:
-    """As in GPT-2, CodeGen, Qwen and CodeT5: merges over bytes, so a token may be part of a character."""
+    """Like GPT-2, CodeGen, Qwen and CodeT5: merges of bytes, so a token may be part of a character."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -35,7 +35,7 @@ def byte_level_bpe() -> Tokenizer:
 
 
 def sentencepiece_bpe() -> Tokenizer:
-    """As in Llama: spaces are U+2581, unknown characters become byte tokens, merges may cross lines."""
+    """Like Llama: spaces are U+2581, unknown characters become byte tokens, and merges may cross lines."""
     pieces = [END, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Tokenizer(models.BPE(unk_token=None, byte_fallback=True, fuse_unk=False))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -43,7 +43,7 @@ def sentencepiece_bpe() -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=pieces, limit_alphabet=60, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     state = json.loads(tokenizer.to_str())
-    state["added_tokens"] = state["added_tokens"][:1]  # only END is special; byte tokens are part of the text
+    state["added_tokens"] = state["added_tokens"][:1]  # only END is special, since byte tokens are text
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -52,7 +52,7 @@ def sentencepiece_bpe() -> Tokenizer:
 
 
 def character_level() -> Tokenizer:
-    """One token per character, as in small models trained from scratch."""
+    """One token per character, like small models trained from scratch."""
     characters = sorted({*"".join(CORPUS), *map(chr, range(32, 127)), *"\n\t\r\f\u2028😀"})
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate([END, "<unk>", *characters])}, "<unk>"))
     tokenizer.add_special_tokens([END])

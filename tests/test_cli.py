@@ -1,4 +1,4 @@
-"""The command `rltf`: help and mistakes come at once, and every command reaches its room."""
+"""The command `rltf`: help and error messages come at once, and every command reaches its room."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The documentation builds, needs no network, and says nothing that the program does not know.
+"""The documentation builds, needs no network, and its commands, settings, files and messages exist.
 
-Each check returns complaints about one page, so that broken samples can show that it finds them.
+Each check returns complaints about a text. Tests with broken samples show that the checks find mistakes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
-# The ways into the program, each with the words that call it. Subcommands come before their commands.
+# The commands of the program, each with the words that run it. Subcommands come before their commands.
 REPORTS = ("report", "compare", "figure", "ablation")
 PINNED: Mapping[str, tuple[str, ...]] = {
     "python launch.py": ("launch.py",),
@@ -59,7 +59,7 @@ FENCED = r"^```\w*\n(.*?)^```"
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """The lines of every code block, and every code span, with continued lines joined."""
+    """The lines of all code blocks, and all code spans. Continued lines are joined."""
     text = re.sub(r" *\\\n *", " ", text)
     for block in re.findall(FENCED, text, re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
@@ -69,7 +69,7 @@ def command_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of every command of this project: `python`, `rltf` and `make`, however they are called."""
+    """The words of all commands of this project: `python`, `rltf` and `make`, with or without a path."""
     for line in command_lines(text):
         try:
             words = shlex.split(line, comments=True)
@@ -85,7 +85,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 @cache
 def options_of(program: tuple[str, ...]) -> frozenset[str]:
-    """The options that the help of a program names."""
+    """The options in the help of a program."""
     helps = [["--help"], ["--help", "all"]] if program == ("launch.py",) else [["--help"]]
     text = ""
     for words in helps:
@@ -123,9 +123,9 @@ def bad_command(words: Sequence[str]) -> Iterator[str]:
 
 
 def bad_job(program: str, arguments: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the settings of a job, if the command line alone decides them.
+    """What is wrong with the settings of a job, unless they also depend on a run folder.
 
-    A job for another cluster is submitted to it, with the same settings.
+    A job that is submitted to another cluster has the same settings.
     """
     before = cli.COMMANDS[program.removeprefix("rltf ")].before if program.startswith("rltf ") else ()
     if {"...", "--help", "--resume", "--replay"} & {*before, *arguments} or any("NAME" in word for word in arguments):
@@ -146,7 +146,7 @@ def bad_make(words: Sequence[str]) -> Iterator[str]:
 
 
 def bad_script(words: Sequence[str]) -> Iterator[str]:
-    """`python SCRIPT` and `python -m MODULE` of this project; an option must stand in the source."""
+    """What is wrong with `python SCRIPT` or `python -m MODULE`. Its options must appear in its source."""
     if len(words) < 2 or words[0] != "python":
         return
     path = ROOT / (f"{words[2].replace('.', '/')}.py" if words[1] == "-m" and len(words) > 2 else words[1])
@@ -200,7 +200,7 @@ def test_wrong_commands_are_found(text: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def undocumented(text: str) -> list[str]:
-    """The commands, targets and options of a job that no page mentions."""
+    """The commands, make targets and options of a job that the text does not mention."""
     lines = [" ".join(words) + " " for words in commands(text)]
     # `python -m reporting NAME` is `rltf report NAME`, and `report` is its default.
     known = [name for name in PROGRAMS if not name.startswith("python -m reporting ") and name != "rltf report report"]
@@ -235,7 +235,7 @@ def bad_settings(text: str) -> list[str]:
     return complaints + [f"{name}: no such variable" for name in variables if name not in known_variables]
 
 
-# The page of all settings also lists their old names; it is written from the tree.
+# The generated page of all settings also lists their old names.
 @EVERY_PAGE
 def test_settings_exist(page: Path) -> None:
     text = page.read_text().partition("## Names from earlier versions")[0]
@@ -261,7 +261,7 @@ def test_wrong_settings_are_found(text: str) -> None:
 
 
 def bad_links(page: Path, text: str) -> list[str]:
-    """Relative links and images that lead to no file, and files of this project that do not exist."""
+    """Relative links, images and names of files that do not exist."""
     targets = [page.parent / target for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)]
     named = re.findall(r"`([a-z]+/[\w./-]+|[a-z][\w-]*\.(?:py|yaml))`", text)
     ours = [name for name in named if "/" not in name or (ROOT / name.partition("/")[0]).is_dir()]
@@ -285,14 +285,14 @@ def test_missing_files_are_found(text: str) -> None:
 
 @cache
 def sources() -> str:
-    """All source text, with adjoining string literals joined."""
+    """All source text, with adjacent string literals joined."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     rooms = [ROOT / name for name in files if name.endswith((".py", ".sh")) and not name.startswith("tests/")]
     return re.sub(r"\"\s*\n\s*f?\"", "", "\n".join(path.read_text() for path in rooms if path.exists()))
 
 
 def bad_messages(text: str) -> list[str]:
-    """Messages in bold that the program does not print. `...` stands for what varies."""
+    """Messages in bold that the program does not print. `...` stands for the parts that vary."""
     quoted = [span for bold in re.findall(r"\*\*(.*?)\*\*", text, re.DOTALL) for span in re.findall(r"`([^`]+)`", bold)]
     parts = [part.strip(" ()") for message in quoted for part in re.split(r"\.\.\.|\d+", " ".join(message.split()))]
     return [f"no message contains {part!r}" for part in parts if " " in part and part not in sources()]
@@ -324,7 +324,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Assets(HTMLParser):
-    """What a page fetches by itself, without the links that a reader may follow."""
+    """The files that a page loads by itself, not the links that a reader may follow."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -340,16 +340,16 @@ class Assets(HTMLParser):
 
 
 def bad_assets(page: Path, text: str) -> list[str]:
-    """What a page fetches from outside, or what is missing beside it."""
+    """The files that a page loads from other sites, and those that are missing."""
     return [
-        f"{page.name} fetches {address}"
+        f"{page.name} loads {address}"
         for address in Assets(text).fetched
         if re.match(r"(https?:)?//", address) or (address and not (page.parent / address.partition("?")[0]).exists())
     ]
 
 
 @pytest.mark.slow
-def test_pages_fetch_nothing_from_outside(site: Path) -> None:
+def test_pages_load_nothing_from_other_sites(site: Path) -> None:
     pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
     assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
     for page in pages:
@@ -359,7 +359,7 @@ def test_pages_fetch_nothing_from_outside(site: Path) -> None:
 @pytest.mark.parametrize(
     "text", ['<script src="https://a.example/a.js">', '<link rel="icon" href="//a.example">', '<img src="missing.png">']
 )
-def test_outside_assets_are_found(text: str) -> None:
+def test_assets_from_other_sites_are_found(text: str) -> None:
     assert bad_assets(ROOT / "docs" / "page.html", text)
 
 

@@ -1,3 +1,5 @@
+"""Settings from defaults, files, environment and command line, and the messages for mistakes in them."""
+
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def refusal(argv: list[str], environ: dict[str, str] = NO_ENVIRONMENT) -> str:
     return str(caught.value)
 
 
-def test_no_arguments_mean_the_starter_job() -> None:
+def test_the_default_is_the_starter_job() -> None:
     settings, options = load_settings([], NO_ENVIRONMENT)
     assert settings.run.name == "starter"
     assert options == CliOptions(config=STARTER_CONFIG)
@@ -120,7 +122,7 @@ def test_lists_are_words_or_yaml(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_command_line_mistakes(argv: list[str], message: str) -> None:
+def test_mistakes_on_the_command_line(argv: list[str], message: str) -> None:
     assert message in refusal(argv)
 
 
@@ -173,14 +175,14 @@ def test_possible_weight_transfers_between_gpus(way: str, learner_gpus: str, gen
         ("run:\n  name: !!python/object:x.y {}\n", 2, "invalid YAML"),
     ],
 )
-def test_file_mistakes_come_with_their_line(tmp_path: Path, text: str, line: int, message: str) -> None:
+def test_mistakes_in_a_file_come_with_their_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     config = write(tmp_path, text)
     said = refusal(["--config", config])
     assert f"{config}:{line}" in said
     assert message in said
 
 
-def test_a_section_without_lines_keeps_its_defaults(tmp_path: Path) -> None:
+def test_an_empty_section_keeps_its_defaults(tmp_path: Path) -> None:
     config = write(tmp_path, "run:\n  # seed: 3\nmodel:\n  name: x\n")
     settings, _ = load_settings(["--config", config], NO_ENVIRONMENT)
     assert settings.run == Settings().run
@@ -194,7 +196,7 @@ def test_a_section_without_lines_keeps_its_defaults(tmp_path: Path) -> None:
         ({"RLTF_LEARNER__BATCH_SIZE": "many"}, "(environment variable RLTF_LEARNER__BATCH_SIZE): input should be"),
     ],
 )
-def test_environment_mistakes(environ: dict[str, str], message: str) -> None:
+def test_mistakes_in_the_environment(environ: dict[str, str], message: str) -> None:
     assert message in refusal([], environ)
 
 
@@ -211,12 +213,12 @@ def test_every_new_name_exists() -> None:
         assert " " in new or new in known
 
 
-def test_plan_options_are_no_settings() -> None:
+def test_plan_options_are_not_settings() -> None:
     _, options = load_settings(["--plan", "--plan.num_cpus", "64", "--plan.load_s", "none"], NO_ENVIRONMENT)
     assert options.plan == PlanOptions(num_cpus=64)
 
 
-def test_resume_uses_the_settings_of_a_run_that_was_moved(tmp_path: Path) -> None:
+def test_a_moved_run_can_be_resumed(tmp_path: Path) -> None:
     settings, _ = load_settings(["--run.seed", "5", "--run.dir", "elsewhere"], NO_ENVIRONMENT)
     (tmp_path / "settings.yaml").write_text(to_yaml(settings))
     resumed, options = load_settings(["--resume", str(tmp_path), "--run.num_steps", "99"], NO_ENVIRONMENT)
@@ -236,6 +238,6 @@ def test_one_missing_letter_still_finds_the_option(path: tuple[str, ...], data: 
     assert "did you mean --" in refusal([f"--{slip}", "1"])
 
 
-def test_an_algorithm_fills_what_is_not_given() -> None:
+def test_an_algorithm_fills_in_missing_settings() -> None:
     assert rewards_of("rltf-code").alpha_cap == 1
     assert rewards_of("rltf-code", alpha_cap=3).alpha_cap == 3

@@ -1,4 +1,4 @@
-"""Every wait ends, with an answer or a message; a queue that moves is not a stall; what dies too often is given up."""
+"""Every wait ends with an answer or a message. Actors are restarted until they die too often."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def after(seconds: float) -> str:
     return "here"
 
 
-def test_an_answer_has_a_deadline_and_is_reported_meanwhile() -> None:
+def test_an_answer_has_a_deadline_and_is_listed_as_outstanding() -> None:
     async def scenario() -> None:
         waiting = asyncio.ensure_future(answer(after(100), 50, "the buffer to answer"))
         await asyncio.sleep(10)
@@ -29,7 +29,7 @@ def test_an_answer_has_a_deadline_and_is_reported_meanwhile() -> None:
     run_virtually(scenario())
 
 
-def test_what_comes_after_others_is_waited_for_while_these_come() -> None:
+def test_a_wait_in_a_queue_lasts_while_the_queue_moves() -> None:
     ticks = count()
 
     async def scenario() -> None:
@@ -40,7 +40,7 @@ def test_what_comes_after_others_is_waited_for_while_these_come() -> None:
     run_virtually(scenario())
 
 
-def test_a_stall_further_down_is_passed_on() -> None:
+def test_an_inner_stall_is_passed_on() -> None:
     ticks = count()
 
     async def scenario() -> None:
@@ -62,4 +62,4 @@ def test_an_actor_that_dies_is_replaced_until_it_dies_too_often() -> None:
         place.restart(ActorDiedError())
     with pytest.raises(GaveUpError, match="generator 0 died 4 times without getting anything done; the last time: "):
         place.restart(ActorDiedError())
-    assert ended[-1] == 9, "the last one is ended too"
+    assert ended[-1] == 9, "the last actor must be ended too"

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from settings import LoraSettings
+from transport.model_folder import load_model
 
 _ADAPTER = "default"
 _PART = f".{_ADAPTER}."  # in the names of adapter parameters: `...q_proj.lora_A.default.weight`
@@ -28,8 +28,7 @@ _CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 def attach(model: Any, settings: LoraSettings) -> None:
     """Put adapters into `model` and freeze everything else. They are float32, and always the same for the same model.
 
-    Raises:
-        ValueError: `target_modules` names no layer of the model, or one that cannot have an adapter.
+    Raises ValueError if `target_modules` names no layer of the model, or one that cannot have an adapter.
     """
     # Imported only when needed: it takes a second or more.
     from peft import LoraConfig, inject_adapter_in_model
@@ -105,10 +104,7 @@ class AdapterMerger:
 
     def __init__(self, model: Path, settings: LoraSettings) -> None:
         """Load `model`, a Hugging Face folder, into host memory, in the type its weights are stored in."""
-        auto: Any = AutoModelForCausalLM
-        if AutoConfig.from_pretrained(model).is_encoder_decoder:
-            auto = AutoModelForSeq2SeqLM
-        self._model = auto.from_pretrained(model, dtype="auto")
+        self._model = load_model(model, "auto")
         attach(self._model, settings)
 
     def merge(self, named_adapters: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -22,7 +22,7 @@ from actors.messages import GeneratorError, RolloutHandle, RolloutRequest
 from learner.actor import LearnerActor
 from learner.buffer import BufferItem, RolloutMeta
 from problems.types import Problem, StdinTest
-from settings import GeneratorSettings, ModelSettings
+from settings import GeneratorSettings, ModelSettings, Settings
 from tests.actors.sampling import Weights
 from tests.actors.without_gpu import ModelHere
 from tests.learner.samples import make_rollout
@@ -110,13 +110,14 @@ class RunningActors:
 def start_learner(model: Path, model_settings: ModelSettings, weight_transfer: str, num_gpus: float = 0.0) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.options(num_gpus=num_gpus).remote(
-        str(model),
-        model_settings,
-        learner_settings(learning_rate=0.02, warmup_steps=0, num_gpus=num_gpus),
-        temperature=1.0,
-        seed=0,
-        verify_weights_every=1,
-        weight_transfer=weight_transfer,
+        model,
+        Settings().model_copy(
+            update={
+                "model": model_settings,
+                "learner": learner_settings(learning_rate=0.02, warmup_steps=0, num_gpus=num_gpus),
+                "generator": GeneratorSettings(verify_weights_every=1, weight_transfer=weight_transfer),
+            }
+        ),
     )
     tests = (StdinTest("", "1\n"),)
     problems = [Problem(f"p{i}", "own", f"Print {i}.", tests, references=(f"print({i})\n",)) for i in range(8)]
@@ -136,9 +137,8 @@ def start_generator(
     options = actor_options(name, settings)
     options["runtime_env"]["env_vars"] |= variables or {}
     store = rollout_store or start_rollout_store()
-    return (
-        ray.remote(Generator).options(**options).remote(name, model, model_settings, settings, ray.put(PROBLEMS), store)
-    )
+    whole = Settings().model_copy(update={"model": model_settings, "generator": settings})
+    return ray.remote(Generator).options(**options).remote(name, model, whole, ray.put(PROBLEMS), store)
 
 
 def kill(actor: Any) -> None:

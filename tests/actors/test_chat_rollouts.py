@@ -9,11 +9,11 @@ import pytest
 
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from actors.messages import RolloutRequest
-from actors.model_folder import end_token_ids
 from actors.prompting import Prompter
 from learner.data import encode_references
 from problems.types import Problem, StdinTest
 from tests.families import build_family
+from transport.model_folder import end_token_ids
 from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"

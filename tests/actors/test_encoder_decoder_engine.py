@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine
-from actors.model_folder import end_token_ids, load_tokenizer
 from actors.transformers_engine import TransformersEngine
 from errors import UserError
 from tests.actors.sampling import Weights, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
+from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import FinishReason, VersionSpan
 
 PROMPT = list(range(10, 80))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
-from actors.model_folder import end_token_ids, load_tokenizer
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights, make_request, sequence_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import FinishReason, VersionSpan
 
 MAX_LENGTH = 256

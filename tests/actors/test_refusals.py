@@ -13,11 +13,11 @@ from typing import Literal
 import pytest
 
 from actors.engine import EngineOptions, build_engine
-from actors.model_folder import check_model_folder, end_token_ids, load_tokenizer
 from actors.prompting import Prompter
 from errors import UserError
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import Weights
+from transport.model_folder import check_model_folder, end_token_ids, load_tokenizer
 
 MAX_LENGTH = 256
 
@@ -44,7 +44,7 @@ def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
     from actors.vllm_engine import VllmEngine
 
     longer = dataclasses.replace(options(), max_model_len=2 * MAX_LENGTH)
-    with pytest.raises(UserError, match=r"model\.max_model_len 512 is more than the context"):
+    with pytest.raises(UserError, match=r"model\.max_model_len 512 exceeds the context"):
         VllmEngine(tiny_model_dir, longer)
 
 

@@ -13,8 +13,9 @@ import pytest
 from augmentation.__main__ import LIMITS, main
 from augmentation.agreement import Rules
 from augmentation.agreement import augment as augment_problem
-from benchmarks.corpora import CORPORA
+from files import read_rows
 from problems import AssertTest, CallTest, Problem, StdinTest, load
+from problems.index import ProblemIndex
 from sandbox.grading import Graders
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
@@ -147,16 +148,17 @@ def test_a_model_proposes_inputs(tmp_path: Path) -> None:
 @needs_data
 def test_wrong_programs_that_pass_an_apps_test_are_caught() -> None:
     """The problem keeps its first test; the others decide which programs are right."""
-    cases = [case for case in CORPORA["codet5-apps"](DATA) if case.problem.task_id == "4184"]
-    whole = cases[0].problem
+    rows = read_rows(DATA / "grader_cases" / "coderl_apps_generated_with_verdicts.jsonl")
+    programs = [row["code"] for row in rows if row["problem_id"] == "4184"]
+    whole = ProblemIndex(load(f"apps:{DATA}/apps/train").problems).find("4184")
     kept = replace(whole, tests=whole.tests[:1])
     with Graders(1, LIMITS, Isolation.NAMESPACES) as graders:
         augmented = augment_problem(kept, (), graders, Rules())
         caught = {True: 0, False: 0}
-        for case in cases:
-            if graders.grade(kept, case.program, case.name).passed:
-                right = graders.grade(whole, case.program, case.name).passed
-                caught[right] += not graders.grade(augmented.problem, case.program, case.name).passed
+        for program in programs:
+            if graders.grade(kept, program, "kept").passed:
+                right = graders.grade(whole, program, "whole").passed
+                caught[right] += not graders.grade(augmented.problem, program, "augmented").passed
     assert augmented.new
     assert len(augmented.references) == 5
     assert caught[False] >= 3

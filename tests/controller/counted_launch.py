@@ -1,6 +1,6 @@
-"""`launch.py`, counting the bytes of every object that its driver reads from Ray.
+"""Run `launch.py`, and count the bytes of all objects that its driver reads from Ray.
 
-python -m tests.controller.counted_launch FILE [launch.py's arguments]   writes the count into FILE
+python -m tests.controller.counted_launch FILE [ARGUMENTS of launch.py]   writes the count to FILE
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
         seen += sum(len(part) for item in data for part in item[:2] if part is not None)
         return deserialize(self, data, refs, *more, **named)
 
-    setattr(SerializationContext, "deserialize_objects", counting)  # noqa: B010 - mypy takes a plain assignment for a mistake
+    setattr(SerializationContext, "deserialize_objects", counting)  # noqa: B010 - mypy rejects a plain assignment
     status = launch.main(sys.argv[2:])
     Path(sys.argv[1]).write_text(str(seen))
     return status

@@ -1,4 +1,4 @@
-"""Small real jobs for tests: the starter job cut down to a few updates."""
+"""Small real jobs for tests: the starter job with only a few updates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = {
 
 
 def small_job(runs: Path, name: str, *more: str, sft_steps: int = 40) -> list[str]:
-    """The command line of a small starter job that runs into `runs/name`; its caches are in `runs/cache`."""
+    """The arguments of a small starter job. Its run folder is `runs/name`, and its cache `runs/cache`."""
     settings = SMALL | {
         "learner.sft.num_steps": str(sft_steps),
         "learner.sft.cache_dir": str(runs / "cache"),
@@ -38,8 +38,8 @@ def small_job(runs: Path, name: str, *more: str, sft_steps: int = 40) -> list[st
     return [*(word for key, value in settings.items() for word in (f"--{key}", value)), *more]
 
 
-def python(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-    """This interpreter with `arguments`, in a process of its own."""
+def python(*arguments: str, timeout_s: float = 540.0) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter with `arguments` in a separate process."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -52,5 +52,5 @@ def python(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedPro
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python launch.py` with `arguments`."""
+    """Run `python launch.py` with `arguments`."""
     return python("launch.py", *arguments)

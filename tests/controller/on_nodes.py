@@ -1,9 +1,9 @@
-"""Scenarios on a cluster of several Ray nodes on this machine; run as a process of its own, which a cluster needs.
+"""Scenarios on a cluster of several Ray nodes, all on this machine. A cluster needs a process of its own.
 
     python -m tests.controller.on_nodes OUTPUT.json FOLDER
 
-Writes what it saw as JSON. The head has no CPUs, as in cluster.yaml; two nodes are of the kind `sandbox`; a third comes
-later, with another version of transformers, as one that was not set up again.
+Writes its results as JSON. The head has no CPUs, as in cluster.yaml. Two nodes are of the kind `sandbox`. A third one
+joins later with another version of transformers, as if it had not been set up again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SANDBOX = SandboxSettings(
 
 
 async def versions(cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """Nodes that run the same program pass; one that does not is named, with what differs."""
+    """Nodes that run the same program pass. If one does not, the message names it and what differs."""
     same = await check_nodes()
     other = folder / "site" / "transformers-0.0.1.dist-info"
     other.mkdir(parents=True)
@@ -50,7 +50,7 @@ async def versions(cluster: Cluster, folder: Path) -> dict[str, Any]:
 
 
 async def lost_node(cluster: Cluster, node: Any) -> dict[str, Any]:
-    """Programs run spread over nodes of their kind; a node dies under load; what is left of the pool drains."""
+    """Programs spread over the sandbox nodes. One node dies under load, and the rest of the pool finishes the work."""
     resources = kind_request("sandbox", uses=uses_kinds(ray.cluster_resources()))  # type: ignore[no-untyped-call]
     pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), resources=resources)
     await pool.start()
@@ -72,7 +72,7 @@ async def lost_node(cluster: Cluster, node: Any) -> dict[str, Any]:
 
 
 async def no_room(_: Cluster) -> dict[str, Any]:
-    """A learner that asks for a GPU that no node has is not waited for without end."""
+    """A learner asks for a GPU, but no node has one: the wait ends with a message."""
     try:
         await hold_room(Settings.model_validate({"cluster": {"address": "auto"}}), timeout_s=2)
     except UserError as error:

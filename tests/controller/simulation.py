@@ -1,8 +1,10 @@
-"""Simulated actors on virtual time: the driver is real, what it talks to may die at any call and be late.
+"""Simulated actors in virtual time. The driver is real; the actors it calls may be late, and may die at any call.
 
-Generators, sandbox workers, rollout store and learner are stand-ins; the online buffer is the real one without Ray.
-Every call takes a random time. A plan says at which call who is killed: before it is carried out, or before its answer
-arrives.
+Generators, sandbox workers, rollout store and learner are stand-ins. The buffer is the real one without Ray. Every call
+takes a random time. A plan says at which calls an actor is killed, and whether that is before the call is carried out
+or before its answer arrives.
+
+`benchmarks/simulated.py` simulates actors on a real Ray and in real time, to measure speed. Nothing dies there.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ LONGEST_CALL_S = 2.0
 
 
 class _InstantSelector(selectors.SelectSelector):
-    """Never sleeps: what would have been slept passes on the loop's clock."""
+    """Never sleeps, but moves the loop's clock forward instead."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
-            raise AssertionError("nobody waits for anything any more: the program would hang")
+            raise AssertionError("nothing is scheduled: the program would hang")
         self.now += timeout
         return super().select(0)
 
@@ -58,14 +60,14 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` in no time at all."""
+    """`asyncio.run`, without waiting for any sleep."""
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(main)
 
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """A life of an actor. `calls` are under way; they fail when it dies."""
+    """One life of an actor. The `calls` in progress fail when it dies."""
 
     name: str
     is_alive: bool = True
@@ -80,7 +82,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ref:
-    """An object in the store, which dies with the process that owns it."""
+    """An object in the store. It is lost when the process that owns it dies."""
 
     value: Any
     owner: Process
@@ -92,7 +94,7 @@ class Ref:
 
 
 class Cluster:
-    """All processes by name; `kills` maps the number of a call to who dies at it, and whether before it is done."""
+    """All processes, by name. `kills` maps the number of a call to who dies, and whether that is before the call."""
 
     def __init__(self, seed: int, kills: dict[int, tuple[str, bool]]) -> None:
         self.random = random.Random(seed)
@@ -114,7 +116,7 @@ class Cluster:
             process.die()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Something that goes on by itself; its failure fails the simulation."""
+        """Run `work` in the background. If it fails, the simulation fails."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
@@ -125,18 +127,18 @@ class Cluster:
             self.failures.append(task.exception())
 
     async def delay(self, longest_s: float = LONGEST_CALL_S) -> None:
-        """Mostly short, sometimes long."""
+        """A delay that is usually short and sometimes long."""
         await asyncio.sleep(longest_s * self.random.random() ** 4)
 
     def event(self) -> tuple[str | None, str | None]:
-        """Who dies now, before the next call is carried out, and who after it."""
+        """Who dies before the next call is carried out, and who dies after it."""
         self.num_calls += 1
         who, before = self.kills.get(self.num_calls, (None, True))
         return (who, None) if before else (None, who)
 
 
 class Handle:
-    """An actor handle: `handle.method.remote(...)`. A call is carried out once, and is lost with its process."""
+    """An actor handle: `handle.method.remote(...)`. Each call is carried out once, and fails if its process dies."""
 
     def __init__(self, cluster: Cluster, name: str, actor: Any) -> None:
         self.cluster, self.actor = cluster, actor
@@ -181,7 +183,7 @@ async def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any
 
 
 class RestartingHandle(Handle):
-    """An actor that is started again, empty, and whose calls are made again; any call may be carried out twice."""
+    """An actor that restarts empty after a death and repeats failed calls. Any call may be carried out twice."""
 
     def __init__(self, cluster: Cluster, name: str, make: Callable[[Process], Any]) -> None:
         self.make = make
@@ -212,12 +214,12 @@ class _Method:
 
     def remote(self, *arguments: Any) -> asyncio.Future[Any]:
         task = asyncio.ensure_future(self.handle.call(self.name, arguments))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # may be nobody's any more
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting for it
         return task
 
 
 class SimulatedGenerator:
-    """Samples each rollout in some time, with the weights it has when it ends; may hand a rollout out twice."""
+    """Samples each rollout in a random time, with the weights it has at the start. May return a rollout twice."""
 
     def __init__(self, cluster: Cluster, rollout_store: RestartingHandle, slowness: float) -> None:
         self.cluster, self.rollout_store, self.slowness = cluster, rollout_store, slowness
@@ -239,13 +241,13 @@ class SimulatedGenerator:
     async def submit(self, requests: Sequence[RolloutRequest]) -> None:
         for request in requests:
             if request.rollout_id in self.in_flight:
-                raise ValueError(f"asked for twice: {request.rollout_id}")
+                raise ValueError(f"requested twice: {request.rollout_id}")
             self.in_flight.add(request.rollout_id)
             self.cluster.spawn(self.sample(request))
 
     async def sample(self, request: RolloutRequest) -> None:
         version = self.version
-        assert version > 0, "sampled with weights that nobody published"
+        assert version > 0, "sampled with weights that were never published"
         await self.cluster.delay(10.0 * self.slowness)
         ref = await self.rollout_store.keep.remote((request.rollout_id, request.task_id, version))
         self.finished.append(RolloutHandle([ref], request.rollout_id))
@@ -269,7 +271,7 @@ class SimulatedRolloutStore:
 
 
 class SimulatedGraders:
-    """The sandbox pool: a call whose worker dies is made again."""
+    """The sandbox pool. It repeats the calls of workers that die."""
 
     def __init__(self, cluster: Cluster, buffer: Handle, settings: Settings) -> None:
         self.cluster, self.buffer, self.settings = cluster, buffer, settings
@@ -324,7 +326,7 @@ def _experience(task_id: str, rollout_id: str, index: int, version: int) -> Expe
 
 
 class SimulatedLearner:
-    """Its weights are the list of what it was trained on: (step, rollout id, samples)."""
+    """Its weights are the list of what it was trained on: (step, rollout ID, number of samples)."""
 
     def __init__(self, cluster: Cluster, process: Callable[[], Process], max_off_policy_versions: int) -> None:
         self.cluster, self.process, self.max_off_policy_versions = cluster, process, max_off_policy_versions
@@ -345,7 +347,7 @@ class SimulatedLearner:
 
     async def step(self, items: Sequence[Any], ahead: Sequence[Any]) -> StepReport:
         ids = [item.meta.rollout_id for item in items]
-        assert not self.announced or list(self.announced) == ids, "another batch than announced"
+        assert not self.announced or list(self.announced) == ids, "not the batch that was announced"
         kept, lost = [], []
         for item in items:
             try:

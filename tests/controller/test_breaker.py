@@ -1,4 +1,4 @@
-"""Graders that fail on too much stop the run, early or late in it, and a few faults never do."""
+"""The run stops if the graders fail too often, early or late. A few grader errors do no harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from controller.rollouts import BREAKER_MIN_SEEN, BREAKER_WINDOW, Breaker, GraderFailedError
 
 
-def test_faults_late_in_a_long_run_stop_it_as_soon_as_early_ones() -> None:
+def test_grader_errors_stop_a_long_run_as_soon_as_a_new_one() -> None:
     breaker = Breaker()
     for _ in range(100_000):
         breaker.note(8, 0, "")
@@ -17,7 +17,7 @@ def test_faults_late_in_a_long_run_stop_it_as_soon_as_early_ones() -> None:
         breaker.note(8, 8, "no memory")
 
 
-def test_too_few_programs_say_nothing() -> None:
+def test_a_few_programs_are_not_enough_to_stop() -> None:
     breaker = Breaker()
     for _ in range(BREAKER_MIN_SEEN // 8 - 1):
         breaker.note(8, 8, "no memory")
@@ -25,13 +25,13 @@ def test_too_few_programs_say_nothing() -> None:
         breaker.note(8, 8, "no memory")
 
 
-def test_a_fault_in_ten_programs_is_borne_for_ever() -> None:
+def test_one_error_in_ten_programs_is_tolerated() -> None:
     breaker = Breaker()
     for _ in range(10_000):
         breaker.note(10, 1, "no memory")
 
 
-def test_faults_that_are_over_are_forgotten() -> None:
+def test_old_errors_are_forgotten() -> None:
     breaker = Breaker()
     for _ in range(20):
         breaker.note(100, 0, "")

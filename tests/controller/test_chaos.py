@@ -1,4 +1,4 @@
-"""Short forms of the chaos benchmark: kills in a tiny real job."""
+"""The chaos benchmark, short: kills in a tiny real job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
 
 @pytest.mark.long
 def test_a_job_survives_the_death_of_a_node_and_of_the_driver() -> None:
-    # Ray takes some 10 s to call a node dead, and somebody must live to tell.
+    # Ray takes about 10 s to notice that a node died, and the driver must live long enough to log it.
     report = chaos("--kinds", "node", "driver", "--kills", "4", "--steps", "20", "--mean-s", "30", timeout_s=900.0)
     assert report["kills"] == {"node": 2, "driver": 2}
     assert min(report["said"].values()) >= 1, report["said"]

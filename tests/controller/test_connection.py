@@ -1,4 +1,4 @@
-"""A head that is not there, or is lost: said in words, in bounded time, whatever else would wait for it."""
+"""A cluster head that is missing or lost: the job soon ends with a message instead of waiting."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def free_port() -> int:
 
 
 def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
-    """What was said while `work` was done under the eyes of a head."""
+    """The messages while `work` runs and a head is watched."""
     said: list[str] = []
     asyncio.run(while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", said.append))
     return said
 
 
-def test_a_head_that_is_not_there_is_said_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_head_is_reported_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=rf"head at .*{address.rpartition(':')[2]} does not answer.*ray up"):
         start_ray(Settings.model_validate({"cluster": {"address": address}}))
-    monkeypatch.setenv("RAY_ADDRESS", address)  # as `auto` finds it, and as a job of Ray Jobs is told
+    monkeypatch.setenv("RAY_ADDRESS", address)  # `auto` reads it, and Ray Jobs sets it
     with pytest.raises(UserError, match=r"cluster\.address auto: the head at"):
         start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
 
@@ -69,7 +69,7 @@ def test_work_goes_on_while_the_head_answers() -> None:
         assert run(work(), head) == []
 
 
-def test_a_lost_head_is_said_and_what_can_be_saved_is_saved() -> None:
+def test_a_lost_head_is_reported_and_the_work_is_saved() -> None:
     saved: list[str] = []
 
     async def work() -> None:
@@ -87,7 +87,7 @@ def test_a_lost_head_is_said_and_what_can_be_saved_is_saved() -> None:
     assert saved == ["checkpoint"]
 
 
-def test_errors_of_the_work_pass_through() -> None:
+def test_errors_in_the_work_pass_through() -> None:
     async def work() -> None:
         raise ZeroDivisionError
 
@@ -95,7 +95,7 @@ def test_errors_of_the_work_pass_through() -> None:
         run(work(), head)
 
 
-def test_an_interrupt_waits_for_what_the_work_does_last() -> None:
+def test_an_interrupt_waits_until_the_work_has_cleaned_up() -> None:
     ended: list[str] = []
 
     async def work() -> None:

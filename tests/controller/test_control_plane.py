@@ -1,4 +1,4 @@
-"""Short form of the control plane's benchmark: the real driver, pools, buffer and feed with many simulated actors."""
+"""The control plane benchmark, short: real driver, pools, buffer and prefetcher with many simulated actors."""
 
 from __future__ import annotations
 

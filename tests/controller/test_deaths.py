@@ -1,4 +1,4 @@
-"""Which deaths of nodes are told of."""
+"""Which deaths of nodes are logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller import cluster
 OLD, SHORT, LASTING = "aaaaaaaa01", "bbbbbbbb02", "cccccccc03"
 
 
-def test_a_node_that_joins_and_dies_between_two_looks_is_told_of_once(
+def test_a_node_that_joins_and_dies_between_two_looks_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {OLD: ("10.0.0.1", False), LASTING: ("10.0.0.3", True)}
@@ -31,5 +31,5 @@ def test_a_node_that_joins_and_dies_between_two_looks_is_told_of_once(
     with caplog.at_level(logging.WARNING), pytest.raises(EOFError):
         asyncio.run(cluster._note_nodes())
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1, "neither the node that died before the run, nor the one that lives, nor any twice"
+    assert len(said) == 1, "expected one line: not for the node that died before the run, nor for the living one"
     assert said[0].startswith("node bbbbbbbb (10.0.0.2) is gone")

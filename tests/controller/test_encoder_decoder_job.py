@@ -1,4 +1,4 @@
-"""Encoder-decoder models, and adapters, through the whole job: SFT, two refreshes, evaluation, what is left."""
+"""Whole jobs with encoder-decoder models and with adapters: SFT, two refreshes, evaluation, saved model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoder_decoder_job(runs: Path, model: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["codet5", pytest.param("codet5p", marks=LONG), pytest.param("t5", marks=LONG)])
-def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
+def test_the_saved_model_is_a_plain_one(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     model = build_encoder_decoder(kind, tmp_path / "model")
@@ -40,7 +40,7 @@ def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
-    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+    assert metrics[0]["mismatch_max"] < 1e-4, "sampler and learner disagree on log-probabilities"
     assert len({row["weights_version"] for row in metrics}) == 2
     evaluations = (tmp_path / "job" / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in evaluations] == [0, 2, 4]
@@ -59,7 +59,7 @@ def test_job_saves_a_plain_model(kind: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "evaluation" / "results.json").read_text())["num_samples"] == 4
 
 
-def test_vllm_is_refused_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vllm_is_refused_and_the_message_says_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model")
     asked = ["--model", str(model), "--problems", "starter:test[:4]", "--output", str(tmp_path / "evaluation")]
     assert evaluation.command.main(asked) == 2
@@ -72,7 +72,7 @@ def test_vllm_is_refused_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFix
 @LONG
 @pytest.mark.parametrize("publish", ["merged", "adapter"])
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
-def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, engine: str, tmp_path: Path) -> None:
+def test_a_job_with_adapters_resumes_and_saves_a_plain_model(publish: str, engine: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     adapters = ["--model.lora.rank", "4", "--model.lora.publish", publish]
@@ -88,14 +88,14 @@ def test_a_job_with_adapters_is_resumed_and_leaves_a_plain_model(publish: str, e
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     metrics = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
-    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+    assert metrics[0]["mismatch_max"] < 1e-4, "sampler and learner disagree on log-probabilities"
     checkpoint = tmp_path / "job" / "checkpoints" / "step-6"
     assert not any("lora" in name for name, _ in auto.from_pretrained(checkpoint).named_parameters())
     assert (checkpoint / "trainer_state" / "adapter" / "adapter_config.json").is_file()
 
 
 @LONG
-def test_problems_whose_prompts_fill_the_context_are_named_and_left_out(tmp_path: Path) -> None:
+def test_problems_with_too_long_prompts_are_named_and_left_out(tmp_path: Path) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model")
     rows = [
         {"task_id": f"p{i}", "statement": statement, "tests": [{"stdin": "1\n", "expected": "1\n"}]}
@@ -104,5 +104,5 @@ def test_problems_whose_prompts_fill_the_context_are_named_and_left_out(tmp_path
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = launch_job(*encoder_decoder_job(tmp_path, model, "--problems.train", f"jsonl:{tmp_path}/own.jsonl"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 problems left out" in done.stdout
+    assert "1 problems are left out" in done.stdout
     assert "p2" in done.stdout

@@ -1,4 +1,4 @@
-"""Failures of actors and tasks, in words."""
+"""The messages and exit statuses for failures of actors and tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def failing() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_constructor_that_fails_is_known_by_its_error() -> None:
+def test_a_failed_constructor_gives_its_error() -> None:
     unmakable: Any = Unmakable
     for name, expected in (("user", EXIT_UNUSABLE_INPUT), ("bug", EXIT_FAILED)):
         with pytest.raises(ray.exceptions.RayActorError) as caught:
@@ -37,7 +37,7 @@ def test_a_constructor_that_fails_is_known_by_its_error() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_task_that_fails_is_known_by_its_error() -> None:
+def test_a_failed_task_gives_its_error() -> None:
     with pytest.raises(UserError) as caught:
         ray.get(failing.remote(), timeout=60)
     assert user_message(caught.value) == ("no such checkpoint", EXIT_UNUSABLE_INPUT)

@@ -1,4 +1,4 @@
-"""A start that fails leaves no run folder behind, unless something was learned."""
+"""A failed start leaves no run folder behind, unless the run learned something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything may die at any call, and every message may be late: the run finishes, and the ledger balances."""
+"""Any actor may die at any call, and any message may be late. The run still finishes, and the ledger balances."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans may kill the same actor again and again, which the driver takes for an actor that cannot work."""
+    """Plans may kill the same actor again and again, so the driver must not give up on it."""
     monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 100)
 
 
@@ -66,7 +66,7 @@ def make_settings(folder: Path, *, refresh_every: int, max_off_policy_versions: 
 
 
 def start_controller(cluster: Cluster, settings: Settings) -> Controller:
-    """The real driver over simulated actors."""
+    """The real driver, with simulated actors."""
     buffer = start_buffer(cluster, settings)
     rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
 
@@ -94,7 +94,7 @@ def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
 
 
 async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None) -> Controller | None:
-    """One life of the driver, from the newest checkpoint if there is one; None where it was killed."""
+    """One life of the driver, from the newest checkpoint if there is one. None if it was killed."""
     controller = start_controller(cluster, settings)
     checkpoint = newest_checkpoint(controller.learner.folder)
     try:
@@ -119,14 +119,14 @@ async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None)
 
 
 def check_books(controller: Controller) -> None:
-    """The ledger against what is in the learner's weights, and the positions of the problems."""
+    """The ledger must agree with the learner's weights and with the positions of the problems."""
     counts = controller.ledger.counts()
     assert counts.balance == 0
     weights = weights_of(controller)
     assert controller.step == max(step for step, _, _ in weights) == NUM_STEPS
     assert counts.trained == sum(samples for _, _, samples in weights)
     positions = [name.removeprefix("r").partition(".")[0] for _, name, _ in weights]
-    assert len(positions) == len(set(positions)), "a problem's turn was taken twice"
+    assert len(positions) == len(set(positions)), "a problem was trained on twice in one turn"
     if not counts.dropped:
         live = {rollout.position for rollout in controller.ledger.live.values()}
         assert live | set(map(int, positions)) == set(range(1, controller.rollouts.sampler.position + 1)), (
@@ -145,7 +145,7 @@ KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS),
     refresh_every=st.integers(1, 3),
     max_off_policy_versions=st.integers(0, 2),
 )
-def test_whatever_dies_the_run_ends_and_the_books_balance(
+def test_the_run_ends_and_the_books_balance_whatever_dies(
     seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_off_policy_versions: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +167,7 @@ def test_whatever_dies_the_run_ends_and_the_books_balance(
     lives=st.lists(st.floats(1, 120), min_size=1, max_size=3),
     max_off_policy_versions=st.integers(0, 2),
 )
-def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
+def test_a_killed_driver_continues_from_its_checkpoint(
     seed: int, kills: dict[int, tuple[str, bool]], lives: Sequence[float], max_off_policy_versions: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +182,7 @@ def test_a_driver_that_is_killed_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.parametrize("who", TARGETS)
-def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_of_death(who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
     cluster = Cluster(1, {120: (who, False), 200: (who, True)})
     controller = run_virtually(life(cluster, settings, None))
@@ -203,7 +203,7 @@ def test_each_kind_of_death_alone(who: str, tmp_path: Path, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("call", range(1, 12))
 @pytest.mark.parametrize("who", TARGETS)
-def test_whatever_dies_while_the_ring_starts_is_replaced(who: str, call: int, tmp_path: Path) -> None:
+def test_actors_that_die_during_the_start_are_replaced(who: str, call: int, tmp_path: Path) -> None:
     settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
     controller = run_virtually(life(Cluster(call, {call: (who, call % 2 == 0)}), settings, None))
     assert controller is not None
@@ -211,13 +211,13 @@ def test_whatever_dies_while_the_ring_starts_is_replaced(who: str, call: int, tm
 
 
 class FaultyGenerator(SimulatedGenerator):
-    """Its `take` has a mistake in it."""
+    """Its `take` has a bug."""
 
     async def take(self, timeout_s: float) -> list[RolloutHandle]:
         raise KeyError("no such rollout")
 
 
-def test_a_fault_of_the_program_itself_ends_the_wait_for_rollouts_at_once() -> None:
+def test_a_bug_in_the_program_ends_the_wait_for_rollouts_at_once() -> None:
     async def scenario() -> None:
         cluster = Cluster(0, {})
         rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
@@ -233,10 +233,10 @@ def test_a_fault_of_the_program_itself_ends_the_wait_for_rollouts_at_once() -> N
     run_virtually(scenario())
 
 
-def test_a_generator_that_finds_no_room_is_waited_for_while_another_samples(
+def test_one_generator_samples_while_the_other_waits_for_room(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A node is lost for an hour, and with it room for one of two generators."""
+    """A node is lost for an hour, and with it the room for one of two generators."""
     monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
 
     class Homeless(SimulatedGenerator):
@@ -274,7 +274,7 @@ def node_died() -> ActorDiedError:
 
 
 class OnDyingNodes:
-    """What a service starts, ten times on nodes that die before it answers, or dies of itself."""
+    """Makes handles. The first ten die with `death` before they answer."""
 
     def __init__(self, make: Callable[[], Any], death: Exception) -> None:
         self.make, self.death, self.num_spawned = make, death, 0
@@ -292,7 +292,7 @@ class OnDyingNodes:
 
 
 @pytest.mark.parametrize(("death", "survives"), [(node_died(), True), (ActorDiedError(), False)])
-def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
+def test_dying_nodes_do_not_count_against_the_actors_on_them(
     death: Exception, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
@@ -328,8 +328,8 @@ def test_nodes_that_die_again_and_again_are_no_fault_of_what_runs_there(
 
 
 @pytest.mark.slow
-def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: Path) -> None:
-    """Without staleness the admission rule leaves no spare samples: one lost one must be asked for again."""
+def test_a_snapshot_with_grader_errors_is_filled_up(tmp_path: Path) -> None:
+    """Without staleness there are no spare samples, so every lost one must be requested again."""
     settings = make_settings(tmp_path, refresh_every=1, max_off_policy_versions=0)
     for seed in range(20):
         with contextlib.suppress(FileNotFoundError):
@@ -340,7 +340,7 @@ def test_a_snapshot_that_grader_faults_have_thinned_out_is_filled_up(tmp_path: P
         check_books(controller)
 
 
-def test_ledger_refuses_what_cannot_be() -> None:
+def test_the_ledger_refuses_impossible_transitions() -> None:
     ledger = Ledger()
     ledger.issue("r1", 1, "p", 4)
     with pytest.raises(RuntimeError, match="issued twice"):

@@ -1,4 +1,4 @@
-"""Models of every family through the whole job: SFT, two refreshes of reinforcement learning, evaluation."""
+"""Whole jobs with a model of every family: SFT, two refreshes of reinforcement learning, evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 
 def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, Any]]:
-    """The metrics of a job in `folder / "job"` with a new model of `family`, once it has ended well."""
+    """Run a job with a new model of `family` in `folder / "job"`. It must succeed; returns its metrics."""
     model = build_family(family, folder / "model", chat=chat)
     settings = {
         "model.name": str(model),
@@ -36,7 +36,7 @@ def run_job(folder: Path, family: str, *, chat: bool = False) -> list[dict[str, 
 def assert_learned_and_saved(folder: Path, metrics: list[dict[str, Any]]) -> None:
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     assert len({row["weights_version"] for row in metrics}) == 2
-    # What was sampled with the weights that are trained has the learner's log-probabilities.
+    # For samples from the learner's current weights, sampler and learner agree on log-probabilities.
     assert metrics[0]["mismatch_max"] < 1e-3
     assert all("infrastructure_error" not in row["outcomes"] for row in metrics)
     evaluations = (folder / "job" / "evaluations.jsonl").read_text().splitlines()

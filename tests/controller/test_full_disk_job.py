@@ -1,4 +1,4 @@
-"""A whole job whose disk is too small for a checkpoint: it stops at once, says so, and keeps what it had."""
+"""A whole job whose disk is too small for a checkpoint: it stops at once, says so, and keeps what it has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.controller.jobs import python, small_job
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(700)]
 
 
-def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path) -> None:
+def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
     disk = tmp_path / "runs" / "job"
     disk.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "rltf-test", str(disk)]
@@ -26,6 +26,6 @@ def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_had(tmp_path: Path) -> N
         assert "the disk is full: " in output
         assert "Traceback" not in output
         kept = [path.name for path in (disk / "checkpoints").iterdir()]
-        assert kept == ["step-2"]  # the one after it did not fit, and left nothing
+        assert kept == ["step-2"]  # the next one did not fit and left nothing behind
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,4 +1,4 @@
-"""What the counts of a step say about the rollouts graded for it."""
+"""The counts of a step describe the rollouts graded for it."""
 
 from dataclasses import replace
 

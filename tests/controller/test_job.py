@@ -1,4 +1,4 @@
-"""The whole ring, small: every part is real. One job is run, and looked at from all sides."""
+"""A small job in which every part is real. It runs once, and the tests look at different sides of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
-    """A finished job, and the bytes of all objects that its driver read from Ray."""
+    """A finished job, and the number of bytes that its driver read from Ray."""
     runs = tmp_path_factory.mktemp("runs")
     count = runs / "driver_bytes"
     done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job"))
@@ -42,7 +42,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     return FinishedJob(runs / "job", runs, done.stdout, int(count.read_text()))
 
 
-def test_every_update_is_a_row_with_all_fields(job: FinishedJob) -> None:
+def test_every_update_has_a_complete_row(job: FinishedJob) -> None:
     metrics = rows(job.folder / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     for row in metrics:
@@ -52,7 +52,7 @@ def test_every_update_is_a_row_with_all_fields(job: FinishedJob) -> None:
         assert row["mismatch_mean"] < 0.5
     assert all(level.startswith("namespaces") for row in metrics for level in row["isolation"])
     assert sum(sum(row["isolation"].values()) for row in metrics) >= 4 * 16
-    assert metrics[0]["mismatch_max"] < 1e-4, "the sampler's log-probabilities are not the learner's"
+    assert metrics[0]["mismatch_max"] < 1e-4, "sampler and learner disagree on log-probabilities"
 
 
 def test_held_out_problems_are_evaluated_before_during_and_after(job: FinishedJob) -> None:
@@ -64,7 +64,7 @@ def test_held_out_problems_are_evaluated_before_during_and_after(job: FinishedJo
         assert row["num_samples"] == 12
 
 
-def test_checkpoint_is_a_model_folder_for_plain_transformers(job: FinishedJob) -> None:
+def test_transformers_loads_the_checkpoint(job: FinishedJob) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = job.folder / "checkpoints" / "step-4"
@@ -74,7 +74,7 @@ def test_checkpoint_is_a_model_folder_for_plain_transformers(job: FinishedJob) -
     assert logits.shape == (1, prompt["input_ids"].shape[1], len(tokenizer))
 
 
-def test_samples_and_report_are_there(job: FinishedJob) -> None:
+def test_the_run_has_samples_and_a_report(job: FinishedJob) -> None:
     shown = [row for path in sorted((job.folder / "samples").glob("*.jsonl")) for row in rows(path)]
     assert shown
     for row in shown:
@@ -84,7 +84,7 @@ def test_samples_and_report_are_there(job: FinishedJob) -> None:
 
 
 def test_bulk_data_does_not_pass_through_the_driver(job: FinishedJob) -> None:
-    """Weights alone are 1.7 MB a publication; prompts, tokens and log-probabilities of the samples come on top."""
+    """Each published version of the weights is 1.7 MB. Prompts, tokens and log-probabilities come on top of that."""
     weights = sum(path.stat().st_size for path in (job.folder / "checkpoints" / "step-4").glob("*.safetensors"))
     num_samples = sum(row["num_samples"] for row in rows(job.folder / "metrics.jsonl"))
     assert weights > 1_000_000
@@ -92,7 +92,7 @@ def test_bulk_data_does_not_pass_through_the_driver(job: FinishedJob) -> None:
     assert job.driver_bytes / num_samples < 3_000
 
 
-def test_the_end_says_what_was_gained_and_how_to_go_on(job: FinishedJob) -> None:
+def test_the_last_lines_show_the_gain_and_what_to_do_next(job: FinishedJob) -> None:
     assert re.search(r"pass@1.*points", job.output)
     assert "step-4" in job.output
     assert "evaluate.py --model" in job.output
@@ -101,12 +101,13 @@ def test_the_end_says_what_was_gained_and_how_to_go_on(job: FinishedJob) -> None
 def test_a_finished_run_goes_on_and_an_interrupt_leaves_a_checkpoint(job: FinishedJob) -> None:
     run = job.runs / "resumed"
     shutil.copytree(job.folder, run)
-    command = [sys.executable, "launch.py", "--resume", str(run), "--run.num_steps", "1000"]
+    more = ("--run.dir", str(run), "--run.num_steps", "1000")
+    command = [sys.executable, "launch.py", "--resume", str(run), *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 180
     while len(rows(run / "metrics.jsonl")) < 6:
         assert process.poll() is None, "the job ended before its next updates"
-        assert time.monotonic() < deadline, "the job did not get to its next updates"
+        assert time.monotonic() < deadline, "the job did not reach its next updates in time"
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)

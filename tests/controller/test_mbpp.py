@@ -1,4 +1,4 @@
-"""Real MBPP rows through the whole ring, with a tiny model of random weights."""
+"""A whole job on real MBPP rows, with a tiny random model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_mbpp_runs_through_several_refreshes(tmp_path: Path) -> None:
     data = os.environ.get("BENCHMARK_DATA")
     if data is None:
-        pytest.skip("BENCHMARK_DATA does not name the benchmark data")
+        pytest.skip("BENCHMARK_DATA is not a folder with benchmark data")
     rows = Path(data).resolve() / "mbpp" / "mbpp.jsonl"
     settings = {
         "run.num_steps": "6",

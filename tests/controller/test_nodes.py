@@ -1,4 +1,4 @@
-"""A run on several nodes: where its programs run, what a lost node costs, and what is said of nodes that do not fit."""
+"""A run on several nodes: where its programs run, what a lost node costs, and how unsuitable nodes are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.controller.jobs import ROOT, python
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `tests.controller.on_nodes` saw."""
+    """The results of `tests.controller.on_nodes`."""
     folder = tmp_path_factory.mktemp("nodes")
     done = python("-m", "tests.controller.on_nodes", str(folder / "seen.json"), str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,7 +30,7 @@ def test_a_node_with_other_versions_is_named_before_anything_starts(seen: dict[s
 
 
 @pytest.mark.ray
-def test_room_that_does_not_come_is_said_with_what_was_asked_for(seen: dict[str, Any]) -> None:
+def test_missing_room_is_reported_with_what_was_requested(seen: dict[str, Any]) -> None:
     assert "timed out after 2 s waiting for room for learner and generators" in seen["no_room"]["said"]
     assert "1 GPU" in seen["no_room"]["said"]
 
@@ -41,13 +41,13 @@ def test_programs_spread_over_nodes_of_their_kind(seen: dict[str, Any]) -> None:
 
 
 @pytest.mark.ray
-def test_a_lost_node_costs_its_calls_under_way_alone(seen: dict[str, Any]) -> None:
+def test_only_calls_in_progress_on_a_lost_node_are_repeated(seen: dict[str, Any]) -> None:
     assert seen["lost_node"]["num_answers"] == seen["lost_node"]["num_done"] == 60
     assert 1 <= seen["lost_node"]["num_repeated"] <= 2 * 4
     assert seen["lost_node"]["nodes_after"] == 1
 
 
-def test_differences_are_said_most_important_first() -> None:
+def test_the_most_important_differences_come_first() -> None:
     here = NodeFacts({"python": "3.11.7", "numpy": "2.1", "torch": "2.13.0"}, "a")
     there = NodeFacts({"python": "3.11.7", "numpy": "2.2", "torch": "2.12.0"}, "b")
     assert here.differences(here) == []
@@ -58,7 +58,7 @@ def test_differences_are_said_most_important_first() -> None:
     ]
 
 
-def test_builds_for_cpu_and_gpu_are_the_same_version() -> None:
+def test_cpu_and_gpu_builds_count_as_the_same_version() -> None:
     versions = NodeFacts.here(ROOT).versions
     assert versions["torch"][0].isdigit()
     assert "+" not in versions["torch"]

@@ -1,4 +1,4 @@
-"""The plan of a ring against what can be reckoned by hand, and rules that hold of every ring."""
+"""Plans, checked against figures calculated by hand and against rules that hold for every setup."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SHAPES = st.builds(
 )
 
 
-def test_a_slow_learner_is_never_kept_waiting() -> None:
+def test_a_slow_learner_never_waits() -> None:
     plan = predict(SHAPE)  # sampling takes 5 s, grading 2.5 s, training and publishing 9 s
     assert plan.round_s == pytest.approx(9.0)
     assert (plan.learner_idle, plan.generator_idle, plan.sandbox_idle) == pytest.approx((0, 4 / 9, 1 - 2.5 / 9))
@@ -64,8 +64,8 @@ def test_without_staleness_the_stages_take_turns() -> None:
     assert plan.staleness_mean == 0
 
 
-def test_the_balanced_ring_has_what_keeps_the_learner_busy_and_no_more() -> None:
-    best = balanced(SHAPE)  # 9 s for 100 samples: 1.11 generators and as many workers would do
+def test_a_balanced_setup_is_just_enough_for_the_learner() -> None:
+    best = balanced(SHAPE)  # 9 s for 100 samples: 1.11 generators and as many workers are enough
     assert (best.num_generators, best.num_workers) == (2, 2)
     assert predict(best).learner_idle < 0.03
     assert predict(replace(best, num_generators=1)).learner_idle > 0.05
@@ -73,7 +73,7 @@ def test_the_balanced_ring_has_what_keeps_the_learner_busy_and_no_more() -> None
 
 @given(SHAPES)
 @settings_of_hypothesis(max_examples=40, deadline=None)
-def test_of_every_ring(shape: Shape) -> None:
+def test_rules_for_every_setup(shape: Shape) -> None:
     plan = predict(shape)
     for share in (plan.generator_idle, plan.sandbox_idle, plan.learner_idle):
         assert 0 <= share < 1
@@ -85,8 +85,8 @@ def test_of_every_ring(shape: Shape) -> None:
     ).round_s <= plan.round_s * (1 + 1e-9)
 
 
-def test_a_cluster_without_room_for_the_balanced_ring_gets_the_fastest_that_fits() -> None:
-    wanted = replace(SHAPE, train_s=0.5, publish_s=0.0)  # would take a dozen of both
+def test_a_small_cluster_gets_the_fastest_setup_that_fits() -> None:
+    wanted = replace(SHAPE, train_s=0.5, publish_s=0.0)  # needs about a dozen of each
     assert balanced(wanted).num_generators > 10
     settings = Settings(
         generator=GeneratorSettings(num_cpus=1, num_gpus=1),
@@ -95,7 +95,7 @@ def test_a_cluster_without_room_for_the_balanced_ring_gets_the_fastest_that_fits
     )
     room = room_beside(settings, num_cpus=9, num_gpus=8)
     assert [room(n) for n in (1, 4, 7, 8)] == [7, 4, 1, 0]
-    fitting = balanced(wanted, room)  # 8 cores for both: 4 of each sample and grade 40 programs a second
+    fitting = balanced(wanted, room)  # 8 cores for both: 4 of each sample and grade 40 programs per second
     assert (fitting.num_generators, fitting.num_workers) == (4, 4)
     with pytest.raises(UserError, match="no room for a learner, a generator and a sandbox worker"):
         balanced(wanted, room_beside(settings, num_cpus=9, num_gpus=1))
@@ -120,7 +120,7 @@ def test_a_described_cluster_is_planned_without_starting_anything(
     assert "no room for a learner" in capsys.readouterr().err
 
 
-def test_problems_that_cannot_be_used_are_said_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_problems_are_reported_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--plan", "--problems.train", "nofile.jsonl"]) == 2
     said = capsys.readouterr()
     assert "expected KIND:PATH" in said.out + said.err
@@ -130,7 +130,7 @@ def test_problems_that_cannot_be_used_are_said_before_anything_starts(capsys: py
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_is_not_given_is_measured_in_a_short_run_of_the_job(tmp_path: Path) -> None:
+def test_missing_figures_are_measured_in_a_short_run(tmp_path: Path) -> None:
     job = small_job(tmp_path, "planned", "--plan.num_updates", "4", sft_steps=5)
     done = launch_job("--plan", *job)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -139,4 +139,4 @@ def test_what_is_not_given_is_measured_in_a_short_run_of_the_job(tmp_path: Path)
     figures = {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
     assert all(0 < float(cell) < 100 for cell in figures["seconds per snapshot"])
     assert all(0 <= float(cell.split()[0]) <= 1 for cell in figures["mean staleness"])
-    assert not (tmp_path / "planned").exists(), "a plan leaves no run behind"
+    assert not (tmp_path / "planned").exists(), "the plan left a run behind"

@@ -27,7 +27,7 @@ def make_settings(
 def test_in_order_use_never_outruns_the_staleness_bound(
     refresh_every: int, batch_size: int, max_off_policy_versions: int, num_steps: int, rollout: int
 ) -> None:
-    """Whole rollouts, used in the order in which they were asked for, whatever their size."""
+    """Rollouts of any size are used whole, in the order in which they were requested."""
     settings = make_settings(refresh_every, batch_size, max_off_policy_versions, num_steps)
     issued_at: list[int] = []
     num_used = 0
@@ -36,7 +36,7 @@ def test_in_order_use_never_outruns_the_staleness_bound(
             issued_at.append(version)
         wanted = min(refresh_every, num_steps - step) * batch_size
         used = issued_at[num_used : num_used + -(-wanted // rollout)]
-        assert len(used) * rollout >= wanted, "the learner would wait for samples that nobody may ask for"
+        assert len(used) * rollout >= wanted, "the learner would wait for samples that may not be requested"
         assert all(version - sampled <= max_off_policy_versions for sampled in used)
         num_used += len(used)
 
@@ -46,7 +46,7 @@ def test_without_staleness_sampling_and_training_take_turns() -> None:
     assert [capacity(settings, num_trained=4 * step, step=step) for step in (0, 2, 4)] == [8, 16, 20]
 
 
-def test_the_start_fill_may_be_asked_for() -> None:
+def test_capacity_includes_the_start_samples() -> None:
     settings = make_settings(refresh_every=1, batch_size=4, max_off_policy_versions=0, num_steps=5, start=12)
     assert capacity(settings, num_trained=0, step=0) == 12
     assert capacity(settings, num_trained=4, step=1) == 8
@@ -63,7 +63,7 @@ def test_every_epoch_has_every_problem_once(num_problems: int, seed: int) -> Non
 
 
 @given(st.integers(1, 9), st.integers(0, 30))
-def test_a_restored_order_goes_on_where_it_was(num_problems: int, position: int) -> None:
+def test_a_restored_order_continues_where_it_was(num_problems: int, position: int) -> None:
     names = [f"p{i}" for i in range(num_problems)]
     order = ProblemSampler(names, seed=3, skip_solved=0.5)
     for _ in range(position):

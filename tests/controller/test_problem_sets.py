@@ -1,4 +1,4 @@
-"""References are checked before training where that is asked for."""
+"""Loading the problems of a run, and checking their references."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_references_that_fail_their_own_tests_are_left_out(tmp_path: Path) -> No
         without_failing_references(only_wrong, SandboxSettings(), tmp_path / "references.json")
 
 
-def test_held_out_problems_are_told_from_training_problems_of_the_same_number(tmp_path: Path) -> None:
+def test_held_out_problems_with_ids_of_training_problems_are_renamed(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", {"0": ["print(1)"], "1": ["print(2)"]})
     held_out = write(tmp_path / "held_out.jsonl", {"1": ["print(3)"], "2": ["print(4)"]})
     sets = load_problem_sets(ProblemsSettings(train=(train,), evaluation=(held_out,)))

@@ -1,4 +1,4 @@
-"""What the rewards see of a completion."""
+"""The part of a completion that the rewards see."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transport.rollouts import Completion, FinishReason, VersionSpan
 
 @pytest.mark.parametrize("reason", FinishReason)
 def test_completions_of_generators_are_scored(reason: FinishReason) -> None:
-    """The fine penalty falls on the program's own tokens; a completion that was cut off is to blame as a whole."""
+    """The fine penalty is only for tokens of the program. If the completion was cut off, all of them are penalized."""
     completion = Completion(
         task_id="t0",
         completion_id="c0",

@@ -1,4 +1,4 @@
-"""The recipes in configs/: what they ask for is shown by a dry run, and they run with a tiny model of their family."""
+"""The recipes in configs/: they pass a dry run, and they run with a tiny model of their family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.encoder_decoder_models import build_encoder_decoder
 from tests.families import build_family
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 PAPER = ["apps_codet5_large", "apps_codegen_2b", "mbpp_zero_shot"]
 RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b"]
@@ -37,7 +37,7 @@ def test_recipes_pass_a_dry_run(recipe: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("recipe", PAPER)
-def test_the_papers_recipes_have_the_papers_values(recipe: str) -> None:
+def test_paper_recipes_have_the_values_of_the_paper(recipe: str) -> None:
     settings = settings_of(recipe)
     learner, buffer, generator = settings.learner, settings.buffer, settings.generator
     assert (learner.optim.learning_rate, learner.optim.weight_decay, learner.optim.warmup_steps) == (2e-6, 0.05, 500)
@@ -51,7 +51,7 @@ def test_the_papers_recipes_have_the_papers_values(recipe: str) -> None:
 
 
 def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
-    """Two updates of a recipe on APPS rows, with its model swapped for `model` and its sizes for those of two cores."""
+    """Make two updates of a recipe on APPS rows, with `model` as its model and sizes for two cores."""
     settings = {
         "model.dtype": "float32",
         "problems.train": f"apps:{DATA}/apps/train?difficulty=introductory[-12:]",
@@ -95,20 +95,20 @@ def run_recipe(recipe: str, model: Path, folder: Path, **more: str) -> None:
 
 
 def statements() -> tuple[str, ...]:
-    """What the vocabulary of a tiny model is made from, so that prompts are not spelt byte by byte."""
+    """Texts for the vocabulary of a tiny model, so prompts are not encoded byte by byte."""
     return tuple(render_prompt(problem) for problem in load(f"apps:{DATA}/apps/train[0:40]").problems)
 
 
 @needs_data
 @pytest.mark.long
-def test_the_recipe_of_codet5_makes_two_updates_with_a_tiny_one(tmp_path: Path) -> None:
+def test_codet5_recipe_makes_two_updates(tmp_path: Path) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model", texts=statements())
     run_recipe("apps_codet5_large", model, tmp_path)
 
 
 @needs_data
 @pytest.mark.long
-def test_the_recipe_of_mbpp_zero_shot_makes_two_updates_with_a_tiny_codet5(tmp_path: Path) -> None:
+def test_mbpp_zero_shot_recipe_makes_two_updates(tmp_path: Path) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model", texts=statements())
     held_out = f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"
     run_recipe("mbpp_zero_shot", model, tmp_path, **{"problems.evaluation": held_out})
@@ -117,8 +117,8 @@ def test_the_recipe_of_mbpp_zero_shot_makes_two_updates_with_a_tiny_codet5(tmp_p
 @needs_data
 @pytest.mark.long
 @pytest.mark.parametrize(("recipe", "family"), [("apps_codegen_2b", "codegen"), ("apps_qwen2.5_coder_1.5b", "qwen2")])
-def test_the_recipes_of_decoders_make_two_updates_with_a_tiny_one(recipe: str, family: str, tmp_path: Path) -> None:
-    # Tiny contexts, so problems with short statements.
+def test_decoder_recipes_make_two_updates(recipe: str, family: str, tmp_path: Path) -> None:
+    # Problems with short statements, because the contexts are tiny.
     model = build_family(family, tmp_path / "model")
     settings = {"model.max_model_len": "512", "problems.evaluation": f"mbpp:{DATA}/mbpp/mbpp.jsonl?split=test[0:2]"}
     if family == "qwen2":

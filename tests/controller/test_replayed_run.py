@@ -1,4 +1,4 @@
-"""A small job that keeps its updates, and the replay of it: without generators and sandbox, the same weights."""
+"""A small job that records its updates, and their replay: no generators, no sandbox, and the same weights."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def _wide_terminal_and_threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Ite
     torch.set_num_threads(num_threads)
 
 
-def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_replay_gives_the_same_weights_and_losses_bit_for_bit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--replay", str(run)]) == 0
     shown = capsys.readouterr().out
     assert "All 3 updates reproduced the weights of the run bit for bit" in shown
@@ -47,7 +45,7 @@ def test_replayed_updates_give_the_weights_and_the_losses_of_the_run_bit_for_bit
     assert checksum(pack(checkpoint.named_parameters())) == about["weights_checksum"]
 
 
-def test_another_objective_is_compared_update_by_update(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_different_objective_is_compared_update_by_update(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--replay", str(run), "--learner.loss.rl_weight", "0"]) == 0
     shown = capsys.readouterr().out
     assert "with a different learner.loss.rl_weight" in shown
@@ -65,7 +63,9 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
     assert "From update 2 of 3 on, the weights differ from those of the run" in capsys.readouterr().out
 
 
-def test_a_run_that_kept_nothing_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_recorded_updates_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(run / "settings.yaml", tmp_path)
     assert main(["--replay", str(tmp_path)]) == 2
     assert "the run recorded no updates; run the job with --run.log_batches N" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A deterministic run is the same bits however it is made: at once, killed and resumed, or as a plain loop."""
+"""A deterministic run gives the same bits in one go, killed and resumed, or as a plain loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DETERMINISTIC: dict[str, object] = {
 
 
 def arguments(runs: Path, name: str, **more: object) -> list[str]:
-    """Of a job; `more` are further settings, `__` for the dot."""
+    """The arguments of a job. `more` are further settings, with `__` instead of dots."""
     options = OPTIONS | {key.replace("__", "."): str(value).lower() for key, value in more.items()}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     return small_job(runs, name, *words, sft_steps=0)
@@ -75,21 +75,21 @@ def kill(driver: subprocess.Popen[bytes]) -> None:
 
 
 def kill_in_training(run: Path, job: list[str], num_updates: int) -> None:
-    """Start the job, and kill its driver some moments after it has made `num_updates` more than before."""
+    """Start the job, and kill its driver shortly after it has made `num_updates` more updates than before."""
     metrics = run / "metrics.jsonl"
     num_updates += metrics.read_text().count("\n") if metrics.exists() else 0
     driver = start(*job)
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= num_updates):
         assert driver.poll() is None, "the job ended by itself"
-        assert time.monotonic() < deadline, "the job did not get to its updates"
+        assert time.monotonic() < deadline, "the job did not reach its updates in time"
         time.sleep(0.02)
     time.sleep(random.Random(num_updates).random() / 2)
     kill(driver)
 
 
 def run_through(run: Path, job: list[str], lives_s: Sequence[float]) -> int:
-    """The job to its end, its driver killed so long after each of its starts; returns how often it was."""
+    """Run the job to its end. Kill its driver after each time in `lives_s`; returns the number of kills."""
     for num_kills, seconds in enumerate(lives_s):
         driver = start(*job)
         try:
@@ -104,9 +104,9 @@ def run_through(run: Path, job: list[str], lives_s: Sequence[float]) -> int:
 
 
 def check_books(run: Path) -> None:
-    """No problem's turn was skipped or taken twice, from one checkpoint to the next, by what their ledgers say.
+    """From one checkpoint to the next, the ledgers must skip no turn and take none twice.
 
-    A turn is a position in the order of problems, which has each problem once in an epoch.
+    A turn is a position in the order of problems, which has each problem once per epoch.
     """
     settings, _ = load_settings(["--resume", str(run)], environ={})
     sets = load_problem_sets(settings.problems)
@@ -126,7 +126,7 @@ def check_books(run: Path) -> None:
         assert all(turns[position] == task_id for position, task_id in now.items())
         assert now.keys() <= live | set(new), "a turn came again"
         ended = (live | set(new)) - now.keys()
-        assert ledger.num_issued - issued == SAMPLES * len(new), "a turn was not asked for once"
+        assert ledger.num_issued - issued == SAMPLES * len(new), "a turn was not requested exactly once"
         dropped = ledger.dropped.total()
         assert ledger.num_trained + dropped - closed == SAMPLES * len(ended), "a turn ended without being counted"
         live, issued, closed = set(now), ledger.num_issued, ledger.num_trained + dropped
@@ -140,7 +140,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "whole"
 
 
-def test_killed_and_resumed_the_weights_are_the_same_bits(whole: Path) -> None:
+def test_a_killed_and_resumed_run_gives_the_same_bits(whole: Path) -> None:
     killed = whole.with_name("killed")
     job = arguments(whole.parent, "killed", **DETERMINISTIC)
     kill_in_training(killed, job, random.Random(0).randint(1, NUM_STEPS - 1))
@@ -160,7 +160,7 @@ def test_the_serial_loop_gives_the_same_bits(whole: Path, tmp_path: Path) -> Non
     assert_same_bits(serial_loop(tmp_path, **DETERMINISTIC), weights(whole))
 
 
-def test_the_serial_loop_gives_the_same_bits_with_greedy_decodes(tmp_path: Path) -> None:
+def test_the_serial_loop_gives_the_same_bits_with_greedy_decoding(tmp_path: Path) -> None:
     options = DETERMINISTIC | {"algorithm": "rltf-paper", "buffer__refresh_every": 2, "checkpoint__every": 2}
     finish(*arguments(tmp_path, "whole", **options))
     assert_same_bits(serial_loop(tmp_path, **options), weights(tmp_path / "whole"))
@@ -168,8 +168,8 @@ def test_the_serial_loop_gives_the_same_bits_with_greedy_decodes(tmp_path: Path)
 
 @pytest.mark.long
 @pytest.mark.parametrize(("engine", "num_runs"), [("transformers", 6), ("vllm", 2)])
-def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: int, tmp_path: Path) -> None:
-    """Sampling runs ahead of training here, so that a kill meets rollouts that are under way."""
+def test_runs_killed_at_any_moment_give_the_same_bits(engine: str, num_runs: int, tmp_path: Path) -> None:
+    """Sampling runs ahead of training here, so rollouts are in progress when the driver is killed."""
 
     def job(name: str) -> list[str]:
         return arguments(
@@ -180,9 +180,9 @@ def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: 
     finish(*job("whole"))
     whole_s = time.monotonic() - began
     for seed in range(num_runs):
-        where = random.Random(seed)
+        moment = random.Random(seed)
         run = tmp_path / f"killed-{seed}"
-        lives_s = [where.uniform(0, whole_s) for _ in range(1 + seed % 2)]
+        lives_s = [moment.uniform(0, whole_s) for _ in range(1 + seed % 2)]
         num_kills = run_through(run, job(run.name), lives_s)
         print(f"{engine}: {num_kills} kills, lives of {lives_s} s; the whole run takes {whole_s:.0f} s")
         assert_same_bits(weights(run), weights(tmp_path / "whole"))
@@ -190,8 +190,8 @@ def test_killed_anywhere_and_resumed_it_is_the_same_bits(engine: str, num_runs: 
 
 
 @pytest.mark.long
-def test_killed_anywhere_and_resumed_no_turn_is_skipped_or_taken_twice(tmp_path: Path) -> None:
-    """Two generators, overlapping freely, over more than an epoch of problems."""
+def test_runs_killed_at_any_moment_skip_and_repeat_no_turn(tmp_path: Path) -> None:
+    """Two generators overlap freely, for more than one epoch of problems."""
     job = arguments(
         tmp_path, "killed", run__num_steps=32, generator__num_generators=2, buffer__max_off_policy_versions=2,
         buffer__refresh_every=2,

@@ -1,4 +1,4 @@
-"""What a cluster is asked to run, and what is refused before anything is sent."""
+"""The command that a cluster is asked to run, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def test_unusable_settings_are_not_sent() -> None:
         ("ftp://127.0.0.1:{port}", r"expected local, auto, HOST:PORT, ray://HOST:10001 or http://HOST:8265"),
     ],
 )
-def test_a_cluster_to_ask_that_is_not_there(address: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_cluster_is_reported(address: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--run.name", "first", "--cluster.address", address.format(port=free_port())]) == 2
     assert re.search(said, " ".join(capsys.readouterr().err.split()))
 
 
-def test_settings_are_checked_before_a_cluster_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_are_checked_before_a_cluster_is_contacted(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--run.num_steps", "0", "--cluster.address", "ray://127.0.0.1:10001"]) == 2
     assert "run.num_steps" in capsys.readouterr().err
 
 
-def test_only_an_address_with_a_scheme_is_asked() -> None:
+def test_only_an_address_with_a_scheme_is_remote() -> None:
     assert remote_address(["--cluster.address", "auto"], {}) is None
     assert remote_address([], {}) is None
     assert remote_address(["--cluster.address=ray://h:1"], {"RLTF_CLUSTER__ADDRESS": "http://h:2"}) == "ray://h:1"

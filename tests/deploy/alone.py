@@ -1,4 +1,4 @@
-"""Scenarios that need a `ray start` of their own: run where no other Ray is to be seen, nor harmed."""
+"""Run scenarios that need their own `ray start`, isolated from any other Ray on this machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A process tree, a network and a /tmp/ray of its own: the cluster ends with it.
+# The scenario gets its own process tree, network and /tmp/ray. Its cluster ends with it.
 _ALONE = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"]
 
 
 def run_alone(module: str, folder: Path, timeout_s: float) -> dict[str, Any]:
-    """What `python -m MODULE folder/seen.json folder` writes into its first argument; skips where it cannot be run."""
+    """Run `python -m MODULE folder/seen.json folder`; returns what it writes to the file, or skips the test."""
     if subprocess.run([*_ALONE, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no namespaces for a cluster of its own: they need root")
+        pytest.skip("an isolated cluster needs namespaces, and they need root")
     (folder / "ray").mkdir()
     script = (
         f"ip link set lo up && mkdir -p /tmp/ray && mount --bind {folder}/ray /tmp/ray && "

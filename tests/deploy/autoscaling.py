@@ -1,8 +1,8 @@
-"""Scenario: a pool on a cluster whose autoscaler starts and ends nodes; run where nothing else of Ray is to be seen.
+"""Scenario: a pool on a cluster whose autoscaler starts and stops nodes. Run it isolated from any other Ray.
 
     python -m tests.deploy.autoscaling OUTPUT.json FOLDER
 
-The node type is cluster.yaml's own for sandboxes, on Ray's fake provider: its "machines" are processes here.
+The node type is that of the sandboxes in cluster.yaml. Ray's fake provider runs its "machines" as local processes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SANDBOX = SandboxSettings(
 
 
 def configuration() -> dict[str, Any]:
-    """For the autoscaler: a head without CPUs and up to two sandbox nodes of two CPUs, idle for 3 s at most."""
+    """The autoscaler's configuration: a head without CPUs, up to two sandbox nodes with two CPUs, 3 s idle timeout."""
     cloud = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     node = cloud["available_node_types"]["cpu-sandbox"]
     resources = node["resources"] | {"CPU": 2, "object_store_memory": STORE_BYTES}
@@ -66,7 +66,7 @@ def configuration() -> dict[str, Any]:
 
 
 def start_head(folder: Path) -> None:
-    """`ray start` with the autoscaler, which looks once a second."""
+    """`ray start` with an autoscaler that updates once per second."""
     config = folder / "autoscaling.yaml"
     config.write_text(yaml.safe_dump(configuration()))
     environment = os.environ | {
@@ -83,7 +83,7 @@ def start_head(folder: Path) -> None:
 
 
 async def scenario() -> dict[str, list[int]]:
-    """The numbers of sandbox nodes that there were, in order, each once."""
+    """The number of sandbox nodes at each stage, first rising, then falling."""
     seen = {"rising": [num_nodes()], "falling": []}
     resources = kind_request("sandbox", uses=uses_kinds(ray.cluster_resources()))  # type: ignore[no-untyped-call]
     pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), resources=resources)
@@ -102,7 +102,7 @@ async def scenario() -> dict[str, list[int]]:
 
 
 def num_nodes() -> int:
-    """Nodes of the kind that runs programs."""
+    """The number of live sandbox nodes."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return sum(node["Alive"] and "sandbox" in node["Resources"] for node in nodes)
 

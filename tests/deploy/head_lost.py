@@ -1,4 +1,4 @@
-"""Scenario: a job on a cluster whose head dies under it.
+"""Scenario: the head of a cluster dies while a job runs.
 
 python -m tests.deploy.head_lost OUTPUT.json FOLDER
 """
@@ -30,7 +30,7 @@ def main(output: Path, folder: Path) -> None:
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         if job.poll() is not None or time.monotonic() > deadline:
             job.kill()
-            raise SystemExit(f"the job did not get to its second update:\n{job.communicate()[0]}")
+            raise SystemExit(f"the job did not reach its second update:\n{job.communicate()[0]}")
         time.sleep(0.2)
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "gcs_server":

@@ -1,5 +1,5 @@
-"""Machines made of namespaces: each with a network address, process tree, shared memory and home of its own, and a real
-sshd. What `ray up` sees of them is what it sees of computers on a desk; only disks, cores and users are this machine's.
+"""Machines made of namespaces. Each has its own network address, process tree, shared memory and home, and a real sshd.
+To `ray up` they look like real computers; they only share this machine's disks, cores and users.
 
     bridge 10.199.0.1 (the "laptop", from which `ray up` runs)
        |--- 10.199.0.2 first machine
@@ -40,9 +40,9 @@ PidFile none
 AcceptEnv RLTF_*
 Subsystem sftp internal-sftp
 """
-# Where root lives on every machine: the same path, but a folder of its own, since /tmp/ray is one.
+# The home of root on every machine. The path is the same, but each machine has its own /tmp/ray.
 HOME = "/tmp/ray/home"
-# What a machine runs first: its own view of what Ray shares between all processes of a host, then sshd.
+# What a machine runs first: it hides the files that Ray shares between all processes of a host, then starts sshd.
 _BOOT = """
 set -e
 mount --make-rprivate /
@@ -55,12 +55,12 @@ exec {sshd} -D -E {base}/sshd.log -f {base}/sshd_config
 
 
 class NotHereError(RuntimeError):
-    """This host cannot make such machines; the message says what is missing."""
+    """This host cannot run such machines. The message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine: its address, and its home as this host sees it. On it, the home is `HOME`."""
+    """One machine: its address, and its home as this host sees it. The machine itself sees it as `HOME`."""
 
     name: str
     address: str
@@ -69,7 +69,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Laptop:
-    """Where the commands of a user run: in the machines' network, with a home of its own."""
+    """The user's computer: in the network of the machines, with its own home."""
 
     namespace: str
     home: Path
@@ -81,7 +81,7 @@ class Laptop:
     def run(
         self, command: Sequence[str], timeout_s: float, cwd: Path = ROOT, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """The finished command with its output, stderr included. Raises TimeoutExpired."""
+        """Run a command; its output includes stderr. Raises TimeoutExpired."""
         return subprocess.run(
             ["ip", "netns", "exec", self.namespace, *command],
             cwd=cwd,
@@ -95,14 +95,14 @@ class Laptop:
         )
 
     def ssh(self, machine: Machine, command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """`command` in a login shell on the machine, as `ray attach` gives one."""
+        """Run `command` in a login shell on the machine, like `ray attach`."""
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
         remote = f"bash --login -c {_quoted(command)}"
         return self.run(["ssh", *options, "-i", str(self.key), f"root@{machine.address}", remote], timeout_s)
 
 
 def install() -> None:
-    """Install what is missing with apt-get. Raises NotHereError where that cannot be."""
+    """Install what is missing with apt-get. Raises NotHereError if that fails."""
     if os.geteuid() != 0:
         raise NotHereError("network namespaces and sshd on port 22 need root")
     missing = [package for tool, package in _NEEDED.items() if shutil.which(tool, path=_search_path()) is None]
@@ -119,10 +119,10 @@ def install() -> None:
 
 @contextlib.contextmanager
 def machines(names: Sequence[str], base: Path) -> Iterator[tuple[Laptop, list[Machine]]]:
-    """The laptop and the machines, up and answering ssh; everything that runs on them ends with the block.
+    """Start the laptop and the machines, and wait until they answer ssh. They stop at the end of the block.
 
     Raises:
-        NotHereError: this host does not allow them.
+        NotHereError: this host cannot run them.
     """
     install()
     with contextlib.ExitStack() as stack:
@@ -155,7 +155,7 @@ def _machine(stack: contextlib.ExitStack, laptop: Laptop, index: int, name: str,
     _run("ip", "-n", namespace, "addr", "add", f"{machine.address}/24", "dev", "eth0")
     for device in ("lo", "eth0"):
         _run("ip", "-n", namespace, "link", "set", device, "up")
-    # Ray finds the address of a machine by asking which one would be used towards the internet.
+    # Ray takes the address that the machine would use to reach the internet.
     _run("ip", "-n", namespace, "route", "add", "default", "via", f"{NETWORK}.1")
     _furnish(machine, base, laptop.key.with_suffix(".pub").read_text())
     sshd = shutil.which("sshd", path=_search_path()) or "sshd"
@@ -173,10 +173,10 @@ def _machine(stack: contextlib.ExitStack, laptop: Laptop, index: int, name: str,
 
 
 def _furnish(machine: Machine, base: Path, public_key: str) -> None:
-    """The machine's files: keys, its own passwd (so that root lives in its home), and the environment made by make."""
+    """Write the machine's files: keys, a passwd with root's home, and the environment that `make setup` created."""
     (machine.home / ".ssh").mkdir(parents=True, mode=0o700)
     (machine.home / ".ssh" / "authorized_keys").write_text(public_key)
-    # The Python that .venv was made with, as where an administrator had put it on PATH.
+    # The Python that .venv was created with, on PATH as if an administrator had put it there.
     interpreter = Path(sys.base_prefix) / "bin"
     (machine.home / ".profile").write_text(f"export PATH={interpreter}:$PATH\n")
     (machine.home / "rltf").mkdir()

@@ -1,4 +1,4 @@
-"""Scenario: a laptop has a cluster run a job, over the head's Ray Client port.
+"""Scenario: a laptop submits a job to a cluster through the head's Ray Client port.
 
 python -m tests.deploy.submission OUTPUT.json FOLDER
 """
@@ -18,7 +18,7 @@ AGENTS_S = 120.0
 
 
 def main(output: Path, folder: Path) -> None:
-    """Start a cluster, have it run a job as soon as it takes one, and write what the laptop saw."""
+    """Start a cluster, submit a job as soon as it accepts one, and write what the laptop saw."""
     binaries = Path(sys.prefix) / "bin"
     os.environ |= {"HOME": str(folder / "home"), "PATH": f"{binaries}:{os.environ['PATH']}"}
     (folder / "home").mkdir()

@@ -1,4 +1,4 @@
-"""The backlog brings sandbox nodes up, idleness takes them down: with Ray's autoscaler and its fake provider."""
+"""A backlog starts sandbox nodes, and idle ones stop: with Ray's autoscaler and its fake provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.deploy.alone import run_alone
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_backlog_brings_nodes_up_and_idleness_takes_them_down(tmp_path: Path) -> None:
+def test_a_backlog_starts_nodes_and_idle_nodes_stop(tmp_path: Path) -> None:
     seen = run_alone("tests.deploy.autoscaling", tmp_path, 240)
     assert seen["rising"] == [0, 1, 2]
     assert seen["answers"] == [60]

@@ -1,4 +1,4 @@
-"""The files for clusters, against Ray's own schema and its own preparation, and against what the program asks for."""
+"""The cluster files fit Ray's own schema, and the resources that the program asks for."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_ray_accepts_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_misspelt_key_would_be_found(path: Path) -> None:
+def test_a_misspelled_key_is_found(path: Path) -> None:
     with pytest.raises(Exception, match="setup_comands"):
         validate_config(prepared(path) | {"setup_comands": []})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_its_commands_are_shell_and_use_the_same_set_up_as_make_run(path: Path) -> None:
+def test_its_commands_are_valid_and_run_make_setup(path: Path) -> None:
     commands = [command for key, value in load(path).items() if key.endswith("commands") for command in value]
     for command in commands:
         subprocess.run(["bash", "-n", "-c", command], check=True)
@@ -61,14 +61,14 @@ def test_its_commands_are_shell_and_use_the_same_set_up_as_make_run(path: Path) 
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_it_copies_to_the_nodes_holds_no_runs_and_no_environment(path: Path) -> None:
+def test_it_copies_neither_runs_nor_the_environment(path: Path) -> None:
     config = load(path)
     assert config["file_mounts"]["~/rltf"] == "."
     assert {".git", ".venv", "runs"} <= set(config["rsync_exclude"])
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
-def test_every_kind_of_node_can_be_had_and_programs_never_run_on_the_head(path: Path) -> None:
+def test_every_kind_of_node_is_available_and_the_head_runs_no_programs(path: Path) -> None:
     config = prepared(path)
     types = config["available_node_types"]
     head = types.pop(config["head_node_type"])
@@ -81,13 +81,13 @@ def test_every_kind_of_node_can_be_had_and_programs_never_run_on_the_head(path: 
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
-def test_sandboxes_and_generators_may_be_spot_and_the_learner_is_not(path: Path) -> None:
+def test_sandboxes_and_generators_are_spot_and_the_learner_is_not(path: Path) -> None:
     types = load(path)["available_node_types"]
     spot = {name for name, node in types.items() if "spot" in json.dumps(node["node_config"]).lower()}
     assert spot == {"gpu-generator", "cpu-sandbox"}
 
 
-def test_the_clouds_differ_in_machines_alone() -> None:
+def test_the_clouds_differ_only_in_their_machines() -> None:
     aws, gcp = (load(path) for path in CLOUDS)
     for each in (aws, gcp):
         each.pop("provider")
@@ -97,8 +97,8 @@ def test_the_clouds_differ_in_machines_alone() -> None:
 
 
 @pytest.mark.parametrize(("has_gpu", "kinds"), [(True, KINDS), (False, {"sandbox"})])
-def test_a_machine_of_ones_own_offers_what_it_has(tmp_path: Path, has_gpu: bool, kinds: set[str]) -> None:
-    """The start command is run with a `ray` and an `nvidia-smi` that only say what they are called with."""
+def test_your_own_machine_offers_what_it_has(tmp_path: Path, has_gpu: bool, kinds: set[str]) -> None:
+    """Run the start command with a fake `nvidia-smi` and a fake `ray` that prints its arguments."""
     for name, body in {"ray": 'printf "%s\\n" "$@"', "nvidia-smi": f"exit {0 if has_gpu else 1}"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -120,7 +120,7 @@ def test_kubernetes_has_the_same_kinds_of_nodes() -> None:
     cloud = load(ROOT / "cluster.yaml")["available_node_types"]
 
     def resources(group: dict[str, Any]) -> dict[str, int]:
-        """As a shell gives them to `ray start`."""
+        """The resources as a shell passes them to `ray start`."""
         (word,) = shlex.split(group["rayStartParams"]["resources"])
         parsed: dict[str, int] = json.loads(word)
         return parsed
@@ -150,7 +150,7 @@ def test_kubernetes_manifest_is_well_formed() -> None:
         assert unconfined == (group.get("groupName") == "cpu-sandbox")
 
 
-def test_image_is_made_by_the_same_set_up() -> None:
+def test_the_image_runs_make_setup() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     assert "RUN make setup" in dockerfile
     assert "bubblewrap" in dockerfile
@@ -161,8 +161,8 @@ def test_image_is_made_by_the_same_set_up() -> None:
     assert {".git", ".venv", "runs"} <= set((ROOT / ".dockerignore").read_text().split())
 
 
-def test_package_of_a_submitted_job_is_the_program_alone(tmp_path: Path) -> None:
-    """Ray's own packaging, of this working tree: what `make submit` ships."""
+def test_a_submitted_job_contains_only_the_program(tmp_path: Path) -> None:
+    """Package this working tree with Ray's own code, as `make submit` does."""
     package = tmp_path / "package.zip"
     (ROOT / "runs").mkdir(exist_ok=True)
     marker = ROOT / "runs" / f"marker-{os.getpid()}"

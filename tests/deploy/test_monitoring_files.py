@@ -1,4 +1,4 @@
-"""Prometheus' rules and Grafana's dashboard speak of series that exist, and the rules fire when they should."""
+"""The Prometheus rules and the Grafana dashboard name existing series, and the rules fire when they should."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_dashboard_shows_every_series_and_no_other() -> None:
         assert any(name.startswith(one.exported) for name in shown), f"{one.name} is on no panel"
 
 
-def test_alerts_ask_for_series_that_exist() -> None:
+def test_alerts_use_existing_series() -> None:
     rules = [
         rule for group in yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"] for rule in group["rules"]
     ]
@@ -48,7 +48,7 @@ def test_alerts_ask_for_series_that_exist() -> None:
         assert names_in(rule["expr"]) <= exported_names(), rule["alert"]
 
 
-def test_panels_do_not_overlap_and_say_what_they_show() -> None:
+def test_panels_do_not_overlap_and_have_descriptions() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         place = panel["gridPos"]
@@ -64,8 +64,8 @@ def test_panels_do_not_overlap_and_say_what_they_show() -> None:
     assert taken
 
 
-def test_grafana_finds_dashboard_and_prometheus_from_the_projects_folder() -> None:
-    """Grafana knows `${NAME}` of the environment, and nothing of a shell's defaults."""
+def test_grafana_finds_dashboard_and_prometheus() -> None:
+    """Grafana replaces `${NAME}` with a variable, but knows no defaults like `${NAME:-x}`."""
     folder = ROOT / "deploy/grafana"
     for path in [folder / "grafana.ini", *folder.glob("provisioning/*/*.yml")]:
         assert set(re.findall(r"\$\{(.*?)\}", path.read_text())) <= {"PWD"}, path
@@ -75,7 +75,7 @@ def test_grafana_finds_dashboard_and_prometheus_from_the_projects_folder() -> No
     (provider,) = yaml.safe_load((provisioning / "dashboards/rltf.yml").read_text())["providers"]
     assert Path(provider["options"]["path"].replace("${PWD}", str(ROOT))) == DASHBOARD.parent
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
-    assert source["url"] == "http://localhost:9090"  # where docs/monitoring.md has Prometheus listen
+    assert source["url"] == "http://localhost:9090"  # as in docs/monitoring.md
 
 
 def test_every_series_is_documented() -> None:
@@ -85,7 +85,7 @@ def test_every_series_is_documented() -> None:
 
 
 @needs_promtool
-def test_prometheus_takes_configuration_and_rules() -> None:
+def test_prometheus_accepts_configuration_and_rules() -> None:
     for arguments in (["config", "deploy/prometheus.yml"], ["rules", "deploy/alerts.yml"]):
         done = subprocess.run(
             [str(PROMTOOL), "check", *arguments], cwd=ROOT, capture_output=True, text=True, check=False

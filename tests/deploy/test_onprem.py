@@ -1,4 +1,4 @@
-"""`ray up deploy/onprem.yaml` for real, over ssh, on machines made of namespaces; then a job there, and `ray down`."""
+"""A real `ray up deploy/onprem.yaml`, over ssh, on machines made of namespaces; then a job, and `ray down`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.deploy.machines import HOME, ROOT, Laptop, Machine, NotHereError, mac
 
 RAY = str(Path(sys.prefix) / "bin" / "ray")
 COMMAND_S = 240.0
-# What makes the job short: one update, from random weights, without an evaluation or vLLM's engine to start.
+# A short job: one update from random weights, without an evaluation and without vLLM.
 SHORT = {
     "run.num_steps": "1",
     "buffer.refresh_every": "1",
@@ -33,7 +33,7 @@ SHORT = {
 
 @dataclass(frozen=True)
 class OnPrem:
-    """A cluster that is up, its file, and who is in it."""
+    """A running cluster: its machines and its file."""
 
     laptop: Laptop
     head: Machine
@@ -41,13 +41,13 @@ class OnPrem:
     file: Path
 
     def launch(self, *arguments: str) -> str:
-        """The output of a job that must succeed, started on the head as a user would."""
+        """Run a job on the head, as a user would. It must succeed; returns its output."""
         done = self.laptop.ssh(self.head, f"cd rltf && {shlex.join(['python', 'launch.py', *arguments])}", COMMAND_S)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     def ran_on(self, machine: Machine) -> set[str]:
-        """Names of the classes of the actors that a machine has run, from Ray's log files of its workers."""
+        """The names of the actor classes that ran on a machine, from Ray's log files."""
         logs = machine.home.parent.glob("session_2*/logs/worker-*.err")
         lines = (line for path in logs for line in path.read_text().splitlines())
         return {line.removeprefix(":actor_name:") for line in lines if line.startswith(":actor_name:")}
@@ -55,7 +55,7 @@ class OnPrem:
 
 @contextlib.contextmanager
 def cluster(base: Path, change: Callable[[dict[str, Any]], None] = lambda config: None) -> Iterator[OnPrem]:
-    """The cluster of deploy/onprem.yaml on two machines; at its end it is down, and nothing of Ray runs on them."""
+    """Start the cluster of deploy/onprem.yaml on two machines. At the end, `ray down` must leave no Ray process."""
     try:
         with machines(["head", "worker"], base) as (laptop, (head, worker)):
             config = yaml.safe_load((ROOT / "deploy" / "onprem.yaml").read_text())
@@ -68,15 +68,15 @@ def cluster(base: Path, change: Callable[[dict[str, Any]], None] = lambda config
             for command in (["get-auth-token", "--generate"], ["up", str(file), "--yes", "--no-config-cache"]):
                 done = laptop.run([RAY, *command], COMMAND_S)
                 assert done.returncode == 0, done.stdout
-            until("both machines are in the cluster", lambda: num_nodes(laptop, head) == 2)
+            until("both machines were in the cluster", lambda: num_nodes(laptop, head) == 2)
             yield OnPrem(laptop, head, worker, file)
             done = laptop.run([RAY, "down", str(file), "--yes"], COMMAND_S)
             assert done.returncode == 0, done.stdout
             assert "Command failed" not in done.stdout, done.stdout
             for machine in (head, worker):
-                until(f"Ray has ended on {machine.name}", lambda m=machine: not raylets(laptop, m))  # type: ignore[misc]
+                until(f"Ray had stopped on {machine.name}", lambda m=machine: not raylets(laptop, m))  # type: ignore[misc]
     except NotHereError as error:
-        pytest.skip(f"no machines of namespaces here: {error}")
+        pytest.skip(f"no machines made of namespaces here: {error}")
 
 
 def num_nodes(laptop: Laptop, head: Machine) -> int:
@@ -90,7 +90,7 @@ def raylets(laptop: Laptop, machine: Machine) -> bool:
 def until(what: str, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + COMMAND_S
     while not holds():
-        assert time.monotonic() < deadline, f"waited {COMMAND_S:g} s in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out after {COMMAND_S:g} s waiting until {what}"
         time.sleep(1)
 
 
@@ -100,7 +100,7 @@ def options(changes: dict[str, str]) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_cluster_of_machines_one_owns_trains(tmp_path: Path) -> None:
+def test_a_job_on_your_own_machines(tmp_path: Path) -> None:
     with cluster(tmp_path) as onprem:
         onprem.launch(*small_job(Path("runs"), "short", *options(SHORT), sft_steps=0))
         run = onprem.head.home / "rltf" / "runs" / "short"
@@ -113,7 +113,7 @@ def test_a_cluster_of_machines_one_owns_trains(tmp_path: Path) -> None:
 
 
 def learner_on_worker(config: dict[str, Any]) -> None:
-    """As on a cluster whose head has no GPU and whose worker has one."""
+    """Change the cluster: the worker has a GPU, and the head has none."""
     commands = config["head_start_ray_commands"]
     assert '"learner": 1, ' in commands[-1]
     commands[-1] = commands[-1].replace('"learner": 1, ', "")
@@ -125,8 +125,8 @@ def learner_on_worker(config: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_learner_on_another_machine_than_the_driver(tmp_path: Path) -> None:
-    """The starter job with vLLM, short; model and checkpoints go from machine to machine, and the run can go on."""
+def test_the_learner_on_a_different_machine_than_the_driver(tmp_path: Path) -> None:
+    """A short starter job with vLLM. Model and checkpoints go between machines, and the run can be resumed."""
     with cluster(tmp_path, learner_on_worker) as onprem:
         onprem.launch(*small_job(Path("runs"), "long", "--cluster.address", "auto"))
         run = onprem.head.home / "rltf" / "runs" / "long"

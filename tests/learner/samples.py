@@ -15,7 +15,17 @@ from learner.learner import Learner
 from learner.policy import Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
-from settings import Dtype, LearnerSettings, LoraSettings, LossSettings, OptimSettings, loss_of
+from settings import (
+    Dtype,
+    GeneratorSettings,
+    LearnerSettings,
+    LoraSettings,
+    LossSettings,
+    ModelSettings,
+    OptimSettings,
+    Settings,
+    loss_of,
+)
 
 VOCABULARY = 300
 OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR)
@@ -46,7 +56,12 @@ def make_learner(
     lora: LoraSettings | None = None,
     **fields: Any,
 ) -> Learner:
-    return Learner(str(model), settings(**fields), dtype=dtype, temperature=temperature, seed=0, lora=lora)
+    whole = Settings(
+        model=ModelSettings(dtype=dtype, max_model_len=256, lora=lora or LoraSettings()),
+        generator=GeneratorSettings(temperature=temperature, max_tokens=32),
+    )
+    # A copy, because tests have micro-batches and buffers that a run cannot have.
+    return Learner(model, whole.model_copy(update={"learner": settings(**fields)}))
 
 
 def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:

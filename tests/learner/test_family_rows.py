@@ -32,7 +32,7 @@ def sequences() -> list[TokenSequence]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_equal_single_sequences(family: str, tmp_path: Path) -> None:
-    policy = Policy(str(build_family(family, tmp_path)), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
+    policy = Policy(build_family(family, tmp_path), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
     (batch,) = pack(sequences(), micro_batch_tokens=2 * ROW_TOKENS, row_tokens=ROW_TOKENS)
     assert batch.input_ids.shape[1] > 512
     packed, _ = policy.logprobs(batch, torch.ones(len(batch.target)))
@@ -43,7 +43,7 @@ def test_packed_rows_equal_single_sequences(family: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_models_are_plain_models(family: str, tmp_path: Path) -> None:
     original = build_family(family, tmp_path / "original")
-    policy = Policy(str(original), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
+    policy = Policy(original, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter += 0.01

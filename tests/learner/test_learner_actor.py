@@ -19,7 +19,7 @@ from learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
 from learner.data import Experiences, load_rollouts, save_rollouts
 from learner.metrics import StepReport
 from problems.types import Problem, StdinTest
-from settings import BufferSettings, ModelSettings, SftSettings
+from settings import BufferSettings, GeneratorSettings, ModelSettings, Settings, SftSettings
 from tests.learner.producer import Producer
 from tests.learner.samples import make_learner, make_references, make_rollout, settings
 
@@ -79,11 +79,12 @@ def prefetcher(ray_session: None, tiny_model_dir: Path) -> Prefetcher:
 def start_learner(model: Path) -> Any:
     actor_class: Any = LearnerActor
     learner = actor_class.remote(
-        str(model),
-        ModelSettings(name=str(model), dtype="float32", max_model_len=256),
-        settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
-        temperature=0.8,
-        seed=0,
+        model,
+        Settings(
+            model=ModelSettings(dtype="float32", max_model_len=256),
+            generator=GeneratorSettings(temperature=0.8, max_tokens=32),
+            learner=settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
+        ),
     )
     tests = (StdinTest("", "1\n"),)
     problems = [Problem(f"p{i}", "own", f"Print {i}.", tests, references=(f"print({i})\n",)) for i in range(8)]

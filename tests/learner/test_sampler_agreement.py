@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from actors.engine import build_engine
-from actors.model_folder import end_token_ids, load_tokenizer
 from learner.data import Experience
 from rewards import Granularity
 from sandbox.verdict import Outcome
 from settings import GeneratorSettings, ModelSettings
 from tests.actors.sampling import make_request
 from tests.learner.samples import make_learner, make_references, random_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 
 NUM_UPDATES = 50
 REFRESH_EVERY = 5

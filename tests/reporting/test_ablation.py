@@ -1,17 +1,18 @@
-"""Tables and figure of the ablation, from run folders with known numbers; and the settings of its rows."""
+"""Tables and figure of the ablation, from run folders with known numbers, and the settings of its rows."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.ablation import CONFIG, arguments_of
 from reporting.command import main
 from reporting.comparisons import ROWS, interval, is_finished
 from settings_sources import load_settings
+from tests.controller.jobs import python
 
 
 def write_run(folder: Path, num_passed: dict[str, int], *, step: int = 4) -> None:
@@ -72,9 +73,21 @@ def test_interval_covers_seeds_and_problems() -> None:
     assert found.high > 80
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The words of each run's command, by the run's name."""
+    options = ("--dry-run", "--seeds", "1", "--jobs", "1", "--output", str(tmp_path_factory.mktemp("ablation")))
+    done = python("-m", "benchmarks.ablation", *options)
+    assert done.returncode == 0, done.stderr
+    lines = (line.partition(": ") for line in done.stdout.splitlines())
+    return {name: shlex.split(command) for name, _, command in lines}
+
+
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_has_valid_settings(row: str) -> None:
-    settings, _ = load_settings(["--config", CONFIG, *arguments_of(row)])
+def test_every_row_has_valid_settings(row: str, commands: dict[str, list[str]]) -> None:
+    script, *arguments = commands[f"{row}-0"]
+    assert script == "launch.py"
+    settings, _ = load_settings(arguments, {})
     weights = settings.rewards
     assert settings.learner.loss.rl_weight == (0 if row == "sl" else 1)
     assert (weights.fine_weight > 0) == (row != "coarse")

@@ -1,37 +1,36 @@
-"""A small part of what `benchmarks/bench_references.py` measures. Needs BENCHMARK_DATA."""
+"""Verdicts on programs whose results are known: a small part of `benchmarks/bench_references.py`."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.bench_references import measure
-from benchmarks.corpora import CORPORA, Case
-from problems import CheckTest, Problem, StdinTest
+from problems import CheckTest, load
 from sandbox.grading import Graders
 from sandbox.verdict import Isolation
 from settings import SandboxSettings
+from tests.controller.jobs import python
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA names no folder of benchmark data")
-# Some programs of the corpora loop forever, and use up the whole limit.
-LIMITS = SandboxSettings(cpu_s=1.0, wall_s=2.5)
+DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 
-@pytest.fixture(scope="module")
-def graders() -> Iterator[Graders]:
-    with Graders(2, LIMITS, Isolation.NAMESPACES) as made:
-        yield made
+def measure(corpus: str, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of the benchmark, and what it measured."""
+    done = python("-m", "benchmarks.bench_references", "--corpus", corpus, "--workers", "2", *options)
+    assert done.stdout, done.stderr
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, measured
 
 
 @pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize(
-    ("corpus", "step"),
+    ("corpus", "every"),
     [
         ("mbpp", 25),
         ("mbpp-sanitized", 25),
@@ -43,33 +42,39 @@ def graders() -> Iterator[Graders]:
         ("gpt-3.5-mbpp", 20),
     ],
 )
-def test_verdicts_are_as_expected_or_explained(graders: Graders, corpus: str, step: int) -> None:
-    found = measure(corpus, islice(CORPORA[corpus](DATA), 0, None, step), graders)
+def test_verdicts_are_as_expected_or_explained(corpus: str, every: int) -> None:
+    # Some programs loop forever and use the whole limit, so it is low.
+    status, found = measure(corpus, "--every", str(every), "--cpu-s", "1")
     assert found["num_known"] > 3
-    assert not found["unexplained"]
+    assert found["unexplained"] == []
+    assert status == 0
 
 
 @needs_data
-def test_checks_that_cannot_be_split_tell_right_from_wrong(graders: Graders) -> None:
-    cases = [
-        case
-        for case in CORPORA["humaneval"](DATA)
-        if any(isinstance(test, CheckTest) for test in case.problem.tests) or case.problem.task_id == "HumanEval/33"
+def test_checks_that_cannot_be_split_tell_right_from_wrong() -> None:
+    problems = [
+        problem
+        for problem in load(f"humaneval:{DATA}/humaneval/HumanEval.jsonl.gz").problems
+        if any(isinstance(test, CheckTest) for test in problem.tests) or problem.task_id == "HumanEval/33"
     ]
-    assert len(cases) == 6
-    for case in cases:
-        assert graders.grade(case.problem, case.program, "right").passed
-        # Redefining the functions of the prompt that the test calls must not help.
-        cheat = (
-            "    return None\ndef poly(*_): return 0\ndef encode_cyclic(s): return None\nencode_shift = encode_cyclic\n"
-        )
-        if case.problem.task_id != "HumanEval/33":  # its test compares the function with itself
-            assert not graders.grade(case.problem, cheat, "cheat").passed
+    assert len(problems) == 6
+    # Redefining the functions of the prompt that the test calls must not help.
+    cheat = "    return None\ndef poly(*_): return 0\ndef encode_cyclic(s): return None\nencode_shift = encode_cyclic\n"
+    with Graders(2, SandboxSettings(cpu_s=1.0, wall_s=2.5), Isolation.NAMESPACES) as graders:
+        for problem in problems:
+            (reference,) = problem.references
+            assert graders.grade(problem, reference, "right").passed
+            if problem.task_id != "HumanEval/33":  # its test compares the function with itself
+                assert not graders.grade(problem, cheat, "cheat").passed
 
 
-def test_unexplained_differences_are_named(graders: Graders) -> None:
-    problem = Problem("p", "own", "?", (StdinTest("", "1"),))
-    cases = [Case(problem, "right", "print(1)", True), Case(problem, "wrong", "print(2)", True)]
-    found = measure("own", cases, graders)
+def test_unexplained_differences_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"text": "Return 1.", "test_list": ["assert one() == 1"]}
+    rows = [row | {"task_id": number, "code": f"def one(): return {number}"} for number in (1, 2)]
+    (tmp_path / "mbpp").mkdir()
+    (tmp_path / "mbpp" / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
+    status, found = measure("mbpp")
+    assert status == 1
     assert (found["num_agreeing"], found["num_explained"]) == (1, 0)
-    assert found["unexplained"] == ["wrong: failed "]
+    assert found["unexplained"] == ["2:0: failed "]

@@ -1,4 +1,4 @@
-"""A port that something else holds is named before Ray is started."""
+"""A port that is in use is reported before Ray starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scripts import check_ports
 
 
-def test_a_taken_port_is_named_with_its_holder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_named_with_its_process(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("", 0)) as held:
         port = held.getsockname()[1]
         assert check_ports.main([str(port)]) == 1

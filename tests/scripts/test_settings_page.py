@@ -1,3 +1,5 @@
+"""The generated page of all settings."""
+
 from scripts.settings_page import PAGE, settings_page
 
 

@@ -1,4 +1,4 @@
-"""Set-up as far as it goes without installing: what it refuses, when it has nothing to do, what the locks hold."""
+"""Setup without installing: what it refuses, when it has nothing to do, and what the locks contain."""
 
 import os
 import re
@@ -36,14 +36,14 @@ def fake_python(folder: Path, version: str) -> str:
     return str(path)
 
 
-def test_an_accelerator_that_is_none_is_refused(checkout: Path) -> None:
+def test_an_unknown_accelerator_is_refused(checkout: Path) -> None:
     result = set_up(checkout, "tpu")
     assert result.returncode == 2
     assert "expected cpu, gpu or auto" in result.stderr
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.13"])
-def test_a_python_that_the_locks_are_not_for_is_refused(checkout: Path, version: str) -> None:
+def test_an_unsupported_python_is_refused(checkout: Path, version: str) -> None:
     result = set_up(checkout, "cpu", PYTHON=fake_python(checkout, version))
     assert result.returncode == 2
     assert f"is Python {version}; the locked packages are for 3.11 and 3.12" in result.stderr
@@ -57,7 +57,7 @@ def test_without_python_it_says_what_to_install(checkout: Path) -> None:
 
 
 def test_it_has_nothing_to_do_until_a_lock_changes(checkout: Path) -> None:
-    python = fake_python(checkout, "3.10")  # refused, should set-up get that far
+    python = fake_python(checkout, "3.10")  # setup would refuse it if it got that far
     (checkout / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(python, checkout / ".venv" / "bin" / "python")
     stamp = "Python 3.10.0\n" + LOCKS["cpu"] + LOCKS["dev"]
@@ -72,7 +72,7 @@ def test_it_has_nothing_to_do_until_a_lock_changes(checkout: Path) -> None:
 
 
 def test_the_command_is_installed_again_when_the_project_changes(checkout: Path) -> None:
-    """The fake interpreter stands for a pip that succeeds."""
+    """The fake interpreter acts as a pip that succeeds."""
     python = fake_python(checkout, "3.11")
     (checkout / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(python, checkout / ".venv" / "bin" / "python")
@@ -81,7 +81,7 @@ def test_the_command_is_installed_again_when_the_project_changes(checkout: Path)
     assert (checkout / ".venv" / ".project").read_text() == (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_package_has_every_room_and_module() -> None:
+def test_the_package_contains_every_room_and_module() -> None:
     packaging = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests", "examples"}
     assert {name for name in packaging["packages"]["find"]["include"] if "." not in name} == rooms
@@ -110,19 +110,19 @@ def test_pip_sources_are_passed_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lock", sorted(LOCKS))
-def test_locks_name_versions_and_no_place(lock: str) -> None:
+def test_locks_name_versions_but_no_sources(lock: str) -> None:
     lines = [line for line in LOCKS[lock].splitlines() if not line.startswith("#")]
     assert all(re.match(r"[a-z0-9._-]+==[^ /]+( ; [^/]+)?$", line) for line in lines)
 
 
 @pytest.mark.parametrize(("lock", "expected"), [("cpu", set()), ("gpu", IMAGES_AND_SOUND), ("dev", set())])
-def test_images_and_sound_are_for_gpus_alone(lock: str, expected: set[str]) -> None:
-    """vLLM does not start on a GPU without torchvision; on a CPU their builds cannot be imported beside torch's."""
+def test_only_the_gpu_lock_has_image_and_sound_packages(lock: str, expected: set[str]) -> None:
+    """On a GPU, vLLM needs torchvision to start. On a CPU, these builds cannot be imported along with torch."""
     assert IMAGES_AND_SOUND & {line.split("==")[0] for line in LOCKS[lock].splitlines()} == expected
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
-def test_locks_hold_all_that_the_project_needs(accelerator: str) -> None:
+def test_locks_contain_all_dependencies(accelerator: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needs = (
         project["dependencies"]

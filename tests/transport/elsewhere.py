@@ -1,4 +1,4 @@
-"""A file server with another working directory, in a module that Ray's processes can import."""
+"""A file server with a different working directory, in a module that Ray's processes can import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders between nodes. A server with another working directory acts as another node, with other paths."""
+"""Folders between nodes. A server with a different working directory acts as another node with other paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transport.folders import PIECE_BYTES, HomeFolders, listing
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None) -> HomeFolders:
-    """The driver's node works in `tmp_path/driver`, this one in `tmp_path/here`."""
+    """The driver's node works in `tmp_path/driver`, and this node in `tmp_path/here`."""
     for name in ("driver", "here", "user"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -59,7 +59,7 @@ def test_a_checkpoint_arrives_complete_at_the_driver(tmp_path: Path, home: HomeF
     files = write(tmp_path / "here" / "checkpoints" / "step-1")
     left_over = tmp_path / "driver" / "checkpoints" / ".incomplete-step-1" / "half"
     left_over.parent.mkdir(parents=True)
-    left_over.write_bytes(b"of an interrupted copy")
+    left_over.write_bytes(b"left by an interrupted copy")
     home.send(Path("checkpoints/step-1"))
     assert contents(tmp_path / "driver" / "checkpoints" / "step-1") == files
     assert not left_over.parent.exists()

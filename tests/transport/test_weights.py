@@ -36,7 +36,7 @@ def test_unpacked_parameters_are_bit_identical_and_in_order(
 
 
 @given(parameter_lists(), st.integers(1, 600))
-def test_buckets_respect_their_size_and_checksum_does_not_depend_on_it(
+def test_buckets_keep_to_their_size_and_the_checksum_ignores_it(
     parameters: list[tuple[str, torch.Tensor]], bucket_bytes: int
 ) -> None:
     buckets = pack(parameters, bucket_bytes=bucket_bytes)

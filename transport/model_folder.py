@@ -1,4 +1,4 @@
-"""What an engine needs to know of a Hugging Face model folder, with errors that say what is missing."""
+"""A Hugging Face model folder, which learner and generators load, with errors that say what is missing in it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from errors import UserError
 from problems.prompts import answer_end_id
+from problems.token_spans import keeps_code
 from settings import Engine
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:
-    """The content of the folder's `config.json`.
-
-    Raises:
-        UserError: the folder does not exist, or has no model.
-    """
+    """The content of the folder's `config.json`. Raises UserError if the folder does not exist, or has no model."""
     if not model.is_dir():
         raise UserError(f"model.name: not a directory: {model}")
     config_file = model / "config.json"
@@ -39,11 +42,7 @@ def check_model_folder(model: Path) -> dict[str, Any]:
 
 
 def check_engine(model: Path, engine: Engine) -> None:
-    """Check that `engine`, as named by `generator.engine`, runs models of the folder's kind.
-
-    Raises:
-        UserError: it does not, or the folder has no model.
-    """
+    """Raise UserError unless `engine`, as named by `generator.engine`, runs models of the folder's kind."""
     if check_model_folder(model).get("is_encoder_decoder") and engine == Engine.VLLM:
         raise UserError(
             f"model.name: {model} is an encoder-decoder model, which vLLM does not support; set generator.engine to "
@@ -54,9 +53,8 @@ def check_engine(model: Path, engine: Engine) -> None:
 def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTokenizerFast:
     """The folder's tokenizer.
 
-    Raises:
-        UserError: there is none, it is not a fast one (token spans need its bytes), it has no end token, or it lacks
-            the requested chat template.
+    Raises UserError if there is none, if it is not a fast one (token spans need its bytes), if it has no end token, if
+    it lacks the requested chat template, or if it cannot write Python, as T5's own.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -76,7 +74,31 @@ def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTok
         raise UserError(
             f"model.chat_template is true, but the tokenizer in {model} has no chat template; set it to false"
         )
+    if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(tokenizer):
+        raise UserError(
+            f"model.name: the tokenizer in {model} cannot write Python, because it loses line ends or indentation; use "
+            "a code model, such as Salesforce/codet5-large"
+        )
     return tokenizer
+
+
+def load_model(model: Path, dtype: Any) -> Any:
+    """The folder's model, without dropout. Raises UserError if it cannot be loaded."""
+    check_model_folder(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+            raise UserError(
+                f"model.name: {model}/config.json does not say which token completions start with; "
+                "set decoder_start_token_id (for T5 and CodeT5 it is the id of the padding token)"
+            )
+        for field, value in config.to_dict().items():
+            if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
+                setattr(config, field, 0.0)
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return auto.from_pretrained(model, config=config, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
 
 
 def end_token_ids(model: Path, tokenizer: PreTrainedTokenizerFast, *, chat: bool) -> tuple[int, ...]:
