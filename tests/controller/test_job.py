@@ -19,6 +19,12 @@ from tests.controller.jobs import ROOT, python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+# What other programs read from metrics.jsonl.
+PROMISED = {
+    *("step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "reward_mean"),
+    *("pass_rate", "outcomes", "staleness_mean", "staleness_max", "tokens_per_s", "buffer_size", "seconds"),
+}
+
 
 @dataclass(frozen=True)
 class FinishedJob:
@@ -46,6 +52,7 @@ def test_every_update_has_a_complete_row(job: FinishedJob) -> None:
     metrics = rows(job.folder / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     for row in metrics:
+        assert row.keys() >= PROMISED
         assert sum(row["outcomes"].values()) == row["num_samples"] == 16
         assert row["staleness_max"] <= 1
         assert row["num_faults"] == 0

@@ -127,13 +127,6 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
         RunFolder.resume(tmp_path, SETTINGS, PROBLEMS, step=0)
 
 
-def test_a_row_without_a_promised_field_is_refused(tmp_path: Path) -> None:
-    row = step_row(1)
-    del row["pass_rate"]
-    with RunFolder.create(tmp_path, SETTINGS, PROBLEMS) as folder, pytest.raises(ValueError, match="pass_rate"):
-        folder.metrics(row)
-
-
 def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
     writer = RowWriter(tmp_path / "rows.jsonl")
     writer.write_row({"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
