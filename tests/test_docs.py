@@ -348,6 +348,7 @@ def bad_assets(page: Path, text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_pages_load_nothing_from_other_sites(site: Path) -> None:
     pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
     assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
@@ -362,6 +363,7 @@ def test_assets_from_other_sites_are_found(text: str) -> None:
     assert bad_assets(ROOT / "docs" / "page.html", text)
 
 
+@pytest.mark.slow
 def test_api_pages_name_what_they_document(site: Path) -> None:
     for name in ("settings.load_settings", "problems.load", "sandbox.grade", "rewards.score_group", "events.Step"):
         page, _, function = name.partition(".")

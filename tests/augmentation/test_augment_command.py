@@ -144,6 +144,7 @@ def test_a_model_proposes_inputs(tmp_path: Path) -> None:
     assert all("== 3" not in prompt and "Return the sum" in prompt for prompt in asked if "total" in prompt)
 
 
+@pytest.mark.slow
 @needs_data
 def test_wrong_programs_that_pass_an_apps_test_are_caught() -> None:
     """The problem keeps its first test; the others decide which programs are right."""

@@ -38,7 +38,7 @@ def small_job(runs: Path, name: str, *more: str, sft_steps: int = 40) -> list[st
     return [*(word for key, value in settings.items() for word in (f"--{key}", value)), *more]
 
 
-def python(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, timeout_s: float = 540.0) -> subprocess.CompletedProcess[str]:
     """Run this interpreter with `arguments` in a separate process."""
     return subprocess.run(
         [sys.executable, *arguments],

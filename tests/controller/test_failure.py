@@ -137,6 +137,7 @@ def check_books(controller: Controller) -> None:
 KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS), st.booleans()), max_size=20)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
@@ -158,6 +159,7 @@ def test_the_run_ends_and_the_books_balance_whatever_dies(
         check_books(controller)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
@@ -325,6 +327,7 @@ def test_dying_nodes_do_not_count_against_the_actors_on_them(
     run_virtually(scenario())
 
 
+@pytest.mark.slow
 def test_a_snapshot_with_grader_errors_is_filled_up(tmp_path: Path) -> None:
     """Without staleness there are no spare samples, so every lost one must be requested again."""
     settings = make_settings(tmp_path, refresh_every=1, max_off_policy_versions=0)

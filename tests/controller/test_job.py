@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,15 @@ from typing import Any
 
 import pytest
 
-from tests.controller.jobs import ROOT, launch, python, small_job
+from tests.controller.jobs import ROOT, python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+# What other programs read from metrics.jsonl.
+PROMISED = {
+    *("step", "weights_version", "loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "reward_mean"),
+    *("pass_rate", "outcomes", "staleness_mean", "staleness_max", "tokens_per_s", "buffer_size", "seconds"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ def test_every_update_has_a_complete_row(job: FinishedJob) -> None:
     metrics = rows(job.folder / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     for row in metrics:
+        assert row.keys() >= PROMISED
         assert sum(row["outcomes"].values()) == row["num_samples"] == 16
         assert row["staleness_max"] <= 1
         assert row["num_faults"] == 0
@@ -97,27 +105,23 @@ def test_the_last_lines_show_the_gain_and_what_to_do_next(job: FinishedJob) -> N
     assert "evaluate.py --model" in job.output
 
 
-def test_a_finished_run_continues_with_more_steps(job: FinishedJob) -> None:
-    done = launch("--resume", str(job.folder), "--run.num_steps", "6")
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = rows(job.folder / "metrics.jsonl")
-    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
-    versions = [row["weights_version"] for row in metrics]
-    assert versions == sorted(versions)
-
-
-def test_interrupt_leaves_a_checkpoint_and_nothing_running(job: FinishedJob) -> None:
-    command = [sys.executable, "launch.py", *small_job(job.runs, "interrupted", "--run.num_steps", "1000")]
+def test_a_finished_run_goes_on_and_an_interrupt_leaves_a_checkpoint(job: FinishedJob) -> None:
+    run = job.runs / "resumed"
+    shutil.copytree(job.folder, run)
+    more = ("--run.dir", str(run), "--run.num_steps", "1000")
+    command = [sys.executable, "launch.py", "--resume", str(run), *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = job.runs / "interrupted" / "metrics.jsonl"
     deadline = time.monotonic() + 180
-    while not (metrics.exists() and len(rows(metrics)) >= 1):
-        assert process.poll() is None, "the job ended before its first update"
-        assert time.monotonic() < deadline, "the job did not reach its first update in time"
+    while len(rows(run / "metrics.jsonl")) < 6:
+        assert process.poll() is None, "the job ended before its next updates"
+        assert time.monotonic() < deadline, "the job did not reach its next updates in time"
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "--resume" in output
-    last = rows(metrics)[-1]["step"]
-    assert (job.runs / "interrupted" / "checkpoints" / f"step-{last}" / "config.json").is_file()
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
+    versions = [row["weights_version"] for row in metrics]
+    assert versions == sorted(versions)
+    assert (run / "checkpoints" / f"step-{len(metrics)}" / "config.json").is_file()

@@ -19,14 +19,14 @@ def test_mbpp_runs_through_several_refreshes(tmp_path: Path) -> None:
         pytest.skip("BENCHMARK_DATA is not a folder with benchmark data")
     rows = Path(data).resolve() / "mbpp" / "mbpp.jsonl"
     settings = {
-        "run.num_steps": "12",
+        "run.num_steps": "6",
         "run.dir": str(tmp_path / "mbpp"),
         "problems.train": f"mbpp:{rows}?split=train",
         "problems.evaluation": f"mbpp:{rows}?split=test[0:4]",
         "learner.batch_size": "16",
         "learner.sft.cache_dir": str(tmp_path / "cache"),
-        "buffer.refresh_every": "4",
-        "evaluation.every": "12",
+        "buffer.refresh_every": "2",
+        "evaluation.every": "6",
         "generator.max_tokens": "48",
         "cluster.dashboard": "false",
     }
@@ -34,6 +34,6 @@ def test_mbpp_runs_through_several_refreshes(tmp_path: Path) -> None:
     done = launch("--config", "configs/mbpp.yaml", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = [json.loads(line) for line in (tmp_path / "mbpp" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in metrics] == list(range(1, 13))
+    assert [row["step"] for row in metrics] == list(range(1, 7))
     assert len({row["weights_version"] for row in metrics}) == 3
     assert all("infrastructure_error" not in row["outcomes"] for row in metrics)

@@ -35,6 +35,11 @@ OPTIONS = {
     "checkpoint.keep": "99",
     "buffer.refresh_every": "1",
 }
+DETERMINISTIC: dict[str, object] = {
+    "run__deterministic": True,
+    "buffer__max_off_policy_versions": 0,
+    "learner__sft__num_steps": 4,
+}
 
 
 def arguments(runs: Path, name: str, **more: object) -> list[str]:
@@ -127,30 +132,38 @@ def check_books(run: Path) -> None:
         live, issued, closed = set(now), ledger.num_issued, ledger.num_trained + dropped
 
 
-def test_a_killed_and_resumed_run_gives_the_same_bits(tmp_path: Path) -> None:
-    finish(*arguments(tmp_path, "whole", run__deterministic=True, buffer__max_off_policy_versions=0))
-    job = arguments(tmp_path, "killed", run__deterministic=True, buffer__max_off_policy_versions=0)
-    kill_in_training(tmp_path / "killed", job, random.Random(0).randint(1, NUM_STEPS - 1))
-    finish("--resume", str(tmp_path / "killed"))
-    assert_same_bits(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    check_books(tmp_path / "killed")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deterministic run, after an SFT stage, that nothing disturbs."""
+    runs = tmp_path_factory.mktemp("runs")
+    finish(*arguments(runs, "whole", **DETERMINISTIC))
+    return runs / "whole"
 
 
-@pytest.mark.parametrize(("algorithm", "refresh_every"), [("rltf", 1), ("rltf-paper", 2)])
-def test_the_serial_loop_gives_the_same_bits(algorithm: str, refresh_every: int, tmp_path: Path) -> None:
-    """`examples/simple_loop.py` against the distributed run, both after SFT, one case with greedy decoding."""
-    options = {
-        "run__deterministic": True,
-        "algorithm": algorithm,
-        "buffer__max_off_policy_versions": 0,
-        "buffer__refresh_every": refresh_every,
-        "checkpoint__every": refresh_every,
-        "learner__sft__num_steps": 4,
-    }
-    finish(*arguments(tmp_path, "whole", **options))
-    done = python("-m", "examples.simple_loop", *arguments(tmp_path, "loop", **options))
+def test_a_killed_and_resumed_run_gives_the_same_bits(whole: Path) -> None:
+    killed = whole.with_name("killed")
+    job = arguments(whole.parent, "killed", **DETERMINISTIC)
+    kill_in_training(killed, job, random.Random(0).randint(1, NUM_STEPS - 1))
+    finish("--resume", str(killed))
+    assert_same_bits(weights(killed), weights(whole))
+    check_books(killed)
+
+
+def serial_loop(runs: Path, **options: object) -> dict[str, torch.Tensor]:
+    """The weights that `examples/simple_loop.py` makes."""
+    done = python("-m", "examples.simple_loop", *arguments(runs, "loop", **options))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_bits(weights(tmp_path / "loop"), weights(tmp_path / "whole"))
+    return weights(runs / "loop")
+
+
+def test_the_serial_loop_gives_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    assert_same_bits(serial_loop(tmp_path, **DETERMINISTIC), weights(whole))
+
+
+def test_the_serial_loop_gives_the_same_bits_with_greedy_decoding(tmp_path: Path) -> None:
+    options = DETERMINISTIC | {"algorithm": "rltf-paper", "buffer__refresh_every": 2, "checkpoint__every": 2}
+    finish(*arguments(tmp_path, "whole", **options))
+    assert_same_bits(serial_loop(tmp_path, **options), weights(tmp_path / "whole"))
 
 
 @pytest.mark.long

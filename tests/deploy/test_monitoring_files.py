@@ -44,6 +44,7 @@ def test_alerts_use_existing_series() -> None:
     rules = [
         rule for group in yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"] for rule in group["rules"]
     ]
+    assert rules
     for rule in rules:
         assert names_in(rule["expr"]) <= exported_names(), rule["alert"]
 
@@ -61,6 +62,7 @@ def test_panels_do_not_overlap_and_have_descriptions() -> None:
         assert place["x"] + place["w"] <= 24
         taken |= cells
         assert panel["type"] == "row" or panel["description"]
+    assert taken
 
 
 def test_grafana_finds_dashboard_and_prometheus() -> None:

@@ -63,6 +63,7 @@ def sampled_rollout(learner: Learner, random: np.random.Generator, temperature: 
     return experiences
 
 
+@pytest.mark.slow
 def test_ratio_stays_one_at_learning_rate_zero(tiny_model_dir: Path) -> None:
     learner = make_learner(tiny_model_dir, learning_rate=0.0)
     learner.set_references(make_references(0))

@@ -15,7 +15,10 @@ from sandbox.judge import reason_to_refuse
 from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data"),
+]
 
 
 @pytest.mark.parametrize(

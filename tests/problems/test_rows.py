@@ -17,10 +17,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
 
 
 def test_custom_rows_read_back() -> None:
-    for problem in load(f"jsonl:{EXAMPLES}").problems:
+    problems = load(f"jsonl:{EXAMPLES}").problems
+    assert problems
+    for problem in problems:
         assert read_row("jsonl", row_of(problem)) == problem
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 @pytest.mark.parametrize(
     "spec",
@@ -33,7 +36,9 @@ def test_custom_rows_read_back() -> None:
     ],
 )
 def test_every_benchmark_row_reads_back(spec: str) -> None:
-    for problem in load(spec.format(DATA)).problems:
+    problems = load(spec.format(DATA)).problems
+    assert problems
+    for problem in problems:
         assert read_row(problem.benchmark, row_of(problem)) == problem
 
 

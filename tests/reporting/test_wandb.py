@@ -83,6 +83,7 @@ def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("wandb*"))
 
 
+@pytest.mark.slow
 def test_a_missing_key_is_explained_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     code = (

@@ -27,6 +27,7 @@ def measure(corpus: str, *options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, measured
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from tests.sandbox.attacks import checks, endings, hiding, lies, memory, truth
 from tests.sandbox.attacks.shape import NEVER_PASSED, PASSED, SQUARE, Attack, Step
 from tests.sandbox.crew import Crew, crew_of, selected
 
+pytestmark = pytest.mark.slow
+
 LIMITS = SandboxSettings(cpu_s=1.0, wall_s=3.0, program_wall_s=20.0, memory_bytes=160 * MIB)
 # Kernel memory is slow to fill, so use little memory and allow much time.
 SMALL = SandboxSettings(cpu_s=5.0, wall_s=8.0, program_wall_s=40.0, memory_bytes=64 * MIB)

@@ -16,6 +16,8 @@ from tests.sandbox.attacks.search import FINDS_NOTHING, PREFIX, WHOLE_MEMORY, th
 from tests.sandbox.attacks.shape import SQUARE, problem
 from tests.sandbox.crew import Crew, crew_of, selected
 
+pytestmark = pytest.mark.slow
+
 LIMITS = SandboxSettings(cpu_s=4.0, wall_s=10.0, program_wall_s=60.0, memory_bytes=256 * MIB)
 HONEST = "print(int(input()) ** 2)"
 

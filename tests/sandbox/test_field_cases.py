@@ -38,7 +38,10 @@ ARGUED: dict[str, set[str]] = {
 # Honest programs that take a minute.
 SLOW = {"26x2.5s"}
 
-pytestmark = pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folder with field_cases")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not NAMES, reason="BENCHMARK_DATA names no folder with field_cases"),
+]
 
 
 @pytest.fixture(scope="module")

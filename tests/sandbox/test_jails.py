@@ -226,6 +226,7 @@ def test_senseless_limits_are_refused(changes: dict[str, float]) -> None:
         SandboxSettings(**changes)
 
 
+@pytest.mark.slow
 def test_thousands_of_tests_of_one_program(sandbox: Sandbox) -> None:
     verdict = sandbox.grade(squares(6000), "import sys; sys.exit(3)", "c")
     assert verdict.tests[:600] == (Outcome.RUNTIME_ERROR,) * 600

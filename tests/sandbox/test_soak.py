@@ -7,10 +7,13 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
+
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from tests.sandbox.soak import HONEST, Verdicts, orders, soak, watching
 
 
+@pytest.mark.slow
 def test_hostile_programs_change_nothing_for_honest_ones() -> None:
     with watching() as remains:
         report = soak(250)
@@ -21,6 +24,7 @@ def test_hostile_programs_change_nothing_for_honest_ones() -> None:
     assert remains.is_sound, remains
 
 
+@pytest.mark.slow
 def test_the_order_of_programs_changes_no_verdict() -> None:
     for report in orders(40):
         assert report.num_programs == 40

@@ -61,6 +61,7 @@ def jail_bytes(sandbox: Sandbox) -> int:
     return int((version1 if version1.exists() else folder / "memory.current").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", [SQUARE, SQUARES], ids=["one test", "several tests"])
 @pytest.mark.parametrize(
     "sources", [traces.WARNINGS, traces.FLOODS, traces.SPOILED * 10], ids=["warnings", "large outputs", "spoiled"]
@@ -79,6 +80,7 @@ def test_neither_side_grows(sources: tuple[str, ...], on: Problem) -> None:
         assert resident(psutil.Process()) - own < 32 * MIB
 
 
+@pytest.mark.slow
 def test_large_outputs_are_not_held_all_at_once(sandbox: Sandbox) -> None:
     wanted = "1" * 7_200_000 + "\n"
     many = problem(*[StdinTest(f"{n}\n", wanted) for n in range(20)])

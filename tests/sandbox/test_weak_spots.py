@@ -83,6 +83,7 @@ def _atom(tag: bytes, content: bytes) -> bytes:
     return tag + _LENGTH.pack(len(content)) + content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "item",
     [
