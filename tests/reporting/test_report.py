@@ -129,7 +129,7 @@ def test_help_and_report_load_no_heavy_library(report: Path) -> None:
     command = [sys.executable, "-c", code, str(report.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m reporting" in done.stdout
+    assert "usage: rltf report" in done.stdout
 
 
 def test_a_new_run_has_a_report(tmp_path: Path) -> None:
