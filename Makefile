@@ -12,7 +12,7 @@ VENV := .venv/bin
 run: setup
 	$(VENV)/python launch.py $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
 
-# One process runs the tests with Ray and vLLM, the other all the rest (tests/conftest.py).
+# Two processes; tests/conftest.py says which tests stay together.
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 
 test: setup

@@ -30,14 +30,16 @@ NEEDS_MARK = "this test needs pytest.mark.ray"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts Ray, and run it first: it takes longest.
 
-    With several workers, one of them runs all tests with Ray, since those use every core. The other tests of a file
-    stay together, because they share sandboxes.
+    With several workers, one of them runs whole jobs and one runs single actors, each with a Ray of its own, since both
+    wait for imports of one core most of the time. The tests of any other file stay together: they share sandboxes.
     """
     for item in items:
         if isinstance(item, pytest.Function) and STARTS_RAY & set(item.fixturenames):
             item.add_marker(pytest.mark.ray)
-        starts_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.nodeid.partition("::")[0]))
+        file = item.nodeid.partition("::")[0]
+        if item.get_closest_marker("ray") is not None:
+            file = "jobs" if file.startswith("tests/controller/") else "actors"
+        item.add_marker(pytest.mark.xdist_group(file))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
