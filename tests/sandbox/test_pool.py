@@ -32,7 +32,7 @@ def settings(**changes: Any) -> SandboxSettings:
         "min_workers": 1,
         "max_workers": 3,
         "num_cpus": 0.5,
-        "require": selftest.find_level(SandboxSettings()).level,
+        "min_isolation": selftest.find_level(SandboxSettings()).level,
         "backlog_per_worker": 4,
         "idle_s": 1,
     }
