@@ -34,7 +34,7 @@ HOME = "$HOME/rltf"
 def submit(address: str, arguments: Sequence[str]) -> int:
     """Run launch.py with `arguments` on the cluster at `address`, follow its output, and return the exit status.
 
-    Raises UserError for unusable settings and UserError where nothing answers: no node starts in vain.
+    Raises UserError for unusable settings, and if nothing answers, before any node starts.
     """
     command, name = entrypoint(arguments)
     console = Console()
