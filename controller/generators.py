@@ -1,4 +1,4 @@
-"""The generators as one service: whoever requests a rollout gets it, no matter how many generators die meanwhile.
+"""The generators as one service: every requested rollout arrives, no matter how many generators die meanwhile.
 
     waiting -> a generator's inbox -> outstanding there -> its future
 
@@ -202,7 +202,7 @@ class GeneratorPool:
             try:
                 await self._serve(slot)
             except Exception as error:
-                if not _is_gone(error):  # a bug: tell whoever waits for a rollout
+                if not _is_gone(error):  # a bug: tell everyone who waits for a rollout
                     self._fail(error)
                     raise
                 if not self._replace(slot, error):

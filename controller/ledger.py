@@ -93,7 +93,7 @@ class LedgerCounts:
 
 @dataclass(slots=True)
 class Ledger:
-    """The ledger. `changes` wakes whoever waits for a rollout to move; `buffered` is in the order of arrival."""
+    """The ledger. `changes` wakes everyone who waits for a rollout to move; `buffered` is in the order of arrival."""
 
     num_issued: int = 0
     num_trained: int = 0

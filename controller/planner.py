@@ -28,7 +28,7 @@ class Figures:
     """What the stages can do.
 
     Tokens per second of one generator while it samples, tokens per program, programs per second of one sandbox worker,
-    seconds per update, and seconds that the learner (`publish_s`) and each generator (`load_s`) stand still for new
+    seconds per update, and seconds that the learner (`publish_s`) and each generator (`load_s`) pause for new
     weights.
     """
 
@@ -45,7 +45,7 @@ class Shape:
     """A setup in numbers.
 
     `samples_per_s` is the rate of one generator, `programs_per_s` that of one sandbox worker. The learner trains on
-    `snapshot` samples between two publications, in `train_s`; then it stands still for `publish_s`, and each generator
+    `snapshot` samples between two publications, in `train_s`; then it pauses for `publish_s`, and each generator
     for `load_s`. A rollout takes `latency_s` from its request to the buffer.
     """
 
