@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from errors import UserError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MAX_DEATHS_IN_A_ROW = 3
+PINGS_PER_TIMEOUT = 6
 EXIT_FAILED = 1
 EXIT_UNUSABLE_INPUT = 2
 _NODE_DIED = "its node has died"  # in Ray's text, which is the only place where it gives the cause
@@ -113,6 +117,46 @@ class Supervised(Generic[T]):
         self._deaths.note(cause)
         self.num_restarts += 1
         self.actor = self.spawn(self.num_restarts)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An actor that should be alive: `ping` is a call that it answers even while it works, `end` kills its process."""
+
+    name: str
+    ping: Callable[[], Awaitable[object]]
+    end: Callable[[], None]
+
+
+async def end_frozen(watched: Callable[[], Iterable[Watched]], timeout_s: float) -> None:
+    """Kill whichever actor does not answer for `timeout_s`, until cancelled.
+
+    Whoever depends on the actor then sees that it died, so a process that hangs is treated like one that crashed.
+    """
+    pings: dict[str, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as group:
+        while True:
+            for actor in watched():
+                if actor.name not in pings or pings[actor.name].done():
+                    pings[actor.name] = group.create_task(_end_if_frozen(actor, timeout_s))
+            await asyncio.sleep(timeout_s / PINGS_PER_TIMEOUT)
+
+
+async def _end_if_frozen(actor: Watched, timeout_s: float) -> None:
+    began = time.time()
+    for _ in range(2):  # if this process was frozen itself, the answer to the first ping is only late
+        try:
+            await answer(actor.ping(), timeout_s / 2, f"a sign of life from {actor.name}")
+            return
+        except StallError:
+            continue
+        except RayError:
+            return  # it is dead, and whoever depends on it knows
+    since = time.strftime("%H:%M:%S", time.localtime(began))
+    logger.warning(
+        "%s is frozen: it has not answered for %g s, since %s. Killing its process", actor.name, timeout_s, since
+    )
+    actor.end()
 
 
 def is_blameless(cause: BaseException) -> bool:

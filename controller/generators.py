@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from supervise import Changes, GaveUpError, StallError, Supervised, answer, answer_in_turn, in_words
+from supervise import Changes, GaveUpError, StallError, Supervised, Watched, answer, answer_in_turn, in_words
 from transport.weight_receiver import TransferError, WeightsGoneError
 from transport.weights import WeightsHandle
 
@@ -38,7 +38,8 @@ Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
 class _Slot:
     """One generator, and what was requested from it.
 
-    `tried` are the weights last sent to the actor; `loaded` says whether it has any. Only `serving` ones get requests.
+    The actor is `ready` once it has answered. `tried` are the weights last sent to it; `loaded` says whether it has
+    any. Only `serving` ones get requests.
     """
 
     index: int
@@ -47,6 +48,7 @@ class _Slot:
     inbox: list[RolloutRequest] = field(default_factory=list)
     changed: Changes = field(default_factory=Changes)
     tried: WeightsHandle | None = None
+    ready: bool = False
     loaded: bool = False
     serving: bool = False
     num_outstanding: int = 0  # samples; kept up to date because every request compares all slots by it
@@ -120,6 +122,14 @@ class GeneratorPool:
         """How many generators took the place of one that died."""
         return sum(slot.place.num_restarts for slot in self._slots)
 
+    def watched(self) -> list[Watched]:
+        """The generators that have started."""
+        return [
+            Watched(slot.place.name, slot.place.actor.ping.remote, partial(slot.place.end, slot.place.actor))
+            for slot in self._slots
+            if slot.ready
+        ]
+
     async def too_long(self) -> list[str]:
         """See `Generator.too_long`; whichever generator lives to answer."""
         return await answer(self._too_long(), self._start_timeout_s, "a generator to encode all prompts")
@@ -185,6 +195,7 @@ class GeneratorPool:
 
     async def _ready(self, slot: _Slot, actor: Any) -> None:
         await answer(actor.ping.remote(), self._start_timeout_s, f"{slot.place.name} to start")
+        slot.ready = True
 
     async def _ready_again(self, slot: _Slot) -> None:
         """Wait for a generator that takes another's place: for ever, while others sample."""
@@ -268,7 +279,7 @@ class GeneratorPool:
 
     def _replace(self, slot: _Slot, cause: BaseException) -> bool:
         """Put another generator into the slot, and let its requests wait for any; False if the pool gives up."""
-        slot.serving = slot.loaded = False
+        slot.ready = slot.serving = slot.loaded = False
         slot.tried = None
         requests = slot.give_back()
         self._waiting.extendleft(reversed(requests.values()))

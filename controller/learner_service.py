@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from files import newest_checkpoint
 from learner.sft import SftProgress, SftReport
 from problems.types import Problem
-from supervise import StallError, Supervised, answer, in_words
+from supervise import StallError, Supervised, Watched, answer, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class LearnerService:
     on_sft: Callable[[SftProgress], None]
     end: Callable[[Any], None] = ray.kill
     sft_report: SftReport | None = None
+    is_ready: bool = False
     place: Supervised[Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,12 +80,18 @@ class LearnerService:
                 raise  # it would fail again
             raise LearnerGoneError(in_words(error)) from error
 
+    def watched(self) -> list[Watched]:
+        """The learner, once it has started."""
+        learner = self.place.actor
+        return [Watched("the learner", learner.progress.remote, partial(self.end, learner))] if self.is_ready else []
+
     async def replace(self, cause: LearnerGoneError, version: int) -> int:
         """Start another learner from the newest checkpoint of this run; returns its number of updates.
 
         Its next weights are newer than `version`. Raises GaveUpError if learners die again and again.
         """
         while True:
+            self.is_ready = False
             self.place.restart(cause.__cause__ or cause)
             try:
                 return await self._prepare(newest_checkpoint(self.folder), version)
@@ -93,6 +101,7 @@ class LearnerService:
 
     async def _prepare(self, checkpoint: Path | None, version: int) -> int:
         await self.call(lambda learner: learner.set_references.remote(self.references), "take the reference programs")
+        self.is_ready = True
         if checkpoint is not None:
             return await self.call(lambda learner: learner.resume.remote(checkpoint, version), f"resume {checkpoint}")
         if self.sft:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from learner.sft import SftProgress
 from problems.types import Problem
 from sandbox.pool import SandboxPool
 from settings import Settings
-from supervise import StallError, answer
+from supervise import StallError, Watched, answer, end_frozen
 from transport.folders import HomeFolders
 from transport.model_folder import check_engine, load_tokenizer
 from transport.rollouts import RolloutStore, start_rollout_store
@@ -56,11 +57,27 @@ class Actors:
     pool: SandboxPool
     learner: LearnerService
     buffer: ActorProxy[BufferServer]
-    deaths: asyncio.Task[None]
+    rollout_store: ActorProxy[RolloutStore]
+    _watches: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def watch(self, heartbeat_timeout_s: float) -> None:
+        """From now on, note deaths in the log, and kill actors that do not answer for `heartbeat_timeout_s`."""
+        for watch in (note_deaths(self.rollout_store), end_frozen(self._watched, heartbeat_timeout_s)):
+            self._watches.append(asyncio.create_task(watch))
+
+    def _watched(self) -> list[Watched]:
+        return [
+            *self.generators.watched(),
+            *self.pool.watched(),
+            *self.learner.watched(),
+            Watched("the buffer", self.buffer.stats.remote, partial(_kill, self.buffer)),
+            Watched("the rollout store", self.rollout_store.epoch.remote, partial(_kill, self.rollout_store)),
+        ]
 
     async def close(self) -> None:
         """End the actors that have child processes; the others end with the job."""
-        self.deaths.cancel()
+        for watch in self._watches:
+            watch.cancel()
         await self.generators.close()
         await self.pool.close()
 
@@ -195,8 +212,9 @@ async def start_actors(
         resources=placement.sandbox(),
     )
     await pool.start()
-    deaths = asyncio.create_task(note_deaths(rollout_store))
-    return Actors(generators, pool, service, buffer, deaths)
+    actors = Actors(generators, pool, service, buffer, rollout_store)
+    actors.watch(settings.cluster.heartbeat_timeout_s)
+    return actors
 
 
 @dataclass(slots=True)
@@ -224,6 +242,11 @@ class _Spawner:
         seed = seed_of(self.settings.run.seed, "generator", index, life, self.resumed_step)
         actor = ray.remote(Generator).options(**options)
         return actor.remote(name, self.model, self.settings, self.problems, self.rollout_store, seed, self.home)
+
+
+def _kill(actor: Any) -> None:
+    """Kill an actor that Ray restarts."""
+    ray.kill(actor, no_restart=False)
 
 
 def named(name: str, life: int) -> str:

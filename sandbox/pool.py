@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -33,7 +34,7 @@ from problems.types import Problem
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Verdict
 from settings import SandboxSettings
-from supervise import Deaths, GaveUpError, first_line
+from supervise import Deaths, GaveUpError, Watched, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _MAX_ATTEMPTS = 3
 _TICK_S = 1.0
 _CLOSE_S = 10.0
 _DEADLINE_BASE_S = 120.0
+_HEALTH = "health"
 
 
 class PoolError(RuntimeError):
@@ -73,6 +75,10 @@ class SandboxWorker:
         error would reach the pool only as text.)
         """
         self.sandbox = Sandbox(self._settings, Isolation(self._settings.min_isolation))
+
+    @ray.method(concurrency_group=_HEALTH)
+    def ping(self) -> None:
+        """Answer, also while a program is being graded."""
 
     @property
     def isolation(self) -> Isolation:
@@ -142,8 +148,11 @@ class SandboxPool:
         self._settings = settings
         self._arguments = (problems, settings, *arguments)
         # SPREAD: graders compete for CPU, so put them on different machines if possible.
-        self._actor_class = ray.remote(
-            num_cpus=settings.num_cpus, resources=self._resources, scheduling_strategy="SPREAD"
+        self._actor_class = ray.remote(  # type: ignore[call-overload]  # ray leaves concurrency_groups out of it
+            num_cpus=settings.num_cpus,
+            resources=self._resources,
+            scheduling_strategy="SPREAD",
+            concurrency_groups={_HEALTH: 1},
         )(worker)
         # All workers that are not leaving; and the ready ones with room, by their number of calls, longest idle first.
         # The work per call must not grow with the number of workers.
@@ -207,6 +216,14 @@ class SandboxPool:
             num_repeated=self._num_repeated,
             num_deaths=self._num_deaths,
         )
+
+    def watched(self) -> list[Watched]:
+        """The workers that have started."""
+        return [
+            Watched(f"sandbox worker {worker.name}", worker.actor.ping.remote, partial(ray.kill, worker.actor))
+            for worker in self._workers
+            if worker.ready
+        ]
 
     async def close(self) -> None:
         """End all workers, and cancel the calls that are not answered yet."""

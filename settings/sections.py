@@ -367,6 +367,11 @@ class ClusterSettings(Section):
     )
     object_store_bytes: PositiveInt = Field(2 * GIB, description="Size of the object store of a local Ray.")
     dashboard: bool = Field(True, description="Serve Ray's dashboard from a local Ray.")
+    heartbeat_timeout_s: PositiveFloat = Field(
+        60.0,
+        description="Seconds without an answer after which an actor counts as frozen: its process is killed, and "
+        "another one takes its place.",
+    )
 
 
 class PlanOptions(Section):
