@@ -94,7 +94,7 @@ class Supervised(Generic[T]):
         self.actor = self.spawn(0)
 
     async def start(self, ready: Callable[[T], Awaitable[object]]) -> None:
-        """Wait until `ready` of the actor returns; actors that die meanwhile are replaced.
+        """Wait until `ready` of the actor returns; actors that die or stall meanwhile are replaced.
 
         Raises what the actor's constructor raises, whatever else `ready` raises, and GaveUpError.
         """
@@ -102,8 +102,8 @@ class Supervised(Generic[T]):
             try:
                 await ready(self.actor)
                 return
-            except RayActorError as error:
-                if error.actor_init_failed:
+            except (RayActorError, StallError) as error:
+                if isinstance(error, RayActorError) and error.actor_init_failed:
                     raise  # it would fail again
                 self.restart(error)
 

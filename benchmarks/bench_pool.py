@@ -26,7 +26,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from problems.types import Problem, StdinTest
-from sandbox.pool import SandboxPool, SandboxWorker, _Worker
+from sandbox.pool import SandboxPool, _Worker
+from sandbox.worker import SandboxWorker
 from settings import SandboxSettings
 
 NUM_TESTS = 10

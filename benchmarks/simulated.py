@@ -35,8 +35,9 @@ from learner.buffer import BufferItem, start_buffer
 from learner.data import Experience, Experiences
 from learner.metrics import StepMetrics, StepReport, UpdateStats
 from problems.types import Problem, StdinTest
-from sandbox.pool import SandboxPool, SandboxWorker, _Worker
+from sandbox.pool import SandboxPool, _Worker
 from sandbox.verdict import Isolation, Outcome
+from sandbox.worker import SandboxWorker
 from settings import LearnerSettings, Settings
 from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
 from transport.weights import WeightsHandle

@@ -32,21 +32,22 @@ from ray.actor import ActorProxy
 
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
-from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Step
+from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Step, Ungraded
 from controller.generators import GeneratorPool
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
 from controller.ledger import Ledger, State
 from controller.problems import ProblemSampler, capacity
-from controller.rollouts import LOST, Graders, GradingCounts, RolloutLoop
+from controller.rollouts import LOST, MAX_LOST_IN_A_ROW, GraderFailedError, Graders, GradingCounts, RolloutLoop
 from controller.state import dump_state, load_state
 from evaluation import Tally, evaluate_tally
 from files import newest_checkpoint, prune
 from learner.buffer import BufferServer
 from learner.metrics import StepReport
 from problems.types import Problem
+from sandbox.pool import CallLostError
 from sandbox.verdict import Outcome
 from settings import Settings
-from supervise import StallError, answer, answer_in_turn, outstanding
+from supervise import GaveUpError, StallError, answer, answer_in_turn, outstanding
 from transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,13 @@ class Controller:
         run, problems = self.settings.run, self.settings.problems
         sampler = ProblemSampler([problem.task_id for problem in self.train], run.seed, problems.skip_solved)
         self.rollouts = RolloutLoop(
-            self.settings, self.ledger, sampler, self.generators, self.pool, lambda graded: self.emit(Graded(graded))
+            self.settings,
+            self.ledger,
+            sampler,
+            self.generators,
+            self.pool,
+            on_graded=lambda rollout: self.emit(Graded(rollout)),
+            on_ungraded=lambda rollout: self.emit(Ungraded(rollout)),
         )
         self.batches = BatchSource(self.settings, self.ledger, self.buffer)
 
@@ -136,7 +143,10 @@ class Controller:
         for problem, of_problem in zip(self.held_out, outcomes, strict=True):
             for outcome in of_problem:
                 tally.add(problem.task_id, outcome)
-        result = evaluate_tally(tally, self.settings.evaluation.ks)
+        try:
+            result = evaluate_tally(tally, self.settings.evaluation.ks)
+        except ValueError as error:
+            raise GraderFailedError(f"the sandbox failed on {tally.num_ungraded} programs, so {error}") from error
         self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
 
     async def publish(self) -> None:
@@ -294,14 +304,27 @@ class Controller:
             max_tokens=self.settings.generator.max_tokens,
             seed=self.settings.run.seed,
         )
-        while True:
+        outcomes = await self._graded(request)
+        self._num_evaluated += 1
+        self.emit(EvaluationProgress(self._num_evaluated, len(self.held_out)))
+        return outcomes
+
+    async def _graded(self, request: RolloutRequest) -> list[Outcome]:
+        """Sample and grade programs that nothing is learned from."""
+        num_programs = request.num_samples + request.greedy
+        for _ in range(MAX_LOST_IN_A_ROW):
             handle = await self.generators.sample(request)
             try:
-                call = self.pool.submit("evaluate_rollout", handle.ref, num_items=request.num_samples)
-                outcomes: list[Outcome] = await call
+                outcomes: list[Outcome] = await self.pool.submit("evaluate_rollout", handle.ref, num_items=num_programs)
             except LOST:
-                logger.warning("the rollout store died with programs for %s: sampling them again", problem.task_id)
-                continue
-            self._num_evaluated += 1
-            self.emit(EvaluationProgress(self._num_evaluated, len(self.held_out)))
-            return outcomes
+                logger.warning("the rollout store died with programs for %s: sampling them again", request.task_id)
+            except CallLostError as error:
+                await self.rollouts.note_ungraded(handle, request.task_id, num_programs, error)
+                return [Outcome.INFRASTRUCTURE_ERROR] * num_programs
+            else:
+                num_errors = outcomes.count(Outcome.INFRASTRUCTURE_ERROR)
+                self.rollouts.breaker.note(num_programs, num_errors, f"programs for {request.task_id}")
+                return outcomes
+        raise GaveUpError(
+            f"{MAX_LOST_IN_A_ROW} rollouts of {request.task_id} in a row died with the process that held them"
+        )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from actors.messages import GeneratorStats
 from controller.grading import GradedRollout
 from controller.grading import GradedSample as GradedSample
+from controller.grading import UngradedRollout as UngradedRollout
 from controller.ledger import LedgerCounts
 from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
@@ -38,6 +39,13 @@ class Graded:
     """A sandbox worker graded the programs of a rollout."""
 
     rollout: GradedRollout
+
+
+@dataclass(frozen=True, slots=True)
+class Ungraded:
+    """No sandbox worker survived the programs of a rollout."""
+
+    rollout: UngradedRollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +111,17 @@ class Polled:
     buffer: BufferStats | None
 
 
-Event = Step | Graded | Refreshed | Evaluated | Rewound | Began | Said | SftProgress | EvaluationProgress | Polled
+Event = (
+    Step
+    | Graded
+    | Ungraded
+    | Refreshed
+    | Evaluated
+    | Rewound
+    | Began
+    | Said
+    | SftProgress
+    | EvaluationProgress
+    | Polled
+)
 Emit = Callable[[Event], None]

@@ -14,8 +14,8 @@ from learner.buffer import Added
 from learner.data import Experience, Experiences
 from problems.types import Problem
 from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
-from sandbox.pool import SandboxWorker
 from sandbox.verdict import Isolation, Outcome, Verdict
+from sandbox.worker import SandboxWorker
 from settings import RewardSettings, SandboxSettings
 from transport.rollouts import Completion, FinishReason, Rollout
 
@@ -70,6 +70,15 @@ class GradedRollout:
     shown: tuple[GradedSample, ...]
     num_truncated: int = 0
     has_signal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UngradedRollout:
+    """A rollout that killed every worker that tried to grade it, and `why`. `programs` are by completion id."""
+
+    task_id: str
+    why: str
+    programs: Mapping[str, str]
 
 
 class GradingWorker(SandboxWorker):

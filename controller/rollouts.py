@@ -13,21 +13,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ray.exceptions import GetTimeoutError, ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
 from actors.messages import RolloutHandle, RolloutRequest
-from controller.grading import GradedRollout, GradedSample
+from controller.grading import GradedRollout, GradedSample, UngradedRollout
 from controller.ledger import DropReason, Ledger, Live, State
 from controller.problems import ProblemSampler
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
-from supervise import answer_in_turn
+from supervise import GaveUpError, StallError, answer, answer_in_turn
+from transport.rollouts import Rollout
 
 logger = logging.getLogger(__name__)
 
 GRADE_S = 3600.0
 DRAIN_S = 3600.0
+FETCH_S = 60.0
+# A problem whose rollouts are lost so often in a row shows that something is wrong with the rollout store.
+MAX_LOST_IN_A_ROW = 10
 NUM_SHOWN = 2
 MAX_SHOWN = 16
 # The share of the last BREAKER_WINDOW programs that may be lost to grader errors, once BREAKER_MIN_SEEN were seen.
@@ -121,6 +125,7 @@ class RolloutLoop:
     generators: Generators
     graders: Graders
     on_graded: Callable[[GradedRollout], None]
+    on_ungraded: Callable[[UngradedRollout], None]
     greedy: dict[str, ProgramReward] = field(default_factory=dict)
     shown: list[GradedSample] = field(default_factory=list)
     grading: GradingCounts = field(default_factory=GradingCounts)
@@ -180,19 +185,37 @@ class RolloutLoop:
         except LOST:
             return self._issue_again(rollout)
         except CallLostError as error:
-            logger.warning("rollout %s of %s is dropped: %s", rollout.rollout_id, rollout.task_id, error)
             self.ledger.drop(rollout.rollout_id, DropReason.UNGRADED, *UNGRADED)
-            self.breaker.note(rollout.num_samples, rollout.num_samples, str(error))
+            await self.note_ungraded(handle, rollout.task_id, rollout.num_samples, error)
         else:
             self._account(graded)
         return None
+
+    async def note_ungraded(self, handle: RolloutHandle, task_id: str, num_programs: int, cause: CallLostError) -> None:
+        """No worker survived these programs: keep them for people to look at. The breaker may end the run."""
+        try:
+            rollout: Rollout = await answer(handle.ref[0], FETCH_S, f"the programs of rollout {handle.rollout_id}")
+            programs = {completion.completion_id: completion.program for completion in rollout.completions}
+        except (RayError, StallError):
+            programs = {}  # they died with the rollout store
+        logger.warning(
+            "rollout %s of %s cannot be graded: %s. Its programs: %s",
+            handle.rollout_id, task_id, cause, ", ".join(programs) or "lost too",
+        )  # fmt: skip
+        self.on_ungraded(UngradedRollout(task_id, str(cause), programs))
+        self.breaker.note(num_programs, num_programs, str(cause))
 
     def _issue_again(self, lost: Live) -> Live | None:
         """Replace a rollout that died with the process that held it; its problem keeps its place in the order."""
         if not self.ledger.drop(lost.rollout_id, DropReason.LOST, *UNGRADED):
             return None
         name, _, attempt = lost.rollout_id.partition(".")
-        again = f"{name}.{int(attempt or 0) + 1}"
+        num_lost = int(attempt or 0) + 1
+        if num_lost > MAX_LOST_IN_A_ROW:
+            raise GaveUpError(
+                f"rollouts of {lost.task_id} died with the process that held them {num_lost} times in a row"
+            )
+        again = f"{name}.{num_lost}"
         logger.warning(
             "rollout %s of %s died with the process that held it: %d samples dropped as lost, its problem is sampled "
             "again as %s", lost.rollout_id, lost.task_id, lost.num_samples, again,

@@ -79,6 +79,11 @@ class Tally:
             self.num_samples[task_id] += 1
             self.num_passed[task_id] += outcome is Outcome.PASSED
 
+    @property
+    def num_ungraded(self) -> int:
+        """Programs that the grader failed on."""
+        return self.outcomes[Outcome.INFRASTRUCTURE_ERROR]
+
     def groups(self) -> dict[str, list[str]]:
         """The task ids with scored programs: under `all`, and under each difficulty."""
         groups: dict[str, list[str]] = {ALL: []}

@@ -48,7 +48,7 @@ class _Counts:
     @property
     def num_ungraded(self) -> int:
         """Programs that the grader failed on, by the rules with more of them."""
-        return max(tally.outcomes[Outcome.INFRASTRUCTURE_ERROR] for tally in self._tallies.values())
+        return max(tally.num_ungraded for tally in self._tallies.values())
 
     def results(self, ks: Sequence[int]) -> dict[str, Any]:
         """pass@k by each of the rules, and how evenly programs are spread over problems. Raises as `evaluate_tally`."""

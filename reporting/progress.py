@@ -27,6 +27,7 @@ from controller.events import (
     Said,
     SftProgress,
     Step,
+    Ungraded,
 )
 from evaluation import EvaluationResult
 from learner.metrics import StepMetrics
@@ -113,6 +114,12 @@ class Progress:
             case Evaluated(step, result):
                 self._held_out = describe_evaluation(result)
                 self._print(f"step {step}: held-out {self._held_out}")
+            case Ungraded(rollout):
+                self._print(
+                    f"{len(rollout.programs)} programs for {rollout.task_id} cannot be graded and are kept in "
+                    f"ungraded.jsonl: {rollout.why}",
+                    "yellow",
+                )
             case Rewound(why=why):
                 self._print(why, "yellow")
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step
+from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step, Ungraded, UngradedRollout
 from errors import UserError
 from files import RowWriter, keep_rows_until, write_json, write_text
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
@@ -116,6 +116,8 @@ class RunFolder:
                 self.metrics(row)
                 write_json(self.path / "ledger.json", {"step": metrics.step, **asdict(ledger)})
                 self._publish_s = 0.0
+            case Ungraded(rollout):
+                self._keep_programs(rollout)
             case Refreshed(version, shown, seconds):
                 self._publish_s += seconds
                 self._start_clock()
@@ -150,6 +152,13 @@ class RunFolder:
             writer.write_row(_sample_row(sample, self._problems[sample.verdict.task_id]))
         writer.close()
         self._report_again()
+
+    def _keep_programs(self, rollout: UngradedRollout) -> None:
+        """Keep programs that no grader survived, in the format of `rltf grade`."""
+        writer = RowWriter(self.path / "ungraded.jsonl")
+        for completion_id, program in rollout.programs.items():
+            writer.write_row({"task_id": rollout.task_id, "completion_id": completion_id, "code": program})
+        writer.close()
 
     def has_learned(self) -> bool:
         """Whether the run got as far as an update, an evaluation or a checkpoint."""

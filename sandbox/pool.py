@@ -21,7 +21,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,21 +30,18 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from errors import UserError
-from problems.types import Problem
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Verdict
+from sandbox.worker import HEALTH, SandboxWorker
 from settings import SandboxSettings
-from supervise import Deaths, GaveUpError, Watched, first_line
+from supervise import Deaths, GaveUpError, Watched, first_line, in_words
 
 logger = logging.getLogger(__name__)
 
 # One call runs and one waits at each worker: no worker idles while its last answer travels.
 _CALLS_PER_WORKER = 2
-_MAX_ATTEMPTS = 3
+_MAX_LOST_WORKERS = 3
 _TICK_S = 1.0
 _CLOSE_S = 10.0
 _DEADLINE_BASE_S = 120.0
-_HEALTH = "health"
 
 
 class PoolError(RuntimeError):
@@ -52,46 +49,7 @@ class PoolError(RuntimeError):
 
 
 class CallLostError(PoolError):
-    """Several workers died while running this call. Other calls may still be answered."""
-
-
-class SandboxWorker:
-    """A sandbox with the problems it grades. The pool makes it an actor; subclasses add methods that the pool calls."""
-
-    sandbox: Sandbox
-
-    def __init__(self, problems: Mapping[str, Problem], settings: SandboxSettings) -> None:
-        self.problems = problems
-        self._settings = settings
-
-    def __repr__(self) -> str:
-        """The label in front of this actor's log lines, and of its methods in the dashboard."""
-        return ray.get_runtime_context().get_actor_name() or type(self).__name__
-
-    def start(self) -> None:
-        """Start the sandbox. This is the first call to every worker.
-
-        Raises `UserError` if the machine gives less isolation than the settings require. (From the constructor, the
-        error would reach the pool only as text.)
-        """
-        self.sandbox = Sandbox(self._settings, Isolation(self._settings.min_isolation))
-
-    @ray.method(concurrency_group=_HEALTH)
-    def ping(self) -> None:
-        """Answer, also while a program is being graded."""
-
-    @property
-    def isolation(self) -> Isolation:
-        """The isolation level under which this worker runs programs."""
-        return self.sandbox.isolation
-
-    def grade(self, work: Sequence[tuple[str, str, str]]) -> list[Verdict]:
-        """The verdicts on rows of (task id, program, completion id), in order."""
-        return [self.sandbox.grade(self.problems[task_id], program, name) for task_id, program, name in work]
-
-    def close(self) -> None:
-        """End the sandbox and all its jails."""
-        self.sandbox.close()
+    """Several workers died while they ran this call. Other calls may still be answered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +58,7 @@ class _Call:
     arguments: tuple[Any, ...]
     num_items: int
     future: asyncio.Future[Any]
-    attempts: int = 0
+    num_lost_workers: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -152,7 +110,7 @@ class SandboxPool:
             num_cpus=settings.num_cpus,
             resources=self._resources,
             scheduling_strategy="SPREAD",
-            concurrency_groups={_HEALTH: 1},
+            concurrency_groups={HEALTH: 1},
         )(worker)
         # All workers that are not leaving; and the ready ones with room, by their number of calls, longest idle first.
         # The work per call must not grow with the number of workers.
@@ -279,10 +237,12 @@ class SandboxPool:
     def _hand_out(self) -> None:
         """Give waiting calls to the workers with the fewest calls; of these, to the last one busy, so others leave."""
         while self._waiting:
-            free = next((free for free in self._free if free), None)
-            if free is None:
+            call = self._waiting[0]
+            # A call that lost a worker runs alone, so that it is not blamed twice for what another call did.
+            free = self._free[0] if call.num_lost_workers else next(filter(None, self._free), None)
+            if not free:
                 return
-            call = self._waiting.popleft()
+            self._waiting.popleft()
             if call.future.done():  # its caller has stopped waiting
                 continue
             worker = next(reversed(free))
@@ -294,7 +254,8 @@ class SandboxPool:
         """Update how much room a worker has, after any change of its state."""
         for free in self._free:
             free.pop(worker, None)
-        if worker.ready and not worker.leaving and len(worker.calls) < _CALLS_PER_WORKER:
+        is_alone = any(call.num_lost_workers for call in worker.calls)
+        if worker.ready and not worker.leaving and not is_alone and len(worker.calls) < _CALLS_PER_WORKER:
             self._free[len(worker.calls)][worker] = None
 
     def _leave(self, worker: _Worker) -> None:
@@ -338,7 +299,6 @@ class SandboxPool:
 
     async def _make(self, call: _Call, worker: _Worker) -> None:
         """Make one call, and answer it or queue it again."""
-        call.attempts += 1
         # Calls queue up at the worker, so the deadline covers the ones ahead of this one too.
         num_items = sum(other.num_items for other in worker.calls)
         deadline_s = _DEADLINE_BASE_S + 3 * self._settings.program_wall_s * num_items
@@ -364,22 +324,25 @@ class SandboxPool:
         self._changed.set()
 
     def _lose(self, worker: _Worker, call: _Call, error: Exception) -> None:
-        """A worker is gone, or has been silent for too long: end it, and repeat its call elsewhere."""
-        worker.calls.discard(call)
+        """A worker is gone, or has been silent for too long: end it, and repeat its calls elsewhere."""
         if not worker.leaving:
             self._num_deaths += 1
             logger.warning(
                 "sandbox worker %s is gone (%s): repeating its %d calls and starting a new one",
                 worker.name,
                 first_line(error),
-                1 + len(worker.calls),
+                len(worker.calls),
             )
             self._leave(worker)
-        if call.attempts >= _MAX_ATTEMPTS:
+        worker.calls.discard(call)
+        call.num_lost_workers += 1
+        if call.num_lost_workers >= _MAX_LOST_WORKERS:
             if not call.future.done():
-                call.future.set_exception(
-                    CallLostError(f"{call.attempts} sandbox workers were lost while running {call.method}: {error}")
+                lost = CallLostError(
+                    f"{call.num_lost_workers} sandbox workers died while they ran {call.method}; the last time: "
+                    f"{in_words(error)}"
                 )
+                call.future.set_exception(lost)
         elif not call.future.done():
             self._num_repeated += call.num_items
             self._waiting.appendleft(call)

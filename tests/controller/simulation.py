@@ -2,7 +2,7 @@
 
 Generators, sandbox workers, rollout store and learner are stand-ins. The buffer is the real one without Ray. Every call
 takes a random time. A plan says at which calls an actor is killed, and whether that is before the call is carried out
-or before its answer arrives.
+or before its answer arrives. Another plan says at which calls an actor freezes: it answers nothing until it is killed.
 
 `benchmarks/simulated.py` simulates actors on a real Ray and in real time, to measure speed. Nothing dies there.
 """
@@ -13,9 +13,11 @@ import asyncio
 import random
 import selectors
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +31,7 @@ from learner.metrics import StepMetrics, StepReport, UpdateStats
 from rewards import Granularity
 from sandbox.verdict import Isolation, Outcome
 from settings import Settings
+from supervise import Watched
 from transport.weights import WeightsHandle
 
 T = TypeVar("T")
@@ -71,6 +74,7 @@ class Process:
 
     name: str
     is_alive: bool = True
+    is_frozen: bool = False
     calls: set[asyncio.Future[Any]] = field(default_factory=set)
 
     def die(self) -> None:
@@ -94,11 +98,17 @@ class Ref:
 
 
 class Cluster:
-    """All processes, by name. `kills` maps the number of a call to who dies, and whether that is before the call."""
+    """All processes, by name.
 
-    def __init__(self, seed: int, kills: dict[int, tuple[str, bool]]) -> None:
+    `kills` maps the number of a call to who dies, and whether that is before the call; `freezes` to who freezes.
+    """
+
+    def __init__(
+        self, seed: int, kills: dict[int, tuple[str, bool]], freezes: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
         self.random = random.Random(seed)
         self.kills = kills
+        self.freezes = freezes
         self.num_calls = 0
         self.num_killed = 0
         self.processes: dict[str, Process] = {}
@@ -114,6 +124,14 @@ class Cluster:
         if process is not None and process.is_alive:
             self.num_killed += 1
             process.die()
+
+    def watched(self) -> list[Watched]:
+        """Every process that lives; a frozen one does not answer."""
+        return [
+            Watched(name, partial(_answer, process), process.die)
+            for name, process in self.processes.items()
+            if process.is_alive
+        ]
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in the background. If it fails, the simulation fails."""
@@ -133,8 +151,15 @@ class Cluster:
     def event(self) -> tuple[str | None, str | None]:
         """Who dies before the next call is carried out, and who dies after it."""
         self.num_calls += 1
+        if (frozen := self.processes.get(self.freezes.get(self.num_calls, ""))) is not None:
+            frozen.is_frozen = True
         who, before = self.kills.get(self.num_calls, (None, True))
         return (who, None) if before else (None, who)
+
+
+async def _answer(process: Process) -> None:
+    while process.is_frozen:
+        await asyncio.sleep(1.0)
 
 
 class Handle:
@@ -165,6 +190,8 @@ class Handle:
             await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
             if not death.done() and after is not None:
                 self.cluster.kill(after)
+            if process.is_frozen:
+                await asyncio.wait([death])
             if death.done():
                 raise ActorDiedError() from death.exception()
             value = work.result()

@@ -24,7 +24,7 @@ from controller.ledger import DropReason, Ledger
 from files import checkpoints, newest_checkpoint
 from problems.types import Problem, StdinTest
 from settings import Settings
-from supervise import GaveUpError
+from supervise import GaveUpError, end_frozen
 from tests.controller.simulation import (
     GENERATORS,
     TARGETS,
@@ -96,6 +96,7 @@ def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
 async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None) -> Controller | None:
     """One life of the driver, from the newest checkpoint if there is one. None if it was killed."""
     controller = start_controller(cluster, settings)
+    watch = asyncio.create_task(end_frozen(cluster.watched, 30.0))
     checkpoint = newest_checkpoint(controller.learner.folder)
     try:
         controller.step = await controller.learner.start(checkpoint)
@@ -111,6 +112,7 @@ async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None)
             raise
         controller = None  # type: ignore[assignment]
     finally:
+        watch.cancel()
         for process in cluster.processes.values():
             process.die()
         if controller is not None:
@@ -142,17 +144,22 @@ KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS),
 @given(
     seed=st.integers(0, 2**32),
     kills=KILLS,
+    freezes=st.dictionaries(st.integers(1, 400), st.sampled_from(TARGETS), max_size=5),
     refresh_every=st.integers(1, 3),
     max_off_policy_versions=st.integers(0, 2),
 )
-def test_the_run_ends_and_the_books_balance_whatever_dies(
-    seed: int, kills: dict[int, tuple[str, bool]], refresh_every: int, max_off_policy_versions: int
+def test_the_run_ends_and_the_books_balance_whatever_dies_or_freezes(
+    seed: int,
+    kills: dict[int, tuple[str, bool]],
+    freezes: dict[int, str],
+    refresh_every: int,
+    max_off_policy_versions: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = make_settings(
             Path(folder), refresh_every=refresh_every, max_off_policy_versions=max_off_policy_versions
         )
-        cluster = Cluster(seed, kills)
+        cluster = Cluster(seed, kills, freezes)
         controller = run_virtually(life(cluster, settings, None))
         note(f"{cluster.num_calls} calls, {cluster.num_killed} killed")
         assert controller is not None
@@ -199,6 +206,17 @@ def test_each_kind_of_death(who: str, tmp_path: Path, caplog: pytest.LogCaptureF
         assert expected[who] in caplog.text
     if who == "learner":
         assert controller.ledger.dropped[DropReason.REWOUND] > 0
+
+
+@pytest.mark.parametrize("who", TARGETS)
+def test_a_frozen_actor_is_killed_and_the_run_goes_on(
+    who: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
+    controller = run_virtually(life(Cluster(1, {}, {120: who}), settings, None))
+    assert controller is not None
+    check_books(controller)
+    assert f"{who} is frozen: it has not answered for 30 s, since " in caplog.text
 
 
 @pytest.mark.parametrize("call", range(1, 12))

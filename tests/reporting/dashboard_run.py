@@ -16,7 +16,8 @@ import ray
 from controller.learner_service import LearnerService, shown_step
 from learner.buffer import start_buffer
 from sandbox import selftest
-from sandbox.pool import SandboxPool, SandboxWorker
+from sandbox.pool import SandboxPool
+from sandbox.worker import SandboxWorker
 from settings import BufferSettings, SandboxSettings
 from transport.rollouts import start_rollout_store
 

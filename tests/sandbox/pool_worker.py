@@ -9,7 +9,7 @@ import time
 import ray
 
 from errors import UserError
-from sandbox.pool import SandboxWorker
+from sandbox.worker import SandboxWorker
 
 
 class Worker(SandboxWorker):
@@ -20,6 +20,12 @@ class Worker(SandboxWorker):
             with open(mark, "w"):
                 os.kill(os.getpid(), signal.SIGKILL)
         return "survived"
+
+    def freeze_once(self, mark: str) -> str:
+        if not os.path.exists(mark):
+            with open(mark, "w"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+        return "thawed"
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

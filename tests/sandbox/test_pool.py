@@ -19,6 +19,7 @@ from sandbox import selftest
 from sandbox.pool import PoolError, SandboxPool
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
+from supervise import end_frozen
 from tests.sandbox.pool_worker import RefusingWorker, Worker
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -94,11 +95,26 @@ def test_call_to_a_dead_worker_is_repeated(tmp_path: Any) -> None:
     run(scenario)
 
 
-def test_call_that_kills_every_worker_is_given_up() -> None:
+def test_a_frozen_worker_is_replaced_and_a_busy_one_is_not(tmp_path: Any) -> None:
     async def scenario() -> None:
-        async with running_pool("grader") as pool:
-            with pytest.raises(PoolError, match="lost while running die"):
+        async with running_pool(min_workers=2) as pool:
+            watch = asyncio.create_task(end_frozen(pool.watched, 3.0))
+            busy = asyncio.ensure_future(pool.submit("work", 6.0))
+            assert await pool.submit("freeze_once", str(tmp_path / "mark")) == "thawed"
+            await busy
+            assert pool.stats().num_deaths == 1
+            watch.cancel()
+
+    run(scenario)
+
+
+def test_call_that_kills_every_worker_is_given_up_and_those_that_wait_behind_it_are_not() -> None:
+    async def scenario() -> None:
+        async with running_pool("grader", max_workers=1) as pool:
+            behind = [asyncio.ensure_future(pool.submit("work", 0.0)) for _ in range(3)]
+            with pytest.raises(PoolError, match="3 sandbox workers died while they ran die"):
                 await pool.submit("die")
+            await asyncio.gather(*behind)
             # Three died of it. Their replacements have new names, because a dead actor's name stays taken for a while.
             await until(lambda: "grader-3" in list_named_actors())
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
