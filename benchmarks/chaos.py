@@ -1,13 +1,14 @@
-"""Chaos: kill parts of a real job with SIGKILL while it runs, and compare it with the same job left alone.
+"""Chaos: inject faults into a real job while it runs, and compare it with the same job left alone.
 
-    make chaos                              # 21 kills: every kind of actor, the driver, and a whole Ray node
-    python -m benchmarks.chaos --kinds generator learner --kills 4 --steps 12 --undisturbed 0
+    make chaos                              # 28 faults: two of every kind
+    python -m benchmarks.chaos --kinds generator "frozen learner" --faults 4 --steps 12 --undisturbed 0
 
-Kills come at random moments; the time between them is exponentially distributed. A killed driver is started again with
-`--resume`. Killing a node kills its raylet and all processes below it at once; an empty node then takes its place.
-Prints one JSON object: what was killed, the final ledger, whether it agrees with the updates that were made, which
-deaths the log names, and held-out pass@1 with 95 % intervals. The exit status is 1 if the job did not survive or the
-books do not balance.
+An actor, the driver or a Ray node is killed with SIGKILL; an actor is frozen with SIGSTOP; the newest checkpoint is
+damaged before a killed driver resumes; a second driver starts on the same run folder. Faults come at random moments;
+the time between them is exponentially distributed. A killed driver is started again with `--resume`. Killing a node
+kills its raylet and all processes below it at once; an empty node then takes its place. Prints one JSON object: the
+faults, the final ledger, whether it agrees with the updates that were made, which faults the log names, and held-out
+pass@1 with 95 % intervals. The exit status is 1 if the job did not survive or the books do not balance.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 
 from evaluation.passes import bootstrap_interval
-from files import read_rows
+from files import checkpoints, read_rows
+from supervise import EXIT_UNUSABLE_INPUT
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 1500.0
 POLL_S = 0.1
 DRIVER, NODE = "driver", "node"
+DAMAGED, SECOND = "damaged checkpoint", "second driver"
+FROZEN = "frozen "
 # The titles that Ray gives the processes of actors.
 TITLES = {
     "generator": re.compile(r"ray::\w*Generator\b"),
@@ -47,8 +51,8 @@ TITLES = {
     "rollout store": re.compile(r"ray::RolloutStore\b"),
     "learner": re.compile(r"ray::(LearnerActor|learner)\b"),  # Ray shows the names of its updates
 }
-KINDS = (*TITLES, DRIVER, NODE)
-# What launch.log says about each death.
+KINDS = (*TITLES, *(FROZEN + kind for kind in TITLES), DRIVER, NODE, DAMAGED, SECOND)
+# What launch.log, or a second driver, says about each fault.
 SAID = {
     "generator": re.compile(r"generator \d+ is gone"),
     "sandbox worker": re.compile(r"sandbox worker \S+ is gone"),
@@ -57,9 +61,16 @@ SAID = {
     "learner": re.compile(r"the learner is gone"),
     DRIVER: re.compile(r"resumed from|starts again from the beginning"),
     NODE: re.compile(r"node \S+ .*is gone"),
+    FROZEN + "generator": re.compile(r"generator \d+ is frozen"),
+    FROZEN + "sandbox worker": re.compile(r"sandbox worker \S+ is frozen"),
+    FROZEN + "buffer": re.compile(r"the buffer is frozen"),
+    FROZEN + "rollout store": re.compile(r"the rollout store is frozen"),
+    FROZEN + "learner": re.compile(r"the learner is frozen"),
+    DAMAGED: re.compile(r"step-\d+ is damaged"),
+    SECOND: re.compile(r"another run is using it"),
 }
-# The last kill comes before this share of the updates is made, however fast the machine is.
-LAST_KILL_AT = 0.8
+# The last fault comes before this share of the updates is made, however fast the machine is.
+LAST_FAULT_AT = 0.8
 NODE_ARGUMENTS: dict[str, Any] = {"num_cpus": 4, "object_store_memory": 150 * 1024 * 1024, "include_dashboard": False}
 JOB = {
     "generator.engine": "transformers",
@@ -71,12 +82,13 @@ JOB = {
     "sandbox.min_workers": "2",
     "sandbox.max_workers": "2",
     "evaluation.every": "1000",
+    "cluster.heartbeat_timeout_s": "15",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """A kill after `step` updates. `lost` counts the processes that died, by kind: one, or all those of a node."""
+class Fault:
+    """A fault after `step` updates. `lost` counts the processes that were hit, by kind: one, or all those of a node."""
 
     kind: str
     step: int
@@ -85,45 +97,75 @@ class Kill:
 
 
 @dataclass(slots=True)
-class Killer:
-    """Kills what `plan` names, one after another, at random moments."""
+class Saboteur:
+    """Injects the faults that `plan` names, one after another, at random moments."""
 
+    folder: Path
     cluster: Cluster
     plan: list[str]
     mean_s: float
     random: random.Random
-    kills: list[Kill] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     _next: float = 0.0
 
     def poll(self, driver: subprocess.Popen[bytes], step: int, num_steps: int) -> None:
-        """Kill what the plan names next, if it is time and one is alive. Call this all the time."""
-        if len(self.kills) == len(self.plan) or step == 0:
+        """Inject what the plan names next, if it is time and its target is alive. Call this all the time."""
+        if len(self.faults) == len(self.plan) or step == 0:
             return
-        is_late = step / num_steps > LAST_KILL_AT * (len(self.kills) + 1) / len(self.plan)
+        is_late = step / num_steps > LAST_FAULT_AT * (len(self.faults) + 1) / len(self.plan)
         if time.monotonic() < self._next and not is_late:
             return
         if is_late:
             time.sleep(self.random.random())  # at any moment of an update, not only right after one
-        kind = self.plan[len(self.kills)]
-        lost = self._kill(kind, driver)
+        kind = self.plan[len(self.faults)]
+        lost = self._inject(kind, driver)
         if lost:
-            self.kills.append(Kill(kind, step, round(time.monotonic() - self.began, 1), dict(lost)))
+            self.faults.append(Fault(kind, step, round(time.monotonic() - self.began, 1), dict(lost)))
             self._next = time.monotonic() + self.random.expovariate(1 / self.mean_s)
 
-    def _kill(self, kind: str, driver: subprocess.Popen[bytes]) -> Counter[str]:
-        if kind == NODE:
-            return self._kill_node()
-        if kind == DRIVER:
-            driver.send_signal(signal.SIGKILL)
-            return Counter([DRIVER])
-        found = [process for process in descendants(psutil.Process()) if kind_of(process) == kind]
-        return kill([self.random.choice(found)]) if found else Counter()
+    def _inject(self, kind: str, driver: subprocess.Popen[bytes]) -> Counter[str]:
+        match kind:
+            case "node":
+                return self._kill_node()
+            case "driver":
+                driver.send_signal(signal.SIGKILL)
+                return Counter([kind])
+            case "damaged checkpoint":
+                return self._damage_checkpoint(driver)
+            case "second driver":
+                return self._start_second_driver()
+        found = [process for process in descendants(psutil.Process()) if kind_of(process) == kind.removeprefix(FROZEN)]
+        if not found:
+            return Counter()
+        return hit([self.random.choice(found)], signal.SIGSTOP if kind.startswith(FROZEN) else signal.SIGKILL)
+
+    def _damage_checkpoint(self, driver: subprocess.Popen[bytes]) -> Counter[str]:
+        """Kill the driver, and change one byte of its newest checkpoint, unless that is the only one."""
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        found = checkpoints(self.folder / "checkpoints")
+        if len(found) > 1:
+            file = self.random.choice([path for path in sorted(found[-1].rglob("*")) if path.is_file()])
+            content = bytearray(file.read_bytes())
+            content[self.random.randrange(len(content))] ^= 1
+            file.write_bytes(content)
+        return Counter([DRIVER])
+
+    def _start_second_driver(self) -> Counter[str]:
+        """Resume the run while its driver trains. Raises RuntimeError unless that is refused."""
+        if not any(kind_of(process) == "learner" for process in descendants(psutil.Process())):
+            return Counter()  # a driver that has just started may not hold the run folder yet
+        command = [sys.executable, "launch.py", "--resume", str(self.folder)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        if done.returncode != EXIT_UNUSABLE_INPUT or not SAID[SECOND].search(done.stderr):
+            raise RuntimeError(f"a second driver was not refused: status {done.returncode}: {done.stdout}{done.stderr}")
+        return Counter([SECOND])
 
     def _kill_node(self) -> Counter[str]:
         (node,) = self.cluster.worker_nodes
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        lost = kill([raylet, *descendants(raylet)])
+        lost = hit([raylet, *descendants(raylet)], signal.SIGKILL)
         self.cluster.remove_node(node, allow_graceful=False)
         self.cluster.add_node(**NODE_ARGUMENTS)
         return Counter([NODE]) + lost
@@ -134,12 +176,12 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
     return process.children(recursive=True)
 
 
-def kill(processes: list[psutil.Process]) -> Counter[str]:
-    """Kill the processes that are still alive; returns how many actors of each kind were among them."""
+def hit(processes: list[psutil.Process], by: signal.Signals) -> Counter[str]:
+    """Send a signal to the processes that are still alive; returns how many actors of each kind are among them."""
     lost = Counter(kind for process in processes if (kind := kind_of(process)) is not None)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+            process.send_signal(by)
     return lost
 
 
@@ -168,7 +210,7 @@ def job(folder: Path, address: str, options: argparse.Namespace) -> list[str]:
     return [word for key, value in settings.items() for word in (f"--{key}", value)]
 
 
-def run(folder: Path, address: str, options: argparse.Namespace, killer: Killer | None) -> int:
+def run(folder: Path, address: str, options: argparse.Namespace, saboteur: Saboteur | None) -> int:
     """Run the job until it ends by itself, however often it is killed; returns its exit status."""
     deadline = time.monotonic() + DEADLINE_S
     with folder.with_suffix(".log").open("wb") as log:
@@ -180,16 +222,16 @@ def run(folder: Path, address: str, options: argparse.Namespace, killer: Killer 
         driver = start(*job(folder, address, options))
         while True:
             status = driver.poll()
-            if status == -signal.SIGKILL and killer is not None and killer.kills[-1].kind == DRIVER:
+            if status == -signal.SIGKILL and saboteur is not None and saboteur.faults[-1].kind in (DRIVER, DAMAGED):
                 driver = start("--resume", str(folder))
             elif status is not None:
                 return status
             if time.monotonic() > deadline:
                 driver.kill()
-                killer = None
+                saboteur = None
             time.sleep(POLL_S)
-            if killer is not None:
-                killer.poll(driver, num_updates(folder), options.steps)
+            if saboteur is not None:
+                saboteur.poll(driver, num_updates(folder), options.steps)
 
 
 def num_updates(folder: Path) -> int:
@@ -237,9 +279,9 @@ def measure(runs: Path, options: argparse.Namespace) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args=NODE_ARGUMENTS)
     report: dict[str, Any] = {"benchmark": "chaos"}
 
-    def timed(name: str, killer: Killer | None) -> None:
+    def timed(name: str, saboteur: Saboteur | None) -> None:
         began = time.monotonic()
-        status = run(runs / name, cluster.address, options, killer)
+        status = run(runs / name, cluster.address, options, saboteur)
         report[name] = result(runs / name, status, time.monotonic() - began)
 
     undisturbed = [f"undisturbed-{index}" for index in range(options.undisturbed)]
@@ -248,18 +290,19 @@ def measure(runs: Path, options: argparse.Namespace) -> dict[str, Any]:
             cluster.add_node(**NODE_ARGUMENTS)
         for name in undisturbed:
             timed(name, None)
-        plan = [options.kinds[index % len(options.kinds)] for index in range(options.kills)]
+        plan = [options.kinds[index % len(options.kinds)] for index in range(options.faults)]
         order = random.Random(options.seed)
         order.shuffle(plan)
-        killer = Killer(cluster, plan, options.mean_s, order)
-        timed("chaos", killer)
+        saboteur = Saboteur(runs / "chaos", cluster, plan, options.mean_s, order)
+        timed("chaos", saboteur)
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
     log = (runs / "chaos" / "launch.log").read_text()
-    report["num_kills"] = len(killer.kills)
-    report["kills"] = dict(Counter(kill.kind for kill in killer.kills))
-    report["when"] = [asdict(kill) for kill in killer.kills]
-    report["said"] = {kind: len(SAID[kind].findall(log)) for kind in options.kinds}
+    report["num_faults"] = len(saboteur.faults)
+    report["faults"] = dict(Counter(fault.kind for fault in saboteur.faults))
+    report["when"] = [asdict(fault) for fault in saboteur.faults]
+    # A second driver writes nothing into the run folder; it was checked when it started.
+    report["said"] = {kind: len(SAID[kind].findall(log)) for kind in options.kinds if kind != SECOND}
     if undisturbed:
         theirs = [passes(runs / name) for name in undisturbed]
         report["chaos - undisturbed"] = difference(passes(runs / "chaos"), np.mean(theirs, axis=0))
@@ -271,22 +314,22 @@ def measure(runs: Path, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=21, help="number of kills; all kinds are killed equally often")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="what to kill")
-    parser.add_argument("--mean-s", type=float, default=8.0, help="mean seconds between kills")
+    parser.add_argument("--faults", type=int, default=28, help="number of faults, the same of each kind")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of faults")
+    parser.add_argument("--mean-s", type=float, default=8.0, help="mean seconds between faults")
     parser.add_argument("--steps", type=int, default=80, help="number of updates")
     parser.add_argument("--batch-size", type=int, default=64, help="samples per update")
     parser.add_argument("--problems", type=int, default=150, help="number of held-out problems")
     parser.add_argument("--sft-steps", type=int, default=1000, help="maximum number of supervised updates before RL")
-    parser.add_argument("--undisturbed", type=int, default=2, help="number of runs without kills, for comparison")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the kills and of the job")
+    parser.add_argument("--undisturbed", type=int, default=2, help="number of runs without faults, for comparison")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults and of the job")
     parser.add_argument("--runs", type=Path, help="folder to keep the runs in; default: they are deleted")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         report = measure((options.runs or Path(temporary)).resolve(), options)
     print(json.dumps(report), flush=True)
     chaos = report["chaos"]
-    survived = chaos["status"] == 0 and chaos["steps"] == options.steps and report["num_kills"] == options.kills
+    survived = chaos["status"] == 0 and chaos["steps"] == options.steps and report["num_faults"] == options.faults
     balanced = chaos["balance"] == 0 and chaos["trained_by_learner"] == chaos["ledger"]["trained"]
     return 0 if survived and balanced else 1
 

@@ -1,4 +1,4 @@
-"""The chaos benchmark, short: kills in a tiny real job."""
+"""The chaos benchmark, short: faults in a tiny real job."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
-    report = chaos("--kinds", *ACTORS, "--kills", "5", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
-    assert report["kills"] == dict.fromkeys(ACTORS, 1)
+def test_a_job_survives_the_death_of_each_kind_of_actor_a_freeze_and_a_second_driver() -> None:
+    kinds = (*ACTORS, "frozen buffer", "second driver")
+    report = chaos("--kinds", *kinds, "--faults", "7", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
+    assert report["faults"] == dict.fromkeys(kinds, 1)
     assert min(report["said"].values()) >= 1, report["said"]
     assert report["chaos"]["ledger"]["trained"] >= 8 * 32
 
@@ -33,6 +34,6 @@ def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
 @pytest.mark.long
 def test_a_job_survives_the_death_of_a_node_and_of_the_driver() -> None:
     # Ray takes about 10 s to notice that a node died, and the driver must live long enough to log it.
-    report = chaos("--kinds", "node", "driver", "--kills", "4", "--steps", "20", "--mean-s", "30", timeout_s=900.0)
-    assert report["kills"] == {"node": 2, "driver": 2}
+    report = chaos("--kinds", "node", "driver", "--faults", "4", "--steps", "20", "--mean-s", "30", timeout_s=900.0)
+    assert report["faults"] == {"node": 2, "driver": 2}
     assert min(report["said"].values()) >= 1, report["said"]
