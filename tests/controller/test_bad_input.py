@@ -10,8 +10,8 @@ import launch
 from controller.cluster import check_resources
 from errors import UserError
 from settings import Settings
-from tests.controller.jobs import small_job
 from tests.families import FAMILIES, build_family
+from tests.jobs import small_job
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

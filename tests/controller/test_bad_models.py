@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.controller.jobs import python, small_job
 from tests.families import CONTEXT, build_family
+from tests.jobs import python, small_job
 
 pytestmark = pytest.mark.ray
 

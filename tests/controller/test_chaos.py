@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.controller.jobs import python
+from tests.jobs import python
 
 pytestmark = pytest.mark.ray
 
@@ -28,7 +28,6 @@ def test_a_job_survives_the_death_of_each_kind_of_actor_a_freeze_and_a_second_dr
     report = chaos("--kinds", *kinds, "--faults", "7", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
     assert report["faults"] == dict.fromkeys(kinds, 1)
     assert min(report["said"].values()) >= 1, report["said"]
-    assert report["chaos"]["ledger"]["trained"] >= 8 * 32
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from controller import cluster
 from controller.cluster import HeadLostError, start_ray, while_head_lives
 from errors import UserError
 from settings import Settings
-from tests.controller.jobs import python
+from tests.jobs import python
 
 
 @pytest.fixture(autouse=True)

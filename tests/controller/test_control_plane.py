@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.controller.jobs import python
+from tests.jobs import python
 
 pytestmark = pytest.mark.ray
 

@@ -11,9 +11,9 @@ import torch
 
 import evaluation.command
 import launch
-from tests.controller.jobs import launch as launch_job
-from tests.controller.jobs import python, small_job
 from tests.encoder_decoder_models import build_encoder_decoder
+from tests.jobs import launch as launch_job
+from tests.jobs import python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

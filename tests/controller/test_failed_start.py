@@ -10,7 +10,7 @@ import job
 import launch
 from errors import UserError
 from settings import Settings
-from tests.controller.jobs import small_job
+from tests.jobs import small_job
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError("no such model"), 2), (RuntimeError("Ray is broken"), 1)])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.controller.jobs import python, small_job
 from tests.families import FAMILIES, WINDOW, build_family
+from tests.jobs import python, small_job
 
 pytestmark = pytest.mark.ray
 
@@ -50,14 +50,9 @@ def assert_learned_and_saved(folder: Path, metrics: list[dict[str, Any]]) -> Non
     assert all(moved)
 
 
-@pytest.mark.slow
-def test_codegen_learns_through_vllm(tmp_path: Path) -> None:
-    assert_learned_and_saved(tmp_path, run_job(tmp_path, "codegen"))
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "codegen"])
-def test_every_other_family_learns(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_learns(family: str, tmp_path: Path) -> None:
     assert_learned_and_saved(tmp_path, run_job(tmp_path, family))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.controller.jobs import python, small_job
+from tests.jobs import python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(700)]
 

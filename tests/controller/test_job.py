@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.controller.jobs import ROOT, python, small_job
+from tests.controller.conftest import FinishedJob
+from tests.jobs import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -26,26 +26,8 @@ PROMISED = {
 }
 
 
-@dataclass(frozen=True)
-class FinishedJob:
-    folder: Path
-    runs: Path
-    output: str
-    driver_bytes: int
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
-    """A finished job, and the number of bytes that its driver read from Ray."""
-    runs = tmp_path_factory.mktemp("runs")
-    count = runs / "driver_bytes"
-    done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return FinishedJob(runs / "job", runs, done.stdout, int(count.read_text()))
 
 
 def test_every_update_has_a_complete_row(job: FinishedJob) -> None:

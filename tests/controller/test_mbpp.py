@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.controller.jobs import launch
+from tests.jobs import launch
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

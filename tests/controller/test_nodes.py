@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controller.cluster import NodeFacts
-from tests.controller.jobs import ROOT, python
+from tests.jobs import ROOT, python
 
 
 @pytest.fixture(scope="module")

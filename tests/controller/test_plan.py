@@ -15,8 +15,8 @@ import launch
 from controller.planner import Shape, balanced, predict, room_beside
 from errors import UserError
 from settings import GeneratorSettings, LearnerSettings, SandboxSettings, Settings
-from tests.controller.jobs import launch as launch_job
-from tests.controller.jobs import small_job
+from tests.jobs import launch as launch_job
+from tests.jobs import small_job
 
 SHAPE = Shape(
     num_generators=2,
@@ -129,7 +129,7 @@ def test_unusable_problems_are_reported_before_anything_starts(capsys: pytest.Ca
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_missing_figures_are_measured_in_a_short_run(tmp_path: Path) -> None:
     job = small_job(tmp_path, "planned", "--plan.num_updates", "4", sft_steps=5)
     done = launch_job("--plan", *job)

@@ -13,9 +13,9 @@ from problems import load
 from problems.prompts import render_prompt
 from settings import Settings
 from settings_sources import STARTER_CONFIG, load_settings
-from tests.controller.jobs import launch as run
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.families import build_family
+from tests.jobs import launch as run
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")

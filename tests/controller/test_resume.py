@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from controller.ledger import Ledger
 from controller.problems import ProblemSampler, load_problem_sets
 from settings_sources import load_settings
-from tests.controller.jobs import ROOT, launch, python, small_job
+from tests.jobs import ROOT, launch, python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -160,6 +160,7 @@ def test_the_serial_loop_gives_the_same_bits(whole: Path, tmp_path: Path) -> Non
     assert_same_bits(serial_loop(tmp_path, **DETERMINISTIC), weights(whole))
 
 
+@pytest.mark.long
 def test_the_serial_loop_gives_the_same_bits_with_greedy_decoding(tmp_path: Path) -> None:
     options = DETERMINISTIC | {"algorithm": "rltf-paper", "buffer__refresh_every": 2, "checkpoint__every": 2}
     finish(*arguments(tmp_path, "whole", **options))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.controller.jobs import ROOT, small_job
+from tests.jobs import ROOT, small_job
 
 DEADLINE_S = 240.0
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.controller.jobs import ROOT, small_job
+from tests.jobs import ROOT, small_job
 
 AGENTS_S = 120.0
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.controller.jobs import small_job
 from tests.deploy.machines import HOME, ROOT, Laptop, Machine, NotHereError, machines
+from tests.jobs import small_job
 
 RAY = str(Path(sys.prefix) / "bin" / "ray")
 COMMAND_S = 240.0

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.ablation_tables import ROWS, interval, is_finished, main
 from settings_sources import load_settings
-from tests.controller.jobs import python
+from tests.jobs import python
 
 
 def write_run(folder: Path, num_passed: dict[str, int], *, step: int = 4) -> None:

@@ -13,7 +13,7 @@ from problems import CheckTest, load
 from sandbox.grading import Graders
 from sandbox.verdict import Isolation
 from settings import SandboxSettings
-from tests.controller.jobs import python
+from tests.jobs import python
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")

@@ -52,7 +52,7 @@ async def running_pool(name: str | None = None, **changes: Any) -> AsyncIterator
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     async def with_deadline() -> None:
-        await asyncio.wait_for(scenario(), 120)
+        await asyncio.wait_for(scenario(), 400)
 
     asyncio.run(with_deadline())
 

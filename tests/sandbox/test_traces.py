@@ -62,7 +62,9 @@ def jail_bytes(sandbox: Sandbox) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on", [SQUARE, SQUARES], ids=["one test", "several tests"])
+@pytest.mark.parametrize(
+    "on", [pytest.param(SQUARE, id="one test"), pytest.param(SQUARES, id="several tests", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize(
     "sources", [traces.WARNINGS, traces.FLOODS, traces.SPOILED * 10], ids=["warnings", "large outputs", "spoiled"]
 )

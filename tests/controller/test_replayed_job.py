@@ -1,4 +1,4 @@
-"""A small job that records its updates, and their replay: no generators, no sandbox, and the same weights."""
+"""The replay of a job's updates: no generators, no sandbox, and the same weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from launch import main
-from tests.controller.jobs import launch, small_job
+from tests.controller.conftest import FinishedJob
 from transport.weights import checksum, pack
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("runs")
-    keep = ("--run.log_batches", "3", "--problems.evaluation", "[]", "--learner.loss.kl_loss_coef", "0.1")
-    done = launch(*small_job(runs, "kept", *keep, "--run.num_steps", "3", sft_steps=5))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return runs / "kept"
+@pytest.fixture
+def run(job: FinishedJob) -> Path:
+    return job.folder
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +34,10 @@ def _wide_terminal_and_threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_a_replay_gives_the_same_weights_and_losses_bit_for_bit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--replay", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "All 3 updates reproduced the weights of the run bit for bit" in shown
+    assert "All 4 updates reproduced the weights of the run bit for bit" in shown
     assert " -> " not in shown, "a loss or a norm differs from the run's"
-    checkpoint = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-3", dtype=torch.float32)
-    about = json.loads((run / "replay" / "update-3" / "update.json").read_text())
+    checkpoint = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-4", dtype=torch.float32)
+    about = json.loads((run / "replay" / "update-4" / "update.json").read_text())
     assert checksum(pack(checkpoint.named_parameters())) == about["weights_checksum"]
 
 
@@ -49,7 +45,7 @@ def test_a_different_objective_is_compared_update_by_update(run: Path, capsys: p
     assert main(["--replay", str(run), "--learner.loss.rl_weight", "0"]) == 0
     shown = capsys.readouterr().out
     assert "with a different learner.loss.rl_weight" in shown
-    assert "From update 1 of 3 on, the weights differ from those of the run" in shown
+    assert "From update 1 of 4 on, the weights differ from those of the run" in shown
     assert " -> " in shown
     assert main(["--replay", str(run), "--generator.temperature", "0.5"]) == 2
     assert "--generator.temperature has no effect on a replay" in capsys.readouterr().err
@@ -60,7 +56,7 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
     shutil.copytree(run, forged)
     shutil.copy(forged / "replay" / "update-1" / "samples.npz", forged / "replay" / "update-2" / "samples.npz")
     assert main(["--replay", str(forged)]) == 1
-    assert "From update 2 of 3 on, the weights differ from those of the run" in capsys.readouterr().out
+    assert "From update 2 of 4 on, the weights differ from those of the run" in capsys.readouterr().out
 
 
 def test_a_run_without_recorded_updates_is_refused(
