@@ -13,6 +13,7 @@ from typing import Any
 from augmentation.stdin import learn_inputs
 from augmentation.values import learn_arguments
 from problems.assertions import Closeness, Relation, Truth, split_assertion
+from problems.syntax import expression_tree, syntax_tree
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from sandbox.compare import FLOAT_TOLERANCE, values_match
 from sandbox.jobs import CallJob, ExpressionJob, Job, RunResult, StdinJob
@@ -80,9 +81,9 @@ class AssertInput:
     @property
     def key(self) -> str:
         """The expression."""
-        tree = ast.parse(self.shape.source, mode="eval")
+        tree = expression_tree(self.shape.source)
         (call,) = _calls(tree, self.function)
-        call.args = [ast.parse(repr(argument), mode="eval").body for argument in self.arguments]
+        call.args = [expression_tree(repr(argument)).body for argument in self.arguments]
         return ast.unparse(tree)
 
     @property
@@ -169,7 +170,7 @@ def vary_inputs(problem: Problem, rng: random.Random) -> Iterator[Candidate]:
 def call_arguments(source: str, function: str) -> tuple[Any, ...] | None:
     """The arguments of the only call of `function` in an expression, if all of them are positional literals."""
     try:
-        calls = _calls(ast.parse(source, mode="eval"), function)
+        calls = _calls(expression_tree(source), function)
         if len(calls) != 1 or calls[0].keywords:
             return None
         return tuple(ast.literal_eval(argument) for argument in calls[0].args)
@@ -197,7 +198,7 @@ def _literal(value: Any) -> str | None:
     """The literal that equals a value; None if there is none, or only a long one."""
     try:
         text = repr(_with_plain_dicts(value))
-        is_usable = len(text) <= MAX_ANSWER_CHARACTERS and ast.literal_eval(text) == value
+        is_usable = len(text) <= MAX_ANSWER_CHARACTERS and ast.literal_eval(expression_tree(text)) == value
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
     return text if is_usable else None
@@ -212,5 +213,5 @@ def _with_plain_dicts(value: Any) -> Any:
 
 def _holds_fraction(literal: str) -> bool:
     """Whether it contains a number that another right program may compute slightly differently."""
-    values = [node.value for node in ast.walk(ast.parse(literal)) if isinstance(node, ast.Constant)]
+    values = [node.value for node in ast.walk(syntax_tree(literal)) if isinstance(node, ast.Constant)]
     return any(isinstance(one, complex) or (isinstance(one, float) and not one.is_integer()) for one in values)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from problems.checks import Check, check_of
 from problems.scope import Scope, called_names, is_literal, parse_module, write_out_literals
+from problems.syntax import expression_tree
 from problems.types import UnusableRowError
 
 _OPERATORS = {
@@ -133,7 +134,7 @@ def split_with_setup(assertion: str, setup: str, classes: Iterable[str] | None) 
         condition, setup = write_out_literals(condition, setup)
         scope = Scope.of(condition, setup, classes)
         shape = _relation(condition, scope) or _truth(condition, scope) or _closeness(condition, scope)
-        beside_program = condition if shape is None else ast.parse(shape.source, mode="eval")
+        beside_program = condition if shape is None else expression_tree(shape.source)
         setup = "\n".join(part for part in (setup, scope.missing_imports(beside_program, setup)) if part)
         return shape or check_of(condition, setup, scope), setup
     except (UnusableRowError, RecursionError) as error:

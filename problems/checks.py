@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from problems.scope import Scope, bound_names, check_imports, parse_module, used_names
+from problems.syntax import syntax_tree
 from problems.types import UnusableRowError
 
 IN_PLACE = "in_place"
@@ -97,7 +98,7 @@ class _TakePrograms(ast.NodeTransformer):
 
 def _refuse_shared(served: Iterable[str], variables: Iterable[str]) -> None:
     """Refuse a setup value that the program receives and the test reads as well: the program may have changed it."""
-    uses = [used_names(ast.parse(text)) for text in served if text]
+    uses = [used_names(syntax_tree(text)) for text in served if text]
     for name in sorted(variables):
         if sum(name in names for names in uses) > 1:
             raise UnusableRowError(f"test reads `{name}` from the setup, which the program can change")

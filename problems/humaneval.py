@@ -16,6 +16,7 @@ from typing import Any
 from problems.assertions import classes_in, split_assertion
 from problems.checks import check_function, refuse_broken_module
 from problems.scope import Scope, bound_names, parse_module, replaced, used_names
+from problems.syntax import syntax_tree
 from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
 
 
@@ -55,14 +56,14 @@ def to_row(problem: Problem) -> dict[str, Any]:
     before: list[ast.stmt] = []
     body: list[ast.stmt] = []
     candidate = "candidate"
-    in_prompt = {ast.unparse(node) for node in ast.parse(problem.code_prefix).body}
+    in_prompt = {ast.unparse(node) for node in syntax_tree(problem.code_prefix).body}
     # A test function that does not split goes last: everything after it would become part of it.
     for test in sorted(problem.tests, key=_does_not_split):
         if isinstance(test, AssertTest):
-            before += ast.parse(test.setup).body
-            body += ast.parse(test.assertion).body
+            before += syntax_tree(test.setup).body
+            body += syntax_tree(test.assertion).body
         elif isinstance(test, CheckTest):
-            *helpers, check = ast.parse(test.source).body
+            *helpers, check = syntax_tree(test.source).body
             assert isinstance(check, ast.FunctionDef)
             candidate = check.args.args[0].arg
             before += [node for node in helpers if ast.unparse(node) not in in_prompt]
@@ -76,7 +77,7 @@ def to_row(problem: Problem) -> dict[str, Any]:
         "prompt": problem.code_prefix,
         "entry_point": entry_point,
         "canonical_solution": problem.references[0] if problem.references else "",
-        "test": ast.unparse(ast.parse("\n".join(test_module))) + "\n",
+        "test": ast.unparse(syntax_tree("\n".join(test_module))) + "\n",
     }
 
 
@@ -84,7 +85,7 @@ def _does_not_split(test: Test) -> bool:
     """Whether it is a test function that did not split, rather than one assert with the names it uses."""
     if not isinstance(test, CheckTest):
         return False
-    check = ast.parse(test.source).body[-1]
+    check = syntax_tree(test.source).body[-1]
     assert isinstance(check, ast.FunctionDef)
     return not all(isinstance(node, ast.Assert | ast.Import | ast.ImportFrom) for node in check.body)
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
+from problems.syntax import syntax_tree
 from problems.types import AssertTest, CallTest, CheckTest, Problem, UnusableRowError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
@@ -39,7 +40,7 @@ def parse(source: str) -> ast.Module | int:
     try:
         with warnings.catch_warnings():  # of escapes such as "\d"
             warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+            tree = syntax_tree(source)
     except SyntaxError as error:
         return max(1, error.lineno or 1)
     except ValueError:  # null bytes, lone surrogates

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from problems.syntax import syntax_tree
 from problems.types import UnusableRowError
 
 Tree = TypeVar("Tree", bound=ast.AST)
@@ -127,7 +128,7 @@ class Scope:
 
         The program's own names stay: it may define its own `sqrt`.
         """
-        free = used_names(expression) - bound_names(expression) - bound_names(ast.parse(setup)) - self.own
+        free = used_names(expression) - bound_names(expression) - bound_names(syntax_tree(setup)) - self.own
         lines = {name: self.imports_for(ast.Name(name, ast.Load())) for name in sorted(free - vars(builtins).keys())}
         return "\n".join(f"try:\n    {name}\nexcept NameError:\n    {line}" for name, line in lines.items() if line)
 
@@ -205,7 +206,7 @@ def write_out_literals(condition: ast.expr, setup: str) -> tuple[ast.expr, str]:
 
     If they stayed in the setup, the program could read an answer or change an argument in its own namespace.
     """
-    body = ast.parse(setup).body
+    body = syntax_tree(setup).body
     free = used_names(condition) - bound_names(condition)
     literals: dict[str, ast.expr] = {}
     kept = list(body)
@@ -285,7 +286,7 @@ def parse_module(source: str, what: str) -> ast.Module:
         UnusableRowError: not Python; the message starts with `what`.
     """
     try:
-        return ast.parse(source)
+        return syntax_tree(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnusableRowError(f"{what} is not Python: {error}") from error
 

@@ -5,13 +5,14 @@ The messages of syntax errors change from one Python version to the next; these 
 
 from __future__ import annotations
 
-import ast
 import logging
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 from pyflakes.checker import Checker
+
+from problems.syntax import syntax_tree
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def finding_lines(program: str) -> frozenset[int]:
     if len(program) > MAX_CHARACTERS:
         return frozenset()
     try:
-        checker = Checker(ast.parse(program))
+        checker = Checker(syntax_tree(program))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         # ValueError: null bytes. RecursionError, MemoryError: nested deeper than the parser or the analyzer can follow.
         logger.debug("no static analysis: %s", type(error).__name__)

@@ -24,6 +24,7 @@ from typing import Any
 from problems.assertions import Closeness, Relation, Shape, Truth, split_assertion, split_with_setup
 from problems.checks import Check, marked_source
 from problems.scope import bound_names, is_literal, used_names
+from problems.syntax import expression_tree, syntax_tree
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test, UnusableRowError
 from sandbox import codec
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
@@ -149,7 +150,7 @@ def _plan_assertion(assertion: str, setup: str, classes: tuple[str, ...] | None)
 
 def _stands_alone(setup: str) -> bool:
     """Whether a setup does anything, and uses only its own names and Python's."""
-    module = ast.parse(setup)
+    module = syntax_tree(setup)
     foreign = {name for name in used_names(module) - bound_names(module) if not hasattr(builtins, name)}
     return bool(module.body) and not foreign
 
@@ -157,7 +158,7 @@ def _stands_alone(setup: str) -> bool:
 def _plan_shape(shape: Shape, setup: str) -> Plan:
     match shape:
         case Relation(source, name, expected, imports):
-            parsed = ast.parse(expected, mode="eval").body
+            parsed = expression_tree(expected).body
             if is_literal(parsed):
                 return Plan(ExpressionJob(source, setup), _accepts_relation(name, ast.literal_eval(parsed)))
             closed = ExpressionJob(expected, imports)
@@ -264,7 +265,7 @@ def _check_test(place: str, test: Test, output_bytes: int) -> None:
         case AssertTest(assertion, setup, classes):
             shape = split_assertion(assertion, setup, classes)
             if isinstance(shape, Relation):
-                expected = ast.parse(shape.expected, mode="eval").body
+                expected = expression_tree(shape.expected).body
                 if is_literal(expected):
                     _check_value(f"{place}: expected value", ast.literal_eval(expected), answer_bytes)
 
