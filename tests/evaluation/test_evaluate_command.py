@@ -151,6 +151,7 @@ class Stored:
         return ()
 
 
+@pytest.mark.slow
 def test_many_programs_are_counted_without_holding_them(tmp_path: Path) -> None:
     tests = [{"stdin": "", "expected": "1"}]
     rows = [{"task_id": f"{i}", "statement": "?", "tests": tests} for i in range(60)]

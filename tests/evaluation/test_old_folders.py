@@ -18,6 +18,8 @@ from evaluation.store import SampleStore, changed_tests, differences, fingerprin
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 from settings import Dtype, Engine
 
+pytestmark = pytest.mark.slow
+
 
 def problem_row(task_id: str, **changes: Any) -> dict[str, Any]:
     return {"task_id": task_id, "statement": "Print 1.", "tests": [{"stdin": "", "expected": "1"}]} | changes

@@ -16,6 +16,8 @@ from sandbox.grading import Graders
 from sandbox.verdict import Outcome, ProgramError, Verdict
 from tests.openai_server import serve
 
+pytestmark = pytest.mark.slow
+
 RIGHT, WRONG, LOOSE = "print(1)", "print(2)", "print(1, 1)"
 TESTS = [{"stdin": "", "expected": "1"}]
 

@@ -36,6 +36,7 @@ def _restless() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_restless")
 def test_threads_that_parse_at_once_get_their_trees() -> None:
     def parse(_: int) -> ast.Module:

@@ -55,6 +55,7 @@ def payloads(log: bytes) -> Iterator[bytes]:
             so_far = b""
 
 
+@pytest.mark.slow
 def test_one_setting_sends_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:

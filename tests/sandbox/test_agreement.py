@@ -51,6 +51,7 @@ def test_verdicts_are_as_expected_or_explained(corpus: str, every: int) -> None:
     assert status == 0
 
 
+@pytest.mark.slow
 @needs_data
 def test_checks_that_cannot_be_split_tell_right_from_wrong() -> None:
     problems = [
@@ -69,6 +70,7 @@ def test_checks_that_cannot_be_split_tell_right_from_wrong() -> None:
                 assert not graders.grade(problem, cheat, "cheat").passed
 
 
+@pytest.mark.slow
 def test_unexplained_differences_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"text": "Return 1.", "test_list": ["assert one() == 1"]}
     rows = [row | {"task_id": number, "code": f"def one(): return {number}"} for number in (1, 2)]

@@ -213,6 +213,7 @@ def test_values_at_the_edges(value: Any) -> None:
     assert str(decoded) == str(value)
 
 
+@pytest.mark.slow
 def test_depth_and_size_are_capped() -> None:
     nested: Any = 0
     for _ in range(MAX_DEPTH):

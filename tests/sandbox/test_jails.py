@@ -138,6 +138,7 @@ def test_jail_that_keeps_dying_is_an_infrastructure_error(monkeypatch: pytest.Mo
         assert sandbox.grade(squares(2), RIGHT, "c").passed
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind() -> None:
     def left() -> tuple[object, ...]:
         gc.collect()

@@ -47,6 +47,7 @@ def test_after_a_timeout_the_remaining_tests_are_skipped(sandbox: Sandbox) -> No
     assert verdict.cpu_seconds >= LIMITS.cpu_s
 
 
+@pytest.mark.slow
 def test_no_program_gets_more_than_its_total_budget(sandbox: Sandbox) -> None:
     program = "import time\nwhile time.process_time() < 0.3: pass\nprint(int(input()) ** 2)"
     verdict = sandbox.grade(squares(20), program, "c")

@@ -58,6 +58,7 @@ def test_late_kill_is_not_blamed_on_the_next_program(sandbox: Sandbox) -> None:
     assert sandbox.grade(SQUARE, "import os\nos.kill(os.getpid(), 9)", "0").outcome is Outcome.RUNTIME_ERROR
 
 
+@pytest.mark.slow
 def test_tests_after_a_timeout_are_skipped(sandbox: Sandbox) -> None:
     many = problem(*(StdinTest(f"{n}\n", f"{n}\n") for n in range(4)))
     spin = "import time\nn = int(input())\nwhile n or time.process_time() < 1.5: pass\nprint(n)"
