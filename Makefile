@@ -6,7 +6,7 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-fast test-long lint bench docs chaos soak ablation submit setup
+.PHONY: run test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
 run: setup
@@ -41,6 +41,9 @@ docs: setup
 
 chaos: setup
 	$(VENV)/python -m benchmarks.chaos
+
+leaks: setup
+	$(VENV)/python -m benchmarks.leaks
 
 soak: setup
 	$(VENV)/python -m tests.sandbox.soak
