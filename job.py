@@ -6,9 +6,11 @@ Imported only once the settings are known, because it brings torch and Ray.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from controller.cluster import NO_DASHBOARD, check_resources, start_ray, while_h
 from controller.events import Began, Event, Said
 from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
-from controller.start import check_model, polling, start_controller, step_of
+from controller.resume import find_resumption
+from controller.start import check_model, polling, start_controller
 from errors import UserError
-from files import newest_checkpoint
+from files import set_aside
 from learner.replay import changed_settings, replay
+from lock import locked
 from reporting.progress import Progress
-from reporting.run_folder import RunFolder
+from reporting.run_folder import RunFolder, torn_rows
 from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from reporting.telemetry import Telemetry
 from settings import PlanOptions, Settings
@@ -34,31 +38,39 @@ from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 logger = logging.getLogger("launch")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run whose folder is ours. It continues from `checkpoint`, or starts from the beginning if that is None.
+
+    `said` is what people should know about its problems and, unless it `is_new`, about how it continues.
+    """
+
+    problems: ProblemSets
+    folder: RunFolder
+    checkpoint: Path | None
+    is_new: bool
+    said: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Job:
     """One run, and the consumers of its events."""
 
     settings: Settings
-    problems: ProblemSets
-    folder: RunFolder
+    opened: OpenRun
     progress: Progress
     telemetry: Telemetry
-    resume: Path | None
 
     def emit(self, event: Event) -> None:
         """Hand an event to every consumer."""
-        self.folder.emit(event)
+        self.opened.folder.emit(event)
         self.progress.emit(event)
         self.telemetry.emit(event)
 
     async def run(self) -> None:
         """Start the actors, train, evaluate; whatever happens, leave a checkpoint of what was learned."""
-        checkpoint = None if self.resume is None else newest_checkpoint(self.resume.resolve() / "checkpoints")
-        if self.resume is not None and checkpoint is None:
-            text = f"{self.resume} has no checkpoint: it starts again from the beginning"
-            logger.warning("%s", text)
-            self.emit(Said(text))
-        actors, controller = await start_controller(self.settings, self.problems, self.emit, checkpoint)
+        checkpoint = self.opened.checkpoint
+        actors, controller = await start_controller(self.settings, self.opened.problems, self.emit, checkpoint)
         if checkpoint is None and self.settings.evaluation.initial:
             self.emit(Began("evaluation before"))
             await controller.evaluate()
@@ -69,7 +81,9 @@ class Job:
         except asyncio.CancelledError:
             path = await controller.save_interrupted()
             if path is not None:
-                self.emit(Said(f"interrupted: the model is in {path}; continue with --resume {self.folder.path}"))
+                self.emit(
+                    Said(f"interrupted: the model is in {path}; continue with --resume {self.settings.run.folder}")
+                )
             raise
         self.emit(Began("evaluation after"))
         await controller.evaluate()
@@ -94,11 +108,35 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     name = settings.model.name
     if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
         check_model(Path(name).expanduser(), settings)
-    problems = load_problem_sets(settings.problems, settings.sandbox)
-    if settings.problems.validate_references:
-        cache = settings.run.folder.parent / "references.json"
-        problems = without_failing_references(problems, settings.sandbox, cache)
-    return _train(settings, options.resume, problems, console, program)
+    with opened(settings, options) as run:
+        return _train(settings, run, console, program)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, options: CliOptions) -> Iterator[OpenRun]:
+    """Everything that a run needs before Ray: its problems, and its folder, which is locked during the context.
+
+    Raises UserError for problems that cannot be used, and for a folder that is in use, damaged, or of another run; the
+    folder then stays as it was.
+    """
+    with locked(settings.run.folder):
+        problems = load_problem_sets(settings.problems, settings.sandbox)
+        resumption = None
+        if options.resume is not None:
+            resumption = find_resumption(options.resume, options.checkpoint, settings, problems.fingerprints)
+        if settings.problems.validate_references:
+            cache = settings.run.folder.parent / "references.json"
+            problems = without_failing_references(problems, settings.sandbox, cache)
+        if resumption is None:
+            folder = RunFolder.create(settings.run.folder, settings, problems.by_id)
+            yield OpenRun(problems, folder, None, True, problems.warnings)
+            return
+        said = (*problems.warnings, *torn_rows(settings.run.folder), *resumption.said)
+        folder = RunFolder.resume(settings.run.folder, settings, problems.by_id, resumption.last_step)
+        for path in resumption.aside:
+            set_aside(path)
+        checkpoint = None if resumption.checkpoint is None else resumption.checkpoint.resolve()
+        yield OpenRun(problems, folder, checkpoint, False, said)
 
 
 def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:
@@ -118,23 +156,23 @@ def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str)
     return 0
 
 
-def _train(settings: Settings, resume: Path | None, problems: ProblemSets, console: Console, program: str) -> int:
+def _train(settings: Settings, run: OpenRun, console: Console, program: str) -> int:
     started = time.monotonic()
-    folder = _run_folder(settings, resume, problems)
+    folder = run.folder
     log = folder.path / "launch.log"
     logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.raiseExceptions = False  # a log that cannot be written must not hide why
-    for warning in problems.warnings:
-        logger.warning("%s", warning)
+    for text in run.said:
+        logger.warning("%s", text)
     status = 0
     with Progress(settings.run.num_steps, console, log) as progress:
-        for warning in problems.warnings:
-            progress.emit(Said(warning))
+        for text in run.said:
+            progress.emit(Said(text))
         try:
             with folder:
                 progress.emit(Began("Ray"))
                 dashboard = start_ray(settings)
-                job = Job(settings, problems, folder, progress, Telemetry(settings), resume)
+                job = Job(settings, run, progress, Telemetry(settings))
                 if dashboard:
                     progress.emit(Said(f"Ray dashboard: http://{dashboard}"))
                 elif settings.cluster.dashboard:
@@ -150,20 +188,13 @@ def _train(settings: Settings, resume: Path | None, problems: ProblemSets, conso
             progress.emit(Said(f"{program}: {message}", "red"))
         finally:
             ray.shutdown()
-        if status and resume is None and not folder.has_learned():
+        if status and run.is_new and not folder.has_learned():
             log = _without_folder(folder.path, keep_log=status == EXIT_FAILED)
         if status == EXIT_FAILED:
             progress.emit(Said(f"(traceback in {log})", "red"))
     if status == 0:
         print_summary(folder.path, progress.stages, time.monotonic() - started, console)
     return status
-
-
-def _run_folder(settings: Settings, resume: Path | None, problems: ProblemSets) -> RunFolder:
-    if resume is None:
-        return RunFolder.create(settings.run.folder, settings, problems.by_id)
-    checkpoint = newest_checkpoint(resume / "checkpoints")
-    return RunFolder.resume(resume, settings, problems.by_id, -1 if checkpoint is None else step_of(checkpoint))
 
 
 def _without_folder(folder: Path, *, keep_log: bool) -> Path:

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from errors import UserError
+from files import read_text, yaml_message
 from settings import PlanOptions, Settings
 from settings.reference import FieldPath, is_list, is_optional, leaf_fields
 
@@ -66,11 +67,15 @@ RENAMED = {
 
 @dataclass(frozen=True, slots=True)
 class CliOptions:
-    """What the command line asks for besides settings. `plan` is None unless the job should only be planned."""
+    """What the command line asks for besides settings. `plan` is None unless the job should only be planned.
+
+    `resume` is a run folder, and `checkpoint` the one to resume from if it is not the newest.
+    """
 
     config: Path
     dry_run: bool = False
     resume: Path | None = None
+    checkpoint: Path | None = None
     replay: Path | None = None
     plan: PlanOptions | None = None
 
@@ -87,13 +92,17 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     """Resolve the settings of a job.
 
     Without `--config` the file is `configs/starter.yaml`. With `--resume RUN_DIR` or `--replay RUN_DIR` it is the
-    settings file in that run's folder. `environ` defaults to the process's environment.
+    settings file in that run's folder. `--resume RUN_DIR/checkpoints/step-N` chooses a checkpoint of the run. `environ`
+    defaults to the process's environment.
 
     Raises UserError for an unknown name, a value that does not fit, or a file that cannot be read.
     """
     fields = leaf_fields(Settings)
     plan_fields = leaf_fields(PlanOptions, ("plan",))
     arguments = _parse(argv, fields | plan_fields)
+    checkpoint = arguments.resume if arguments.resume is not None and _is_checkpoint(arguments.resume) else None
+    if checkpoint is not None:
+        arguments.resume = checkpoint.parent.parent
     run, config = _run_and_config(arguments)
     given = (
         _yaml_file(config, fields)
@@ -111,6 +120,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
             config=config,
             dry_run=arguments.dry_run,
             resume=arguments.resume,
+            checkpoint=checkpoint,
             replay=arguments.replay,
             plan=PlanOptions.model_validate(_nested(plan).get("plan", {})) if arguments.plan else None,
         )
@@ -154,6 +164,10 @@ def _parse(argv: Sequence[str], fields: Mapping[FieldPath, FieldInfo]) -> argpar
             raise UserError(f"unknown option --{name}: {_hint(name, fields, before='--')}")
         raise UserError(f"unexpected argument {argument!r}: give settings as --section.field VALUE")
     return arguments
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.parent.name == "checkpoints" and path.name.startswith("step-")
 
 
 def _run_and_config(arguments: argparse.Namespace) -> tuple[Path | None, Path]:
@@ -204,16 +218,13 @@ def _variable(name: str) -> str:
 def _yaml_file(file: Path, fields: Mapping[FieldPath, FieldInfo]) -> dict[FieldPath, _Given]:
     given: dict[FieldPath, _Given] = {}
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(read_text(file), Loader=yaml.SafeLoader)
         if root is not None:
             _walk_yaml(root, (), file, fields, given)
     except OSError as error:
         raise UserError(f"cannot read the settings file {file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{file}:{line}: invalid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(yaml_message(file, error)) from None
     return given
 
 

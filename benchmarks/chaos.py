@@ -67,7 +67,7 @@ SAID = {
     FROZEN + "rollout store": re.compile(r"the rollout store is frozen"),
     FROZEN + "learner": re.compile(r"the learner is frozen"),
     DAMAGED: re.compile(r"step-\d+ is damaged"),
-    SECOND: re.compile(r"another run is using it"),
+    SECOND: re.compile(r"is in use by process \d+ on "),
 }
 # The last fault comes before this share of the updates is made, however fast the machine is.
 LAST_FAULT_AT = 0.8

@@ -301,7 +301,7 @@ async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int
         references=(),
         folder=Path("none"),
         sft=False,
-        on_sft=lambda progress: None,
+        emit=lambda event: None,
     )
     await asyncio.gather(pool.start(), generators.start(), learner.start(None))
     observed = Observed(await buffer.__ray_call__.remote(lambda self: os.getpid()))

@@ -34,6 +34,8 @@ class InterruptedRunError(RuntimeError):
 class BatchSource:
     """Batches in the order in which they are trained on; the first one is next.
 
+    `allow` is told how many samples, trained or in flight, are needed at least.
+
     Usage:
         batch, ahead = await source.batches(step, version)     # waits for the first, not for the second
         source.done(report.trained, report.lost, step)         # the first one is used up
@@ -42,6 +44,7 @@ class BatchSource:
     settings: Settings
     ledger: Ledger
     buffer: ActorProxy[BufferServer]
+    allow: Callable[[int], None]
     taken: deque[Batch] = field(default_factory=deque)
     _partial: Batch = field(default_factory=list)
     _epoch: str = ""
@@ -88,9 +91,16 @@ class BatchSource:
         buffered = await answer(self.buffer.items.remote(), ANSWER_S, "the buffer to list its rollouts")
         return [*(item for batch in (*self.taken, self._partial) for item in batch), *buffered]
 
-    async def restore(self, epoch: str, items: Sequence[BufferItem], batches: Sequence[Sequence[str]]) -> None:
-        """Enter what the buffer loaded from a checkpoint; `batches` had been taken from it already."""
+    async def restore(
+        self, epoch: str, items: Sequence[BufferItem], evicted: Sequence[str], batches: Sequence[Sequence[str]]
+    ) -> None:
+        """Enter what the buffer loaded from a checkpoint; `batches` had been taken from it already.
+
+        There was no room for the rollouts `evicted`, since the buffer has become smaller.
+        """
         self._epoch = epoch
+        for rollout_id in evicted:
+            self.ledger.drop(rollout_id, DropReason.EVICTED)
         for item in items:
             if item.meta.rollout_id in self.ledger.live:
                 self.ledger.buffer(item.meta.rollout_id, item.meta, epoch)
@@ -105,6 +115,8 @@ class BatchSource:
         every, batch_size = self.settings.buffer.refresh_every, self.settings.learner.batch_size
         first = step + len(self.taken)
         num_batches = min(every - first % every, self.settings.run.num_steps - first)
+        if not self.taken:  # whole rollouts may be larger than batches, which uses up the current snapshot early
+            self.allow(self.ledger.num_trained + num_batches * batch_size)
         names = self._next(
             num_batches * batch_size - _num_samples(self._partial), version + first // every - step // every
         )

@@ -32,17 +32,18 @@ from ray.actor import ActorProxy
 
 from actors.messages import RolloutRequest
 from controller.batches import BatchSource, InterruptedRunError
-from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Step, Ungraded
+from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Said, Step, Ungraded
 from controller.generators import GeneratorPool
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
-from controller.ledger import Ledger, State
+from controller.ledger import DropReason, Ledger, State
 from controller.problems import ProblemSampler, capacity
 from controller.rollouts import LOST, MAX_LOST_IN_A_ROW, GraderFailedError, Graders, GradingCounts, RolloutLoop
-from controller.state import dump_state, load_state
+from controller.state import dump_state, read_state
 from evaluation import Tally, evaluate_tally
-from files import newest_checkpoint, prune
+from files import checkpoints, newest_checkpoint, prune, step_of
 from learner.buffer import BufferServer
 from learner.metrics import StepReport
+from problems.fingerprints import ShortFingerprints
 from problems.types import Problem
 from sandbox.pool import CallLostError
 from sandbox.verdict import Outcome
@@ -71,6 +72,7 @@ class Controller:
     buffer: ActorProxy[BufferServer]
     learner: LearnerService
     emit: Emit
+    fingerprints: dict[str, ShortFingerprints] = field(default_factory=dict)
     step: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
@@ -91,19 +93,36 @@ class Controller:
             on_graded=lambda rollout: self.emit(Graded(rollout)),
             on_ungraded=lambda rollout: self.emit(Ungraded(rollout)),
         )
-        self.batches = BatchSource(self.settings, self.ledger, self.buffer)
+        self.batches = BatchSource(self.settings, self.ledger, self.buffer, self.rollouts.allow_at_least)
 
     async def restore(self, checkpoint: Path) -> None:
         """Continue the run that wrote `checkpoint`. Raises UserError if it does not fit."""
-        taken = load_state(checkpoint, self.rollouts, self.batches)
-        self.ledger = self.rollouts.ledger
+        state = read_state(checkpoint)
+        self.ledger = self.rollouts.ledger = self.batches.ledger = state.ledger
+        self.rollouts.greedy = state.greedy
+        if not self.rollouts.sampler.restore(state.order):
+            self._say("the problems to train on have changed: the order of the current pass over them is a new one")
         reply = self.buffer.load.remote(checkpoint / "trainer_state" / "rollouts.npz")
         loaded = await answer(reply, LOAD_S, f"the buffer to load {checkpoint}")
-        await self.batches.restore(*loaded, taken)
+        await self.batches.restore(*loaded, state.batches)
+        self._drop_removed()
         logger.info(
             "resumed from %s: %s; %d rollouts are sampled again",
             checkpoint, self.ledger.counts(), len(self.ledger.issued()),
         )  # fmt: skip
+
+    def _drop_removed(self) -> None:
+        """Drop the rollouts to sample again whose problem is no longer one to train on."""
+        known = {problem.task_id for problem in self.train}
+        removed = [rollout for rollout in self.ledger.issued() if rollout.task_id not in known]
+        for rollout in removed:
+            self.ledger.drop(rollout.rollout_id, DropReason.LOST)
+        if removed:
+            self._say(f"{len(removed)} rollouts of problems that are no longer there are dropped as lost")
+
+    def _say(self, text: str) -> None:
+        logger.warning("%s", text)
+        self.emit(Said(text))
 
     async def run(self) -> None:
         """Train from `step` to `run.num_steps`, evaluating on the way. Whatever fails in any stage ends the run."""
@@ -169,13 +188,13 @@ class Controller:
         A rollout that is in the ledger but not among the items, or the other way round, is sampled again.
         """
         items = await self.batches.contents()
-        state = dump_state(self.rollouts, self.batches)
+        state = dump_state(self.rollouts, self.batches, self.fingerprints)
         step, keep, folder = self.step, self.settings.checkpoint.keep, self.learner.folder
         path: Path = await self.learner.call(
             lambda learner: learner.save_checkpoint.remote(folder, state, items, keep), "save a checkpoint"
         )
         prune(folder, keep)  # the learner prunes its own node, which may be another one
-        self.ledger.checkpointed(step)
+        self.ledger.checkpointed(min(map(step_of, checkpoints(folder)), default=step))
         return path
 
     async def save_interrupted(self) -> Path | None:

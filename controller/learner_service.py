@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from files import newest_checkpoint
-from learner.sft import SftProgress, SftReport
+from controller.events import Emit, Said
+from files import newest_whole_checkpoint, set_aside
+from learner.sft import SftReport
 from problems.types import Problem
 from supervise import StallError, Supervised, Watched, answer, in_words
 
@@ -46,7 +47,7 @@ class LearnerService:
     references: Sequence[Problem]
     folder: Path
     sft: bool
-    on_sft: Callable[[SftProgress], None]
+    emit: Emit
     end: Callable[[Any], None] = ray.kill
     sft_report: SftReport | None = None
     is_ready: bool = False
@@ -94,10 +95,20 @@ class LearnerService:
             self.is_ready = False
             self.place.restart(cause.__cause__ or cause)
             try:
-                return await self._prepare(newest_checkpoint(self.folder), version)
+                return await self._prepare(await self._newest_whole(), version)
             except LearnerGoneError as error:
                 logger.warning("the new learner is gone too (%s): another one starts", error)
                 cause = error
+
+    async def _newest_whole(self) -> Path | None:
+        """The newest checkpoint that is whole; newer ones, which are damaged, are set aside."""
+        # In a thread, because it reads whole checkpoints.
+        checkpoint, damaged = await asyncio.to_thread(newest_whole_checkpoint, self.folder)
+        for path, found in damaged.items():
+            text = passed_over(path, found, set_aside(path))
+            logger.warning("%s", text)
+            self.emit(Said(text))
+        return checkpoint
 
     async def _prepare(self, checkpoint: Path | None, version: int) -> int:
         await self.call(lambda learner: learner.set_references.remote(self.references), "take the reference programs")
@@ -116,10 +127,15 @@ class LearnerService:
                 await asyncio.wait([task], timeout=PROGRESS_S)
                 state = await self.call(lambda learner: learner.progress.remote(), "tell its progress")
                 if state is not None:
-                    self.on_sft(state)
+                    self.emit(state)
         finally:
             task.cancel()
         return await task
+
+
+def passed_over(checkpoint: Path, found: str, aside: Path) -> str:
+    """A damaged checkpoint in words: what was `found` in it, and where it is now."""
+    return f"{checkpoint} is damaged: {found}; it is passed over, and is now {aside.name}"
 
 
 def shown_step(step: int, num_steps: int) -> str:

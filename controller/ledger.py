@@ -102,7 +102,7 @@ class Ledger:
     buffered: dict[str, Live] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     _in_flight: Counter[State] = field(default_factory=Counter)
-    _since_checkpoint: list[tuple[int, int]] = field(default_factory=list)  # (step, samples)
+    _can_be_undone: Counter[int] = field(default_factory=Counter)  # samples by update
 
     @property
     def num_useful(self) -> int:
@@ -110,18 +110,24 @@ class Ledger:
         return self.num_issued - self.dropped.total()
 
     def counts(self) -> LedgerCounts:
-        """The balance sheet. The samples in flight are counted from the rollouts themselves."""
+        """The balance sheet. The samples in flight are counted from the rollouts themselves.
+
+        Raises LedgerError if a count is negative, or if the sheet does not balance.
+        """
         in_flight: Counter[State] = Counter()
         for rollout in self.live.values():
             in_flight[rollout.state] += rollout.num_samples
         if +in_flight != +self._in_flight:
             raise LedgerError(f"rollouts in flight {dict(in_flight)}, counted {dict(self._in_flight)}")
-        return LedgerCounts(
+        counts = LedgerCounts(
             issued=self.num_issued,
             trained=self.num_trained,
             dropped={str(reason): count for reason, count in sorted(self.dropped.items()) if count},
             in_flight={state.name.lower(): in_flight[state] for state in State},
         )
+        if counts.balance or min(counts.trained, *counts.dropped.values(), *counts.in_flight.values()) < 0:
+            raise LedgerError(f"the ledger does not balance: {counts}")
+        return counts
 
     def num_in(self, state: State) -> int:
         """Samples in flight in one state."""
@@ -144,11 +150,19 @@ class Ledger:
             self._move(rollout, State.GENERATED)
 
     def buffer(self, rollout_id: str, meta: RolloutMeta, epoch: str) -> None:
-        """It was graded, and the buffer holds `meta.num_samples` of it; the grader failed on the others."""
+        """It was graded, and the buffer holds `meta.num_samples` of it; the grader failed on the others.
+
+        Raises LedgerError if the buffer holds more than were requested.
+        """
         rollout = self.live.get(rollout_id)
         if rollout is None or rollout.state >= State.BUFFERED:
             return
         ungraded = rollout.num_samples - meta.num_samples
+        if ungraded < 0:
+            raise LedgerError(
+                f"the buffer holds {meta.num_samples} samples of rollout {rollout_id}, of which {rollout.num_samples} "
+                "were requested"
+            )
         self.dropped[DropReason.UNGRADED] += ungraded
         self._in_flight[rollout.state] -= ungraded
         rollout.num_samples, rollout.version, rollout.epoch = meta.num_samples, meta.version, epoch
@@ -169,7 +183,7 @@ class Ledger:
             raise LedgerError(f"update {step} was made with rollout {rollout_id}, which was not taken for it")
         self._leave(rollout)
         self.num_trained += rollout.num_samples
-        self._since_checkpoint.append((step, rollout.num_samples))
+        self._can_be_undone[step] += rollout.num_samples
 
     def drop(self, rollout_id: str, reason: DropReason, *states: State) -> bool:
         """It will never be trained on. Does nothing, and returns False, unless it is in flight, in one of `states`."""
@@ -189,8 +203,10 @@ class Ledger:
 
     def rewind(self, step: int) -> int:
         """Undo the updates after `step`: their samples count as dropped. Returns the number of samples."""
-        undone = sum(num_samples for at, num_samples in self._since_checkpoint if at > step)
-        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained[0] <= step]
+        undone = sum(num_samples for at, num_samples in self._can_be_undone.items() if at > step)
+        if step == 0:
+            undone = self.num_trained
+        self._can_be_undone = Counter({at: num for at, num in self._can_be_undone.items() if at <= step})
         self.num_trained -= undone
         if undone:
             self.dropped[DropReason.REWOUND] += undone
@@ -198,8 +214,8 @@ class Ledger:
         return undone
 
     def checkpointed(self, step: int) -> None:
-        """The updates up to `step` can no longer be undone."""
-        self._since_checkpoint = [trained for trained in self._since_checkpoint if trained[0] > step]
+        """The oldest checkpoint is that of update `step`: earlier updates can be undone only with all others."""
+        self._can_be_undone = Counter({at: num for at, num in self._can_be_undone.items() if at > step})
 
     def to_json(self) -> dict[str, Any]:
         """The part of a checkpoint. Rollouts in flight are issued again, unless the checkpoint holds them."""
@@ -207,18 +223,24 @@ class Ledger:
             "num_issued": self.num_issued,
             "num_trained": self.num_trained,
             "dropped": dict(self.dropped),
+            "can_be_undone": list(self._can_be_undone.items()),
             "live": [asdict(rollout) | {"state": State.ISSUED} for rollout in self.live.values()],
         }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Ledger:
-        """The ledger of a checkpoint: whatever was in flight is issued again, in the same order."""
+        """The ledger of a checkpoint: whatever was in flight is issued again, in the same order.
+
+        Raises LedgerError if it does not balance.
+        """
         ledger = cls(stored["num_issued"], stored["num_trained"])
         ledger.dropped.update({DropReason(reason): count for reason, count in stored["dropped"].items()})
         for row in stored["live"]:
             rollout = Live(**row | {"state": State.ISSUED, "version": 0, "epoch": ""})
             ledger.live[rollout.rollout_id] = rollout
             ledger._in_flight[State.ISSUED] += rollout.num_samples
+        ledger._can_be_undone.update(dict(stored["can_be_undone"]))
+        ledger.counts()
         return ledger
 
     def issued(self) -> list[Live]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from errors import UserError
 from problems import Problem, describe_rejected, load
+from problems.fingerprints import ShortFingerprints, short_fingerprints
 from problems.index import find_leaks
 from problems.spec import Refusal
 from sandbox.grading import Graders, validate_references
@@ -22,12 +23,16 @@ from settings import ProblemsSettings, SandboxSettings, Settings
 
 @dataclass(frozen=True, slots=True)
 class ProblemSets:
-    """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation."""
+    """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation.
+
+    `fingerprints`, by set, are those of all problems that were loaded, also of problems that were left out later.
+    """
 
     train: tuple[Problem, ...]
     supervised: tuple[Problem, ...]
     held_out: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    fingerprints: dict[str, ShortFingerprints]
 
     @property
     def by_id(self) -> dict[str, Problem]:
@@ -51,7 +56,7 @@ class ProblemSets:
                 "model.max_model_len, or use a model with a longer one"
             )
         held_out = tuple(problem for problem in self.held_out if problem.task_id not in task_ids)
-        return ProblemSets(train, self.supervised, held_out, self.warnings)
+        return replace(self, train=train, held_out=held_out)
 
 
 def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None = None) -> ProblemSets:
@@ -74,11 +79,13 @@ def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None
     leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
     if leaks:
         warnings.append(f"{len(leaks)} held-out problems closely resemble a training problem; the first: {leaks[0]}")
+    sets = {"train": train, "supervised": supervised, "evaluation": held_out}
     return ProblemSets(
         train=train,
         supervised=tuple(problem for problem in supervised if problem.references),
         held_out=held_out,
         warnings=tuple(warnings),
+        fingerprints={name: short_fingerprints(problems) for name, problems in sets.items()},
     )
 
 
@@ -105,7 +112,8 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     train, supervised, held_out = kept
     if not train:
         raise UserError("problems.validate_references: no training problem has a reference that passes its tests")
-    return ProblemSets(train, supervised, held_out, tuple(dict.fromkeys(warnings)))
+    warned = tuple(dict.fromkeys(warnings))
+    return replace(sets, train=train, supervised=supervised, held_out=held_out, warnings=warned)
 
 
 def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal) -> tuple[Problem, ...]:
@@ -175,11 +183,10 @@ class ProblemSampler:
         """The sampler's part of a checkpoint."""
         return {"problems": self._fingerprint(), "position": self.position, "solved": sorted(self._solved)}
 
-    def restore(self, stored: dict[str, Any]) -> None:
-        """Continue where `to_json` was called. Raises UserError if the problems differ."""
-        if stored["problems"] != self._fingerprint():
-            raise UserError("the checkpoint was written with other problems; set problems.train as it was then")
+    def restore(self, stored: dict[str, Any]) -> bool:
+        """Continue where `to_json` was called. Returns whether the order is still the same: the problems may differ."""
         self.position, self._solved = stored["position"], set(stored["solved"])
+        return bool(stored["problems"] == self._fingerprint())
 
     def _fingerprint(self) -> str:
         return hashlib.sha256("\n".join(self._task_ids).encode()).hexdigest()[:16]

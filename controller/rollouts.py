@@ -139,6 +139,11 @@ class RolloutLoop:
         self._allowed = num_samples
         self.ledger.changes.notify()
 
+    def allow_at_least(self, num_samples: int) -> None:
+        """The next update cannot be made without `num_samples` in all."""
+        if num_samples > self._allowed:
+            self.allow(num_samples)
+
     async def run(self) -> None:
         """Sample until cancelled. Rollouts that the ledger of a resumed run has issued already come first."""
         num_samples = self.settings.generator.num_generations
@@ -220,14 +225,14 @@ class RolloutLoop:
             "rollout %s of %s died with the process that held it: %d samples dropped as lost, its problem is sampled "
             "again as %s", lost.rollout_id, lost.task_id, lost.num_samples, again,
         )  # fmt: skip
-        return self.ledger.issue(again, lost.position, lost.task_id, self.settings.generator.num_generations)
+        return self.ledger.issue(again, lost.position, lost.task_id, lost.num_samples)
 
     def _request(self, rollout: Live) -> RolloutRequest:
         generator, run = self.settings.generator, self.settings.run
         return RolloutRequest(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
-            num_samples=generator.num_generations,
+            num_samples=rollout.num_samples,  # of a resumed run, which may have had another num_generations
             greedy=self.settings.rewards.needs_greedy,
             temperature=generator.temperature,
             top_p=generator.top_p,

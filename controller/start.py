@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,10 @@ from controller.learner_service import LearnerService
 from controller.placement import Placement, hold_room, room_timeout_s
 from controller.problems import ProblemSets
 from controller.rollouts import seed_of
+from files import step_of
 from learner.actor import LearnerActor
 from learner.buffer import BufferServer, BufferStats, start_buffer
 from learner.replay import Recorder
-from learner.sft import SftProgress
 from problems.types import Problem
 from sandbox.pool import SandboxPool
 from settings import Settings
@@ -116,6 +116,7 @@ async def start_controller(
         buffer=actors.buffer,
         learner=actors.learner,
         emit=emit,
+        fingerprints=problems.fingerprints,
         step=step,
     )
     if checkpoint is not None:
@@ -148,11 +149,6 @@ async def _poll(actors: Actors, emit: Emit) -> None:
         await asyncio.sleep(POLL_EVERY_S)
 
 
-def step_of(checkpoint: Path) -> int:
-    """The number of updates behind a checkpoint."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
 def check_model(model: Path, settings: Settings) -> None:
     """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
     check_engine(model, settings.generator.engine)
@@ -168,7 +164,7 @@ async def start_actors(
     settings: Settings,
     model: Path,
     sets: ProblemSets,
-    on_sft: Callable[[SftProgress], None],
+    emit: Emit,
     *,
     resumed_step: int | None,
 ) -> Actors:
@@ -200,7 +196,7 @@ async def start_actors(
         sets.supervised,
         folder=run.folder.resolve() / "checkpoints",
         sft=settings.learner.sft.num_steps > 0,
-        on_sft=on_sft,
+        emit=emit,
     )
     pool = SandboxPool(
         GradingWorker,

@@ -16,9 +16,9 @@ from openai import APIStatusError, OpenAI, OpenAIError
 
 from errors import UserError
 from evaluation.sources import Programs, SamplingOptions, numbered
-from evaluation.store import some
 from problems import Problem
 from problems.extraction import extract_program
+from problems.fingerprints import some
 from problems.prompts import chat_message, render_prompt
 
 _TIMEOUT_S = 300.0

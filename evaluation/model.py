@@ -15,9 +15,9 @@ from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from errors import UserError
 from evaluation.sources import Programs, SamplingOptions, numbered
-from evaluation.store import NUM_CHARACTERS
 from learner.model_source import TINY, model_folder
 from problems import Problem
+from problems.fingerprints import NUM_CHARACTERS
 from settings import Dtype, Engine, GeneratorSettings, ModelSettings
 from transport.model_folder import check_model_folder, end_token_ids
 

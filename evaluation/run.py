@@ -12,9 +12,10 @@ from typing import Any
 from errors import UserError
 from evaluation.passes import Tally, compare_tallies, evaluate_tally
 from evaluation.sources import Programs, ProgramSource, SamplesFile
-from evaluation.store import SampleStore, changed_tests, fingerprints, read_fingerprints, read_samples, some
+from evaluation.store import SampleStore, read_fingerprints, read_samples
 from files import write_json
 from problems import Problem, describe_rejected, load
+from problems.fingerprints import changed_tests, fingerprints, some
 from problems.index import ProblemIndex
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row

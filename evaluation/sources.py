@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from errors import UserError
-from evaluation.store import some
 from problems import LoadedProblems, Problem
+from problems.fingerprints import some
 from problems.index import ProblemIndex
 from sandbox.command import positive
 from sandbox.grading import ProgramRow, read_programs

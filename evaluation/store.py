@@ -6,31 +6,18 @@ folder that records the same.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from files import RowWriter, write_json, write_jsonl
-from problems.prompts import chat_message, render_prompt
+from files import RowWriter, read_json, rows_of, write_json, write_jsonl
+from problems.fingerprints import Fingerprints, differences, fingerprints
 from problems.types import Problem
 
 logger = logging.getLogger(__name__)
-NUM_CHARACTERS = 16
-"""Length of a fingerprint."""
-_SHOWN = 5
-
-_NOT_GRADED_BY = frozenset(
-    {"task_id", "benchmark", "statement", "starter_code", "references", "difficulty", "num_visible_tests"}
-)
-
-Fingerprints = Mapping[str, Mapping[str, str]]
-"""From task id to part (`statement`, `tests`, `prompt`) to fingerprint, in the order of the problems."""
 
 
 class SampleStore:
@@ -94,64 +81,13 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / "samples.jsonl"
     if not path.is_file():
         raise UserError(f"{folder} has no samples.jsonl, so it is not the --output of an evaluation")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row: dict[str, Any] = json.loads(line)
-                yield row
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
-
-
-def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
-    """Fingerprints of everything that samples and verdicts depend on; not of difficulties and reference programs."""
-    return {
-        problem.task_id: {
-            "statement": _digest([problem.statement, problem.starter_code]),
-            "tests": _digest([getattr(problem, one.name) for one in fields(problem) if one.name not in _NOT_GRADED_BY]),
-            "prompt": _digest([render_prompt(problem), chat_message(problem)]),
-        }
-        for problem in problems
-    }
+    yield from rows_of(path)
 
 
 def read_fingerprints(folder: Path) -> Fingerprints | None:
     """The fingerprints that an evaluation recorded; None if an older version wrote it, which recorded none."""
     path = folder / "problems.json"
-    return _read_json(path) if path.exists() else None
-
-
-def differences(kept: Fingerprints, now: Fingerprints) -> str:
-    """How two sets of problems differ, in words; empty if they do not."""
-    changed = {
-        task_id: [part for part in parts if kept[task_id].get(part) != parts[part]]
-        for task_id, parts in now.items()
-        if task_id in kept
-    }
-    found = [
-        _counted("changed", [f"{task_id}: {', '.join(parts)}" for task_id, parts in changed.items() if parts], "; "),
-        _counted("added", [task_id for task_id in now if task_id not in kept]),
-        _counted("removed", [task_id for task_id in kept if task_id not in now]),
-    ]
-    if not any(found) and list(kept) != list(now):
-        return "the problems are in a different order"
-    return ", ".join(filter(None, found))
-
-
-def changed_tests(kept: Fingerprints, now: Fingerprints) -> list[str]:
-    """The problems that are in both sets with different tests."""
-    return [
-        task_id for task_id, parts in now.items() if task_id in kept and kept[task_id].get("tests") != parts["tests"]
-    ]
-
-
-def some(names: Sequence[str], separator: str = ", ") -> str:
-    """The first few of many names."""
-    return separator.join(names[:_SHOWN]) + (f"{separator}..." if len(names) > _SHOWN else "")
-
-
-def _counted(what: str, names: Sequence[str], separator: str = ", ") -> str:
-    return f"{len(names)} {what} ({some(names, separator)})" if names else ""
+    return read_json(path) if path.exists() else None
 
 
 def _truncate(path: Path, num_rows: int | None = None) -> int:
@@ -167,7 +103,7 @@ def _check_identity(path: Path, identity: dict[str, Any], *, is_empty: bool) -> 
     if is_empty or not path.exists():
         write_json(path, identity)
         return
-    stored = _read_json(path)
+    stored = read_json(path)
     found = [
         f"{key}: {stored.get(key)!r} there, {identity.get(key)!r} now"
         for key in sorted(stored.keys() | identity.keys())
@@ -175,31 +111,3 @@ def _check_identity(path: Path, identity: dict[str, Any], *, is_empty: bool) -> 
     ]
     if found:
         raise UserError(f"{path.parent} holds another evaluation ({'; '.join(found)}); choose another --output")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}; choose another --output") from error
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:NUM_CHARACTERS]
-
-
-def _canonical(value: Any) -> str:
-    """The same text in every process: sets are sorted, and integers are in hexadecimal, which has no length limit."""
-    if is_dataclass(value):
-        inside = [_canonical(getattr(value, field.name)) for field in fields(value)]
-    elif isinstance(value, (list, tuple)):
-        inside = [_canonical(item) for item in value]
-    elif isinstance(value, (set, frozenset)):
-        inside = sorted(_canonical(item) for item in value)
-    elif isinstance(value, dict):
-        inside = [f"{_canonical(key)}:{_canonical(item)}" for key, item in value.items()]
-    elif type(value) is int:
-        return f"{value:x}"
-    else:
-        return repr(value)
-    return f"{type(value).__name__}({','.join(inside)})"

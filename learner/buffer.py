@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.actor import ActorProxy
 
+from errors import UserError
 from learner.data import Experience, Experiences, load_rollouts
 from settings import BufferSettings
 
@@ -116,14 +117,14 @@ class BufferServer:
     def add(self, rollout_id: str, experiences: Experiences) -> Added:
         """Queue the graded samples of a rollout, unless it is here already or was discarded.
 
-        The oldest rollouts make room if the queue is full. Raises ValueError for a rollout that can never fit.
+        The oldest rollouts make room if the queue is full. Raises UserError for a rollout that can never fit.
         """
         held = self._queued.get(rollout_id) or self._lent.get(rollout_id)
         if held is not None or rollout_id in self._discarded:
             return Added(self.epoch, None if held is None else held.meta)
         meta, settings = RolloutMeta.of(rollout_id, experiences), self._settings
         if meta.num_samples > settings.capacity or meta.size_bytes > settings.max_bytes:
-            raise ValueError(
+            raise UserError(
                 f"rollout {meta.rollout_id} ({meta.num_samples} samples, {meta.size_bytes} bytes) does not fit "
                 f"into the buffer: raise buffer.capacity ({settings.capacity}) or buffer.max_bytes "
                 f"({settings.max_bytes})"
@@ -162,12 +163,14 @@ class BufferServer:
         return list(self._queued.values())
 
     @ray.method
-    def load(self, path: Path) -> tuple[str, list[BufferItem]]:
-        """Queue the rollouts of a checkpoint; returns the epoch, and them."""
+    def load(self, path: Path) -> tuple[str, list[BufferItem], list[str]]:
+        """Queue the rollouts of a checkpoint; returns the epoch, them, and the ids of those that do not fit in."""
         add: Any = self.add  # which Ray's types only know as a remote method
-        for rollout_id, experiences in load_rollouts(path):
+        rollouts = load_rollouts(path)
+        for rollout_id, experiences in rollouts:
             add(rollout_id, experiences)
-        return self.epoch, list(self._queued.values())
+        evicted = [rollout_id for rollout_id, _ in rollouts if rollout_id not in self._queued]
+        return self.epoch, list(self._queued.values()), evicted
 
     @ray.method
     def stats(self) -> BufferStats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from files import write_folder, write_json
+from files import read_json, set_aside, write_folder, write_json
 from learner.data import Experience, ReferenceSampler, TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.metrics import UpdateStats
@@ -79,6 +78,8 @@ class Learner:
         self.step = 0
         self.version = 0
         self._published_step: int | None = None
+        self._saved_step: int | None = None
+        self._allow_changes = settings.problems.allow_changes
         self._temperature = settings.generator.temperature
         self._seed = settings.run.seed
         self._sampler = ReferenceSampler((), seed=self._seed)
@@ -220,7 +221,7 @@ class Learner:
         return by(self.version, self.policy.published(), verify=verify)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
-        """Write `folder/step-N`, which is complete or absent after a crash.
+        """Write `folder/step-N`, which is complete or absent after a crash, unless this learner has done that already.
 
         `step-N` is a Hugging Face model folder. Its `trainer_state/` holds what `resume` needs, and what `write_more`
         writes.
@@ -232,8 +233,11 @@ class Learner:
             if write_more is not None:
                 write_more(incomplete / "trainer_state")
 
-        if not path.exists():  # else it was completed just before an interruption
+        if self._saved_step != self.step:
+            if path.exists():  # from an earlier life of the run, which has undone these updates
+                set_aside(path)
             write_folder(path, write)
+            self._saved_step = self.step
         logger.info("wrote checkpoint %s", path)
         return path
 
@@ -246,15 +250,15 @@ class Learner:
         state_folder = path / "trainer_state"
         if not (state_folder / "state.json").is_file():
             raise UserError(f"{path}: not a checkpoint (it has no trainer_state/state.json)")
-        state = json.loads((state_folder / "state.json").read_text())
-        if state["format"] != CHECKPOINT_FORMAT:
-            raise UserError(f"{path}: its format is {state['format']}; this program reads format {CHECKPOINT_FORMAT}")
+        state = read_json(state_folder / "state.json")
+        if (found := state.get("format")) != CHECKPOINT_FORMAT:
+            raise UserError(f"{path}: its format is {found}; this program reads format {CHECKPOINT_FORMAT}")
         if state["seed"] != self._seed:
             raise UserError(f"{path}: written with run.seed {state['seed']}, not {self._seed}")
-        if state["references"] != self._sampler.fingerprint:
+        if state["references"] != self._sampler.fingerprint and not self._allow_changes:
             raise UserError(
-                f"{path}: written with other reference programs; use the problems.train and problems.supervised of the "
-                "run that wrote it"
+                f"{path}: written with other reference programs; use the problems.train, problems.supervised and "
+                "model.max_model_len of the run that wrote it, or set problems.allow_changes"
             )
         adapter_folder = state_folder / "adapter"
         if adapter_folder.is_dir() != self.policy.has_adapters:
@@ -270,6 +274,7 @@ class Learner:
             self._reference.load_weights(state_folder / "reference")
         self.step, self.version = state["step"], state["version"]
         self._published_step = state["published_step"]
+        self._saved_step = self.step
         if version > self.version:
             self.version, self._published_step = version, None
         self._num_trained = self._sampler.num_drawn = state["num_drawn"]

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from errors import UserError
-from files import write_folder
+from files import is_cached, write_folder
 from problems.prompts import render_prompt
 from problems.types import Problem
 
@@ -82,7 +82,7 @@ def _tiny_model(cache_dir: Path, problems: Sequence[Problem], *, seed: int) -> P
         tokenizer.save_pretrained(path)
         _model(tokenizer, seed).save_pretrained(path)
 
-    if not folder.is_dir():
+    if not is_cached(folder):
         write_folder(folder, write)
     return folder
 

@@ -8,7 +8,6 @@ the same weights, bit for bit; the checksum recorded with each update shows that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from errors import UserError
-from files import write_folder, write_json
+from files import check_folder, read_json, write_folder, write_json
 from learner.data import TokenSequence, load_rollouts, save_rollouts
 from learner.learner import Learner, PreparedUpdate
 from learner.metrics import UpdateStats
 from settings import Settings
-from settings.reference import leaf_fields
+from settings.reference import differing
 from settings_sources import load_settings
 from transport.columns import from_columns, load_columns, save_columns, to_columns
 from transport.folders import HomeFolders
@@ -98,9 +97,11 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
     folder = run / "replay"
     if not (folder / "update-1").is_dir():
         raise UserError(f"--replay {run}: the run recorded no updates; run the job with --run.log_batches N")
+    check_folder(folder / "start")
     learner = Learner(folder / "start", settings)
     while (recorded := folder / f"update-{learner.step + 1}").is_dir():
-        facts = json.loads((recorded / "update.json").read_text())
+        check_folder(recorded)
+        facts = read_json(recorded / "update.json")
         torch.set_num_threads(facts["num_threads"])  # the order of sums depends on it
         ((_, experiences),) = load_rollouts(recorded / "samples.npz")
         references = from_columns(TokenSequence, load_columns(recorded / "references.npz"))
@@ -112,14 +113,7 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
 def changed_settings(run: Path, settings: Settings) -> list[str]:
     """The names of the settings that differ from the run's. Raises UserError for one that a replay does not follow."""
     recorded, _ = load_settings(["--config", str(run / "settings.yaml")], {})
-    old, new = recorded.model_dump(), settings.model_dump()
-    changed = []
-    for path in leaf_fields(Settings):
-        before, after = old, new
-        for key in path:
-            before, after = before[key], after[key]
-        if before != after and path != ("run", "dir"):
-            changed.append(".".join(path))
+    changed = list(differing(Settings, recorded.model_dump(), settings.model_dump()))
     for name in changed:
         if not name.startswith("learner.") and name != "algorithm":
             raise UserError(

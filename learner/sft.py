@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from files import write_folder, write_json
+from files import is_cached, read_json, write_folder, write_json
 from learner.data import ReferenceSampler, TokenSequence, fingerprint, split
 from learner.learner import Learner, make_optimizer
 from settings import LossSettings, SftSettings
@@ -66,10 +66,10 @@ def run_sft(
         raise ValueError("learner.sft.num_steps is 0: there is no SFT to run")
     key = _key(learner, references, seed)
     folder = None if settings.cache_dir is None else settings.cache_dir / f"sft-{key}"
-    if folder is not None and folder.is_dir():
+    if folder is not None and is_cached(folder):
         learner.policy.load_weights(folder)
         learner.start_reinforcement()
-        stored = json.loads((folder / "sft.json").read_text())
+        stored = read_json(folder / "sft.json")
         logger.info("SFT: loaded the cached model %s", folder)
         return SftReport(**{**stored, "cached": True})
     result = _train(learner, references, seed, report)

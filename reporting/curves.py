@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from errors import UserError
-from files import AppendedFile
+from files import AppendedFile, read_yaml
 
 ID_FILE = "wandb-run-id"
 
@@ -56,7 +55,7 @@ class WandbWriter:
         id_file = folder / ID_FILE
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4) + "\n")
-        settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        settings = read_yaml(folder / "settings.yaml")
         try:
             self._run: Any = wandb.init(
                 project=project,

@@ -20,7 +20,7 @@ from string import Template
 import yaml
 
 from errors import UserError
-from files import read_rows, write_text
+from files import read_rows, read_steps, read_yaml, write_text
 from reporting.charts import Chart, Row, num_graded, system_charts, training_charts
 
 ASSETS = Path(__file__).parent / "assets"
@@ -47,14 +47,14 @@ class Run:
         """Raises UserError if `folder` is not a run folder, or if one of its files is damaged."""
         if not (folder / "settings.yaml").is_file():
             raise UserError(f"{folder} is not a run folder (it has no settings.yaml)")
-        settings = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-        steps = read_rows(folder / "metrics.jsonl")
+        settings = read_yaml(folder / "settings.yaml")
+        steps = read_steps(folder / "metrics.jsonl")
         seconds = itertools.accumulate(row.get("elapsed_s") or row["seconds"] for row in steps)
         return cls(
             settings["run"]["name"],
             settings,
             steps,
-            read_rows(folder / "evaluations.jsonl"),
+            read_steps(folder / "evaluations.jsonl"),
             _samples(folder / "samples"),
             [value / 60 for value in seconds],
         )

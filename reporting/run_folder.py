@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 import shutil
 import time
@@ -13,13 +13,16 @@ from types import TracebackType
 
 from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step, Ungraded, UngradedRollout
 from errors import UserError
-from files import RowWriter, keep_rows_until, write_json, write_text
+from files import RowWriter, has_torn_tail, keep_rows_until, read_steps, write_json, write_text
+from lock import LOCK
 from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
 from reporting.curves import TensorBoardWriter, WandbWriter
 from reporting.report import build_report
 from sandbox.verdict import Outcome
 from settings import Settings
 from settings_sources import to_yaml
+
+logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 60.0
 MAX_SHOWN_TEST = 600  # characters kept of a failing test
@@ -60,18 +63,12 @@ class RunFolder:
         """Start a new run in `path`. Raises UserError if `path` is not empty or cannot be written to."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if any(each.name != LOCK for each in path.iterdir()):
                 resume = (path / "settings.yaml").is_file()
                 fix = f", or continue that run: --resume {path}" if resume else ""
                 raise UserError(f"run.dir {path} is not empty: choose another --run.name or --run.dir{fix}")
-            # Exclusive creation: if two runs start at once, only one gets the folder.
-            with (path / "settings.yaml").open("x", encoding="utf-8") as file:
-                file.write(to_yaml(settings))
-        except FileExistsError:
-            raise UserError(f"run.dir {path}: another run has just taken it; choose another --run.dir") from None
+            write_text(path / "settings.yaml", to_yaml(settings))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                (path / "settings.yaml").unlink()  # empty, on a full disk
             raise UserError(f"run.dir {path} cannot be written: {error.strerror}") from None
         try:
             return cls(path, settings, problems)
@@ -85,13 +82,15 @@ class RunFolder:
     def resume(cls, path: Path, settings: Settings, problems: Mapping[str, Problem], step: int) -> RunFolder:
         """Continue the run in `path` after update `step`. Rows of later updates are dropped: they will come again.
 
-        Raises UserError if `path` is not a run folder.
+        Raises UserError if `path` is not a run folder, or if its rows are damaged.
         """
         if not (path / "settings.yaml").is_file():
             raise UserError(f"--resume {path}: not a run folder (it has no settings.yaml)")
         try:
-            keep_rows_until(path / "metrics.jsonl", step)
-            keep_rows_until(path / "evaluations.jsonl", step)
+            for rows in _rows_of(path):
+                read_steps(rows)  # so that nothing is changed if one of them is damaged
+            for rows in _rows_of(path):
+                keep_rows_until(rows, step)
             write_text(path / "settings.yaml", to_yaml(settings))
             return cls(path, settings, problems)
         except OSError as error:
@@ -162,9 +161,8 @@ class RunFolder:
 
     def has_learned(self) -> bool:
         """Whether the run got as far as an update, an evaluation or a checkpoint."""
-        rows = (self.path / name for name in ("metrics.jsonl", "evaluations.jsonl"))
         return any((self.path / "checkpoints").glob("step-*")) or any(
-            file.exists() and file.stat().st_size for file in rows
+            file.exists() and file.stat().st_size for file in _rows_of(self.path)
         )
 
     def _start_clock(self) -> None:
@@ -179,7 +177,14 @@ class RunFolder:
     def _report_again(self) -> None:
         """Write the report during the run too, at most once in REPORT_EVERY_S seconds."""
         if time.monotonic() - self._reported > REPORT_EVERY_S:
+            self._try_to_report()
+
+    def _try_to_report(self) -> None:
+        """Write the report, unless older files of the run are damaged, which must not end the run."""
+        try:
             self.report()
+        except UserError as error:
+            logger.warning("no report: %s", error)
 
     def close(self) -> None:
         """Write the report and close all files."""
@@ -187,7 +192,20 @@ class RunFolder:
         self._evaluations.close()
         for curves in self._curves:
             curves.close()
-        self.report()
+        self._try_to_report()
+
+
+def _rows_of(path: Path) -> tuple[Path, Path]:
+    return path / "metrics.jsonl", path / "evaluations.jsonl"
+
+
+def torn_rows(path: Path) -> list[str]:
+    """The files of the run in `path` whose last row a crash has cut short, in words."""
+    return [
+        f"{file}: a crash has left an incomplete row at its end, which is dropped"
+        for file in _rows_of(path)
+        if has_torn_tail(file)
+    ]
 
 
 def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:

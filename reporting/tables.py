@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from files import newest_checkpoint, read_rows
+from files import newest_checkpoint, read_steps
 from settings import MIB, Settings
 from settings_sources import to_yaml
 
@@ -53,7 +53,7 @@ def print_dry_run(settings: Settings, console: Console) -> None:
 
 def print_summary(folder: Path, stages: Sequence[tuple[str, float]], seconds: float, console: Console) -> None:
     """Print pass@k before and after, the duration of each stage, and where checkpoint and report are."""
-    rows = read_rows(folder / "evaluations.jsonl")
+    rows = read_steps(folder / "evaluations.jsonl")
     if rows:
         before, after = rows[0], rows[-1]
         has_both = before["step"] < after["step"]
@@ -113,7 +113,7 @@ def print_replay(run: Path, updates: Iterable[ReplayedUpdate], changed: Sequence
     With no `changed` settings every update must reproduce the weights of the run bit for bit: the status is 1 if one
     does not. With changed settings each row shows how its numbers moved.
     """
-    rows = {row["step"]: row for row in read_rows(run / "metrics.jsonl")}
+    rows = {row["step"]: row for row in read_steps(run / "metrics.jsonl")}
     table = Table(title=f"Replay of {run}" + (f" with a different {', '.join(changed)}" if changed else ""))
     for column in ("update", *COMPARED, "weights"):
         table.add_column(column, justify="right")

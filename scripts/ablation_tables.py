@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from errors import UserError
-from files import read_rows
+from files import read_rows, read_steps, read_yaml
 from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, passes_of
 
 NUM_RESAMPLES = 10_000
@@ -79,8 +78,8 @@ def is_finished(folder: Path) -> bool:
     """Whether the run has its last evaluation."""
     if not (folder / "settings.yaml").is_file():
         return False
-    settings = yaml.safe_load((folder / "settings.yaml").read_text())
-    rows = read_rows(folder / "evaluations.jsonl")
+    settings = read_yaml(folder / "settings.yaml")
+    rows = read_steps(folder / "evaluations.jsonl")
     return bool(rows) and rows[-1]["step"] == settings["run"]["num_steps"]
 
 
@@ -114,7 +113,7 @@ def read_ablation(folder: Path) -> dict[str, Passes]:
         for run in runs.values():
             if not is_finished(run):
                 raise UserError(f"{run} is not finished: continue with `make ablation`, or remove it")
-            last = read_rows(run / "evaluations.jsonl")[-1]
+            last = read_steps(run / "evaluations.jsonl")[-1]
             task_ids = task_ids or sorted(last["num_passed"])
             passes.append(passes_of(last, task_ids, run))
         if passes:

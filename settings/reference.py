@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,6 +14,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 FieldPath = tuple[str, ...]
+
+# A run folder may be moved.
+_APART = {("run", "dir")}
 
 _TYPES: dict[type, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "BOOL"}
 _BOUNDS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
@@ -57,6 +60,23 @@ def leaf_fields(model: type[BaseModel], prefix: FieldPath = ()) -> dict[FieldPat
         section = section_of(field)
         leaves |= {(*prefix, name): field} if section is None else leaf_fields(section, (*prefix, name))
     return leaves
+
+
+def differing(model: type[BaseModel], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that differ between two dumps of `model`: by dotted name, the old value and the new one in words."""
+    changed = {}
+    for path in leaf_fields(model):
+        before, after = _at(old, path), _at(new, path)
+        if before != after and path not in _APART:
+            changed[".".join(path)] = f"{before} -> {after}"
+    return changed
+
+
+def _at(tree: Any, path: FieldPath) -> Any:
+    """The value at `path`; None if the tree, of an earlier version, does not have it."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def sections(model: type[BaseModel], path: FieldPath = ()) -> Iterator[SectionEntry]:

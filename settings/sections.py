@@ -107,6 +107,9 @@ class ProblemsSettings(Section):
     validate_references: bool = Field(
         False, description="Run all reference programs first, and drop those that fail their own tests."
     )
+    allow_changes: bool = Field(
+        False, description="Let `--resume` continue a run even if its problems have changed since the checkpoint."
+    )
 
 
 class GeneratorSettings(Section):

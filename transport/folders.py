@@ -5,7 +5,8 @@
     home.send(checkpoint)                   # in an actor: copy a folder made here to the driver's node
 
 Files are copied in pieces, through Ray's object store and not through the driver's process. A folder is fetched once
-per node, whoever asks, and never if the nodes share a file system. On both sides, a folder is complete or absent.
+per node, whoever asks, and never if the nodes share a file system. On both sides, a folder is complete or absent. The
+driver checks the checkpoints on its own node (`files.damage`); a node that keeps a copy checks that itself.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ import ray
 from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from files import sync
+from files import SUMS, damage, sync
 
 T = TypeVar("T")
 
 PIECE_BYTES = 32 << 20
 ANSWER_S = 300.0
 Listing = list[tuple[str, int]]
+# What a folder holds: its listing, and the checksums of its files if it has them.
+Contents = tuple[Listing, bytes]
 _Call = Callable[..., Any]
 
 
@@ -41,6 +44,19 @@ def listing(folder: Path) -> Listing:
     return [
         (str(path.relative_to(folder)), path.stat().st_size) for path in sorted(folder.rglob("*")) if path.is_file()
     ]
+
+
+def contents(folder: Path) -> Contents:
+    """What a folder holds. Raises FileNotFoundError if there is no folder."""
+    sums = folder / SUMS
+    return listing(folder), sums.read_bytes() if sums.is_file() else b""
+
+
+def _is_same(folder: Path, there: Contents) -> bool:
+    """Whether `folder` is on this node, and is a whole copy of the one on another."""
+    if not folder.is_dir() or contents(folder) != there:
+        return False
+    return not there[1] or damage(folder) is None
 
 
 def _remove(folder: Path) -> None:
@@ -129,27 +145,28 @@ class HomeFolders:
         """
         if self.is_here:
             return folder
-        there = self._call(listing, folder)
-        if folder.is_dir() and listing(folder) == there:
+        there = self._call(contents, folder)
+        if _is_same(folder, there):
             return folder
         digest = hashlib.sha256(repr((self.node_id, str(folder), there)).encode()).hexdigest()[:16]
         copy = Path.home() / ".cache" / "rltf" / digest / folder.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         with (copy.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not copy.is_dir():
-                _copy(there, self._call, folder, _here, copy, copy.with_name(".incomplete"))
+            if not _is_same(copy, there):
+                _remove(copy)
+                _copy(there[0], self._call, folder, _here, copy, copy.with_name(".incomplete"))
         return copy
 
     def send(self, folder: Path) -> None:
         """Copy `folder`, made on this node, to the same path on the driver's node, unless it is there already."""
         if self.is_here:
             return
-        here = listing(folder)
+        here = contents(folder)
         with contextlib.suppress(FileNotFoundError):
-            if self._call(listing, folder) == here:
+            if self._call(contents, folder) == here:
                 return
-        _copy(here, _here, folder, self._call, folder, folder.with_name(f".incomplete-{folder.name}"))
+        _copy(here[0], _here, folder, self._call, folder, folder.with_name(f".incomplete-{folder.name}"))
 
     def has(self, folder: Path) -> bool:
         """Whether the driver's node has this folder."""

@@ -25,6 +25,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.grading import GradedRollout
+from files import write_folder
 from learner.buffer import BufferServer
 from learner.data import Experience, Experiences, save_rollouts
 from learner.metrics import StepMetrics, StepReport, UpdateStats
@@ -60,6 +61,12 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._selector_.now
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # generic there
+        """At once: time would not wait for another thread."""
+        done = self.create_future()
+        done.set_result(func(*args))
+        return done
 
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
@@ -276,7 +283,7 @@ class SimulatedGenerator:
         version = self.version
         assert version > 0, "sampled with weights that were never published"
         await self.cluster.delay(10.0 * self.slowness)
-        ref = await self.rollout_store.keep.remote((request.rollout_id, request.task_id, version))
+        ref = await self.rollout_store.keep.remote((request, version))
         self.finished.append(RolloutHandle([ref], request.rollout_id))
         self.in_flight.discard(request.rollout_id)
 
@@ -300,8 +307,8 @@ class SimulatedRolloutStore:
 class SimulatedGraders:
     """The sandbox pool. It repeats the calls of workers that die."""
 
-    def __init__(self, cluster: Cluster, buffer: Handle, settings: Settings) -> None:
-        self.cluster, self.buffer, self.settings = cluster, buffer, settings
+    def __init__(self, cluster: Cluster, buffer: Handle) -> None:
+        self.cluster, self.buffer = cluster, buffer
 
     async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
         while True:
@@ -312,14 +319,14 @@ class SimulatedGraders:
                 await self.cluster.delay()
 
     async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
-        rollout_id, task_id, version = refs[0].get()
+        request, version = refs[0].get()
+        rollout_id, task_id, num_samples = request.rollout_id, request.task_id, request.num_samples
         await self.cluster.delay(4.0)
-        num_samples = self.settings.generator.num_generations
         num_faults = int(self.cluster.random.random() < 0.03)
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        added = await self.buffer.add.remote(rollout_id, samples)
+        added = await self.buffer.add.remote(rollout_id, samples) if samples else None
         return GradedRollout(
             rollout_id=rollout_id,
             task_id=task_id,
@@ -408,14 +415,18 @@ class SimulatedLearner:
 
     async def save_checkpoint(self, folder: Path, run_state: str, items: Sequence[Any], keep: int) -> Path:
         path = folder / f"step-{self.step_}"
-        if not path.exists():
+
+        def write(incomplete: Path) -> None:
             kept = [(item.meta.rollout_id, item.ref.value) for item in items if item.ref.owner.is_alive]
-            state = path / "trainer_state"
-            state.mkdir(parents=True)
+            state = incomplete / "trainer_state"
+            state.mkdir()
             (state / "run_state.json").write_text(run_state)
             save_rollouts(state / "rollouts.npz", kept)
             lines = [" ".join(map(str, row)) for row in self.weights]
             (state / "weights").write_text("\n".join([f"{self.version} {self.published_step}", *lines]))
+
+        if not path.exists():
+            write_folder(path, write)
         return path
 
     async def resume(self, path: Path, version: int) -> int:

@@ -43,6 +43,7 @@ def test_folder_that_already_holds_a_run(capsys: pytest.CaptureFixture[str], tmp
     held.write_text("precious\n")
     assert str(held.parent) in failing(capsys, *small_job(tmp_path, "job"))
     assert held.read_text() == "precious\n"
+    assert list(held.parent.iterdir()) == [held]
 
 
 def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

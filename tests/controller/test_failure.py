@@ -21,7 +21,8 @@ from controller.controller import Controller
 from controller.generators import GeneratorPool
 from controller.learner_service import LearnerService
 from controller.ledger import DropReason, Ledger
-from files import checkpoints, newest_checkpoint
+from files import checkpoints, newest_checkpoint, read_json
+from learner.buffer import RolloutMeta
 from problems.types import Problem, StdinTest
 from settings import Settings
 from supervise import GaveUpError, end_frozen
@@ -50,11 +51,19 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 100)
 
 
-def make_settings(folder: Path, *, refresh_every: int, max_off_policy_versions: int, **buffer: int) -> Settings:
+def make_settings(
+    folder: Path,
+    *,
+    refresh_every: int,
+    max_off_policy_versions: int,
+    num_generations: int = 2,
+    batch_size: int = 4,
+    **buffer: int,
+) -> Settings:
     return Settings(
         run={"num_steps": NUM_STEPS, "dir": folder},
-        generator={"num_generations": 2, "num_generators": len(GENERATORS), "max_num_seqs": 4},
-        learner={"batch_size": 4, "fetch_timeout_s": 900.0},
+        generator={"num_generations": num_generations, "num_generators": len(GENERATORS), "max_num_seqs": 4},
+        learner={"batch_size": batch_size, "fetch_timeout_s": 900.0},
         checkpoint={"every": 2},
         buffer={
             "capacity": 24,
@@ -84,7 +93,7 @@ def start_controller(cluster: Cluster, settings: Settings) -> Controller:
     pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
     folder = settings.run.folder / "checkpoints"
     learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
-    graders = SimulatedGraders(cluster, buffer, settings)
+    graders = SimulatedGraders(cluster, buffer)
     return Controller(settings, PROBLEMS, (), pool, graders, buffer, learner, lambda event: None)
 
 
@@ -186,6 +195,84 @@ def test_a_killed_driver_continues_from_its_checkpoint(
                 break
         assert controller is not None
         check_books(controller)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, int]:
+    """Settings that a run may be resumed with, whatever they were before."""
+    shape = {
+        "num_generations": draw(st.integers(1, 6)),
+        "batch_size": draw(st.integers(2, 8)),
+        "refresh_every": draw(st.integers(1, 3)),
+        "max_off_policy_versions": draw(st.integers(0, 2)),
+    }
+    return shape | {"capacity": draw(st.integers(max(6, shape["batch_size"] * shape["refresh_every"]), 40))}
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    kills=KILLS,
+    lives=st.lists(st.tuples(shapes(), st.floats(1, 120)), min_size=1, max_size=3),
+    last=shapes(),
+)
+def test_the_books_balance_whatever_settings_a_run_is_resumed_with(
+    seed: int,
+    kills: dict[int, tuple[str, bool]],
+    lives: Sequence[tuple[dict[str, int], float]],
+    last: dict[str, int],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        controller = None
+        for number, (shape, stop_after_s) in enumerate([*lives, (last, None)]):
+            settings = make_settings(Path(folder), **shape)
+            controller = run_virtually(life(Cluster(seed + number, dict(kills)), settings, stop_after_s))
+            if controller is not None:
+                break
+        assert controller is not None
+        check_books(controller)
+
+
+def test_a_resumed_run_asks_for_as_many_samples_as_its_ledger_has_issued(tmp_path: Path) -> None:
+    """With other numbers of samples per rollout, the grader seemed to have failed on a negative number of them."""
+    before = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=2, num_generations=2)
+    assert run_virtually(life(Cluster(0, {}), before, 40.0)) is None
+    assert Ledger.from_json(stored_ledger(tmp_path)).live
+    after = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=2, num_generations=4)
+    controller = run_virtually(life(Cluster(1, {}), after, None))
+    assert controller is not None
+    check_books(controller)
+
+
+def stored_ledger(run: Path) -> dict[str, Any]:
+    newest = newest_checkpoint(run / "checkpoints")
+    assert newest is not None
+    ledger: dict[str, Any] = read_json(newest / "trainer_state" / "run_state.json")["ledger"]
+    return ledger
+
+
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_a_new_learner_passes_over_damaged_checkpoints(
+    num_damaged: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Update 6 is being made when the learner dies, and checkpoints 4, or 4 and 2, turn out to be damaged."""
+    settings = make_settings(tmp_path, refresh_every=2, max_off_policy_versions=1)
+    folder = tmp_path / "checkpoints"
+
+    class Damaging(Cluster):
+        def kill(self, name: str) -> None:
+            for path in checkpoints(folder)[::-1][:num_damaged]:
+                (path / "trainer_state" / "weights").write_text("")
+            super().kill(name)
+
+    cluster = Damaging(1, {120: ("learner", False)})
+    controller = run_virtually(life(cluster, settings, None))
+    assert controller is not None
+    check_books(controller)
+    assert caplog.text.count("is not as it was written; it is passed over") == num_damaged
+    assert controller.ledger.dropped[DropReason.REWOUND] > 0
+    assert len(list(folder.glob("set-aside-*"))) == num_damaged
 
 
 @pytest.mark.parametrize("who", TARGETS)
@@ -365,3 +452,14 @@ def test_the_ledger_refuses_impossible_transitions() -> None:
         ledger.issue("r1", 1, "p", 4)
     with pytest.raises(RuntimeError, match="not taken"):
         ledger.train("r1", 1)
+    with pytest.raises(RuntimeError, match="holds 5 samples of rollout r1, of which 4 were requested"):
+        ledger.buffer("r1", RolloutMeta("r1", 5, 1, 0), "epoch")
+
+
+def test_a_ledger_with_impossible_counts_is_refused() -> None:
+    ledger = Ledger(num_issued=4, num_trained=6)
+    with pytest.raises(RuntimeError, match="does not balance: 4 samples issued: 6 trained"):
+        ledger.counts()
+    ledger.dropped[DropReason.UNGRADED] = -2
+    with pytest.raises(RuntimeError, match="dropped: -2 ungraded"):
+        ledger.counts()

@@ -201,7 +201,7 @@ def test_the_store_keeps_whole_rows(tmp_path: Path) -> None:
         store.append({"number": 9})
     assert [item["number"] for item in read_samples(tmp_path)] == [0, 1, 2, 9]
     (tmp_path / "samples.jsonl").write_text('{"number": 0}\n{\n')
-    with pytest.raises(UserError, match=r"samples.jsonl:2: not JSON"):
+    with pytest.raises(UserError, match=r"samples.jsonl:2: not valid JSON"):
         list(read_samples(tmp_path))
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from evaluation.command import main
 from evaluation.model import SampledModel, folder_fingerprint
-from evaluation.store import SampleStore, changed_tests, differences, fingerprints
+from evaluation.store import SampleStore
+from problems.fingerprints import changed_tests, differences, fingerprints
 from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
 from settings import Dtype, Engine
 
@@ -104,7 +105,7 @@ def test_a_broken_file_is_named(
 ) -> None:
     (tmp_path / "out" / name).write_text("{")
     assert main(command) == 2
-    assert f"{name}: not JSON" in capsys.readouterr().err
+    assert f"{name}:1: not valid JSON" in capsys.readouterr().err
 
 
 def test_evaluations_on_other_tests_are_not_compared(
@@ -244,7 +245,7 @@ def test_values_of_different_types_have_different_fingerprints(pair: tuple[Any, 
 
 def test_fingerprints_are_the_same_in_every_process() -> None:
     code = (
-        "from evaluation.store import fingerprints\nfrom problems.types import *\n"
+        "from problems.fingerprints import fingerprints\nfrom problems.types import *\n"
         "test = CallTest('f', ({'a', 'b', 'c', 'd'}, 1 << 99999), {frozenset('xyz'): None})\n"
         "print(fingerprints([Problem('a', 'own', '?', (test,))]))"
     )

@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from errors import UserError
 from learner.buffer import Added, BufferItem, BufferServer, RolloutMeta
 from learner.data import Experiences
 from rewards import Granularity
@@ -106,7 +107,7 @@ TestBufferMachine.settings = hypothesis_settings(max_examples=60, stateful_step_
 
 
 def test_a_rollout_that_can_never_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"raise buffer\.capacity \(20\) or buffer\.max_bytes \(1000\)"):
+    with pytest.raises(UserError, match=r"raise buffer\.capacity \(20\) or buffer\.max_bytes \(1000\)"):
         make_buffer().add("r0", make_samples("r0", num_samples=CAPACITY + 1, num_words=1))
     with pytest.raises(ValueError, match="rollout r0 has no graded sample"):
         RolloutMeta.of("r0", [])

@@ -47,7 +47,7 @@ async def main() -> None:
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
     pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
     await pool.start()
-    learner = LearnerService(spawn_learner, (), Path(), sft=False, on_sft=print)
+    learner = LearnerService(spawn_learner, (), Path(), sft=False, emit=print)
     update: asyncio.Task[None] = asyncio.create_task(
         learner.call(lambda actor: actor.step.options(name=shown_step(11, 60)).remote(), "make an update")
     )
