@@ -13,13 +13,17 @@ import logging
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+from unittest.mock import patch
 
 import psutil
 import ray
 from ray._common.utils import get_default_ray_temp_dir
+from ray._private.parameter import RayParams
 from ray._private.services import canonicalize_bootstrap_address
 
 from controller.cluster import answers
@@ -31,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _LOCK = "rltf-driver.lock"
 _END_S = 10.0
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 START_S = 300
 # On a busy machine, Python processes of Ray take a minute to import what they need. With Ray's own patience, 5 of 5
 # starts failed on 2 cores under a load of 20. Ray reads these variables in the driver and in its daemons.
@@ -81,19 +86,28 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
 def _start(cluster: ClusterSettings) -> str:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, str(value))
+    # For a port that an agent chooses, the node's daemon waits 15 s, whatever the environment says, and then dies.
+    chosen = partial(RayParams, **dict(zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True)))
     try:
-        return _init(
-            address="local",
-            object_store_memory=cluster.object_store_bytes,
-            # None: Ray tries to start it and carries on if it fails. With True, a slow dashboard ends the program.
-            include_dashboard=None if cluster.dashboard else False,
-        )
+        with patch.object(ray._private.parameter, "RayParams", chosen):
+            return _init(
+                address="local",
+                object_store_memory=cluster.object_store_bytes,
+                # None: Ray tries to start it and carries on if it fails. With True, a slow dashboard ends the program.
+                include_dashboard=None if cluster.dashboard else False,
+            )
     except Exception as error:  # Ray raises bare exceptions here
         load, num_cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
         raise RuntimeError(
             f"Ray did not start: {error} (load of this machine: {load:.0f}, on {num_cores} cores; Ray's logs: "
             f"{_folder()}/session_latest/logs)"
         ) from error
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def _init(**options: Any) -> str:
