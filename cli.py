@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from entry import run_command
 from errors import UserError
 from settings import PlanOptions, Settings
 from settings.reference import Entry, SectionEntry, leaf_fields, sections
@@ -72,7 +73,11 @@ _COMMON = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command of `rltf` and return its exit status."""
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return run_command("rltf", lambda: _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"]))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, *rest = arguments
     if name in HELP:
         if not rest:
             print(_overview())

@@ -2,7 +2,15 @@
 
 import sys
 
-from evaluation.command import main
+from entry import run_command
+
+
+def main() -> int:
+    """Evaluate and return the exit status."""
+    from evaluation.command import main as evaluate  # not before signals are caught
+
+    return evaluate()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("evaluate.py", main))

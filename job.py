@@ -17,14 +17,16 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from controller.cluster import NO_DASHBOARD, check_resources, start_ray, while_head_lives
+from controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
 from controller.events import Began, Event, Said
 from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
+from controller.ray_session import ray_running
 from controller.resume import find_resumption
 from controller.start import check_model, polling, start_controller
+from entry import run_until_interrupted
 from errors import UserError
-from files import set_aside
+from files import newest_checkpoint, set_aside
 from learner.replay import changed_settings, replay
 from lock import locked
 from reporting.progress import Progress
@@ -60,6 +62,8 @@ class Job:
     opened: OpenRun
     progress: Progress
     telemetry: Telemetry
+    num_signals: int = 0
+    is_training: bool = False
 
     def emit(self, event: Event) -> None:
         """Hand an event to every consumer."""
@@ -75,19 +79,24 @@ class Job:
             self.emit(Began("evaluation before"))
             await controller.evaluate()
         self.emit(Began("reinforcement learning"))
+        self.is_training = True
         try:
             async with polling(actors, self.emit):
                 await controller.run()
         except asyncio.CancelledError:
-            path = await controller.save_interrupted()
-            if path is not None:
-                self.emit(
-                    Said(f"interrupted: the model is in {path}; continue with --resume {self.settings.run.folder}")
-                )
+            if self.num_signals < 2:
+                await controller.save_interrupted()
             raise
+        self.is_training = False
         self.emit(Began("evaluation after"))
         await controller.evaluate()
         await actors.close()
+
+    def interrupted(self, num_signals: int) -> None:
+        """A signal came, which cancels `run`. Only the first leaves it the time for a checkpoint."""
+        self.num_signals = num_signals
+        if num_signals == 1 and self.is_training:
+            self.emit(Said("interrupted: saving a checkpoint (interrupt again to stop at once)"))
 
 
 def run_job(settings: Settings, options: CliOptions, program: str = "launch.py") -> int:
@@ -144,8 +153,6 @@ def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str)
         with Progress(plan.num_updates, console) as progress:
             forecast = measured_forecast(settings, plan, progress.emit)
         print_plan(forecast, console)
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:  # the process border: the cause in words, the traceback in the log
         message, status = user_message(error)
         if status == EXIT_UNUSABLE_INPUT:
@@ -171,23 +178,16 @@ def _train(settings: Settings, run: OpenRun, console: Console, program: str) -> 
         try:
             with folder:
                 progress.emit(Began("Ray"))
-                dashboard = start_ray(settings)
-                job = Job(settings, run, progress, Telemetry(settings))
-                if dashboard:
-                    progress.emit(Said(f"Ray dashboard: http://{dashboard}"))
-                elif settings.cluster.dashboard:
-                    progress.emit(Said(NO_DASHBOARD, "yellow"))
-                head = ray.get_runtime_context().gcs_address
-                asyncio.run(while_head_lives(job.run(), head, lambda text: progress.emit(Said(text, "red"))))
-        except KeyboardInterrupt:
+                with ray_running(settings.cluster) as dashboard:
+                    _run(Job(settings, run, progress, Telemetry(settings)), dashboard)
+        except KeyboardInterrupt as error:
             logger.info("interrupted")
-            status = 130
+            error.add_note(_how_to_continue(run))
+            raise
         except BaseException as error:  # the process border: the message for people, the traceback in the log
             logger.exception("the run failed")
             message, status = user_message(error)
             progress.emit(Said(f"{program}: {message}", "red"))
-        finally:
-            ray.shutdown()
         if status and run.is_new and not folder.has_learned():
             log = _without_folder(folder.path, keep_log=status == EXIT_FAILED)
         if status == EXIT_FAILED:
@@ -195,6 +195,28 @@ def _train(settings: Settings, run: OpenRun, console: Console, program: str) -> 
     if status == 0:
         print_summary(folder.path, progress.stages, time.monotonic() - started, console)
     return status
+
+
+def _run(job: Job, dashboard: str) -> None:
+    """Run the job on the Ray that runs; `dashboard` is the address of its dashboard, if there is one."""
+    if dashboard:
+        job.emit(Said(f"Ray dashboard: http://{dashboard}"))
+    elif job.settings.cluster.dashboard:
+        job.emit(Said(NO_DASHBOARD, "yellow"))
+    head = ray.get_runtime_context().gcs_address
+    work = while_head_lives(job.run(), head, lambda text: job.emit(Said(text, "red")))
+    run_until_interrupted(work, job.interrupted)
+
+
+def _how_to_continue(run: OpenRun) -> str:
+    """What is left of an interrupted run. The folder of a run that learned nothing goes, so that its name is free."""
+    folder = run.folder
+    if run.is_new and not folder.has_learned():
+        _without_folder(folder.path, keep_log=False)
+        return "nothing was learned yet; run the same command again"
+    newest = newest_checkpoint(folder.path / "checkpoints")
+    model = "there is no checkpoint yet" if newest is None else f"the model is in {newest}"
+    return f"{model}; continue with --resume {folder.path}"
 
 
 def _without_folder(folder: Path, *, keep_log: bool) -> Path:

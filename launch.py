@@ -16,12 +16,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import cli
+from entry import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and return the exit status."""
-    return cli.launch(sys.argv[1:] if arguments is None else arguments)
+    return run_command("launch.py", lambda: _launch(sys.argv[1:] if arguments is None else arguments))
+
+
+def _launch(arguments: Sequence[str]) -> int:
+    import cli  # not before signals are caught
+
+    return cli.launch(arguments)
 
 
 if __name__ == "__main__":

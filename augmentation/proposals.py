@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -43,7 +43,10 @@ def propose(problems: Sequence[Problem], source: ProgramSource, name: str) -> Ma
     """The inputs that a model writes for each problem, by task id. Text that is not an input is skipped."""
     by_id = {problem.task_id: problem for problem in problems}
     proposed: defaultdict[str, list[Candidate]] = defaultdict(list)
-    for answer, _ in source.programs(tuple(question(problem) for problem in problems), 0):
+    for found in source.programs(tuple(question(problem) for problem in problems), Counter()):
+        if found is None:
+            continue
+        answer, _ = found
         problem = by_id[str(answer.task_id)]
         proposed[problem.task_id] += [Candidate(one, f"model {name}") for one in read_inputs(problem, answer.code)]
     return proposed

@@ -1,4 +1,4 @@
-"""The cluster: starting or joining Ray, noticing what dies in it, and checking that its nodes run the same program.
+"""The cluster: noticing what dies in it, and checking that its nodes run the same program.
 
 Kinds of nodes: `learner`, `generator` and `sandbox` are custom resources that the cluster files give to nodes. A head
 that offers `node_kinds` says that they do, and then every actor asks for its kind. That keeps a model's programs off
@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import psutil
 import ray
-from ray._private.services import canonicalize_bootstrap_address
 from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -61,42 +60,6 @@ _SANDBOX_BYTES = 200 * MIB
 
 class HeadLostError(RuntimeError):
     """The head node of the cluster stopped answering."""
-
-
-def start_ray(settings: Settings) -> str:
-    """Start Ray here, or join the cluster at `cluster.address`.
-
-    Returns the address of the dashboard, or an empty string if there is none. Raises UserError if there is no such
-    cluster.
-    """
-    cluster = settings.cluster
-    common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": False}
-    if cluster.address == "local":
-        context = ray.init(
-            address="local",
-            object_store_memory=cluster.object_store_bytes,
-            # None: Ray tries to start it and carries on if it fails. With True, a slow dashboard ends the program.
-            include_dashboard=None if cluster.dashboard else False,
-            **common,
-        )
-    else:
-        context = ray.init(address=_find_head(cluster.address), **common)
-    return str(context.dashboard_url or "")
-
-
-def _find_head(address: str) -> str:
-    """HOST:PORT of the head. Checked before Ray does, which tries for two minutes and then ends the process."""
-    cure = (
-        "Start a cluster (`ray up cluster.yaml`, or `ray start --head`) and run launch.py on its head node, or start "
-        "Ray here with --cluster.address local"
-    )
-    try:
-        found = canonicalize_bootstrap_address(address)
-    except ConnectionError as error:
-        raise UserError(f"cluster.address {address}: no Ray cluster is running on this machine. {cure}") from error
-    if found is None or not answers(found):
-        raise UserError(f"cluster.address {address}: the head at {found} does not answer. {cure}")
-    return found
 
 
 async def while_head_lives(work: Coroutine[Any, Any, None], head: str, say: Callable[[str], None]) -> None:

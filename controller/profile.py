@@ -12,13 +12,15 @@ from pathlib import Path
 import ray
 
 from actors.messages import GeneratorStats
-from controller.cluster import check_resources, start_ray
+from controller.cluster import check_resources
 from controller.controller import Controller
 from controller.events import Began, Emit, Event, Refreshed, Rewound, Step
 from controller.planner import Figures, Forecast, Plan, forecast
 from controller.problems import ProblemSets, load_problem_sets
+from controller.ray_session import ray_running
 from controller.rollouts import GradingCounts
 from controller.start import start_controller
+from entry import run_until_interrupted
 from errors import UserError
 from learner.metrics import StepMetrics
 from settings import PlanOptions, Settings
@@ -101,17 +103,15 @@ def measured_forecast(settings: Settings, plan: PlanOptions, emit: Emit) -> Fore
             if None in given.values():  # unusable input is reported before anything starts
                 check_resources(settings)
                 problems = load_problem_sets(shortened.problems, settings.sandbox)
-            try:
-                emit(Began("Ray"))
-                start_ray(settings)
+            emit(Began("Ray"))
+            with ray_running(settings.cluster):
                 resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 cpus = resources["CPU"] if cpus is None else cpus
                 gpus = resources.get("GPU", 0.0) if gpus is None else gpus
                 if problems is not None:
-                    figures, observed = asyncio.run(_short_run(shortened, plan.num_updates, problems, emit))
+                    run = _short_run(shortened, plan.num_updates, problems, emit)
+                    figures, observed = run_until_interrupted(run, lambda num_signals: None)
                     measured = asdict(figures)
-            finally:
-                ray.shutdown()
     figures = Figures(**{name: measured[name] if value is None else value for name, value in given.items()})
     return forecast(settings, figures, cpus, gpus, observed)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from openai import APIStatusError, OpenAI, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
 
 from errors import UserError
 from evaluation.sources import Programs, SamplingOptions, numbered
@@ -25,6 +25,7 @@ _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
 _NUM_RETRIES = 4  # with growing pauses, 7 s in all
 _CONCURRENT_REQUESTS = 16
+_WAIT_S = 0.5  # then graded programs are stored, although no new one has come
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
 
@@ -46,33 +47,33 @@ class ServedModel(SamplingOptions):
         del identity["address"]
         return identity
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
+    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
         model = self._name
-        pending: deque[tuple[Problem, Future[list[str]]]] = deque()
-
-        def oldest() -> Programs:
-            problem, future = pending.popleft()
-            return numbered(problem, (_program(problem, text) for text in future.result()))
-
-        with ThreadPoolExecutor(_CONCURRENT_REQUESTS, thread_name_prefix="endpoint") as executor:
-            for problem in problems[num_done // self.num_samples :]:
-                pending.append((problem, executor.submit(self._sample, problem, model)))
-                if len(pending) >= 2 * _CONCURRENT_REQUESTS:
-                    yield from oldest()
-            while pending:
-                yield from oldest()
+        waiting = deque(problem for problem in problems if problem.task_id not in done)
+        pending: set[asyncio.Task[tuple[Problem, list[str]]]] = set()
+        with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
+            while waiting or pending:
+                while waiting and len(pending) < _CONCURRENT_REQUESTS:
+                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), model))
+                    # asyncio prints failures that nobody asks for, and the first is all that is raised.
+                    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    pending.add(task)
+                first = asyncio.wait(pending, timeout=_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+                finished, pending = runner.run(first)
+                for task in finished:
+                    problem, texts = task.result()
+                    yield from numbered(problem, (_program(problem, text) for text in texts))
+                yield None
 
     @cached_property
-    def _client(self) -> OpenAI:
-        # The client refuses to start without a key; servers that want none ignore it.
-        key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
-        return OpenAI(base_url=self.address, api_key=key, timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
+    def _client(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
 
     @cached_property
     def _name(self) -> str:
         """Raises UserError if the server lacks the model, or has several and none is named."""
         with _one_message(f"{self.address}/models"):
-            quick = self._client.with_options(timeout=_CONNECT_TIMEOUT_S, max_retries=0)
+            quick = OpenAI(base_url=self.address, api_key=_key(), timeout=_CONNECT_TIMEOUT_S, max_retries=0)
             ids = [model.id for model in quick.models.list().data or []]
         if not ids:
             raise UserError(f"{self.address}: the server has no model")
@@ -83,20 +84,25 @@ class ServedModel(SamplingOptions):
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
-    def _sample(self, problem: Problem, model: str) -> list[str]:
+    async def _sample(self, problem: Problem, model: str) -> tuple[Problem, list[str]]:
         asked: dict[str, Any] = {"model": model, "n": self.num_samples, "seed": self.seed}
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         with _one_message(self.address):
             if self.chat:
                 asked["messages"] = [{"role": "user", "content": chat_message(problem)}]
-                chat = self._client.chat.completions.create(**asked)
+                chat = await self._client.chat.completions.create(**asked)
                 texts = [choice.message.content or "" for choice in chat.choices]
             else:
-                plain = self._client.completions.create(prompt=render_prompt(problem), **asked)
+                plain = await self._client.completions.create(prompt=render_prompt(problem), **asked)
                 texts = [choice.text for choice in plain.choices]
         if len(texts) != self.num_samples:
             raise UserError(f"{self.address}: asked for {self.num_samples} programs, got {len(texts)}")
-        return texts
+        return problem, texts
+
+
+def _key() -> str:
+    """The client refuses to start without a key; servers that want none ignore it."""
+    return os.environ.get("OPENAI_API_KEY") or "EMPTY"
 
 
 def _program(problem: Problem, text: str) -> str:

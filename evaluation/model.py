@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter, deque
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actors.engine import FinishedRequest, SamplingEngine, SamplingRequest, build_engine
+from actors.engine import SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from errors import UserError
@@ -30,7 +31,7 @@ _PART_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class SampledModel(SamplingOptions):
-    """`num_samples` programs of each problem from a model, problem after problem.
+    """`num_samples` programs of each problem from a model, in the order in which problems are finished.
 
     At temperature 0 each problem has one greedy program. A sample's seed depends on `seed` and its problem's place, so
     an interrupted evaluation continues with the programs it would have had anyway.
@@ -73,17 +74,17 @@ class SampledModel(SamplingOptions):
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
         return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
+    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
         """Raises UserError, before the first program, if the model cannot be sampled."""
-        first = num_done // self.num_samples
-        if first == len(problems):
+        if all(problem.task_id in done for problem in problems):
             return ()
         by_id = {problem.task_id: problem for problem in problems}
         prompter = Prompter(self._folder, by_id, chat_template=self.chat_template)
         requests = self._requests(prompter, problems)
         end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
         engine = build_engine(self._folder, self._settings, GeneratorSettings(engine=self.engine), end_ids, self.seed)
-        return self._sample(engine, prompter, list(zip(problems, requests, strict=True))[first:])
+        work = [pair for pair in zip(problems, requests, strict=True) if pair[0].task_id not in done]
+        return self._sample(engine, prompter, work)
 
     def _requests(self, prompter: Prompter, problems: tuple[Problem, ...]) -> list[SamplingRequest | None]:
         """One request per problem; None if the prompt leaves no room for a program."""
@@ -116,21 +117,25 @@ class SampledModel(SamplingOptions):
     def _sample(
         self, engine: SamplingEngine, prompter: Prompter, work: list[tuple[Problem, SamplingRequest | None]]
     ) -> Programs:
-        """Programs in the order of the problems. The engine stays full while an earlier problem is unfinished."""
-        waiting = [request for _, request in reversed(work) if request is not None]
-        finished: dict[str, FinishedRequest] = {}
+        """The programs of each problem as soon as the engine has finished it. The engine stays full meanwhile."""
+        waiting = deque(request for _, request in work if request is not None)
+        in_flight: dict[str, SamplingRequest] = {}
+        problems = {problem.task_id: problem for problem, _ in work}
         limit = _QUEUED_SEQUENCES_PER_SLOT * GeneratorSettings().max_num_seqs
         with closing(engine):
             for problem, request in work:
-                while request is not None and request.request_id not in finished:
-                    while waiting and engine.num_unfinished < limit:
-                        engine.add_request(waiting.pop())
-                    finished.update((done.request_id, done) for done in engine.step())
-                programs = [""] * self.num_samples
-                if request is not None:
-                    rollout = prompter.rollout(request, finished.pop(request.request_id))
+                if request is None:
+                    yield from numbered(problem, [""] * self.num_samples)
+            while waiting or in_flight:
+                while waiting and engine.num_unfinished < limit:
+                    request = waiting.popleft()
+                    engine.add_request(request)
+                    in_flight[request.request_id] = request
+                for finished in engine.step():
+                    rollout = prompter.rollout(in_flight.pop(finished.request_id), finished)
                     programs = [completion.program for completion in rollout.completions]
-                yield from numbered(problem, programs)
+                    yield from numbered(problems[finished.request_id], programs)
+                yield None
 
 
 def folder_fingerprint(folder: Path) -> str:

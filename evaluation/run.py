@@ -33,13 +33,14 @@ class _Counts:
     """How many programs of each problem passed, by the strict rules and, if asked for, by those of APPS as well."""
 
     def __init__(self, problems: tuple[Problem, ...], comparison: Comparison) -> None:
-        self._num_programs = Counter({problem.task_id: 0 for problem in problems})
+        self._problems = problems
+        self.num_programs: Counter[str] = Counter()
         self._tallies = {rules: Tally(problems) for rules in dict.fromkeys((Comparison.STRICT, comparison))}
 
     def add(self, task_id: str, row: dict[str, Any]) -> None:
         """Count one stored program of a problem."""
         outcome = Outcome(row["outcome"])
-        self._num_programs[task_id] += 1
+        self.num_programs[task_id] += 1
         self._tallies[Comparison.STRICT].add(task_id, outcome)
         if Comparison.APPS in self._tallies:
             # None means that the grader failed by these rules, whatever the strict outcome is.
@@ -56,11 +57,11 @@ class _Counts:
         by_rules = {
             rules.value: evaluate_tally(tally, ks, rules.value).to_json() for rules, tally in self._tallies.items()
         }
-        numbers = [number for number in self._num_programs.values() if number]
+        numbers = list(self.num_programs.values())
         return {
             **by_rules.pop(Comparison.STRICT),
             **by_rules,
-            "problems_without_samples": len(self._num_programs) - len(numbers),
+            "problems_without_samples": len(self._problems) - len(numbers),
             "samples_per_problem": {"min": min(numbers, default=0), "max": max(numbers, default=0)},
         }
 
@@ -100,7 +101,11 @@ def run_evaluation(
         if isinstance(source, SamplesFile):
             source, num_left_out = source.checked(loaded, max(ks))
         graders = Graders(num_workers, SandboxSettings(), min_isolation)
-        counts = _grade_into(store, source, loaded.problems, graders, comparison)
+        try:
+            counts = _grade_into(store, source, loaded.problems, graders, comparison)
+        except KeyboardInterrupt as error:
+            error.add_note(f"{store.num_rows} graded programs are in {output}; the same command continues")
+            raise
     try:
         results = counts.results(ks)
         results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}
@@ -148,11 +153,11 @@ def _grade_into(
     if store.num_rows:
         logger.info("%s holds %d graded programs; continuing after them", store.folder, store.num_rows)
     index = ProblemIndex(problems)
-    programs = source.programs(problems, store.num_rows)
     with graders:
         _grade_again(graders, store, index, comparison)
         for row in store.rows():
             counts.add(index.find(row["task_id"]).task_id, row)
+        programs = source.programs(problems, counts.num_programs)
         logged = time.monotonic()
         for problem, row in _graded(programs, graders, comparison):
             store.append(row)

@@ -22,11 +22,12 @@ from settings import Dtype, Engine
 
 logger = logging.getLogger(__name__)
 
-Programs = Iterable[tuple[ProgramRow, Problem]]
+Programs = Iterable[tuple[ProgramRow, Problem] | None]
+"""Programs as they come; None says that the next one is not ready yet, and that there is time to store others."""
 
 
 class ProgramSource(Protocol):
-    """Yields the same programs every time, problem after problem in the same order."""
+    """Yields the same programs every time; those of a problem come together."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -35,8 +36,8 @@ class ProgramSource(Protocol):
     def resume_point(self, num_stored: int) -> int:
         """How many of the first `num_stored` programs can be kept."""
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
-        """The programs after the first `num_done`."""
+    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
+        """The programs that are left if there are `done` programs of each problem, by task id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +119,9 @@ class SamplesFile:
     def resume_point(self, num_stored: int) -> int:
         return num_stored
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> Programs:
+    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
         rows = read_programs(self.path, self._index(problems))
-        return islice((row for row in rows if row[1].task_id not in self.rejected), num_done, None)
+        return islice((row for row in rows if row[1].task_id not in self.rejected), done.total(), None)
 
     def _index(self, problems: tuple[Problem, ...]) -> ProblemIndex:
         """The usable problems, and empty ones, never graded, in place of the rejected ones."""

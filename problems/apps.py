@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems.sources import Row, parse_json
+from problems.sources import Row, check_text, parse_json
 from problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
 
 _INTEGER_KEY = re.compile(r"-?[0-9]{1,18}")
@@ -189,9 +189,11 @@ def _decoded(row: dict[str, Any], column: str) -> Any:
     if not value.strip():
         return None
     try:
-        return parse_json(value)
+        found = parse_json(value)
+        check_text(found, "")
     except UnusableRowError as error:
         raise _unusable(row, column, str(error), error.line) from error
+    return found
 
 
 def _unusable(row: dict[str, Any], column: str, reason: str, line: int | None = None) -> UnusableRowError:

@@ -18,6 +18,7 @@ _MAX_DIRECT_DIGITS = 4000  # below the interpreter's limit for int(str), which i
 _HUB_TIMEOUT_S = 10.0
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _PARQUET_BRANCH = "refs/convert/parquet"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SEPARATORS = re.compile(r"[\s,]*")
 
 
@@ -43,6 +44,29 @@ def parse_json(text: str) -> Any:
         raise UnusableRowError(f"not JSON: {error.msg} at column {error.colno}", line=error.lineno) from error
     except RecursionError as error:
         raise UnusableRowError("JSON nested too deeply") from error
+
+
+def check_text(value: Any, place: str) -> None:
+    """Check every string within a value from JSON, which may escape half of a surrogate pair (`"\\ud800"`).
+
+    Such a string is not text: no file, tokenizer or process can take it.
+
+    Raises:
+        UnusableRowError: there is one. The message starts with its place, such as `tests[0].stdin`.
+    """
+    if isinstance(value, str):
+        if not value.isascii() and (found := _SURROGATE.search(value)):
+            raise UnusableRowError(
+                f"{place}: not text, because character {found.start()} is half of a surrogate pair (\\u{ord(found[0]):04x})"
+            )
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            if isinstance(item, str | list | dict):
+                check_text(item, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_text(key, f"a key in {place}" if place else "a key")
+            check_text(item, f"{place}.{key}" if place else key)
 
 
 def _parse_int(digits: str) -> int:

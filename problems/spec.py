@@ -12,7 +12,7 @@ from typing import Any
 from errors import UserError
 from problems import apps, custom, humaneval, mbpp, starter
 from problems.index import nearest
-from problems.sources import Row, is_hub_id, read_file, read_hub
+from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, UnusableRowError
 
 
@@ -149,6 +149,7 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
         try:
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
+            check_text(row.data, "")
             _refuse_evalplus(row.data, spec.kind, benchmark)
             problem = benchmark.to_problem(row.data)
             if problem.task_id in problems:
@@ -158,7 +159,8 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
                 raise UnusableRowError(reason)
         except UnusableRowError as error:
             line = error.line if error.file else row.line
-            rejected.append(RejectedRow(error.file or row.file, line, task_id, str(error)))
+            shown = None if task_id is None else task_id.encode("utf-8", "backslashreplace").decode()
+            rejected.append(RejectedRow(error.file or row.file, line, shown, str(error)))
         else:
             problems[problem.task_id] = problem
     if not problems:

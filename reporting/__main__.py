@@ -2,7 +2,8 @@
 
 import sys
 
+from entry import run_command
 from reporting.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("python -m reporting", main))

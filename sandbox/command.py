@@ -6,16 +6,16 @@ Imports neither torch nor Ray.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from errors import UserError
-from files import write_jsonl
+from files import RowWriter
 from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
 from sandbox.grading import Graders, read_programs, verdict_row
@@ -97,14 +97,21 @@ def _grade(options: argparse.Namespace) -> None:
         pass  # a bad row is named before anything runs
     outcomes: Counter[Outcome] = Counter()
     started = time.monotonic()
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for (program, _), verdict in graders.verdicts(read_programs(options.programs, index)):
-            outcomes[verdict.outcome] += 1
-            yield verdict_row(program, verdict)
-
-    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
-        write_jsonl(options.output, rows())  # appears once it is complete
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    part = options.output.with_name(options.output.name + ".part")
+    part.unlink(missing_ok=True)
+    with (
+        Graders(options.workers, SandboxSettings(), options.min_isolation) as graders,
+        contextlib.closing(RowWriter(part)) as writer,
+    ):
+        try:
+            for (program, _), verdict in graders.verdicts(read_programs(options.programs, index)):
+                outcomes[verdict.outcome] += 1
+                writer.write_row(verdict_row(program, verdict))
+        except KeyboardInterrupt as error:
+            error.add_note(f"the verdicts of the first {outcomes.total()} programs are in {part}")
+            raise
+    part.replace(options.output)  # appears once it is complete
     seconds = time.monotonic() - started
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     print(f"{outcomes.total()} programs in {seconds:.1f} s: {counts}")

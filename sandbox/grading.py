@@ -107,7 +107,7 @@ class Graders:
             self._idle.put(sandbox)
 
     def verdicts(
-        self, programs: Iterable[tuple[ProgramRow, Problem]]
+        self, programs: Iterable[tuple[ProgramRow, Problem] | None]
     ) -> Iterator[tuple[tuple[ProgramRow, Problem], Verdict]]:
         """Yield each program with its verdict, in order (see `map`)."""
         return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
@@ -120,14 +120,18 @@ class Graders:
         finally:
             self._idle.put(sandbox)
 
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead."""
+    def map(self, function: Callable[[T], R], items: Iterable[T | None]) -> Iterator[tuple[T, R]]:
+        """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead.
+
+        None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
+        """
         limit = _IN_FLIGHT_PER_WORKER * self._num_workers
         pending: deque[tuple[T, Future[R]]] = deque()
         executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="grader")
         try:
             for item in items:
-                pending.append((item, executor.submit(function, item)))
+                if item is not None:
+                    pending.append((item, executor.submit(function, item)))
                 while pending and (pending[0][1].done() or len(pending) > limit):
                     done, future = pending.popleft()
                     yield done, future.result()

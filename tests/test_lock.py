@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.controller.jobs import ROOT, small_job
 
 import launch
 from errors import UserError
 from lock import LOCK, locked
+from tests.jobs import ROOT, small_job
 
 # Takes the lock, starts a child that inherits whatever it can, says so, and sleeps.
 HOLDER = """

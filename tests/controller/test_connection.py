@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from controller import cluster
-from controller.cluster import HeadLostError, start_ray, while_head_lives
+from controller.cluster import HeadLostError, while_head_lives
+from controller.ray_session import ray_running
 from errors import UserError
-from settings import Settings
+from settings import ClusterSettings
 from tests.jobs import python
 
 
@@ -29,6 +30,11 @@ def free_port() -> int:
         return port
 
 
+def join(address: str) -> None:
+    with ray_running(ClusterSettings(address=address)):
+        pytest.fail("there is no cluster to join")
+
+
 def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
     """The messages while `work` runs and a head is watched."""
     said: list[str] = []
@@ -39,23 +45,24 @@ def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
 def test_a_missing_head_is_reported_before_ray_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=rf"head at .*{address.rpartition(':')[2]} does not answer.*ray up"):
-        start_ray(Settings.model_validate({"cluster": {"address": address}}))
+        join(address)
     monkeypatch.setenv("RAY_ADDRESS", address)  # `auto` reads it, and Ray Jobs sets it
     with pytest.raises(UserError, match=r"cluster\.address auto: the head at"):
-        start_ray(Settings.model_validate({"cluster": {"address": "auto"}}))
+        join("auto")
 
 
 @pytest.mark.ray
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray
-        from controller.cluster import start_ray
+        from controller.ray_session import ray_running
         from ray._private import ray_constants
-        from settings import Settings
+        from settings import ClusterSettings
 
         ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
-        assert start_ray(Settings(cluster={"object_store_bytes": 2**27})) == ""
-        assert ray.get(ray.remote(lambda: 7).remote()) == 7
+        with ray_running(ClusterSettings(object_store_bytes=2**27)) as dashboard:
+            assert dashboard == ""
+            assert ray.get(ray.remote(lambda: 7).remote()) == 7
     """
     done = python("-c", textwrap.dedent(program))
     assert done.returncode == 0, done.stderr

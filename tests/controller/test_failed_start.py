@@ -9,7 +9,7 @@ import pytest
 import job
 import launch
 from errors import UserError
-from settings import Settings
+from settings import ClusterSettings
 from tests.jobs import small_job
 
 
@@ -17,11 +17,11 @@ from tests.jobs import small_job
 def test_a_failed_start_frees_the_name(
     error: Exception, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(settings: Settings) -> str:
-        assert settings.run.folder.is_dir()
+    def fail(cluster: ClusterSettings) -> str:
+        assert (tmp_path / "first").is_dir()
         raise error
 
-    monkeypatch.setattr(job, "start_ray", fail)
+    monkeypatch.setattr(job, "ray_running", fail)
     for _ in range(2):
         assert launch.main(small_job(tmp_path, "first")) == status
         shown = capsys.readouterr().out
@@ -30,10 +30,10 @@ def test_a_failed_start_frees_the_name(
 
 
 def test_a_run_that_learned_something_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(settings: Settings) -> str:
-        (settings.run.folder / "checkpoints" / "step-1").mkdir()
+    def fail(cluster: ClusterSettings) -> str:
+        (tmp_path / "first" / "checkpoints" / "step-1").mkdir()
         raise RuntimeError
 
-    monkeypatch.setattr(job, "start_ray", fail)
+    monkeypatch.setattr(job, "ray_running", fail)
     assert launch.main(small_job(tmp_path, "first")) == 1
     assert (tmp_path / "first" / "report.html").is_file()

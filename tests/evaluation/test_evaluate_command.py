@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -146,8 +147,8 @@ class Stored:
     def resume_point(self, num_stored: int) -> int:
         return num_stored
 
-    def programs(self, problems: tuple[Problem, ...], num_done: int) -> tuple[()]:
-        assert num_done == 1000 * len(problems)
+    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> tuple[()]:
+        assert done == {problem.task_id: 1000 for problem in problems}
         return ()
 
 

@@ -1,0 +1,180 @@
+"""Starting or joining Ray, and leaving nothing of it behind.
+
+Ray has a folder for each session, with its sockets, logs and spilled objects. The driver locks that of a Ray that it
+started, and removes it in the end. If the driver is killed, or if Ray's logs may explain a failure, the next driver
+removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+from unittest.mock import patch
+
+import psutil
+import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private.parameter import RayParams
+from ray._private.services import canonicalize_bootstrap_address
+
+from controller.cluster import answers
+from entry import Interrupted, catch_signals, signals_ignored
+from errors import UserError
+from settings import ClusterSettings
+
+logger = logging.getLogger(__name__)
+
+_LOCK = "rltf-driver.lock"
+_END_S = 10.0
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+START_S = 300
+# On a busy machine, Python processes of Ray take a minute to import what they need. With Ray's own patience, 5 of 5
+# starts failed on 2 cores under a load of 20. Ray reads these variables in the driver and in its daemons.
+PATIENCE: Mapping[str, int] = {
+    "RAY_gcs_server_port_wait_time_s": START_S,  # the driver waits for the control store (30 s)
+    "RAY_py_gcs_connect_timeout_s": START_S,  # Ray's Python processes connect to it (30 s)
+    "RAY_raylet_start_wait_time_s": START_S,  # the driver waits for the node's daemon to register (60 s)
+    "RAY_agent_register_timeout_ms": 1000 * START_S,  # the daemon waits for its agents, and ends without them (30 s)
+    "RAY_worker_register_timeout_seconds": START_S,  # the daemon waits for workers, and starts others (60 s)
+}
+
+
+@contextlib.contextmanager
+def ray_running(cluster: ClusterSettings) -> Iterator[str]:
+    """Start Ray here, or join the cluster at `cluster.address`; end or leave it afterwards.
+
+    Yields the address of the dashboard, or an empty string if there is none. Raises UserError if there is no such
+    cluster, and RuntimeError if Ray does not start.
+    """
+    if cluster.address != "local":
+        head = _find_head(cluster.address)
+        try:
+            yield _init(address=head)
+        finally:
+            with signals_ignored():
+                ray.shutdown()
+        return
+    _sweep()
+    children, sessions = _children(), _sessions()
+    failed = False
+    with contextlib.ExitStack() as locks:
+        try:
+            dashboard = _start(cluster)
+            for session in _sessions() - sessions:
+                locks.enter_context(_locked(session / _LOCK))
+            yield dashboard
+        except Exception as error:
+            failed = not isinstance(error, UserError)
+            raise
+        finally:
+            with signals_ignored():
+                ray.shutdown()
+                _end(_children() - children)  # a start that failed leaves daemons behind
+                for session in () if failed else _sessions() - sessions:
+                    shutil.rmtree(session, ignore_errors=True)
+
+
+def _start(cluster: ClusterSettings) -> str:
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, str(value))
+    # For a port that an agent chooses, the node's daemon waits 15 s, whatever the environment says, and then dies.
+    chosen = partial(RayParams, **dict(zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True)))
+    try:
+        with patch.object(ray._private.parameter, "RayParams", chosen):
+            return _init(
+                address="local",
+                object_store_memory=cluster.object_store_bytes,
+                # None: Ray tries to start it and carries on if it fails. With True, a slow dashboard ends the program.
+                include_dashboard=None if cluster.dashboard else False,
+            )
+    except Exception as error:  # Ray raises bare exceptions here
+        load, num_cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+        raise RuntimeError(
+            f"Ray did not start: {error} (load of this machine: {load:.0f}, on {num_cores} cores; Ray's logs: "
+            f"{_folder()}/session_latest/logs)"
+        ) from error
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
+
+
+def _init(**options: Any) -> str:
+    # Ray's daemons and workers inherit what is blocked. If a terminal is closed, it tells all its processes, and the
+    # learner is still needed then, for the checkpoint.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        context = ray.init(configure_logging=True, logging_level=logging.WARNING, log_to_driver=False, **options)
+    except SystemExit as error:  # from the handler of SIGTERM that Ray has installed in place of ours
+        raise Interrupted(signal.SIGTERM) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        catch_signals()
+    return str(context.dashboard_url or "")
+
+
+def _find_head(address: str) -> str:
+    """HOST:PORT of the head. Checked before Ray does, which tries for two minutes and then ends the process."""
+    cure = (
+        "Start a cluster (`ray up cluster.yaml`, or `ray start --head`) and run launch.py on its head node, or start "
+        "Ray here with --cluster.address local"
+    )
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except ConnectionError as error:
+        raise UserError(f"cluster.address {address}: no Ray cluster is running on this machine. {cure}") from error
+    if found is None or not answers(found):
+        raise UserError(f"cluster.address {address}: the head at {found} does not answer. {cure}")
+    return found
+
+
+def _folder() -> Path:
+    return Path(get_default_ray_temp_dir())  # type: ignore[no-untyped-call]
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children())
+
+
+def _sessions() -> set[Path]:
+    """The folders of Ray's sessions that this process started: their names end with its id."""
+    return set(_folder().glob(f"session_*_{os.getpid()}"))
+
+
+def _locked(path: Path) -> TextIO:
+    """A new file that is locked until it is closed, or this process ends."""
+    file = path.with_suffix(".new").open("w")  # it has its name only once it is locked, so nobody finds it unlocked
+    fcntl.flock(file, fcntl.LOCK_EX)
+    path.with_suffix(".new").rename(path)
+    return file
+
+
+def _sweep() -> None:
+    """Remove the folders of sessions whose drivers have ended."""
+    for path in _folder().glob(f"session_*/{_LOCK}"):
+        with contextlib.suppress(OSError), path.open("r+") as lock:  # another user's, or locked
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Kill processes and everything that they started."""
+    doomed = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            doomed += process.children(recursive=True)
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(doomed, timeout=_END_S)
