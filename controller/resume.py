@@ -102,5 +102,8 @@ def _differences(
 
 def _changed_problems(kept: Mapping[str, ShortFingerprints], now: Mapping[str, ShortFingerprints]) -> str:
     """How sets of problems differ, in words; empty if they do not."""
-    found = {name: differences(expanded(kept.get(name, {})), expanded(now[name])) for name in now}
-    return "; ".join(f"problems.{name}: {what}" for name, what in found.items() if what)
+    found: dict[str, list[str]] = {}
+    for name in now:
+        if what := differences(expanded(kept.get(name, {})), expanded(now[name])):
+            found.setdefault(what, []).append(f"problems.{name}")
+    return "; ".join(f"{' and '.join(names)}: {what}" for what, names in found.items())
