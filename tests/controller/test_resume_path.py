@@ -33,7 +33,7 @@ from lock import locked
 from reporting.report import build_report
 from reporting.run_folder import RunFolder
 from settings_sources import load_settings
-from tests.controller.jobs import small_job
+from tests.jobs import small_job
 from tests.learner.samples import make_rollout
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event
 
