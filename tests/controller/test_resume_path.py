@@ -49,7 +49,9 @@ class _Writer:
         self.problems = load_problem_sets(self.settings.problems)
         sampler = ProblemSampler([problem.task_id for problem in self.problems.train], self.settings.run.seed)
         unused: Any = None
-        self.loop = RolloutLoop(self.settings, Ledger(), sampler, unused, unused, lambda graded: None)
+        self.loop = RolloutLoop(
+            self.settings, Ledger(), sampler, unused, unused, lambda rollout: None, lambda rollout: None
+        )
         self.batches = BatchSource(self.settings, self.loop.ledger, unused, self.loop.allow_at_least)
         self.learner = Learner(model, self.settings)
         self.buffered: dict[str, Experiences] = {}
