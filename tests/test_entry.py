@@ -26,9 +26,7 @@ def command():
 
 sys.exit(run_command("command", command))
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def signaled(process: subprocess.Popen[str], *numbers: signal.Signals) -> tuple[str, str]:
