@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ray._common.utils import get_default_ray_temp_dir
+
 from tests.jobs import ROOT, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
