@@ -282,12 +282,7 @@ class SandboxPool:
                 return
             self._leave(worker)
             logger.warning("sandbox worker %s did not start, starting another: %s", worker.name, first_line(error))
-            if isinstance(error, UserError) and not any(other.ready for other in self._workers):
-                self._fail(error)
-            try:
-                self._deaths.note(error)
-            except GaveUpError as failure:
-                self._fail(failure)
+            self._note_failed_start(error)
         else:
             self._deaths.progressed()
             self._starting.pop(worker, None)
@@ -296,6 +291,17 @@ class SandboxPool:
         finally:
             start.cancel()
         self._changed.set()
+
+    def _note_failed_start(self, error: RayError) -> None:
+        """Give up if no worker is left and another one would not start either. As long as one works, keep trying."""
+        if any(worker.ready for worker in self._workers):
+            return
+        if isinstance(error, UserError):
+            self._fail(error)
+        try:
+            self._deaths.note(error)
+        except GaveUpError as failure:
+            self._fail(failure)
 
     async def _make(self, call: _Call, worker: _Worker) -> None:
         """Make one call, and answer it or queue it again."""

@@ -45,6 +45,15 @@ class RefusingWorker(SandboxWorker):
         raise UserError("isolation level `namespaces` is required, this machine gives `landlock`")
 
 
+class FussyWorker(Worker):
+    """Starts only while its machine gives enough isolation: until there is a file that its problem `mark` names."""
+
+    def start(self) -> None:
+        if os.path.exists(self.problems["mark"].statement):
+            raise UserError("isolation level `namespaces` is required, this machine gives `landlock`")
+        super().start()
+
+
 class PlacedWorker(SandboxWorker):
     """Says on which node of the cluster it runs. Needs no isolation."""
 

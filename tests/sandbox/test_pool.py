@@ -20,7 +20,7 @@ from sandbox.pool import PoolError, SandboxPool
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
 from supervise import end_frozen
-from tests.sandbox.pool_worker import RefusingWorker, Worker
+from tests.sandbox.pool_worker import FussyWorker, RefusingWorker, Worker
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -195,5 +195,24 @@ def test_too_little_isolation_is_refused() -> None:
         with pytest.raises(UserError, match="this machine gives"):
             await pool.submit("grade", [])
         await pool.close()
+
+    run(scenario)
+
+
+def test_isolation_that_is_lost_later_ends_the_work_only_with_the_last_worker(tmp_path: Any) -> None:
+    mark = tmp_path / "mark"
+
+    async def scenario() -> None:
+        problems = {"square": SQUARE, "mark": Problem("mark", "tests", str(mark), SQUARE.tests)}
+        pool = SandboxPool(FussyWorker, settings(), ray.put(problems))
+        await pool.start()
+        mark.touch()
+        try:
+            calls = asyncio.gather(*(pool.submit("work", 0.5, num_items=4) for _ in range(12)))
+            assert len(set(await calls)) == 1  # the others refused to start
+            with pytest.raises(UserError, match="this machine gives"):
+                await pool.submit("die")
+        finally:
+            await pool.close()
 
     run(scenario)
