@@ -105,7 +105,7 @@ class LearnerService:
         # In a thread, because it reads whole checkpoints.
         checkpoint, damaged = await asyncio.to_thread(newest_whole_checkpoint, self.folder)
         for path, found in damaged.items():
-            text = passed_over(path, found, set_aside(path))
+            text = f"checkpoint {path} is damaged and is set aside as {set_aside(path).name}: {found}"
             logger.warning("%s", text)
             self.emit(Said(text))
         return checkpoint
@@ -131,11 +131,6 @@ class LearnerService:
         finally:
             task.cancel()
         return await task
-
-
-def passed_over(checkpoint: Path, found: str, aside: Path) -> str:
-    """A damaged checkpoint in words: what was `found` in it, and where it is now."""
-    return f"{checkpoint} is damaged: {found}; it is passed over, and is now {aside.name}"
 
 
 def shown_step(step: int, num_steps: int) -> str:

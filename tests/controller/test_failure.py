@@ -23,6 +23,7 @@ from controller.learner_service import LearnerService
 from controller.ledger import DropReason, Ledger
 from files import checkpoints, newest_checkpoint, read_json
 from learner.buffer import RolloutMeta
+from learner.data import load_rollouts
 from problems.types import Problem, StdinTest
 from settings import Settings
 from supervise import GaveUpError, end_frozen
@@ -74,7 +75,7 @@ def make_settings(
     )
 
 
-def start_controller(cluster: Cluster, settings: Settings) -> Controller:
+def start_controller(cluster: Cluster, settings: Settings, problems: Sequence[Problem]) -> Controller:
     """The real driver, with simulated actors."""
     buffer = start_buffer(cluster, settings)
     rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
@@ -94,7 +95,7 @@ def start_controller(cluster: Cluster, settings: Settings) -> Controller:
     folder = settings.run.folder / "checkpoints"
     learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
     graders = SimulatedGraders(cluster, buffer)
-    return Controller(settings, PROBLEMS, (), pool, graders, buffer, learner, lambda event: None)
+    return Controller(settings, problems, (), pool, graders, buffer, learner, lambda event: None)
 
 
 def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
@@ -102,9 +103,11 @@ def weights_of(controller: Controller) -> list[tuple[int, str, int]]:
     return learner.weights
 
 
-async def life(cluster: Cluster, settings: Settings, stop_after_s: float | None) -> Controller | None:
+async def life(
+    cluster: Cluster, settings: Settings, stop_after_s: float | None, problems: Sequence[Problem] = PROBLEMS
+) -> Controller | None:
     """One life of the driver, from the newest checkpoint if there is one. None if it was killed."""
-    controller = start_controller(cluster, settings)
+    controller = start_controller(cluster, settings, problems)
     watch = asyncio.create_task(end_frozen(cluster.watched, 30.0))
     checkpoint = newest_checkpoint(controller.learner.folder)
     try:
@@ -245,6 +248,21 @@ def test_a_resumed_run_asks_for_as_many_samples_as_its_ledger_has_issued(tmp_pat
     check_books(controller)
 
 
+def test_rollouts_of_removed_problems_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = make_settings(tmp_path, refresh_every=1, max_off_policy_versions=2)
+    assert run_virtually(life(Cluster(0, {}), settings, 40.0)) is None
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    kept = dict(load_rollouts(newest / "trainer_state" / "rollouts.npz"))
+    lost = [row["task_id"] for row in stored_ledger(tmp_path)["live"] if row["rollout_id"] not in kept]
+    others = [problem for problem in PROBLEMS if problem.task_id not in lost]
+    controller = run_virtually(life(Cluster(1, {}), settings, None, others))
+    assert controller is not None
+    check_books(controller)
+    assert "the order of the current pass over them is a new one" in caplog.text
+    assert controller.ledger.dropped[DropReason.LOST] == 2 * len(lost) > 0
+
+
 def stored_ledger(run: Path) -> dict[str, Any]:
     newest = newest_checkpoint(run / "checkpoints")
     assert newest is not None
@@ -270,7 +288,7 @@ def test_a_new_learner_passes_over_damaged_checkpoints(
     controller = run_virtually(life(cluster, settings, None))
     assert controller is not None
     check_books(controller)
-    assert caplog.text.count("is not as it was written; it is passed over") == num_damaged
+    assert caplog.text.count("weights is not as it was written") == num_damaged
     assert controller.ledger.dropped[DropReason.REWOUND] > 0
     assert len(list(folder.glob("set-aside-*"))) == num_damaged
 
