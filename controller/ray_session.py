@@ -69,10 +69,7 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
     failed = False
     with contextlib.ExitStack() as locks:
         try:
-            dashboard = _start(cluster)
-            for session in _sessions() - sessions:
-                locks.enter_context(_locked(session / _LOCK))
-            yield dashboard
+            yield _start(cluster, locks)
         except Exception as error:
             failed = not isinstance(error, UserError)
             raise
@@ -84,11 +81,11 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
                     shutil.rmtree(session, ignore_errors=True)
 
 
-def _start(cluster: ClusterSettings) -> str:
+def _start(cluster: ClusterSettings, locks: contextlib.ExitStack) -> str:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, str(value))
     try:
-        with patch.object(services, "start_raylet", partial(_start_raylet, services.start_raylet)):
+        with patch.object(services, "start_raylet", partial(_start_raylet, services.start_raylet, locks)):
             return _init(
                 address="local",
                 object_store_memory=cluster.object_store_bytes,
@@ -103,8 +100,8 @@ def _start(cluster: ClusterSettings) -> str:
         ) from error
 
 
-def _start_raylet(start: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Start the node's daemon with ports for its agents that are chosen here.
+def _start_raylet(start: Callable[..., Any], locks: contextlib.ExitStack, *arguments: Any, **options: Any) -> Any:
+    """Lock the folder of the session, and start the node's daemon with ports for its agents that are chosen here.
 
     If the agents choose them, the daemon waits 15 s for each, whatever the environment says, and dies.
     """
@@ -112,6 +109,7 @@ def _start_raylet(start: Callable[..., Any], *arguments: Any, **options: Any) ->
         servers = [held.enter_context(socket.create_server(("", 0))) for _ in _AGENT_PORTS]
         options |= {name: server.getsockname()[1] for name, server in zip(_AGENT_PORTS, servers, strict=True)}
     given = inspect.signature(start).bind(*arguments, **options).arguments
+    locks.enter_context(_locked(Path(given["session_dir"]) / _LOCK))
     for name in _AGENT_PORTS:
         persist_port(given["session_dir"], given["node_id"], name, given[name])
     return start(*arguments, **options)
