@@ -55,6 +55,19 @@ SUFFIXES = ("json", "jsonl", "py", "yaml")
 FENCED = r"^```\w*\n(.*?)^```"
 
 
+# Tests
+
+
+def test_every_fault_names_tests_that_exist() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")]
+    faults = [row for row in rows if row[1].strip() not in ("fault", "---")]
+    assert len(faults) > 20
+    for *_, named, _ in faults:
+        files = re.findall(r"`([\w/]+\.py)`", named)
+        assert files
+        assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
 # Commands
 
 
