@@ -47,7 +47,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rltf evaluate", description="pass@k of a model or of a file of programs.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="model folder, Hub id, or the address of a server: http(s)://HOST/v1[#MODEL]")
+    source.add_argument("--model", help="model folder, GGUF file, Hub id, or a server: http(s)://HOST/v1[#MODEL]")
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     add_grading_options(parser)
     add = parser.add_argument

@@ -19,7 +19,7 @@ from evaluation.sources import Programs, SamplingOptions, numbered
 from learner.model_source import TINY, model_folder
 from problems import Problem
 from problems.fingerprints import NUM_CHARACTERS
-from settings import Dtype, Engine, GeneratorSettings, ModelSettings
+from settings import CACHE_DIR, Dtype, Engine, GeneratorSettings, ModelSettings
 from transport.model_folder import check_model_folder, end_token_ids
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class SampledModel(SamplingOptions):
 
     @cached_property
     def _folder(self) -> Path:
-        return model_folder(self.name, (), Path(), seed=self.seed)
+        return model_folder(self.name, (), CACHE_DIR, seed=self.seed)
 
     @cached_property
     def _settings(self) -> ModelSettings:

@@ -1,4 +1,4 @@
-"""Where the initial policy comes from: the tiny model built here, a folder, or the Hugging Face Hub."""
+"""Where the initial policy comes from: the tiny model built here, a folder, a GGUF file, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import torch
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,8 +23,9 @@ from problems.types import Problem
 
 TINY = "tiny"
 HUB_ANSWER_S = 10.0
-# Weights in formats that are not read here.
-_OTHER_FORMATS = ["*.h5", "*.msgpack", "original/*"]
+# Weights in formats that are not read here, or only if the file is named.
+_OTHER_FORMATS = ["*.h5", "*.msgpack", "*.gguf", "original/*"]
+_NOT_ON_HUB = (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
 
 # The shape of the tiny model.
 VOCABULARY_SIZE = 768
@@ -34,22 +35,49 @@ NUM_HEADS = 3
 MAX_LENGTH = 512
 
 
-def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, seed: int) -> Path:
-    """The Hugging Face model folder for `model.name`. The model `tiny` is built in `cache_dir` for `problems`.
+def is_gguf(name: str) -> bool:
+    """Whether `model.name` names a GGUF file rather than a folder or a Hub id."""
+    return name.lower().endswith(".gguf")
 
-    Raises UserError if there is no such folder and the Hub does not have the model.
+
+def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, seed: int) -> Path:
+    """The Hugging Face model folder for `model.name`.
+
+    The model `tiny` is built in `cache_dir` for `problems`, and a GGUF file is dequantized there.
+
+    Raises UserError if there is no such folder or file and the Hub does not have the model, or if it cannot be read.
     """
     if name == TINY:
         return _tiny_model(cache_dir, problems, seed=seed)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
+    if is_gguf(name):
+        from learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
+
+        return dequantized_folder(_gguf_file(name), cache_dir)
     try:
-        cached_only = not _hub_answers()
-        return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=cached_only))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=not _hub_answers()))
+    except _NOT_ON_HUB as error:
         raise UserError(
             f"model.name: {name} is not a local folder and was not found on the Hub ({str(error).splitlines()[0]}); "
             "give a model folder, or a Hub id and access to the Hub"
+        ) from error
+
+
+def _gguf_file(name: str) -> Path:
+    """The file FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf from the Hub. Raises UserError if there is neither."""
+    file = Path(name).expanduser()
+    if file.is_file():
+        return file.resolve()
+    parts = name.split("/", 2)
+    if len(parts) < 3 or name.startswith((".", "/", "~")):
+        raise UserError(f"model.name: no such file: {file}; give FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf on the Hub")
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=not _hub_answers()))
+    except _NOT_ON_HUB as error:
+        raise UserError(
+            f"model.name: {name} is not a local file and was not found on the Hub ({str(error).splitlines()[0]}); "
+            "give FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf and access to the Hub"
         ) from error
 
 

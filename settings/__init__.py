@@ -28,7 +28,7 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
-from settings.learning import LearnerSettings, LossSettings, OptimSettings, SftSettings
+from settings.learning import CACHE_DIR, LearnerSettings, LossSettings, OptimSettings, SftSettings
 from settings.sections import (
     BufferSettings,
     CheckpointSettings,
@@ -45,6 +45,7 @@ from settings.sections import (
 )
 
 __all__ = [
+    "CACHE_DIR",
     "GIB",
     "MIB",
     "AdaptiveScope",

@@ -9,6 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from settings.base import Cores, Section
 from settings.choices import LossAggMode
 
+CACHE_DIR = Path("runs/cache")
+
 
 class SftSettings(Section):
     """Supervised fine-tuning on reference programs before RL starts."""
@@ -24,7 +26,9 @@ class SftSettings(Section):
     evaluate_every: PositiveInt = Field(50, description="Updates between validations.")
     patience: PositiveInt = Field(3, description="Validations without a lower loss before fine-tuning stops.")
     cache_dir: Path | None = Field(
-        Path("runs/cache"), description="Folder that caches fine-tuned models by content hash; null: no cache."
+        CACHE_DIR,
+        description="Folder that caches fine-tuned models, and models from GGUF files, by content hash; null: each run "
+        "makes its own.",
     )
 
 

@@ -67,7 +67,8 @@ class ModelSettings(Section):
     name: str = Field(
         "Qwen/Qwen2.5-Coder-0.5B",
         min_length=1,
-        description="Hugging Face model folder, Hub id, or `tiny`: the starter job's Llama, trained from scratch.",
+        description="Hugging Face model folder, Hub id, GGUF file (FOLDER/NAME.gguf or, on the Hub, "
+        "ORG/REPO/NAME.gguf), or `tiny`: the starter job's Llama, trained from scratch.",
     )
     dtype: Dtype = Field(
         Dtype.BFLOAT16,
