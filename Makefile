@@ -6,11 +6,20 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: run test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
+.PHONY: run mbpp test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
+SHARED_GPU = $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
+
 run: setup
-	$(VENV)/python launch.py $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
+	$(VENV)/python launch.py $(SHARED_GPU)
+
+# A pretrained model learns on MBPP, and is measured before and after; docs/quick-start.md lists the variables. Takes
+# hours; if it is interrupted, the same command continues.
+mbpp: setup
+	$(VENV)/python -m scripts.mbpp $(if $(MODEL),--model '$(MODEL)') $(if $(MBPP),--mbpp '$(MBPP)') \
+		$(if $(HUMANEVAL),--humaneval '$(HUMANEVAL)') $(if $(FOLDER),--folder '$(FOLDER)') \
+		$(if $(LIMIT),--limit '$(LIMIT)') $(SHARED_GPU) $(ARGS)
 
 # Two processes; tests/conftest.py says which tests stay together.
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
