@@ -81,7 +81,7 @@ def _loaded(file: Path) -> tuple[Any, Any]:
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         unpacked = GgufConfig(dequantize=True)
         model, report = auto.from_pretrained(
-            **source, dtype=_DTYPE, quantization_config=unpacked, output_loading_info=True
+            **source, config=config, dtype=_DTYPE, quantization_config=unpacked, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except _UNREADABLE as error:

@@ -26,10 +26,9 @@ def check_model_folder(model: Path) -> dict[str, Any]:
         raise UserError(f"model.name: not a directory: {model}")
     config_file = model / "config.json"
     if not config_file.is_file():
-        raise UserError(
-            f"model.name: {model} is not a model folder: it has no config.json; use a folder written by "
-            "save_pretrained, or a Hub id"
-        )
+        files = sorted(model.glob("*.gguf"))
+        fix = f"name its GGUF file: {files[0]}" if files else "use a folder written by save_pretrained, or a GGUF file"
+        raise UserError(f"model.name: {model} is not a model folder: it has no config.json; {fix}")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:

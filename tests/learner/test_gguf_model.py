@@ -19,7 +19,7 @@ from learner.model_source import model_folder
 from tests import gguf_files
 from tests.families import build_family
 from tests.gguf_files import gguf, write_gguf
-from transport.model_folder import end_token_ids, load_model, load_tokenizer
+from transport.model_folder import check_model_folder, end_token_ids, load_model, load_tokenizer
 
 TEXT = "def solve(values):\n    return sum(values)  # naïve 日本 2024\n"
 
@@ -80,6 +80,11 @@ def test_written_once_for_each_content(tmp_path: Path, llama_file: Path, tiny_mo
     assert (folder / "config.json").stat().st_mtime_ns == written
     other = write_gguf(moved, tiny_model_dir, gguf.GGMLQuantizationType.F16)
     assert model_folder(str(other), (), tmp_path, seed=0) != folder
+
+
+def test_folder_with_a_gguf_file(llama_file: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json; name its GGUF file: .*/tiny\.gguf"):
+        check_model_folder(llama_file.parent)
 
 
 def test_unknown_architecture(tmp_path: Path, tiny_model_dir: Path) -> None:
