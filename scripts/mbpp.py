@@ -62,7 +62,7 @@ class Job:
 
     def results(self, name: str, benchmark: str) -> Path:
         """The folder of an evaluation."""
-        return self.folder / "evaluations" / f"{name}-{benchmark}"
+        return self.folder / ("evaluations" if self.limit is None else f"first-{self.limit}") / f"{name}-{benchmark}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -92,6 +92,10 @@ def test_all_steps_once(commands: Commands, arguments: list[str], tmp_path: Path
     assert commands.ran == steps(tmp_path / "out")
     assert mbpp.main(arguments) == 0  # nothing is left to do
     assert commands.ran == steps(tmp_path / "out")
+    assert mbpp.main([*arguments, "--limit", "1"]) == 0  # other problems, and the same models
+    more = commands.ran[len(steps(tmp_path / "out")) :]
+    assert len(more) == 6
+    assert all("/first-1/" in command for command in more)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 8])  # the only update of run 3 is its last
