@@ -27,7 +27,7 @@ from controller.start import check_model, polling, start_controller
 from entry import run_until_interrupted
 from errors import UserError
 from files import newest_checkpoint, set_aside
-from learner.model_source import is_gguf
+from learner.model_source import gguf_file, is_gguf
 from learner.replay import changed_settings, replay
 from lock import locked
 from reporting.progress import Progress
@@ -116,9 +116,11 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
         return _plan(settings, options.plan, console, program)
     check_resources(settings)
     name = settings.model.name
-    # Otherwise it is a Hub id, or still to be built.
-    if Path(name).is_dir() or (name.startswith((".", "/", "~")) and not is_gguf(name)):
-        check_model(Path(name).expanduser(), settings)
+    if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
+        if is_gguf(name):
+            gguf_file(name)
+        else:
+            check_model(Path(name).expanduser(), settings)
     with opened(settings, options) as run:
         return _train(settings, run, console, program)
 

@@ -37,7 +37,7 @@ MAX_LENGTH = 512
 
 def is_gguf(name: str) -> bool:
     """Whether `model.name` names a GGUF file rather than a folder or a Hub id."""
-    return name.lower().endswith(".gguf")
+    return name.lower().endswith(".gguf") and not Path(name).expanduser().is_dir()
 
 
 def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, seed: int) -> Path:
@@ -54,7 +54,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
     if is_gguf(name):
         from learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
 
-        return dequantized_folder(_gguf_file(name), cache_dir)
+        return dequantized_folder(gguf_file(name), cache_dir)
     try:
         return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
@@ -64,7 +64,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
         ) from error
 
 
-def _gguf_file(name: str) -> Path:
+def gguf_file(name: str) -> Path:
     """The file FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf from the Hub. Raises UserError if there is neither."""
     file = Path(name).expanduser()
     if file.is_file():

@@ -65,6 +65,12 @@ def test_model_folder_without_a_model(capsys: pytest.CaptureFixture[str], tmp_pa
     assert not (tmp_path / "job").exists()
 
 
+def test_no_such_gguf_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(tmp_path / "NAME.gguf")))
+    assert "NAME.gguf; give FOLDER/NAME.gguf" in message
+    assert not (tmp_path / "job").exists()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str) -> None:
     model = build_family(family, tmp_path / "model")
