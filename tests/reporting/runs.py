@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from controller.events import Step
@@ -137,3 +137,11 @@ def passed_sample() -> GradedSample:
         peak_memory_bytes=1 << 20,
     )
     return GradedSample(verdict, "".join(mark.text for mark in tokens), 1.0, tokens)
+
+
+def wrong_sample() -> GradedSample:
+    """A program with a wrong answer."""
+    tokens = (TokenMark("def total(xs):\n", -0.5), TokenMark("    return max(xs)", -0.5))
+    passed = passed_sample()
+    verdict = replace(passed.verdict, outcome=Outcome.FAILED, tests=(Outcome.FAILED,), actual="2")
+    return GradedSample(verdict, "".join(mark.text for mark in tokens), -0.5, tokens)

@@ -59,6 +59,7 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
     crash = verdicts[3]
     assert (crash["error_type"], crash["error_line"], crash["passed"]) == ("ZeroDivisionError", 2, False)
     assert verdicts[4]["error_line"] == 1
+    assert [row["actual"] for row in verdicts] == [None, None, "5\n", None, None, "'or be to'"]
     assert list(crash) == [
         "task_id",
         "completion_id",
@@ -69,6 +70,7 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         "error_type",
         "error_message",
         "error_line",
+        "actual",
         "isolation",
         "seconds",
     ]
