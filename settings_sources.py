@@ -104,10 +104,10 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     if checkpoint is not None:
         arguments.resume = checkpoint.parent.parent
     run, config = _run_and_config(arguments)
-    given = (
-        _yaml_file(config, fields)
-        | _environment(os.environ if environ is None else environ, fields)
-        | _command_line(arguments, fields)
+    given = _merged(
+        _yaml_file(config, fields),
+        _environment(os.environ if environ is None else environ, fields),
+        _command_line(arguments, fields),
     )
     if run is not None:
         given["run", "dir"] = _Given(str(run), "the run's folder")
@@ -251,6 +251,21 @@ def _walk_yaml(
             _walk_yaml(value_node, child, file, fields, given)
         else:
             raise UserError(f"{where}: unknown setting {name}: {_hint(name, fields)}")
+
+
+def _merged(*sources: Mapping[FieldPath, _Given]) -> dict[FieldPath, _Given]:
+    """The values of all sources; later sources win.
+
+    A source that names other problems to train on also drops the reference programs that an earlier source chose for
+    the problems of its own job.
+    """
+    train, supervised = ("problems", "train"), ("problems", "supervised")
+    merged: dict[FieldPath, _Given] = {}
+    for source in sources:
+        if train in source:
+            merged.pop(supervised, None)
+        merged.update(source)
+    return merged
 
 
 def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
+from settings.plan import PlanOptions
 from settings.sections import (
     GIB,
     MIB,
@@ -40,7 +41,6 @@ from settings.sections import (
     LossSettings,
     ModelSettings,
     OptimSettings,
-    PlanOptions,
     ProblemsSettings,
     RewardSettings,
     RunSettings,
