@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from controller.model_checks import rate_warnings
 from errors import UserError
 from settings import PlanOptions, Settings
 from settings.reference import leaf_fields
@@ -130,10 +131,14 @@ def bad_job(program: str, arguments: Sequence[str]) -> Iterator[str]:
     before = cli.COMMANDS[program.removeprefix("rltf ")].before if program.startswith("rltf ") else ()
     if {"...", "--help", "--resume", "--replay"} & {*before, *arguments} or any("NAME" in word for word in arguments):
         return
+    line = shlex.join([program, *arguments])
     try:
-        load_settings([*before, *(re.sub("^(ray|http)://", "", word) for word in arguments)], {})
+        settings, _ = load_settings([*before, *(re.sub("^(ray|http)://", "", word) for word in arguments)], {})
     except UserError as error:
-        yield f"{shlex.join([program, *arguments])}: {error}"
+        yield f"{line}: {error}"
+    else:
+        if settings.model.name != "tiny":
+            yield from (f"{line}: {warning}" for warning in rate_warnings(settings))
 
 
 def bad_make(words: Sequence[str]) -> Iterator[str]:
@@ -177,6 +182,7 @@ def test_commands_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "    rltf train --learner.learning_rate 1e-5",
         "    rltf train --run.num_steps many",
         "    rltf train --config configs/missing.yaml",
+        "    rltf train --config configs/mbpp.yaml --model DIR",
         "    rltf train \\\n        --run.sead 1",
         "    for seed in 0 1; do\n        rltf train --run.sead $seed\n    done",
         "    rltf replay RUN_DIR --learner.kl_weight 0.1",

@@ -19,6 +19,14 @@ from problems.prompts import answer_end_id
 from problems.token_spans import keeps_code
 from settings import Engine
 
+MADE_HERE = "rltf_made_here"
+"""The key in `config.json` of models that started with random weights here. Their checkpoints keep it."""
+
+
+def is_made_here(model: Path) -> bool:
+    """Whether the weights in the folder come from this project's own training alone. Raises as `check_model_folder`."""
+    return bool(check_model_folder(model).get(MADE_HERE))
+
 
 def check_model_folder(model: Path) -> dict[str, Any]:
     """The content of the folder's `config.json`. Raises UserError if the folder does not exist, or has no model."""
