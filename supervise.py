@@ -28,6 +28,13 @@ MAX_DEATHS_IN_A_ROW = 3
 PINGS_PER_TIMEOUT = 6
 EXIT_FAILED = 1
 EXIT_UNUSABLE_INPUT = 2
+# What happens to the disk below a run, and what to do about it.
+_DISK_FAULTS = {
+    errno.ENOSPC: ("the disk is full", "Make room"),
+    errno.EDQUOT: ("the quota of the disk is used up", "Make room"),
+    errno.EROFS: ("the disk is read-only", "Mount it for writing (the kernel does this to a disk that fails)"),
+    errno.EIO: ("the disk failed", "Check it, or move the run's folder to another one"),
+}
 _NODE_DIED = "its node has died"  # in Ray's text, which is the only place where it gives the cause
 # The last line of a traceback and the lines after it, none of which looks like another exception.
 _RAISED = re.compile(
@@ -187,9 +194,10 @@ def user_message(error: BaseException) -> tuple[str, int]:
     name, text = type(cause).__name__, str(cause)
     if isinstance(cause, RayActorError) and cause.actor_init_failed and (raised := _RAISED.search(text)):
         name, text = raised["name"], raised["text"].strip()
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS:
+        fault, cure = _DISK_FAULTS[cause.errno]
         what = cause.filename or "a file"
-        return f"the disk is full: {what} cannot be written. Make room, then continue with --resume", EXIT_FAILED
+        return f"{fault}: {what} cannot be written. {cure}, then continue with --resume", EXIT_FAILED
     if name == UserError.__name__:  # by name: an actor's constructor that failed leaves only text
         return text, EXIT_UNUSABLE_INPUT
     return f"{name}: {text}" if text else name, EXIT_FAILED

@@ -37,7 +37,15 @@ from controller.generators import GeneratorPool
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
 from controller.ledger import DropReason, Ledger, State
 from controller.problems import ProblemSampler, capacity
-from controller.rollouts import LOST, MAX_LOST_IN_A_ROW, GraderFailedError, Graders, GradingCounts, RolloutLoop
+from controller.rollouts import (
+    LOST,
+    MAX_LOST_IN_A_ROW,
+    GraderFailedError,
+    Graders,
+    GradingCounts,
+    RolloutLoop,
+    lost_too_often,
+)
 from controller.state import dump_state, read_state
 from evaluation import Tally, evaluate_tally
 from files import checkpoints, newest_checkpoint, prune, step_of
@@ -48,7 +56,7 @@ from problems.types import Problem
 from sandbox.pool import CallLostError
 from sandbox.verdict import Outcome
 from settings import Settings
-from supervise import GaveUpError, StallError, answer, answer_in_turn, outstanding
+from supervise import StallError, answer, answer_in_turn, outstanding
 from transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)
@@ -344,6 +352,4 @@ class Controller:
                 num_errors = outcomes.count(Outcome.INFRASTRUCTURE_ERROR)
                 self.rollouts.breaker.note(num_programs, num_errors, f"programs for {request.task_id}")
                 return outcomes
-        raise GaveUpError(
-            f"{MAX_LOST_IN_A_ROW} rollouts of {request.task_id} in a row died with the process that held them"
-        )
+        raise lost_too_often(request.task_id)

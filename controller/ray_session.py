@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import logging
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,8 +24,8 @@ from unittest.mock import patch
 import psutil
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private.parameter import RayParams
-from ray._private.services import canonicalize_bootstrap_address
+from ray._private import services
+from ray._raylet import persist_port  # type: ignore[attr-defined]
 
 from controller.cluster import answers
 from entry import Interrupted, catch_signals, signals_ignored
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 _LOCK = "rltf-driver.lock"
 _END_S = 10.0
 _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-START_S = 300
+START_S = 180
 # On a busy machine, Python processes of Ray take a minute to import what they need. With Ray's own patience, 5 of 5
 # starts failed on 2 cores under a load of 20. Ray reads these variables in the driver and in its daemons.
 PATIENCE: Mapping[str, int] = {
@@ -86,10 +87,8 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
 def _start(cluster: ClusterSettings) -> str:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, str(value))
-    # For a port that an agent chooses, the node's daemon waits 15 s, whatever the environment says, and then dies.
-    chosen = partial(RayParams, **dict(zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True)))
     try:
-        with patch.object(ray._private.parameter, "RayParams", chosen):
+        with patch.object(services, "start_raylet", partial(_start_raylet, services.start_raylet)):
             return _init(
                 address="local",
                 object_store_memory=cluster.object_store_bytes,
@@ -104,10 +103,18 @@ def _start(cluster: ClusterSettings) -> str:
         ) from error
 
 
-def _free_ports(count: int) -> list[int]:
+def _start_raylet(start: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Start the node's daemon with ports for its agents that are chosen here.
+
+    If the agents choose them, the daemon waits 15 s for each, whatever the environment says, and dies.
+    """
     with contextlib.ExitStack() as held:
-        servers = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
+        servers = [held.enter_context(socket.create_server(("", 0))) for _ in _AGENT_PORTS]
+        options |= {name: server.getsockname()[1] for name, server in zip(_AGENT_PORTS, servers, strict=True)}
+    given = inspect.signature(start).bind(*arguments, **options).arguments
+    for name in _AGENT_PORTS:
+        persist_port(given["session_dir"], given["node_id"], name, given[name])
+    return start(*arguments, **options)
 
 
 def _init(**options: Any) -> str:
@@ -131,7 +138,7 @@ def _find_head(address: str) -> str:
         "Ray here with --cluster.address local"
     )
     try:
-        found = canonicalize_bootstrap_address(address)
+        found = services.canonicalize_bootstrap_address(address)
     except ConnectionError as error:
         raise UserError(f"cluster.address {address}: no Ray cluster is running on this machine. {cure}") from error
     if found is None or not answers(found):

@@ -82,6 +82,8 @@ def _differences(
             raise UserError(f"{what}; restore them, or set --problems.allow_changes true to continue with the new ones")
         said.append(what)
     if changed := differing(Settings, state.settings, settings.model_dump(mode="json")):
+        if "run.seed" in changed:
+            raise UserError(f"run.seed {changed['run.seed']}: a run keeps its seed; leave it as it was")
         listed = ", ".join(f"{name} {values}" for name, values in changed.items())
         said.append(f"settings that have changed since {checkpoint} was written: {listed}")
     largest = max((rollout.num_samples for rollout in state.ledger.live.values()), default=0)
@@ -100,5 +102,8 @@ def _differences(
 
 def _changed_problems(kept: Mapping[str, ShortFingerprints], now: Mapping[str, ShortFingerprints]) -> str:
     """How sets of problems differ, in words; empty if they do not."""
-    found = {name: differences(expanded(kept.get(name, {})), expanded(now[name])) for name in now}
-    return "; ".join(f"problems.{name}: {what}" for name, what in found.items() if what)
+    found: dict[str, list[str]] = {}
+    for name in now:
+        if what := differences(expanded(kept.get(name, {})), expanded(now[name])):
+            found.setdefault(what, []).append(f"problems.{name}")
+    return "; ".join(f"{' and '.join(names)}: {what}" for what, names in found.items())

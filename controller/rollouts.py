@@ -216,10 +216,8 @@ class RolloutLoop:
             return None
         name, _, attempt = lost.rollout_id.partition(".")
         num_lost = int(attempt or 0) + 1
-        if num_lost > MAX_LOST_IN_A_ROW:
-            raise GaveUpError(
-                f"rollouts of {lost.task_id} died with the process that held them {num_lost} times in a row"
-            )
+        if num_lost >= MAX_LOST_IN_A_ROW:
+            raise lost_too_often(lost.task_id)
         again = f"{name}.{num_lost}"
         logger.warning(
             "rollout %s of %s died with the process that held it: %d samples dropped as lost, its problem is sampled "
@@ -258,6 +256,11 @@ class RolloutLoop:
         if graded.greedy is not None:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)
+
+
+def lost_too_often(task_id: str) -> GaveUpError:
+    """What ends a run in which the rollouts of a problem never reach a grader."""
+    return GaveUpError(f"{MAX_LOST_IN_A_ROW} rollouts of {task_id} in a row died with the process that held them")
 
 
 def seed_of(*parts: object) -> int:

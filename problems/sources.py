@@ -56,9 +56,8 @@ def check_text(value: Any, place: str) -> None:
     """
     if isinstance(value, str):
         if not value.isascii() and (found := _SURROGATE.search(value)):
-            raise UnusableRowError(
-                f"{place}: not text, because character {found.start()} is half of a surrogate pair (\\u{ord(found[0]):04x})"
-            )
+            half = f"half of a surrogate pair, \\u{ord(found[0]):04x}"
+            raise UnusableRowError(f"{place}: not text, because character {found.start()} is {half}")
     elif isinstance(value, list):
         for number, item in enumerate(value):
             if isinstance(item, str | list | dict):

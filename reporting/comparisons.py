@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from errors import UserError
 from evaluation.passes import bootstrap_interval
-from files import read_steps
+from reporting.rows import evaluations_of
 from reporting.tables import with_interval
 
 # Readable on a white and on a dark page.
@@ -61,7 +61,7 @@ def comparison_table(runs: Sequence[Path], controls: Sequence[Path] = ()) -> str
 
 
 def _evaluations(run: Path) -> list[dict[str, Any]]:
-    rows = [row for row in read_steps(run / "evaluations.jsonl") if "pass@1" in row]
+    rows = [row for row in evaluations_of(run) if "pass@1" in row]
     if len(rows) < 2:
         raise UserError(f"{run} has no evaluations of pass@1 before and after training")
     return rows
@@ -94,7 +94,7 @@ def _draw_group(axes: Any, label: str, folders: Sequence[Path], k: int, color: s
     name = f"pass@{k}"
     runs: list[list[dict[str, Any]]] = []
     for folder in folders:
-        rows = [row for row in read_steps(folder / "evaluations.jsonl") if name in row]
+        rows = [row for row in evaluations_of(folder) if name in row]
         if not rows:
             raise UserError(f"{folder} has no evaluation of {name}")
         if runs and [row["step"] for row in rows] != [row["step"] for row in runs[0]]:

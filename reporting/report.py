@@ -20,8 +20,9 @@ from string import Template
 import yaml
 
 from errors import UserError
-from files import read_rows, read_steps, read_yaml, write_text
+from files import write_text
 from reporting.charts import Chart, Row, num_graded, system_charts, training_charts
+from reporting.rows import evaluations_of, metrics_of, samples_of, settings_of
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_POINTS = 1000  # points of a curve; longer ones are averaged
@@ -45,16 +46,14 @@ class Run:
     @classmethod
     def read(cls, folder: Path) -> Run:
         """Raises UserError if `folder` is not a run folder, or if one of its files is damaged."""
-        if not (folder / "settings.yaml").is_file():
-            raise UserError(f"{folder} is not a run folder (it has no settings.yaml)")
-        settings = read_yaml(folder / "settings.yaml")
-        steps = read_steps(folder / "metrics.jsonl")
+        settings = settings_of(folder)
+        steps = metrics_of(folder)
         seconds = itertools.accumulate(row.get("elapsed_s") or row["seconds"] for row in steps)
         return cls(
-            settings["run"]["name"],
+            settings["run"].get("name", folder.name),
             settings,
             steps,
-            read_steps(folder / "evaluations.jsonl"),
+            evaluations_of(folder),
             _samples(folder / "samples"),
             [value / 60 for value in seconds],
         )
@@ -122,7 +121,9 @@ def _facts(run: Run) -> dict[str, tuple[str, str]]:
     """The most important numbers of a run: by label, a value and a detail."""
     facts = {}
     for problems, rows in _by_problems(run.evaluations).items():
-        name = _pass_names(rows)[0]
+        if not (names := _pass_names(rows)):
+            continue
+        name = names[0]
         first, last = rows[0], rows[-1]
         low, high = last["intervals"][name]["all"]
         before = f"{percent(first[name]['all'])} before, at step {first['step']}" if len(rows) > 1 else "one evaluation"
@@ -266,7 +267,9 @@ def _by_problems(evaluations: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _pass_names(rows: Sequence[Row]) -> list[str]:
-    return sorted((name for name in rows[0] if name.startswith("pass@")), key=lambda name: int(name[5:]))
+    """The pass@k of all rows; a resumed run may have others than before."""
+    names = set(rows[0]).intersection(*rows)
+    return sorted((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]))
 
 
 def _samples(folder: Path) -> list[Row]:
@@ -280,7 +283,7 @@ def _samples(folder: Path) -> list[Row]:
             "tokens": _shown_tokens(row["tokens"]),
         }
         for file in files[::-1][::stride]
-        for row in read_rows(file)
+        for row in samples_of(file)
     ]
 
 

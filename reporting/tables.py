@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from files import newest_checkpoint, read_steps
+from files import newest_checkpoint
+from reporting.rows import evaluations_of, metrics_of
 from settings import MIB, Settings
 from settings_sources import to_yaml
 
@@ -53,14 +54,14 @@ def print_dry_run(settings: Settings, console: Console) -> None:
 
 def print_summary(folder: Path, stages: Sequence[tuple[str, float]], seconds: float, console: Console) -> None:
     """Print pass@k before and after, the duration of each stage, and where checkpoint and report are."""
-    rows = read_steps(folder / "evaluations.jsonl")
+    rows = evaluations_of(folder)
     if rows:
         before, after = rows[0], rows[-1]
         has_both = before["step"] < after["step"]
         table = Table(title=f"Held-out problems ({after['num_problems']}), 95 % intervals")
         for column in ("", "before", "after", "gain") if has_both else ("", "after"):
             table.add_column(column, justify="right")
-        for name in (name for name in after if name.startswith("pass@")):
+        for name in (name for name in after if name.startswith("pass@") and name in before):
             gain = f"{100 * (after[name]['all'] - before[name]['all']):+.1f} points"
             cells = (with_interval(before, name), with_interval(after, name), gain)
             table.add_row(name, *(cells if has_both else cells[1:2]))
@@ -113,7 +114,7 @@ def print_replay(run: Path, updates: Iterable[ReplayedUpdate], changed: Sequence
     With no `changed` settings every update must reproduce the weights of the run bit for bit: the status is 1 if one
     does not. With changed settings each row shows how its numbers moved.
     """
-    rows = {row["step"]: row for row in read_steps(run / "metrics.jsonl")}
+    rows = {row["step"]: row for row in metrics_of(run)}
     table = Table(title=f"Replay of {run}" + (f" with a different {', '.join(changed)}" if changed else ""))
     for column in ("update", *COMPARED, "weights"):
         table.add_column(column, justify="right")

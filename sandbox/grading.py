@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from errors import UserError
-from files import write_json
+from files import read_json, write_json
 from problems.index import ProblemIndex
 from problems.sources import read_file
 from problems.types import Problem
@@ -25,6 +25,8 @@ from sandbox.jobs import Job, RunResult
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import SandboxSettings
+
+logger = logging.getLogger(__name__)
 
 # Results come in order, so a slow program delays those behind it. This many keep the other workers busy meanwhile.
 _IN_FLIGHT_PER_WORKER = 256
@@ -171,7 +173,7 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
     (its setup fails) is rejected too, since no program would do better, but that finding is not cached.
     """
     problems = list(problems)
-    known: dict[str, dict[str, str | None]] = json.loads(cache.read_text("utf-8")) if cache.exists() else {}
+    known = _remembered(cache)
     keys = [_fingerprint(problem) for problem in problems]
     unknown = [
         (key, number, problem)
@@ -190,6 +192,14 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
         found.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
     write_json(cache, known)
     return _split(problems, [known.get(key, {}) | grader_errors.get(key, {}) for key in keys])
+
+
+def _remembered(cache: Path) -> dict[str, dict[str, str | None]]:
+    try:
+        return read_json(cache) if cache.exists() else {}
+    except UserError as error:
+        logger.warning("all reference programs are run again: %s", error)
+        return {}
 
 
 def _split(problems: list[Problem], found: list[dict[str, str | None]]) -> Validated:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from files import read_rows, read_steps, read_yaml
+from files import read_rows, read_steps
 from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, passes_of
+from reporting.rows import settings_of
 
 NUM_RESAMPLES = 10_000
 NUM_EARLY_REFRESHES = 5
@@ -78,7 +79,7 @@ def is_finished(folder: Path) -> bool:
     """Whether the run has its last evaluation."""
     if not (folder / "settings.yaml").is_file():
         return False
-    settings = read_yaml(folder / "settings.yaml")
+    settings = settings_of(folder)
     rows = read_steps(folder / "evaluations.jsonl")
     return bool(rows) and rows[-1]["step"] == settings["run"]["num_steps"]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from settings.base import GIB, MIB, Section
 from settings.choices import (
     AdaptiveScope,
     Algorithm,
@@ -27,26 +28,20 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
-from settings.plan import PlanOptions
+from settings.learning import LearnerSettings, LossSettings, OptimSettings, SftSettings
 from settings.sections import (
-    GIB,
-    MIB,
     BufferSettings,
     CheckpointSettings,
     ClusterSettings,
     EvaluationSettings,
     GeneratorSettings,
-    LearnerSettings,
     LoraSettings,
-    LossSettings,
     ModelSettings,
-    OptimSettings,
+    PlanOptions,
     ProblemsSettings,
     RewardSettings,
     RunSettings,
     SandboxSettings,
-    Section,
-    SftSettings,
 )
 
 __all__ = [

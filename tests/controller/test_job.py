@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.controller.conftest import FinishedJob
@@ -98,12 +99,20 @@ def test_a_finished_run_goes_on_and_an_interrupt_leaves_a_checkpoint(job: Finish
         assert process.poll() is None, "the job ended before its next updates"
         assert time.monotonic() < deadline, "the job did not reach its next updates in time"
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
-    assert process.returncode == 130, output
-    assert "--resume" in output
+    assert process.returncode == 143, output
     metrics = rows(run / "metrics.jsonl")
+    newest = run / "checkpoints" / f"step-{len(metrics)}"
+    *_, saving, last = (line for line in output.splitlines() if "interrupt" in line)
+    assert saving == "interrupted: saving a checkpoint (interrupt again to stop at once)"
+    assert last == f"launch.py: interrupted: the model is in {newest}; continue with --resume {run}"
+    assert output.splitlines()[-1] == last
+    assert "Traceback" not in output
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert list(Path("/tmp/ray").glob(f"session_*_{process.pid}")) == []
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
     versions = [row["weights_version"] for row in metrics]
     assert versions == sorted(versions)
-    assert (run / "checkpoints" / f"step-{len(metrics)}" / "config.json").is_file()
+    assert (newest / "config.json").is_file()

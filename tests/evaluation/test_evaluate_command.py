@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -101,6 +103,25 @@ def test_an_interrupted_evaluation_continues(tmp_path: Path) -> None:
     stored = list(read_samples(tmp_path / "out"))
     assert len(stored) == 4
     assert stored[0]["seconds"] == 99.0
+
+
+def test_a_signal_keeps_what_is_graded(tmp_path: Path) -> None:
+    loops = [row("sum-of-line", f"loop {number}", "while True: pass") for number in range(99)]
+    samples = write(tmp_path / "samples.jsonl", [*ROWS, *loops])
+    out = tmp_path / "out"
+    command = ["evaluate.py", "--samples", samples, "--problems", OWN, "--output", str(out), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not ((out / "samples.jsonl").exists() and len(list(read_samples(out))) >= len(ROWS)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 143
+    kept = list(read_samples(out))
+    assert [item["completion_id"] for item in kept[: len(ROWS)]] == [item["completion_id"] for item in ROWS]
+    line = f"evaluate.py: interrupted: {len(kept)} graded programs are in {out}; the same command continues"
+    assert shown.splitlines()[-1] == line
+    assert "Traceback" not in shown
 
 
 def test_the_folder_of_another_evaluation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

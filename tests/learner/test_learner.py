@@ -189,6 +189,20 @@ def test_a_step_is_saved_only_once(tiny_model_dir: Path, tmp_path: Path) -> None
     assert (path / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_checkpoint_from_an_earlier_life_of_the_run_is_set_aside(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Its updates were undone, so it does not belong to this run any more."""
+    make_learner(tiny_model_dir).save_checkpoint(tmp_path)
+    learner = make_learner(tiny_model_dir)
+    written = (tmp_path / "step-0" / "model.safetensors").stat().st_mtime_ns
+    path = learner.save_checkpoint(tmp_path)
+    assert (path / "model.safetensors").stat().st_mtime_ns != written
+    assert {path.name for path in tmp_path.iterdir()} == {"step-0", "set-aside-step-0"}
+    other = make_learner(tiny_model_dir)
+    other.resume(path)
+    other.save_checkpoint(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-0", "set-aside-step-0"}
+
+
 def test_interrupted_write_leaves_no_checkpoint(tmp_path: Path) -> None:
     def fail_half_way(folder: Path) -> None:
         (folder / "config.json").write_text("{}")

@@ -55,6 +55,9 @@ def test_undone_updates_are_deleted(tiny_model_dir: Path, tmp_path: Path) -> Non
     updates = list(replay(tmp_path, SETTINGS))
     assert [(u.step, u.is_same) for u in updates] == [(1, True), (2, True), (3, True)]
     assert [u.stats.loss for u in updates] == losses
+    (tmp_path / "replay" / "update-2" / "samples.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"update-2 is damaged: samples\.npz is not as it was written"):
+        list(replay(tmp_path, SETTINGS))
 
 
 def test_failed_update_is_recorded_and_fails_again(tiny_model_dir: Path, tmp_path: Path) -> None:

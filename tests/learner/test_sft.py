@@ -55,6 +55,16 @@ def test_sft_learns_and_is_cached(tiny_model_dir: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(folder)
 
 
+def test_a_damaged_model_in_the_cache_is_trained_again(tiny_model_dir: Path, tmp_path: Path) -> None:
+    references = copying_references()
+    run_sft(stage(tiny_model_dir, tmp_path, num_steps=2), references, seed=0)
+    (folder,) = tmp_path.iterdir()
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    assert not run_sft(stage(tiny_model_dir, tmp_path, num_steps=2), references, seed=0).cached
+    assert run_sft(stage(tiny_model_dir, tmp_path, num_steps=2), references, seed=0).cached
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"set-aside-{folder.name}"}
+
+
 @pytest.mark.parametrize("change", ["data", "settings", "seed", "weights", "loss"])
 def test_cache_key_covers_every_input(tiny_model_dir: Path, tmp_path: Path, change: str) -> None:
     references = copying_references()

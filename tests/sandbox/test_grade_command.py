@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,8 @@ from problems import Problem, StdinTest
 from problems.index import ProblemIndex
 from sandbox.command import main
 
-OWN = f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}"
+ROOT = Path(__file__).parents[2]
+OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 
 
@@ -75,6 +80,25 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         "seconds",
     ]
     assert "6 programs" in capsys.readouterr().out
+
+
+def test_an_interrupt_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
+    programs = write(
+        tmp_path / "programs.jsonl", [program(RIGHT, 0), *(program("while True: pass", i) for i in range(99))]
+    )
+    output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    command = ["grade", "--problems", OWN, "--programs", str(programs), "--output", str(output), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "cli", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (part.exists() and part.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 143
+    verdicts = [json.loads(line) for line in part.read_text().splitlines()]
+    assert (verdicts[0]["completion_id"], verdicts[0]["outcome"]) == (0, "passed")
+    assert shown == f"rltf: interrupted: the verdicts of the first {len(verdicts)} programs are in {part}\n"
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

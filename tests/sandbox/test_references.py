@@ -43,5 +43,7 @@ def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders:
     known = json.loads(cache.read_text())
     cache.write_text(json.dumps({key: {"0": "marked"} for key in known}))
     assert validate_references([problem], graders, cache).rejected[0].reason == "marked"
+    cache.write_bytes(b"\0" * 100)
+    assert validate_references([problem], graders, cache).problems == (problem,), "damage was not noticed"
     changed = replace(problem, tests=TESTS[:1])
     assert validate_references([changed], graders, cache).problems == (changed,)

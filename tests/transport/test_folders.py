@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from files import write_folder
 from tests.transport.elsewhere import Elsewhere
 from transport.folders import PIECE_BYTES, HomeFolders, listing
 
@@ -64,6 +65,28 @@ def test_a_checkpoint_arrives_complete_at_the_driver(tmp_path: Path, home: HomeF
     assert contents(tmp_path / "driver" / "checkpoints" / "step-1") == files
     assert not left_over.parent.exists()
     home.send(Path("checkpoints/step-1"))
+
+
+def checkpoint(folder: Path, weights: bytes) -> None:
+    def write(incomplete: Path) -> None:
+        (incomplete / "weights").write_bytes(weights)
+
+    write_folder(folder, write)
+
+
+def test_a_folder_with_other_content_of_the_same_size_is_fetched(tmp_path: Path, home: HomeFolders) -> None:
+    """An earlier run of the same name has left a checkpoint on this node."""
+    checkpoint(tmp_path / "here" / "step-1", b"old weights")
+    checkpoint(tmp_path / "driver" / "step-1", b"new weights")
+    assert (home.fetch(Path("step-1")) / "weights").read_bytes() == b"new weights"
+
+
+def test_a_damaged_copy_is_fetched_again(tmp_path: Path, home: HomeFolders) -> None:
+    checkpoint(tmp_path / "driver" / "step-1", b"weights")
+    copy = home.fetch(Path("step-1"))
+    (copy / "weights").write_bytes(b"wrights")
+    assert home.fetch(Path("step-1")) == copy
+    assert (copy / "weights").read_bytes() == b"weights"
 
 
 def test_a_missing_folder_is_an_error(home: HomeFolders) -> None:

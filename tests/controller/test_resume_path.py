@@ -1,0 +1,298 @@
+"""Everything that `--resume` does before Ray starts, on a run folder that the program's own writers have made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import launch
+from controller.batches import BatchSource
+from controller.ledger import DropReason, Ledger
+from controller.problems import ProblemSampler, ProblemSets, load_problem_sets
+from controller.rollouts import RolloutLoop
+from controller.state import dump_state, read_state
+from errors import UserError
+from files import read_steps
+from job import opened
+from learner.buffer import BufferServer, RolloutMeta
+from learner.data import Experiences, save_rollouts
+from learner.learner import Learner
+from lock import locked
+from reporting.report import build_report
+from reporting.run_folder import RunFolder
+from settings_sources import load_settings
+from tests.jobs import small_job
+from tests.learner.samples import make_rollout
+from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event
+
+STEPS = (2, 4)
+ROW = {"statement": "Double a number.", "tests": [{"stdin": "1", "expected": "2"}]}
+
+
+class _Writer:
+    """Writes a run of four updates as the driver and the learner do, without generators and sandboxes."""
+
+    def __init__(self, arguments: list[str], model: Path) -> None:
+        self.settings, _ = load_settings(arguments, environ={})
+        self.problems = load_problem_sets(self.settings.problems)
+        sampler = ProblemSampler([problem.task_id for problem in self.problems.train], self.settings.run.seed)
+        unused: Any = None
+        self.loop = RolloutLoop(
+            self.settings, Ledger(), sampler, unused, unused, lambda rollout: None, lambda rollout: None
+        )
+        self.batches = BatchSource(self.settings, self.loop.ledger, unused, self.loop.allow_at_least)
+        self.learner = Learner(model, self.settings)
+        self.buffered: dict[str, Experiences] = {}
+
+    def issue(self) -> str:
+        task_id = self.loop.sampler.next()
+        position = self.loop.sampler.position
+        self.loop.ledger.issue(f"r{position}", position, task_id, 4)
+        return f"r{position}"
+
+    def buffer(self) -> str:
+        rollout_id = self.issue()
+        self.buffered[rollout_id] = make_rollout(np.random.default_rng(0), rollout_id)
+        self.loop.ledger.buffer(rollout_id, RolloutMeta.of(rollout_id, self.buffered[rollout_id]), "epoch")
+        return rollout_id
+
+    def update(self, step: int) -> None:
+        for rollout_id in [self.buffer() for _ in range(4)]:
+            self.loop.ledger.take(rollout_id)
+            self.loop.ledger.train(rollout_id, step)
+            del self.buffered[rollout_id]
+        self.loop.ledger.drop(self.issue(), DropReason.LOST)
+        self.buffer()
+        self.issue()
+        self.learner.step = step
+
+    def save(self, folder: Path) -> None:
+        def write(trainer_state: Path) -> None:
+            state = dump_state(self.loop, self.batches, self.problems.fingerprints)
+            (trainer_state / "run_state.json").write_text(state)
+            save_rollouts(trainer_state / "rollouts.npz", list(self.buffered.items()))
+
+        self.learner.save_checkpoint(folder, write)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A run folder with the checkpoints of updates 2 and 4. Tests work on copies."""
+    runs = tmp_path_factory.mktemp("runs")
+    (runs / "train.jsonl").write_text("".join(json.dumps(ROW | {"task_id": str(i)}) + "\n" for i in range(6)))
+    arguments = small_job(
+        runs, "run", "--problems.train", f"jsonl:{runs / 'train.jsonl'}", "--model.max_model_len", "256"
+    )
+    writer = _Writer(arguments, tiny_model_dir)
+    problems = writer.problems.by_id | PROBLEMS
+    with RunFolder.create(runs / "run", writer.settings, problems) as folder:
+        for step in range(1, 5):
+            writer.update(step)
+            folder.emit(step_event(step))
+            if step in STEPS:
+                writer.save(folder.path / "checkpoints")
+                folder.evaluation(evaluation_row(step, 0.5))
+                folder.samples(step, [failed_sample()])
+    return runs / "run"
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, which has thereby moved."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a resumed run would start its actors with."""
+
+    checkpoint: Path | None
+    said: str
+    problems: ProblemSets
+    ledger: Ledger
+    num_buffered: int
+
+
+def resume(path: Path, *arguments: str) -> Resumed:
+    """Resume as far as no actor is needed, and load what the actors would load."""
+    settings, options = load_settings(["--resume", str(path), *arguments], environ={})
+    with opened(settings, options) as found:
+        found.folder.close()
+        ledger, num_buffered = Ledger(), 0
+        if found.checkpoint is not None:
+            ledger = read_state(found.checkpoint).ledger
+            buffer: Any = BufferServer(settings.buffer, put=lambda experiences: experiences)
+            _, items, evicted = buffer.load(found.checkpoint / "trainer_state" / "rollouts.npz")
+            assert not evicted
+            assert {item.meta.rollout_id for item in items} <= ledger.live.keys()
+            num_buffered = len(items)
+        return Resumed(found.checkpoint, "\n".join(found.said), found.problems, ledger, num_buffered)
+
+
+def steps(path: Path) -> list[int]:
+    return [row["step"] for row in read_steps(path)]
+
+
+def test_a_run_continues_from_its_newest_checkpoint_wherever_it_is_now(copy: Path, run: Path) -> None:
+    before = (run / "settings.yaml").read_bytes()
+    resumed = resume(copy)
+    assert resumed.checkpoint == copy / "checkpoints" / "step-4"
+    assert resumed.ledger.num_trained == 64
+    assert resumed.num_buffered == 4
+    assert steps(copy / "metrics.jsonl") == [1, 2, 3, 4]
+    assert resumed.said.splitlines()[0] == f"continuing from {resumed.checkpoint}"
+    assert "damaged" not in resumed.said
+    assert "changed" not in resumed.said
+    assert f"dir: {copy}\n" in (copy / "settings.yaml").read_text()
+    assert (run / "settings.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer_state/optimizer.pt", "SHA256SUMS"])
+def test_a_damaged_checkpoint_is_passed_over(copy: Path, file: str) -> None:
+    (copy / "checkpoints" / "step-4" / file).write_bytes(b"")
+    (copy / "checkpoints" / "step-99").mkdir()
+    resumed = resume(copy)
+    assert resumed.checkpoint == copy / "checkpoints" / "step-2"
+    assert resumed.ledger.num_trained == 32
+    assert steps(copy / "metrics.jsonl") == [1, 2]
+    assert steps(copy / "evaluations.jsonl") == [2]
+    assert f"checkpoint {copy}/checkpoints/step-4 is damaged and is set aside: " in resumed.said
+    names = {path.name for path in (copy / "checkpoints").iterdir()}
+    assert names == {"step-2", "set-aside-step-4", "set-aside-step-99"}
+
+
+def test_without_a_whole_checkpoint_a_run_starts_again(copy: Path) -> None:
+    for step in STEPS:
+        (copy / "checkpoints" / f"step-{step}" / "config.json").unlink()
+    resumed = resume(copy)
+    assert resumed.checkpoint is None
+    assert "config.json is missing" in resumed.said
+    assert "no checkpoint that is whole: the run starts again from the beginning" in resumed.said
+    assert steps(copy / "metrics.jsonl") == steps(copy / "evaluations.jsonl") == []
+
+
+def test_a_checkpoint_can_be_chosen(copy: Path) -> None:
+    folder = copy / "checkpoints"
+    with pytest.raises(UserError, match=r"step-3: no such checkpoint; the run has step-2, step-4"):
+        resume(folder / "step-3")
+    (folder / "step-4" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is damaged: config.json .*; the newest whole one is .*/checkpoints/step-2"):
+        resume(folder / "step-4")
+    resumed = resume(folder / "step-2")
+    assert resumed.checkpoint == folder / "step-2"
+    assert "step-4 is later than step-2 and is set aside" in resumed.said
+    assert steps(copy / "metrics.jsonl") == [1, 2]
+    assert {path.name for path in folder.iterdir()} == {"step-2", "set-aside-step-4"}
+
+
+def test_changed_settings_are_said(copy: Path) -> None:
+    said = resume(copy, "--learner.batch_size", "8", "--run.num_steps", "3").said
+    assert "have changed since" in said
+    assert "run.num_steps 4 -> 3, learner.batch_size 16 -> 8" in said
+    assert "run.num_steps 3 is not above the 4 updates" in said
+    with pytest.raises(UserError, match=r"run\.seed 0 -> 1"):
+        resume(copy, "--run.seed", "1")
+    with pytest.raises(UserError, match=r"buffer\.capacity 3 is below the 4 samples of a rollout"):
+        resume(copy, "--buffer.capacity", "3", "--learner.batch_size", "1", "--buffer.start_samples", "0")
+
+
+CHANGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
+    "statement": (lambda rows: rows[1].update(statement="Halve it."), r"problems\.train: 1 changed \(1: statement\)"),
+    "tests": (lambda rows: rows[2]["tests"][0].update(expected="3"), r"problems\.train: 1 changed \(2: tests\)"),
+    "references": (
+        lambda rows: rows[3].update(references=["print(2)"]),
+        r"problems\.train: 1 changed \(3: references\)",
+    ),
+    "removed": (lambda rows: rows.pop(), r"problems\.train: 1 removed \(5\)"),
+    "order": (lambda rows: rows.reverse(), r"problems\.train: the problems are in a different order"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_problems_are_refused_unless_allowed(copy: Path, run: Path, change: str) -> None:
+    work, message = CHANGES[change]
+    rows = [json.loads(line) for line in (run.parent / "train.jsonl").read_text().splitlines()]
+    work(rows)
+    (copy.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--problems.train", f"jsonl:{copy.parent / 'train.jsonl'}"]
+    before = contents(copy)
+    with pytest.raises(UserError, match=rf"{message}; restore them, or set --problems\.allow_changes true"):
+        resume(copy, *options)
+    assert contents(copy) == before
+    assert "the problems have changed" in resume(copy, *options, "--problems.allow_changes", "true").said
+
+
+def test_a_state_of_another_program_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = copy / "checkpoints" / "step-4" / "trainer_state" / "run_state.json"
+    stored = json.loads(file.read_text())
+    for value, message in [
+        ({}, "expected format 3, found None"),
+        (stored | {"format": 2}, "expected format 3, found 2"),
+        (stored | {"batches": 3}, "batches: Input should be a valid list"),
+        (stored | {"ledger": stored["ledger"] | {"num_trained": 5}}, "the ledger does not balance"),
+        (stored | {"ledger": stored["ledger"] | {"live": [{}]}}, "ledger.live.0.rollout_id: Field required"),
+    ]:
+        file.write_text(json.dumps(value))
+        with pytest.raises(UserError, match=message):
+            read_state(file.parents[1])
+
+
+def test_a_folder_in_use_stays_as_it_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(copy)
+    with locked(copy):
+        assert launch.main(["--resume", str(copy)]) == 2
+    assert "is in use by process" in " ".join(capsys.readouterr().err.split())
+    assert contents(copy) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def files(run: Path) -> Iterator[str]:
+    return (name for name in contents(run) if not name.startswith("tensorboard/"))
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_survived_or_named(data: st.DataObject, run: Path) -> None:
+    """Any file cut short anywhere, or with a bit flipped anywhere."""
+    name = data.draw(st.sampled_from(sorted(files(run))))
+    place = data.draw(st.integers(0, (run / name).stat().st_size - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "run"
+        shutil.copytree(run, copy)
+        damaged = bytearray((copy / name).read_bytes())
+        if data.draw(st.booleans(), label="flipped"):
+            damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            del damaged[place:]
+        (copy / name).write_bytes(bytes(damaged))
+        before = contents(copy)
+        with contextlib.suppress(UserError):
+            build_report([copy], Path(folder) / "report.html")
+        try:
+            resumed = resume(copy)
+        except UserError:
+            assert contents(copy) == before
+            return
+        step = 2 if name.startswith("checkpoints/step-4/") and resumed.checkpoint == copy / "checkpoints/step-2" else 4
+        assert resumed.checkpoint == copy / "checkpoints" / f"step-{step}"
+        assert resumed.ledger.counts().balance == 0
+        assert resumed.ledger.num_trained == 16 * step
+        assert resumed.num_buffered == step
+        assert set(steps(copy / "metrics.jsonl")) <= set(range(1, step + 1))
