@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from errors import UserError
 from files import read_text, yaml_message
 from settings import PlanOptions, Settings
-from settings.reference import FieldPath, is_list, is_optional, leaf_fields
+from settings.reference import FieldPath, is_list, is_mapping, is_optional, leaf_fields
 
 ENV_PREFIX = "RLTF_"
 ENV_DELIMITER = "__"
@@ -280,12 +280,12 @@ def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:
 
 def _parse_text(text: str, field: FieldInfo) -> Any:
     """A value given as text. pydantic reads numbers and booleans itself; lists and null are read here."""
+    if (is_list(field) and text.startswith("[")) or (is_mapping(field) and text.startswith("{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text  # pydantic reports what it is not
     if is_list(field):
-        if text.startswith("["):
-            try:
-                return yaml.safe_load(text)
-            except yaml.YAMLError:
-                return text  # pydantic reports that it is not a list
         return [text]
     return None if is_optional(field) and text.lower() in ("null", "none") else text
 

@@ -13,33 +13,34 @@ from problems.extraction import extract_program
 from problems.prompts import encode_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem
-from transport.model_folder import load_tokenizer
+from settings import ModelSettings
+from transport.model_folder import load_tokenizer, prompt_format
 from transport.rollouts import Completion, FinishReason, Rollout
 
 
 class Prompter:
     """The part of a generator that needs the tokenizer. Not thread-safe, because fast tokenizers are not."""
 
-    def __init__(self, model: Path, problems: Mapping[str, Problem], *, chat_template: bool) -> None:
+    def __init__(self, model: Path, problems: Mapping[str, Problem], settings: ModelSettings) -> None:
         """Load the tokenizer of `model`. `problems` are by task id.
 
-        Raises UserError if it does not fit (see `load_tokenizer`), or its decoder hides which characters a token stands
-        for.
+        Raises UserError if it does not fit (see `load_tokenizer` and `prompt_format`), or if its decoder hides which
+        characters a token stands for.
         """
-        self.tokenizer = load_tokenizer(model, chat_template=chat_template)
+        self.tokenizer = load_tokenizer(model)
+        self.form = prompt_format(model, self.tokenizer, settings)
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
             raise UserError(f"model.name: tokenizer in {model}: {error}") from error
         self._problems = problems
-        self._chat_template = chat_template
 
     def encode(self, task_id: str) -> list[int]:
         """The prompt's ids. Raises ValueError if there is no such problem."""
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")
-        return encode_prompt(problem, self.tokenizer, chat=self._chat_template)
+        return encode_prompt(problem, self.tokenizer, self.form)
 
     def rollout(self, request: SamplingRequest, finished: FinishedRequest) -> Rollout:
         """The sampled ids as completions: text, character spans, program."""

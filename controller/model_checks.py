@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from settings import Settings
-from transport.model_folder import check_engine, is_made_here, load_tokenizer
+from transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
 
 # Above these, full training destroys pretrained weights. Adapters take ten times as much.
 MAX_LEARNING_RATE = 1e-4
@@ -16,12 +16,13 @@ _ADAPTER_FACTOR = 10
 def check_model(model: Path, settings: Settings) -> None:
     """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
     check_engine(model, settings.generator.engine)
-    load_tokenizer(model, chat_template=settings.model.chat_template)
+    prompt_format(model, load_tokenizer(model), settings.model)
 
 
 def model_warnings(model: Path, settings: Settings) -> list[str]:
     """What to tell the user about the model in the folder `model` before it is trained."""
-    return [] if is_made_here(model) else rate_warnings(settings)
+    template = chat_warning(model, load_tokenizer(model), settings.model)
+    return ([] if is_made_here(model) else rate_warnings(settings)) + ([template] if template else [])
 
 
 def rate_warnings(settings: Settings) -> list[str]:

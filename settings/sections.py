@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from settings.base import GIB, MIB, Cores, Section, Weight
 from settings.choices import (
     AdaptiveScope,
     Baseline,
+    ChatTemplate,
     Dtype,
     Engine,
     FineFallback,
@@ -18,6 +20,12 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
+
+
+def _as_word(value: object) -> object:
+    """YAML reads `on` and `off` as booleans."""
+    words = {True: "on", False: "off", "true": "on", "false": "off"}
+    return words.get(value, value) if isinstance(value, bool | str) else value
 
 
 class RunSettings(Section):
@@ -62,7 +70,7 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    """The policy: which model to train, in which precision."""
+    """The policy: which model to train, in which precision, and how problems are put to it."""
 
     name: str = Field(
         "Qwen/Qwen2.5-Coder-0.5B",
@@ -74,8 +82,28 @@ class ModelSettings(Section):
         description="Type in which generators store weights and the learner computes. Master weights are float32.",
     )
     max_model_len: PositiveInt = Field(1536, description="Maximum tokens of prompt and completion together.")
-    chat_template: bool = Field(False, description="Format prompts with the tokenizer's chat template.")
+    chat_template: Annotated[ChatTemplate, BeforeValidator(_as_word)] = Field(
+        ChatTemplate.AUTO,
+        description="Format prompts with the tokenizer's chat template; `auto`: if the model ends its answers with the "
+        "token that closes a turn in the template.",
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+        None, description="Arguments of the chat template, such as `{enable_thinking: false}`; null: none."
+    )
+    system_prompt: str | None = Field(None, description="System message of a chat; null: none.")
+    prompt_template: str | None = Field(
+        None,
+        description="Text of a prompt, or of the user's message in a chat. `{prompt}` stands for the benchmark's usual "
+        "text, and `{statement}`, `{starter_code}`, `{tests}` and `{function}` for its parts. null: the usual text.",
+    )
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Low-rank adapters.")
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _check_template(cls, template: str | None) -> str | None:
+        if template is not None and "{prompt}" not in template and "{statement}" not in template:
+            raise ValueError("it has neither {prompt} nor {statement}, so all problems would have the same prompt")
+        return template
 
 
 class ProblemsSettings(Section):

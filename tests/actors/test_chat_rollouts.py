@@ -12,6 +12,7 @@ from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from learner.data import encode_references
 from problems.types import Problem, StdinTest
+from settings import ModelSettings
 from tests.families import build_family
 from transport.model_folder import end_token_ids
 from transport.rollouts import Completion, FinishReason, VersionSpan
@@ -22,7 +23,7 @@ PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PRO
 
 @pytest.fixture
 def prompter(tmp_path: Path) -> Prompter:
-    return Prompter(build_family("qwen2", tmp_path, chat=True), {"p": PROBLEM}, chat_template=True)
+    return Prompter(build_family("qwen2", tmp_path, chat=True), {"p": PROBLEM}, ModelSettings(chat_template="on"))
 
 
 def completion(prompter: Prompter, token_ids: list[int], reason: FinishReason) -> Completion:
@@ -60,7 +61,7 @@ def test_a_truncated_answer_gives_the_program_so_far(prompter: Prompter) -> None
 
 
 def test_references_are_encoded_like_samples(prompter: Prompter, tmp_path: Path) -> None:
-    (example,) = encode_references([PROBLEM], prompter.tokenizer, chat_template=True, max_length=512)
+    (example,) = encode_references([PROBLEM], prompter.tokenizer, prompter.form, max_length=512)
     assert example.prompt_ids.tolist() == prompter.encode("p")
     assert example.token_ids[-1] == end_token_ids(tmp_path, prompter.tokenizer, chat=True)[0]
     assert completion(prompter, example.token_ids.tolist(), FinishReason.STOP).program == PROGRAM
