@@ -10,7 +10,8 @@ import numpy as np
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from errors import UserError
 from problems.extraction import extract_program
-from problems.prompts import encode_prompt
+from problems.fences import opens_thought
+from problems.prompts import QUESTION, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem
 from settings import ModelSettings
@@ -29,6 +30,8 @@ class Prompter:
         """
         self.tokenizer = load_tokenizer(model)
         self.form = prompt_format(model, self.tokenizer, settings)
+        question = Problem("question", QUESTION, "a question", ())
+        self._in_thought = opens_thought(render_prompt(question, self.form, self.tokenizer))
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
@@ -64,7 +67,7 @@ class Prompter:
         text, spans = decode_with_spans(self.tokenizer, text_ids)
         if stopped:
             spans = np.concatenate([spans, np.full((1, 2), len(text), dtype=np.int32)])
-        start, end = extract_program(self._problems[task_id], text)
+        start, end = extract_program(self._problems[task_id], text, in_thought=self._in_thought)
         return Completion(
             task_id=task_id,
             completion_id=completion_id,

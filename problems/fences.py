@@ -102,6 +102,17 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
     return [*spans, (begin, len(text))]
 
 
+def opens_thought(prompt: str) -> bool:
+    """Whether the answer to a prompt begins inside a thought, because the chat template has opened it."""
+    last = deque(_MARK.finditer(prompt.rstrip()), maxlen=1)
+    return bool(last and last[0]["open"] and last[0].end() == len(prompt.rstrip()))
+
+
+def closes_thought(text: str) -> bool:
+    """Whether a text that begins inside a thought gets out of it."""
+    return any(mark["close"] and not _is_quoted(text, mark) for mark in _MARK.finditer(text))
+
+
 def _answer_start(text: str) -> int:
     """The start of the last message on the channel `final`; the end if there is none; 0 without channels."""
     channels = list(_CHANNEL.finditer(text))

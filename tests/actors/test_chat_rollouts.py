@@ -14,7 +14,7 @@ from learner.data import encode_references
 from problems.types import Problem, StdinTest
 from settings import ModelSettings
 from tests.families import build_family
-from transport.model_folder import end_token_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
@@ -58,6 +58,21 @@ def test_the_program_is_the_content_of_the_code_block(prompter: Prompter) -> Non
 def test_a_truncated_answer_gives_the_program_so_far(prompter: Prompter) -> None:
     ids = prompter.tokenizer.encode("```python\ndef solve(val", add_special_tokens=False)
     assert completion(prompter, ids, FinishReason.LENGTH).program == "def solve(val"
+
+
+def test_a_thought_that_the_template_opens_is_no_program(tmp_path: Path) -> None:
+    model = build_family("qwen2", tmp_path, chat=True)
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n{%", "assistant\n<think>\n{%")
+    tokenizer.save_pretrained(model)
+    prompter = Prompter(model, {"p": PROBLEM}, ModelSettings(chat_template="on"))
+    assert str(tokenizer.decode(prompter.encode("p"))).endswith("<think>\n")
+    thought = f"Perhaps\n```python\n{PROGRAM}```\nor '</think>'?"
+    for rest, program in (("", ""), (f"\n</think>\n```python\n{PROGRAM}```", PROGRAM)):
+        ids = tokenizer.encode(thought + rest, add_special_tokens=False)
+        made = completion(prompter, ids, FinishReason.LENGTH)
+        assert made.program == program
+        assert made.program_start >= len(thought)
 
 
 def test_references_are_encoded_like_samples(prompter: Prompter, tmp_path: Path) -> None:
