@@ -67,7 +67,7 @@ class ServedModel(SamplingOptions):
                 finished, pending = runner.run(first)
                 for task in finished:
                     problem, texts = task.result()
-                    yield from numbered(problem, (_program(problem, text) for text in texts))
+                    yield from numbered(problem, ((_program(problem, text), text) for text in texts))
                 yield None
 
     @property

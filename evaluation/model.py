@@ -141,7 +141,7 @@ class SampledModel(SamplingOptions):
         with closing(engine):
             for problem, request in work:
                 if request is None:
-                    yield from numbered(problem, [""] * self.num_samples)
+                    yield from numbered(problem, [("", "")] * self.num_samples)
             while waiting or in_flight:
                 while waiting and engine.num_unfinished < limit:
                     request = waiting.popleft()
@@ -149,8 +149,8 @@ class SampledModel(SamplingOptions):
                     in_flight[request.request_id] = request
                 for finished in engine.step():
                     rollout = prompter.rollout(in_flight.pop(finished.request_id), finished)
-                    programs = [completion.program for completion in rollout.completions]
-                    yield from numbered(problems[finished.request_id], programs)
+                    answers = [(completion.program, completion.text) for completion in rollout.completions]
+                    yield from numbered(problems[finished.request_id], answers)
                 yield None
 
 

@@ -59,11 +59,12 @@ class SamplingOptions:
         return num_stored // self.num_samples * self.num_samples
 
 
-def numbered(problem: Problem, programs: Iterable[str]) -> Programs:
-    """The programs sampled for a problem, with their ids."""
-    for number, program in enumerate(programs):
+def numbered(problem: Problem, answers: Iterable[tuple[str, str]]) -> Programs:
+    """The programs sampled for a problem, each with the text that it was taken from, and with their ids."""
+    for number, (program, text) in enumerate(answers):
         completion_id = f"{problem.task_id}/{number}"
-        yield ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program), problem
+        row = ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program, completion=text)
+        yield row, problem
 
 
 @dataclass(frozen=True, slots=True)

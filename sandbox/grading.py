@@ -42,6 +42,7 @@ class ProgramRow(BaseModel):
     task_id: str | int
     completion_id: str | int = Field(description="Identifies a program among those of the same problem.")
     code: str
+    completion: str | None = Field(None, description="The text that the program was taken from.")
 
 
 def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow, Problem]]:

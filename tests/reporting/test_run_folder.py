@@ -43,6 +43,7 @@ def test_a_run_writes_every_promised_file(tmp_path: Path) -> None:
     assert sample["outcome"] == "runtime_error"
     assert sample["failing_test"] == "input:\n5\nexpected output:\n10"
     assert "".join(text for text, _ in sample["tokens"]) == sample["program"]
+    assert sample["completion"] == f"Sure:\n{sample['program']}"
     assert (wrong["failing_test"], wrong["actual"]) == ("total([1, 2]) == 3", "2")
     assert (folder.path / "report.html").is_file()
 
