@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,17 @@ def test_future_imports_stay_first() -> None:
     program = "from __future__ import annotations\ndef f(x):\n    return x + 1\n"
     assert source_before(CONTINUED, program) == ""
     assert source_before(STDIN, "print(3)") == ""
+
+
+def test_custom_functions_get_the_types_that_the_problem_names() -> None:
+    program = "def f(xs: List[int]) -> Optional[Dict[int, int]]:\n    return None\n"
+    tests = (AssertTest("assert f([1]) is None"),)
+    own = Problem("1", "jsonl", "Return an Optional.", tests, starter_code="def f(xs: List[int]):\n    ")
+    assert source_before(own, program) == "from typing import Optional\nfrom typing import List\n"
+    assert source_before(own, "List = list\n" + program) == "from typing import Optional\n"
+    assert source_before(own, "def f(xs):\n    return None\n") == ""
+    assert source_before(replace(own, statement="", starter_code=""), program) == ""
+    assert source_before(replace(own, benchmark="mbpp"), program) == ""
 
 
 @pytest.mark.parametrize(
