@@ -1,16 +1,23 @@
 """`python evaluate.py`: pass@k of a model or of a file of programs; see `evaluation.command`."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
 from entry import run_command
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate and return the exit status."""
-    from evaluation.command import main as evaluate  # not before signals are caught
+    return run_command("evaluate.py", lambda: _evaluate(arguments))
 
-    return evaluate()
+
+def _evaluate(arguments: Sequence[str] | None) -> int:
+    from evaluation.command import main  # not before signals are caught
+
+    return main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("evaluate.py", main))
+    sys.exit(main())

@@ -30,10 +30,10 @@ EXIT_FAILED = 1
 EXIT_UNUSABLE_INPUT = 2
 # What happens to the disk below a run, and what to do about it.
 _DISK_FAULTS = {
-    errno.ENOSPC: ("the disk is full", "Make room"),
-    errno.EDQUOT: ("the quota of the disk is used up", "Make room"),
-    errno.EROFS: ("the disk is read-only", "Mount it for writing (the kernel does this to a disk that fails)"),
-    errno.EIO: ("the disk failed", "Check it, or move the run's folder to another one"),
+    errno.ENOSPC: ("the disk is full: ", "Make room"),
+    errno.EDQUOT: ("the quota of the disk is used up: ", "Make room"),
+    errno.EROFS: ("the disk is read-only: ", "Mount it for writing (the kernel does this to a disk that fails)"),
+    errno.EIO: ("the disk failed: ", "Check it, or move the run's folder to another one"),
 }
 _NODE_DIED = "its node has died"  # in Ray's text, which is the only place where it gives the cause
 # The last line of a traceback and the lines after it, none of which looks like another exception.
@@ -197,7 +197,7 @@ def user_message(error: BaseException) -> tuple[str, int]:
     if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS:
         fault, cure = _DISK_FAULTS[cause.errno]
         what = cause.filename or "a file"
-        return f"{fault}: {what} cannot be written. {cure}, then continue with --resume", EXIT_FAILED
+        return f"{fault}{what} cannot be written. {cure}, then continue with --resume", EXIT_FAILED
     if name == UserError.__name__:  # by name: an actor's constructor that failed leaves only text
         return text, EXIT_UNUSABLE_INPUT
     return f"{name}: {text}" if text else name, EXIT_FAILED

@@ -290,7 +290,9 @@ class ClusterSettings(Section):
         "joins the cluster with that head. On the command line, ray://HOST:10001 or http://HOST:8265 submits the job "
         "to that cluster.",
     )
-    object_store_bytes: PositiveInt = Field(2 * GIB, description="Size of the object store of a local Ray.")
+    object_store_bytes: int = Field(
+        2 * GIB, ge=75 * MIB, description="Size of the object store of a local Ray, which starts none below 75 MiB."
+    )
     dashboard: bool = Field(True, description="Serve Ray's dashboard from a local Ray.")
     heartbeat_timeout_s: PositiveFloat = Field(
         60.0,

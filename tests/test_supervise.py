@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from itertools import count
 
 import pytest
 from ray.exceptions import ActorDiedError
 
-from supervise import GaveUpError, StallError, Supervised, answer, answer_in_turn, outstanding
+from supervise import (
+    EXIT_FAILED,
+    GaveUpError,
+    StallError,
+    Supervised,
+    answer,
+    answer_in_turn,
+    outstanding,
+    user_message,
+)
 from tests.controller.simulation import run_virtually
 
 
@@ -63,3 +74,19 @@ def test_an_actor_that_dies_is_replaced_until_it_dies_too_often() -> None:
     with pytest.raises(GaveUpError, match="generator 0 died 4 times without getting anything done; the last time: "):
         place.restart(ActorDiedError())
     assert ended[-1] == 9, "the last actor must be ended too"
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the quota of the disk is used up"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EIO, "the disk failed"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_named_with_what_to_do(number: int, fault: str) -> None:
+    message, status = user_message(OSError(number, os.strerror(number), "runs/a/metrics.jsonl"))
+    assert message.startswith(f"{fault}: runs/a/metrics.jsonl cannot be written. ")
+    assert message.endswith(", then continue with --resume")
+    assert status == EXIT_FAILED

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from controller.ledger import Ledger
 from controller.problems import ProblemSampler, load_problem_sets
+from files import newest_checkpoint
 from settings_sources import load_settings
 from tests.jobs import ROOT, launch, python, small_job
 
@@ -141,10 +142,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_and_resumed_run_gives_the_same_bits(whole: Path) -> None:
+    """Even if its newest checkpoint is damaged, so that it continues from an older one."""
     killed = whole.with_name("killed")
     job = arguments(whole.parent, "killed", **DETERMINISTIC)
     kill_in_training(killed, job, random.Random(0).randint(1, NUM_STEPS - 1))
+    newest = newest_checkpoint(killed / "checkpoints")
+    assert newest is not None
+    with (newest / "trainer_state" / "optimizer.pt").open("r+b") as file:
+        file.write(b"damaged")
     finish("--resume", str(killed))
+    assert f"{newest} is damaged and is set aside: trainer_state/optimizer.pt" in (killed / "launch.log").read_text()
     assert_same_bits(weights(killed), weights(whole))
     check_books(killed)
 
