@@ -91,7 +91,7 @@ class Generator:
         lora = settings.model.lora
         self._max_model_len = settings.model.max_model_len
         self._problems = problems
-        self._prompter = Prompter(model, problems, settings.model)
+        self._prompter = Prompter(model, problems, settings.model, settings.generator.stop)
         self._tokenizer_lock = threading.Lock()
         end_ids = end_token_ids(model, self._prompter.tokenizer, chat=self._prompter.form.chat)
         self._engine = build_engine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,10 @@ from transport.rollouts import Completion, FinishReason, Rollout
 class Prompter:
     """The part of a generator that needs the tokenizer. Not thread-safe, because fast tokenizers are not."""
 
-    def __init__(self, model: Path, problems: Mapping[str, Problem], settings: ModelSettings) -> None:
-        """Load the tokenizer of `model`. `problems` are by task id.
+    def __init__(
+        self, model: Path, problems: Mapping[str, Problem], settings: ModelSettings, stop: Sequence[str] = ()
+    ) -> None:
+        """Load the tokenizer of `model`. `problems` are by task id. Programs end before the first text in `stop`.
 
         Raises UserError if it does not fit (see `load_tokenizer` and `prompt_format`), or if its decoder hides which
         characters a token stands for.
@@ -37,6 +39,7 @@ class Prompter:
         except TypeError as error:
             raise UserError(f"model.name: tokenizer in {model}: {error}") from error
         self._problems = problems
+        self._stop = tuple(stop)
 
     def encode(self, task_id: str) -> list[int]:
         """The prompt's ids. Raises ValueError if there is no such problem."""
@@ -58,6 +61,11 @@ class Prompter:
             greedy = self._completion(task_id, f"{rollout_id}/greedy", prompt_ids, finished.greedy)
         return Rollout(rollout_id, task_id, samples, greedy)
 
+    def program_span(self, task_id: str, text: str) -> tuple[int, int]:
+        """The characters [start, end) of a completion that are its program."""
+        end = min((at for one in self._stop if (at := text.find(one)) >= 0), default=len(text))
+        return extract_program(self._problems[task_id], text[:end], in_thought=self._in_thought)
+
     def _completion(
         self, task_id: str, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
     ) -> Completion:
@@ -67,7 +75,7 @@ class Prompter:
         text, spans = decode_with_spans(self.tokenizer, text_ids)
         if stopped:
             spans = np.concatenate([spans, np.full((1, 2), len(text), dtype=np.int32)])
-        start, end = extract_program(self._problems[task_id], text, in_thought=self._in_thought)
+        start, end = self.program_span(task_id, text)
         return Completion(
             task_id=task_id,
             completion_id=completion_id,

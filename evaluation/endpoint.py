@@ -96,6 +96,8 @@ class ServedModel(SamplingOptions):
 
     async def _sample(self, problem: Problem, model: str) -> tuple[Problem, list[str]]:
         asked: dict[str, Any] = {"model": model, "n": self.num_samples, "seed": self.seed}
+        if self.stop is not None:
+            asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         with _one_message(self.address):
             if self.chat:

@@ -95,10 +95,11 @@ class SampledModel(SamplingOptions):
         if all(problem.task_id in done for problem in problems):
             return ()
         by_id = {problem.task_id: problem for problem in problems}
-        prompter = Prompter(self._folder, by_id, self._settings)
+        prompter = Prompter(self._folder, by_id, self._settings, self.stop or ())
         requests = self._requests(prompter, problems)
         end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=prompter.form.chat)
-        engine = build_engine(self._folder, self._settings, GeneratorSettings(engine=self.engine), end_ids, self.seed)
+        generator = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
+        engine = build_engine(self._folder, self._settings, generator, end_ids, self.seed)
         work = [pair for pair in zip(problems, requests, strict=True) if pair[0].task_id not in done]
         return self._sample(engine, prompter, work)
 

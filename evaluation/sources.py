@@ -53,6 +53,7 @@ class SamplingOptions:
     system_prompt: str | None = None
     prompt_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    stop: list[str] | None = None
 
     def resume_point(self, num_stored: int) -> int:
         """Only whole problems are kept."""
@@ -142,6 +143,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add("--top-p", type=float, default=0.95, help="probability mass of nucleus sampling (default: %(default)s)")
     add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
     add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
+    add("--stop", nargs="+", metavar="TEXT", help="texts that end a completion, besides the model's own end tokens")
     add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: bfloat16)")
     add("--engine", choices=[one.value for one in Engine], help="inference backend (default: vllm)")
     add_prompt_options(group)
@@ -178,7 +180,7 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     """
     sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
     prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")
-    asked = {name: getattr(options, name) for name in (*sampling, *prompts)}
+    asked = {name: getattr(options, name) for name in (*sampling, "stop", *prompts)}
     # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
     if options.model.startswith(("http://", "https://")):
         for name in ("dtype", "engine", "max_length"):

@@ -46,7 +46,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         settings, seed = self.settings, self.settings.run.seed
-        self.prompter = Prompter(self.model, self.problems.by_id, settings.model)
+        self.prompter = Prompter(self.model, self.problems.by_id, settings.model, settings.generator.stop)
         form = self.prompter.form
         end_ids = end_token_ids(self.model, self.prompter.tokenizer, chat=form.chat)
         self.engine = build_engine(

@@ -142,6 +142,10 @@ class GeneratorSettings(Section):
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
     max_tokens: PositiveInt = Field(512, description="Maximum tokens of a completion.")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Texts that end a completion, besides the model's own end tokens. Not part of a program.",
+    )
     max_num_seqs: PositiveInt = Field(256, description="Maximum number of completions that an engine decodes at once.")
     kv_cache_bytes: PositiveInt = Field(4 * GIB, description="Memory for an engine's key-value cache.")
     weight_transfer: WeightTransfer = Field(
