@@ -10,7 +10,7 @@ import numpy as np
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from errors import UserError
 from problems.extraction import extract_program
-from problems.fences import opens_thought
+from problems.fences import end_of_thought
 from problems.prompts import QUESTION, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem
@@ -33,7 +33,7 @@ class Prompter:
         self.tokenizer = load_tokenizer(model)
         self.form = prompt_format(model, self.tokenizer, settings)
         question = Problem("question", QUESTION, "a question", ())
-        self._in_thought = opens_thought(render_prompt(question, self.form, self.tokenizer))
+        self._in_thought = end_of_thought(render_prompt(question, self.form, self.tokenizer)) is not None
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from problems.prompts import PromptFormat, encode_answer, encode_prompt
+from problems.fences import end_of_thought
+from problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
@@ -100,8 +101,9 @@ def encode_references(
         if not problem.references:
             continue
         prompt_ids = np.array(encode_prompt(problem, tokenizer, form), np.int32)
+        thought_end = end_of_thought(render_prompt(problem, form, tokenizer))
         for program in problem.references:
-            token_ids = encode_answer(program, tokenizer, chat=form.chat)
+            token_ids = encode_answer(program, tokenizer, chat=form.chat, thought_end=thought_end)
             if len(prompt_ids) + len(token_ids) > max_length:
                 num_too_long += 1
             else:

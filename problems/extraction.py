@@ -42,7 +42,7 @@ def extract_program(problem: Problem, text: str, *, in_thought: bool = False) ->
     Python or that the program does not need. Thoughts (`<think>`) and text after an end token are skipped: an answer
     that never stopped thinking has an empty program at its end. If nothing is a program, the last block that comes
     close is graded, or else the whole text. The answer to a `QUESTION` is used as it is. `in_thought` says that the
-    text begins inside a thought (see `opens_thought`).
+    text begins inside a thought (see `end_of_thought`).
     """
     if problem.benchmark == QUESTION:
         return 0, len(text)

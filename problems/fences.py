@@ -102,10 +102,15 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
     return [*spans, (begin, len(text))]
 
 
-def opens_thought(prompt: str) -> bool:
-    """Whether the answer to a prompt begins inside a thought, because the chat template has opened it."""
-    last = deque(_MARK.finditer(prompt.rstrip()), maxlen=1)
-    return bool(last and last[0]["open"] and last[0].end() == len(prompt.rstrip()))
+def end_of_thought(prompt: str) -> str | None:
+    """The mark that ends the thought inside which the answer to a prompt begins; None if it does not begin in one.
+
+    The chat templates of some reasoning models open a thought at the end of the prompt.
+    """
+    prompt = prompt.rstrip()
+    last = deque(_MARK.finditer(prompt), maxlen=1)
+    is_open = last and last[0]["open"] and last[0].end() == len(prompt)
+    return f"</{last[0]['open'][1:]}" if is_open else None
 
 
 def closes_thought(text: str) -> bool:

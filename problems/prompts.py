@@ -90,9 +90,16 @@ def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, form: Pr
     return list(tokenizer.encode(render_prompt(problem, form, tokenizer), add_special_tokens=not form.chat))
 
 
-def encode_answer(program: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> list[int]:
-    """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block."""
+def encode_answer(
+    program: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool, thought_end: str | None = None
+) -> list[int]:
+    """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block.
+
+    If the prompt has opened a thought, the answer first ends it with the mark `thought_end` (see `end_of_thought`).
+    """
     text = f"```python\n{program.rstrip()}\n```" if chat else program
+    if thought_end is not None:
+        text = f"{thought_end}\n\n{text}"
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
 
 

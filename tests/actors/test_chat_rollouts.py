@@ -73,6 +73,10 @@ def test_a_thought_that_the_template_opens_is_no_program(tmp_path: Path) -> None
         made = completion(prompter, ids, FinishReason.LENGTH)
         assert made.program == program
         assert made.program_start >= len(thought)
+    (example,) = encode_references([PROBLEM], tokenizer, prompter.form, max_length=512)
+    reference = completion(prompter, example.token_ids.tolist(), FinishReason.STOP)
+    assert reference.text.startswith("</think>\n\n```python\n")
+    assert reference.program == PROGRAM
 
 
 def test_references_are_encoded_like_samples(prompter: Prompter, tmp_path: Path) -> None:
