@@ -108,6 +108,7 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         _yaml_file(config, fields),
         _environment(os.environ if environ is None else environ, fields),
         _command_line(arguments, fields),
+        is_own_file=run is not None,
     )
     if run is not None:
         given["run", "dir"] = _Given(str(run), "the run's folder")
@@ -253,16 +254,16 @@ def _walk_yaml(
             raise UserError(f"{where}: unknown setting {name}: {_hint(name, fields)}")
 
 
-def _merged(*sources: Mapping[FieldPath, _Given]) -> dict[FieldPath, _Given]:
+def _merged(*sources: Mapping[FieldPath, _Given], is_own_file: bool) -> dict[FieldPath, _Given]:
     """The values of all sources; later sources win.
 
     A source that names other problems to train on also drops the reference programs that an earlier source chose for
-    the problems of its own job.
+    the problems of its own job. If the file is the run's own (`is_own_file`), it is the same job, and they stay.
     """
     train, supervised = ("problems", "train"), ("problems", "supervised")
     merged: dict[FieldPath, _Given] = {}
     for source in sources:
-        if train in source:
+        if train in source and not is_own_file:
             merged.pop(supervised, None)
         merged.update(source)
     return merged
