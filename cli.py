@@ -1,7 +1,7 @@
 """The command `rltf`.
 
     rltf train [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...]
-    rltf evaluate | grade | doctor | explain | augment | report | completion ...
+    rltf evaluate | grade | doctor | show-prompt | explain | augment | report | completion ...
 
 A command is imported only once its name is known, and torch, Ray and vLLM only once the options are parsed, so that
 help and mistakes show up at once. `launch.py`, `evaluate.py` and `python -m sandbox|rewards|problems|reporting` are
@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "evaluation.command:main"),
     "grade": Command("Grade a file of programs.", "sandbox.command:main", ("grade",)),
     "doctor": Command("Show how well this machine isolates programs.", "sandbox.command:main", ("doctor",)),
+    "show-prompt": Command("Print the exact prompts of a job.", "controller.command:main"),
     "explain": Command("Show what a reward says about each token of a program.", "rewards.command:main", ("explain",)),
     "augment": Command("Add tests to problems that have too few.", "augmentation.__main__:main"),
     "report": Command("Write the report of a run, or compare runs.", "reporting.command:main"),

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
 from controller.events import Began, Event, Said
+from controller.model_checks import check_model
 from controller.problems import ProblemSets, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
 from controller.ray_session import ray_running
 from controller.resume import find_resumption
-from controller.start import check_model, polling, start_controller
+from controller.start import polling, start_controller
 from entry import run_until_interrupted
 from errors import UserError
 from files import newest_checkpoint, set_aside

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from errors import UserError
 from files import read_text, yaml_message
 from settings import PlanOptions, Settings
-from settings.reference import FieldPath, is_list, is_optional, leaf_fields
+from settings.reference import FieldPath, is_list, is_mapping, is_optional, leaf_fields
 
 ENV_PREFIX = "RLTF_"
 ENV_DELIMITER = "__"
@@ -104,10 +104,11 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     if checkpoint is not None:
         arguments.resume = checkpoint.parent.parent
     run, config = _run_and_config(arguments)
-    given = (
-        _yaml_file(config, fields)
-        | _environment(os.environ if environ is None else environ, fields)
-        | _command_line(arguments, fields)
+    given = _merged(
+        _yaml_file(config, fields),
+        _environment(os.environ if environ is None else environ, fields),
+        _command_line(arguments, fields),
+        is_own_file=run is not None,
     )
     if run is not None:
         given["run", "dir"] = _Given(str(run), "the run's folder")
@@ -253,6 +254,21 @@ def _walk_yaml(
             raise UserError(f"{where}: unknown setting {name}: {_hint(name, fields)}")
 
 
+def _merged(*sources: Mapping[FieldPath, _Given], is_own_file: bool) -> dict[FieldPath, _Given]:
+    """The values of all sources; later sources win.
+
+    A source that names other problems to train on also drops the reference programs that an earlier source chose for
+    the problems of its own job. If the file is the run's own (`is_own_file`), it is the same job, and they stay.
+    """
+    train, supervised = ("problems", "train"), ("problems", "supervised")
+    merged: dict[FieldPath, _Given] = {}
+    for source in sources:
+        if train in source and not is_own_file:
+            merged.pop(supervised, None)
+        merged.update(source)
+    return merged
+
+
 def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, item in given.items():
@@ -265,12 +281,12 @@ def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:
 
 def _parse_text(text: str, field: FieldInfo) -> Any:
     """A value given as text. pydantic reads numbers and booleans itself; lists and null are read here."""
+    if (is_list(field) and text.startswith("[")) or (is_mapping(field) and text.startswith("{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text  # pydantic reports what it is not
     if is_list(field):
-        if text.startswith("["):
-            try:
-                return yaml.safe_load(text)
-            except yaml.YAMLError:
-                return text  # pydantic reports that it is not a list
         return [text]
     return None if is_optional(field) and text.lower() in ("null", "none") else text
 

@@ -6,7 +6,7 @@ Usage, on one thread:
     for finished in engine.step(): ...           # one forward pass for everything that is being decoded
     engine.load_weights(version, named_tensors)  # between two steps; requests in flight continue
 
-Engines know nothing of text, problems and Ray; `actors.generator` adds those.
+Engines know nothing of problems and Ray, and of text only the stop strings; `actors.generator` adds those.
 """
 
 from __future__ import annotations

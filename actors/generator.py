@@ -88,12 +88,12 @@ class Generator:
         """
         self._name = name
         model = model if home is None else home.fetch(model)
-        chat, lora = settings.model.chat_template, settings.model.lora
+        lora = settings.model.lora
         self._max_model_len = settings.model.max_model_len
         self._problems = problems
-        self._prompter = Prompter(model, problems, chat_template=chat)
+        self._prompter = Prompter(model, problems, settings.model, settings.generator.stop)
         self._tokenizer_lock = threading.Lock()
-        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=chat)
+        end_ids = end_token_ids(model, self._prompter.tokenizer, chat=self._prompter.form.chat)
         self._engine = build_engine(
             model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +10,43 @@ import numpy as np
 from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from errors import UserError
 from problems.extraction import extract_program
-from problems.prompts import encode_prompt
+from problems.fences import end_of_thought
+from problems.prompts import QUESTION, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem
-from transport.model_folder import load_tokenizer
+from settings import ModelSettings
+from transport.model_folder import load_tokenizer, prompt_format
 from transport.rollouts import Completion, FinishReason, Rollout
 
 
 class Prompter:
     """The part of a generator that needs the tokenizer. Not thread-safe, because fast tokenizers are not."""
 
-    def __init__(self, model: Path, problems: Mapping[str, Problem], *, chat_template: bool) -> None:
-        """Load the tokenizer of `model`. `problems` are by task id.
+    def __init__(
+        self, model: Path, problems: Mapping[str, Problem], settings: ModelSettings, stop: Sequence[str] = ()
+    ) -> None:
+        """Load the tokenizer of `model`. `problems` are by task id. Programs end before the first text in `stop`.
 
-        Raises UserError if it does not fit (see `load_tokenizer`), or its decoder hides which characters a token stands
-        for.
+        Raises UserError if it does not fit (see `load_tokenizer` and `prompt_format`), or if its decoder hides which
+        characters a token stands for.
         """
-        self.tokenizer = load_tokenizer(model, chat_template=chat_template)
+        self.tokenizer = load_tokenizer(model)
+        self.form = prompt_format(model, self.tokenizer, settings)
+        question = Problem("question", QUESTION, "a question", ())
+        self._in_thought = end_of_thought(render_prompt(question, self.form, self.tokenizer)) is not None
         try:
             decode_with_spans(self.tokenizer, [])
         except TypeError as error:
             raise UserError(f"model.name: tokenizer in {model}: {error}") from error
         self._problems = problems
-        self._chat_template = chat_template
+        self._stop = tuple(stop)
 
     def encode(self, task_id: str) -> list[int]:
         """The prompt's ids. Raises ValueError if there is no such problem."""
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")
-        return encode_prompt(problem, self.tokenizer, chat=self._chat_template)
+        return encode_prompt(problem, self.tokenizer, self.form)
 
     def rollout(self, request: SamplingRequest, finished: FinishedRequest) -> Rollout:
         """The sampled ids as completions: text, character spans, program."""
@@ -54,6 +61,11 @@ class Prompter:
             greedy = self._completion(task_id, f"{rollout_id}/greedy", prompt_ids, finished.greedy)
         return Rollout(rollout_id, task_id, samples, greedy)
 
+    def program_span(self, task_id: str, text: str) -> tuple[int, int]:
+        """The characters [start, end) of a completion that are its program."""
+        end = min((at for one in self._stop if (at := text.find(one)) >= 0), default=len(text))
+        return extract_program(self._problems[task_id], text[:end], in_thought=self._in_thought)
+
     def _completion(
         self, task_id: str, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
     ) -> Completion:
@@ -63,7 +75,7 @@ class Prompter:
         text, spans = decode_with_spans(self.tokenizer, text_ids)
         if stopped:
             spans = np.concatenate([spans, np.full((1, 2), len(text), dtype=np.int32)])
-        start, end = extract_program(self._problems[task_id], text)
+        start, end = self.program_span(task_id, text)
         return Completion(
             task_id=task_id,
             completion_id=completion_id,

@@ -19,11 +19,29 @@ from actors.engine import EngineOptions, FinishedRequest, SampledSequence, Sampl
 from actors.messages import RolloutRequest
 from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, Row, RunningBatch
 from errors import UserError
-from transport.model_folder import load_model
+from transport.model_folder import load_model, load_tokenizer
 from transport.rollouts import FinishReason, VersionSpan
 
 # The batch is filled up, which copies the cache, once one in so many of its places is idle.
 _IDLE_SHARE = 8
+
+
+class _Ends:
+    """What ends a completion: tokens, and texts."""
+
+    def __init__(self, model: Path, options: EngineOptions) -> None:
+        self.token_ids = options.end_token_ids
+        self._texts = options.generator.stop
+        self._tokenizer = load_tokenizer(model) if self._texts else None
+        # A character takes up to four tokens, and the last token may hold more than the end of a text.
+        self._num_tokens = 4 * max(map(len, self._texts), default=0)
+
+    def is_text_at_end(self, token_ids: list[int]) -> bool:
+        """Whether one of the texts has come. It is asked after every token."""
+        if self._tokenizer is None:
+            return False
+        tail = str(self._tokenizer.decode(token_ids[-self._num_tokens :]))
+        return any(text in tail for text in self._texts)
 
 
 @dataclass(slots=True)
@@ -37,7 +55,7 @@ class _Sequence(Row):
     logprobs: list[float] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
 
-    def append(self, token_id: int, logprob: float, version: int, end_token_ids: tuple[int, ...]) -> None:
+    def append(self, token_id: int, logprob: float, version: int, ends: _Ends) -> None:
         position = len(self.token_ids)
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
@@ -45,8 +63,10 @@ class _Sequence(Row):
             self.spans[-1] = self.spans[-1]._replace(end=position + 1)
         else:
             self.spans.append(VersionSpan(position, position + 1, version))
-        if token_id in end_token_ids:
+        if token_id in ends.token_ids:
             self.finish_reason = FinishReason.STOP
+        elif ends.is_text_at_end(self.token_ids):
+            self.finish_reason = FinishReason.STOP_STRING
         elif position + 1 == self.max_tokens:
             self.finish_reason = FinishReason.LENGTH
 
@@ -82,6 +102,7 @@ class TransformersEngine(SamplingEngine):
             else DecoderOnlyBatch(self._model)
         )
         self._options = options
+        self._ends = _Ends(model, options)
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._version = 0
         # The sequences of each request: its samples, followed by the greedy one if there is one.
@@ -114,7 +135,7 @@ class TransformersEngine(SamplingEngine):
         tokens, logprobs = _draw(self._batch.step(self._rows), self._rows)
         for sequence, token_id, logprob in zip(self._rows, tokens, logprobs, strict=True):
             if sequence.finish_reason is None:
-                sequence.append(token_id, logprob, self._version, self._options.end_token_ids)
+                sequence.append(token_id, logprob, self._version, self._ends)
         finished = []
         for request_id, (asked, sequences) in list(self._in_flight.items()):
             if all(sequence.finish_reason for sequence in sequences):

@@ -92,9 +92,10 @@ class VllmEngine(SamplingEngine):
                 max_tokens=max_tokens,
                 seed=asked.seed,
                 stop_token_ids=list(self._options.end_token_ids),
+                stop=list(self._options.generator.stop),
                 logprobs=0,
                 flat_logprobs=True,
-                detokenize=False,
+                detokenize=bool(self._options.generator.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             self._engine.add_request(f"{kind}:{request.request_id}", prompt, params)
@@ -169,7 +170,7 @@ def _engine_args(model: Path, options: EngineOptions) -> EngineArgs:
         gpu_memory_utilization=GPU_FREE_SHARE,
         seed=options.seed,
         enable_prefix_caching=not options.deterministic,
-        skip_tokenizer_init=True,
+        skip_tokenizer_init=not options.generator.stop,
         generation_config="vllm",  # the folder's own sampling defaults must not change ours
         distributed_executor_backend="uni",
         logprobs_mode="processed_logprobs",
@@ -186,5 +187,10 @@ def _sequence(completion: CompletionOutput) -> SampledSequence:
         token_ids=np.asarray(completion.token_ids, dtype=np.int32),
         logprobs=np.asarray(completion.logprobs.logprobs, dtype=np.float32),
         weight_versions=spans,
-        finish_reason=FinishReason(completion.finish_reason),
+        # The reason for a stop is the text, or the id of the token if it is not the tokenizer's own end token.
+        finish_reason=(
+            FinishReason.STOP_STRING
+            if isinstance(completion.stop_reason, str)
+            else FinishReason(completion.finish_reason)
+        ),
     )

@@ -34,9 +34,13 @@ class TokenMark:
 
 @dataclass(frozen=True, slots=True)
 class GradedSample:
-    """A graded program to show to people: its verdict, and its tokens with their weights."""
+    """A graded program to show to people: its verdict, and its tokens with their weights.
+
+    `completion` is the text that it was taken from, as sampled.
+    """
 
     verdict: Verdict
+    completion: str
     program: str
     reward: float
     tokens: tuple[TokenMark, ...]
@@ -187,4 +191,4 @@ def _shown(completion: Completion, verdict: Verdict, scored: ScoredSample) -> Gr
         if last > end:
             marks.append(TokenMark(completion.text[end:last], round(weight, 4)))
             end = last
-    return GradedSample(verdict, completion.program, scored.coarse, tuple(marks))
+    return GradedSample(verdict, completion.text, completion.program, scored.coarse, tuple(marks))

@@ -23,6 +23,7 @@ from controller.events import Began, Emit, Polled, Said
 from controller.generators import GeneratorPool
 from controller.grading import GradingWorker
 from controller.learner_service import LearnerService
+from controller.model_checks import check_model, model_warnings
 from controller.placement import Placement, hold_room, room_timeout_s
 from controller.problems import ProblemSets
 from controller.rollouts import seed_of
@@ -35,7 +36,6 @@ from sandbox.pool import SandboxPool
 from settings import Settings
 from supervise import StallError, Watched, answer, end_frozen
 from transport.folders import HomeFolders
-from transport.model_folder import check_engine, load_tokenizer
 from transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,9 @@ async def start_controller(
     cache_dir = settings.learner.sft.cache_dir or settings.run.folder / "cache"
     model = await prepare_model(settings, problems.all_training, cache_dir)
     check_model(model, settings)
+    for text in model_warnings(model, settings):
+        logger.warning("%s", text)
+        emit(Said(text, "yellow"))
     emit(Began("actors"))
     resumed_step = None if checkpoint is None else step_of(checkpoint)
     actors = await start_actors(settings, model, problems, emit, resumed_step=resumed_step)
@@ -147,12 +150,6 @@ async def _poll(actors: Actors, emit: Emit) -> None:
         stats = tuple(await generators.stats())
         emit(Polled(stats, generators.num_outstanding, generators.num_replaced, actors.pool.stats(), buffer))
         await asyncio.sleep(POLL_EVERY_S)
-
-
-def check_model(model: Path, settings: Settings) -> None:
-    """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
-    check_engine(model, settings.generator.engine)
-    load_tokenizer(model, chat_template=settings.model.chat_template)
 
 
 def _left_out(too_long: Sequence[str], max_length: int) -> str:

@@ -19,7 +19,7 @@ from evaluation.sources import Programs, SamplingOptions, numbered
 from problems import Problem
 from problems.extraction import extract_program
 from problems.fingerprints import some
-from problems.prompts import chat_message, render_prompt
+from problems.prompts import PromptFormat, chat_messages, render_prompt
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -40,6 +40,11 @@ class ServedModel(SamplingOptions):
     address: str
     chat: bool
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("system_prompt", "chat_template_kwargs"):
+            if getattr(self, name) is not None and not self.chat:
+                raise UserError(f"--{name.replace('_', '-')} needs a chat; add --chat-template")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -62,8 +67,13 @@ class ServedModel(SamplingOptions):
                 finished, pending = runner.run(first)
                 for task in finished:
                     problem, texts = task.result()
-                    yield from numbered(problem, (_program(problem, text) for text in texts))
+                    yield from numbered(problem, ((_program(problem, text), text) for text in texts))
                 yield None
+
+    @property
+    def _form(self) -> PromptFormat:
+        """The text of prompts; the server adds its chat template itself."""
+        return PromptFormat(self.chat, self.system_prompt, self.prompt_template)
 
     @cached_property
     def _client(self) -> AsyncOpenAI:
@@ -86,14 +96,18 @@ class ServedModel(SamplingOptions):
 
     async def _sample(self, problem: Problem, model: str) -> tuple[Problem, list[str]]:
         asked: dict[str, Any] = {"model": model, "n": self.num_samples, "seed": self.seed}
+        if self.stop is not None:
+            asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         with _one_message(self.address):
             if self.chat:
-                asked["messages"] = [{"role": "user", "content": chat_message(problem)}]
+                asked["messages"] = chat_messages(problem, self._form)
+                if self.chat_template_kwargs is not None:
+                    asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
                 chat = await self._client.chat.completions.create(**asked)
                 texts = [choice.message.content or "" for choice in chat.choices]
             else:
-                plain = await self._client.completions.create(prompt=render_prompt(problem), **asked)
+                plain = await self._client.completions.create(prompt=render_prompt(problem, self._form), **asked)
                 texts = [choice.text for choice in plain.choices]
         if len(texts) != self.num_samples:
             raise UserError(f"{self.address}: asked for {self.num_samples} programs, got {len(texts)}")

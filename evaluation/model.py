@@ -19,8 +19,9 @@ from evaluation.sources import Programs, SamplingOptions, numbered
 from learner.model_source import TINY, model_folder
 from problems import Problem
 from problems.fingerprints import NUM_CHARACTERS
-from settings import CACHE_DIR, Dtype, Engine, GeneratorSettings, ModelSettings
-from transport.model_folder import check_model_folder, end_token_ids
+from problems.prompts import PromptFormat
+from settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
+from transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
@@ -42,7 +43,7 @@ class SampledModel(SamplingOptions):
     """Most tokens of a prompt with its program; None means the model's own limit, but at most `LENGTH_LIMIT`."""
     dtype: Dtype = Dtype.BFLOAT16
     engine: Engine = Engine.VLLM
-    chat_template: bool = False
+    chat_template: ChatTemplate = ChatTemplate.AUTO
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -55,7 +56,7 @@ class SampledModel(SamplingOptions):
     @property
     def identity(self) -> dict[str, Any]:
         identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_model_len}
-        identity |= {"dtype": self.dtype.value, "engine": self.engine.value}
+        identity |= {"dtype": self.dtype.value, "engine": self.engine.value, "chat_template": self._form.chat}
         del identity["name"]
         return identity | {"model_files": folder_fingerprint(self._folder)}
 
@@ -72,17 +73,33 @@ class SampledModel(SamplingOptions):
             if config.get("is_encoder_decoder"):
                 own = None  # T5 knows only distances; `n_positions` is the length it was pre-trained with, not a limit
             length = min(own, LENGTH_LIMIT) if isinstance(own, int) else LENGTH_LIMIT
-        return ModelSettings(name=self.name, dtype=self.dtype, max_model_len=length, chat_template=self.chat_template)
+        return ModelSettings(
+            name=self.name,
+            dtype=self.dtype,
+            max_model_len=length,
+            chat_template=self.chat_template,
+            chat_template_kwargs=self.chat_template_kwargs,
+            system_prompt=self.system_prompt,
+            prompt_template=self.prompt_template,
+        )
+
+    @cached_property
+    def _form(self) -> PromptFormat:
+        tokenizer = load_tokenizer(self._folder)
+        if warning := chat_warning(self._folder, tokenizer, self._settings):
+            logger.warning("%s", warning)
+        return prompt_format(self._folder, tokenizer, self._settings)
 
     def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
         """Raises UserError, before the first program, if the model cannot be sampled."""
         if all(problem.task_id in done for problem in problems):
             return ()
         by_id = {problem.task_id: problem for problem in problems}
-        prompter = Prompter(self._folder, by_id, chat_template=self.chat_template)
+        prompter = Prompter(self._folder, by_id, self._settings, self.stop or ())
         requests = self._requests(prompter, problems)
-        end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=self.chat_template)
-        engine = build_engine(self._folder, self._settings, GeneratorSettings(engine=self.engine), end_ids, self.seed)
+        end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=prompter.form.chat)
+        generator = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
+        engine = build_engine(self._folder, self._settings, generator, end_ids, self.seed)
         work = [pair for pair in zip(problems, requests, strict=True) if pair[0].task_id not in done]
         return self._sample(engine, prompter, work)
 
@@ -125,7 +142,7 @@ class SampledModel(SamplingOptions):
         with closing(engine):
             for problem, request in work:
                 if request is None:
-                    yield from numbered(problem, [""] * self.num_samples)
+                    yield from numbered(problem, [("", "")] * self.num_samples)
             while waiting or in_flight:
                 while waiting and engine.num_unfinished < limit:
                     request = waiting.popleft()
@@ -133,8 +150,8 @@ class SampledModel(SamplingOptions):
                     in_flight[request.request_id] = request
                 for finished in engine.step():
                     rollout = prompter.rollout(in_flight.pop(finished.request_id), finished)
-                    programs = [completion.program for completion in rollout.completions]
-                    yield from numbered(problems[finished.request_id], programs)
+                    answers = [(completion.program, completion.text) for completion in rollout.completions]
+                    yield from numbered(problems[finished.request_id], answers)
                 yield None
 
 

@@ -196,6 +196,8 @@ def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Ite
         completion_id = str(program.completion_id)
         verdict = graders.grade(problem, program.code, completion_id)
         row = verdict_row(program, verdict) | {"code": program.code}
+        if program.completion is not None:
+            row["completion"] = program.completion
         if comparison is not Comparison.APPS:
             return row
         if verdict.outcome is Outcome.FAILED:  # looser rules can only change what was compared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from problems.fingerprints import some
 from problems.index import ProblemIndex
 from sandbox.command import positive
 from sandbox.grading import ProgramRow, read_programs
-from settings import Dtype, Engine
+from settings import ChatTemplate, Dtype, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +50,22 @@ class SamplingOptions:
     top_p: float
     max_tokens: int
     seed: int
+    system_prompt: str | None = None
+    prompt_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    stop: list[str] | None = None
 
     def resume_point(self, num_stored: int) -> int:
         """Only whole problems are kept."""
         return num_stored // self.num_samples * self.num_samples
 
 
-def numbered(problem: Problem, programs: Iterable[str]) -> Programs:
-    """The programs sampled for a problem, with their ids."""
-    for number, program in enumerate(programs):
+def numbered(problem: Problem, answers: Iterable[tuple[str, str]]) -> Programs:
+    """The programs sampled for a problem, each with the text that it was taken from, and with their ids."""
+    for number, (program, text) in enumerate(answers):
         completion_id = f"{problem.task_id}/{number}"
-        yield ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program), problem
+        row = ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program, completion=text)
+        yield row, problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +143,33 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add("--top-p", type=float, default=0.95, help="probability mass of nucleus sampling (default: %(default)s)")
     add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
     add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
+    add("--stop", nargs="+", metavar="TEXT", help="texts that end a completion, besides the model's own end tokens")
     add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: bfloat16)")
     add("--engine", choices=[one.value for one in Engine], help="inference backend (default: vllm)")
-    add("--chat-template", action="store_true", help="send prompts through the chat template")
+    add_prompt_options(group)
     add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+
+
+def add_prompt_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options for the form of the prompts, as the settings `model.*` of a job."""
+    add = group.add_argument
+    templates = [one.value for one in ChatTemplate]
+    shown = "send prompts through the chat template (without a value: on; default: auto, for a server: off)"
+    add("--chat-template", nargs="?", choices=templates, const="on", default="auto", help=shown)
+    add("--chat-template-kwargs", type=json_object, metavar="JSON", help="such as '{\"enable_thinking\": false}'")
+    add("--system-prompt", metavar="TEXT", help="system message of a chat")
+    add("--prompt-template", metavar="TEXT", help="text of a prompt; see model.prompt_template in the settings")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object in a JSON text, as an option's type."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"not a JSON object: {text}")
+    return value
 
 
 def model_source(options: argparse.Namespace) -> ProgramSource:
@@ -149,7 +178,9 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     Raises:
         UserError: the options contradict each other.
     """
-    asked = {name: getattr(options, name) for name in ("num_samples", "temperature", "top_p", "max_tokens", "seed")}
+    sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
+    prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")
+    asked = {name: getattr(options, name) for name in (*sampling, "stop", *prompts)}
     # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
     if options.model.startswith(("http://", "https://")):
         for name in ("dtype", "engine", "max_length"):
@@ -158,7 +189,7 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         from evaluation.endpoint import ServedModel
 
         address, _, model = options.model.partition("#")
-        return ServedModel(address=address, model=model or None, chat=options.chat_template, **asked)
+        return ServedModel(address=address, model=model or None, chat=options.chat_template == ChatTemplate.ON, **asked)
     from evaluation.model import SampledModel
 
     return SampledModel(
@@ -166,6 +197,6 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         max_length=options.max_length,
         dtype=Dtype(options.dtype or Dtype.BFLOAT16),
         engine=Engine(options.engine or Engine.VLLM),
-        chat_template=options.chat_template,
+        chat_template=ChatTemplate(options.chat_template),
         **asked,
     )

@@ -46,16 +46,16 @@ class Loop:
 
     def __post_init__(self) -> None:
         settings, seed = self.settings, self.settings.run.seed
-        chat = settings.model.chat_template
-        self.prompter = Prompter(self.model, self.problems.by_id, chat_template=chat)
-        end_ids = end_token_ids(self.model, self.prompter.tokenizer, chat=chat)
+        self.prompter = Prompter(self.model, self.problems.by_id, settings.model, settings.generator.stop)
+        form = self.prompter.form
+        end_ids = end_token_ids(self.model, self.prompter.tokenizer, chat=form.chat)
         self.engine = build_engine(
             self.model, settings.model, settings.generator, end_ids, seed, deterministic=settings.run.deterministic
         )
         self.learner = Learner(self.model, settings)
         tokenizer = self.learner.policy.tokenizer
         self.references = encode_references(
-            self.problems.supervised, tokenizer, chat_template=chat, max_length=settings.model.max_model_len
+            self.problems.supervised, tokenizer, form, max_length=settings.model.max_model_len
         )
         self.learner.set_references(self.references)
         task_ids = [problem.task_id for problem in self.problems.train]

@@ -31,6 +31,7 @@ from learner.sft import SftProgress, SftReport, run_sft
 from problems.types import Problem
 from settings import Settings, WeightTransfer
 from transport.folders import HomeFolders
+from transport.model_folder import prompt_format
 from transport.weights import WeightsHandle, publish
 
 if TYPE_CHECKING:
@@ -136,7 +137,9 @@ class LearnerActor:
         if settings.run.deterministic:
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(1)  # the order of sums depends on it
-        self._learner = Learner(self._home.fetch(model), settings)
+        folder = self._home.fetch(model)
+        self._learner = Learner(folder, settings)
+        self._form = prompt_format(folder, self._learner.policy.tokenizer, settings.model)
         context = self._learner.policy.max_length
         if settings.model.max_model_len > context:
             raise UserError(
@@ -163,7 +166,7 @@ class LearnerActor:
         self._references = encode_references(
             problems,
             self._learner.policy.tokenizer,
-            chat_template=self._settings.model.chat_template,
+            self._form,
             max_length=self._settings.model.max_model_len,
         )
         self._learner.set_references(self._references)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from errors import UserError
-from problems.prompts import encode_answer, encode_prompt
+from problems.fences import end_of_thought
+from problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
 from problems.types import Problem
 from sandbox.verdict import Outcome
 from transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
@@ -88,7 +89,7 @@ def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
 
 
 def encode_references(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, max_length: int
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, form: PromptFormat, *, max_length: int
 ) -> list[TokenSequence]:
     """Every reference program of `problems`, end token included, after the prompt that RL samples from.
 
@@ -99,9 +100,10 @@ def encode_references(
     for problem in problems:
         if not problem.references:
             continue
-        prompt_ids = np.array(encode_prompt(problem, tokenizer, chat=chat_template), np.int32)
+        prompt_ids = np.array(encode_prompt(problem, tokenizer, form), np.int32)
+        thought_end = end_of_thought(render_prompt(problem, form, tokenizer))
         for program in problem.references:
-            token_ids = encode_answer(program, tokenizer, chat=chat_template)
+            token_ids = encode_answer(program, tokenizer, chat=form.chat, thought_end=thought_end)
             if len(prompt_ids) + len(token_ids) > max_length:
                 num_too_long += 1
             else:

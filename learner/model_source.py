@@ -20,6 +20,7 @@ from errors import UserError
 from files import is_cached, write_folder
 from problems.prompts import render_prompt
 from problems.types import Problem
+from transport.model_folder import MADE_HERE
 
 TINY = "tiny"
 HUB_ANSWER_S = 10.0
@@ -147,6 +148,7 @@ def _model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    setattr(config, MADE_HERE, True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from problems.continuation import last_needed_line, new_statements
-from problems.fences import Block, blocks_of, spoken, text_before_fences
+from problems.fences import Block, blocks_of, closes_thought, spoken, text_before_fences
 from problems.prompts import QUESTION
 from problems.python_source import IMPORTS, LINE_END, SCOPES, layouts, outer_statements, parse, required_name
 from problems.types import Problem, StdinTest
@@ -34,17 +34,20 @@ _WRITING = frozenset({"print", "stdout", "write", "writelines"})
 _NOTHING, _EMPTY, _TEXT, _STATEMENTS, _DEFINITIONS, _BROKEN, _PARTIAL, _PROGRAM = range(8)
 
 
-def extract_program(problem: Problem, text: str) -> tuple[int, int]:
+def extract_program(problem: Problem, text: str, *, in_thought: bool = False) -> tuple[int, int]:
     """The span of characters [start, end) of a completion that is its program.
 
     This is the last Python code block that defines what the tests use or, if the tests give input, that reads and
     prints. Without such a block it is the text itself, from its first line of Python up to the first line that is not
     Python or that the program does not need. Thoughts (`<think>`) and text after an end token are skipped: an answer
     that never stopped thinking has an empty program at its end. If nothing is a program, the last block that comes
-    close is graded, or else the whole text. The answer to a `QUESTION` is used as it is.
+    close is graded, or else the whole text. The answer to a `QUESTION` is used as it is. `in_thought` says that the
+    text begins inside a thought (see `end_of_thought`).
     """
     if problem.benchmark == QUESTION:
         return 0, len(text)
+    if in_thought and not closes_thought(text):
+        return len(text), len(text)
     return _Search(problem, text).span()
 
 

@@ -102,6 +102,22 @@ def spoken(text: str, read: Reader) -> list[tuple[int, int]]:
     return [*spans, (begin, len(text))]
 
 
+def end_of_thought(prompt: str) -> str | None:
+    """The mark that ends the thought inside which the answer to a prompt begins; None if it does not begin in one.
+
+    The chat templates of some reasoning models open a thought at the end of the prompt.
+    """
+    prompt = prompt.rstrip()
+    last = deque(_MARK.finditer(prompt), maxlen=1)
+    is_open = last and last[0]["open"] and last[0].end() == len(prompt)
+    return f"</{last[0]['open'][1:]}" if is_open else None
+
+
+def closes_thought(text: str) -> bool:
+    """Whether a text that begins inside a thought gets out of it."""
+    return any(mark["close"] and not _is_quoted(text, mark) for mark in _MARK.finditer(text))
+
+
 def _answer_start(text: str) -> int:
     """The start of the last message on the channel `final`; the end if there is none; 0 without channels."""
     channels = list(_CHANNEL.finditer(text))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from problems.prompts import chat_message, render_prompt
+from problems.prompts import chat_messages, render_prompt
 from problems.types import Problem
 
 NUM_CHARACTERS = 16
@@ -31,7 +31,7 @@ def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
         problem.task_id: {
             "statement": _statement(problem),
             "tests": _tests(problem),
-            "prompt": _digest([render_prompt(problem), chat_message(problem)]),
+            "prompt": _digest([render_prompt(problem), chat_messages(problem)[-1]["content"]]),
         }
         for problem in problems
     }

@@ -16,7 +16,10 @@ _WORD = re.compile(r"\w+")
 
 
 class ProblemIndex:
-    """Problems by task id. Numbers are found with and without the leading zeros of APPS folders."""
+    """Problems by task id.
+
+    Numbers are found with and without the leading zeros of APPS folders, and as EvalPlus writes MBPP's (`Mbpp/2`).
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self._by_id = {problem.task_id: problem for problem in problems}
@@ -32,8 +35,9 @@ class ProblemIndex:
         """
         text = str(task_id)
         problem = self._by_id.get(text)
-        if problem is None and text.isascii() and text.isdigit() and len(text) < 20:
-            problem = self._by_number.get(int(text))
+        number = text.removeprefix("Mbpp/")
+        if problem is None and number.isascii() and number.isdigit() and len(number) < 20:
+            problem = self._by_number.get(int(number))
         if problem is None:
             raise UserError(
                 f"task_id {task_id!r}: none of the {len(self._by_id)} problems has it{nearest(text, self._by_id)}"

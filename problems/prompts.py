@@ -5,8 +5,10 @@ Supervised training, reinforcement learning and evaluation all use this module, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from problems.token_spans import decode_with_spans
 from problems.types import AssertTest, Problem, StdinTest
@@ -21,46 +23,83 @@ _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code b
 _CONTENT = "the answer of one turn"
 
 
-def render_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-    """The prompt for a problem; with a `tokenizer`, in its chat template.
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """How problems are put to a model.
 
-    The formats are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
+    `chat` is whether prompts go through the tokenizer's chat template, with `template_arguments` and the message
+    `system`. `template` is the text of a prompt, or of the user's message in a chat, with the names of `_PARTS` in
+    braces; None stands for the benchmark's usual text.
+    """
+
+    chat: bool = False
+    system: str | None = None
+    template: str | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLAIN = PromptFormat()
+
+
+def render_prompt(
+    problem: Problem, form: PromptFormat = PLAIN, tokenizer: PreTrainedTokenizerBase | None = None
+) -> str:
+    """The prompt for a problem. A chat needs the `tokenizer` with its chat template.
+
+    The usual texts are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
     HumanEval's function head. A chat prompt already contains the template's special tokens; encode it without adding
     more.
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
     """
-    if tokenizer is None:
-        return _FORMATS.get(problem.benchmark, _by_tests)(problem)
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template; set model.chat_template to false")
-    message = {"role": "user", "content": chat_message(problem)}
-    return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    if not form.chat:
+        return _filled(form.template, problem) if form.template else _usual_text(problem)
+    assert tokenizer is not None
+    messages = chat_messages(problem, form)
+    prompt = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **form.template_arguments
+    )
+    return str(prompt)
 
 
-def chat_message(problem: Problem) -> str:
-    """What a user would write to a chat model."""
+def chat_messages(problem: Problem, form: PromptFormat = PLAIN) -> list[dict[str, str]]:
+    """The messages of a chat with a model: a system message if there is one, and what a user would write."""
+    system = [{"role": "system", "content": form.system}] if form.system is not None else []
+    return [*system, {"role": "user", "content": _user_message(problem, form)}]
+
+
+def _user_message(problem: Problem, form: PromptFormat) -> str:
     if problem.benchmark == QUESTION:
         return problem.statement
+    if form.template:
+        return _filled(form.template, problem)
     request = _CHAT_CONTINUATION if problem.code_prefix else _CHAT_REQUEST
-    return request + _FORMATS.get(problem.benchmark, _by_tests)(problem).strip() + "\n"
+    return request + _usual_text(problem).strip() + "\n"
 
 
-def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> list[int]:
-    """The ids of a problem's prompt; with `chat`, in the tokenizer's chat template.
+def _usual_text(problem: Problem) -> str:
+    return _FORMATS.get(problem.benchmark, _by_tests)(problem)
 
-    Raises:
-        ValueError: there is no chat template.
-    """
-    prompt = render_prompt(problem, tokenizer if chat else None)
+
+def _filled(template: str, problem: Problem) -> str:
+    """A template with the parts of a problem. Other braces stay as they are, since prompts may hold code."""
+    return _PART.sub(lambda found: _PARTS[found[1]](problem), template)
+
+
+def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> list[int]:
+    """The ids of a problem's prompt."""
     # A chat template writes the special tokens itself.
-    return list(tokenizer.encode(prompt, add_special_tokens=not chat))
+    return list(tokenizer.encode(render_prompt(problem, form, tokenizer), add_special_tokens=not form.chat))
 
 
-def encode_answer(program: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> list[int]:
-    """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block."""
+def encode_answer(
+    program: str, tokenizer: PreTrainedTokenizerBase, *, chat: bool, thought_end: str | None = None
+) -> list[int]:
+    """The ids of `program` as the answer to a prompt, including the end token; in a chat, inside a code block.
+
+    If the prompt has opened a thought, the answer first ends it with the mark `thought_end` (see `end_of_thought`).
+    """
     text = f"```python\n{program.rstrip()}\n```" if chat else program
+    if thought_end is not None:
+        text = f"{thought_end}\n\n{text}"
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
 
 
@@ -98,10 +137,13 @@ def _apps(problem: Problem) -> str:
     return f"\nQUESTION:\n{problem.statement}\n{problem.starter_code}\nUse {kind} format\nANSWER:\n"
 
 
-def _mbpp(problem: Problem) -> str:
+def _visible_tests(problem: Problem) -> str:
     shown = problem.tests[: problem.num_visible_tests]
-    assertions = "\n".join(test.assertion for test in shown if isinstance(test, AssertTest))
-    return f"{problem.statement}\nYour code should satisfy these tests:\n{assertions}\n"
+    return "\n".join(test.assertion for test in shown if isinstance(test, AssertTest))
+
+
+def _mbpp(problem: Problem) -> str:
+    return f"{problem.statement}\nYour code should satisfy these tests:\n{_visible_tests(problem)}\n"
 
 
 def _by_tests(problem: Problem) -> str:
@@ -113,3 +155,11 @@ _FORMATS: dict[str, Callable[[Problem], str]] = {
     "starter": lambda problem: f"{problem.statement}\n",
     QUESTION: lambda problem: problem.statement,
 }
+_PARTS: dict[str, Callable[[Problem], str]] = {
+    "prompt": _usual_text,
+    "statement": lambda problem: problem.statement,
+    "starter_code": lambda problem: problem.starter_code or problem.code_prefix,
+    "tests": _visible_tests,
+    "function": lambda problem: problem.entry_point or "",
+}
+_PART = re.compile(r"\{(" + "|".join(_PARTS) + r")\}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
 from problems.syntax import syntax_tree
@@ -29,6 +29,9 @@ _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
 _MAX_SITE_CHARACTERS = 1 << 16
 _SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
+_TYPING_NAME = re.compile(
+    r"\b(" + "|".join(name for name, line in SITE_IMPORTS.items() if line.startswith("from typing ")) + r")\b"
+)
 _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """The statements with a scope of their own."""
@@ -90,19 +93,34 @@ def source_before(problem: Problem, program: str) -> str:
     A program may continue the problem's `code_prefix`, or define the whole function again after it and use its imports
     and helper functions. Call-based problems come from sites that import what their programs use (`List`), so names
     that the program uses but does not define are imported for it. The same goes for a class `Solution` that asserts
-    test. A program with `__future__` imports always stands alone, because these must come first.
+    test. In custom problems, a program gets the names of `typing` that the problem itself uses. A program with
+    `__future__` imports always stands alone, because these must come first.
     """
     if _has_future_import(problem.code_prefix, program):
         return ""
     if problem.code_prefix:
         return problem.code_prefix
     test = problem.tests[0]
-    is_for_site = isinstance(test, CallTest) or (isinstance(test, AssertTest) and _SOLUTION.search(program))
-    return site_imports(program) if is_for_site else ""
+    if isinstance(test, CallTest) or (isinstance(test, AssertTest) and _SOLUTION.search(program)):
+        return site_imports(program)
+    shown = _typing_names(problem)
+    return site_imports(program, shown) if shown else ""
 
 
-def site_imports(program: str) -> str:
-    """The imports for names that a program uses but does not define; empty if it is not Python.
+def _typing_names(problem: Problem) -> frozenset[str]:
+    """The names of `typing` in what a custom problem with assert tests shows and runs; none for other problems.
+
+    A statement or a starter code with `List[int]` invites programs that use `List` as if it were there.
+    """
+    if problem.benchmark != "jsonl" or not isinstance(problem.tests[0], AssertTest):
+        return frozenset()
+    tests = [f"{test.setup}\n{test.assertion}" for test in problem.tests if isinstance(test, AssertTest)]
+    text = "\n".join([problem.statement, problem.starter_code, *tests])
+    return frozenset(_TYPING_NAME.findall(text))
+
+
+def site_imports(program: str, names: Container[str] = SITE_IMPORTS) -> str:
+    """The imports for those of `names` that a program uses but does not define; empty if it is not Python.
 
     Also empty for a program longer than any site accepts, because searching it would take seconds.
     """
@@ -114,7 +132,7 @@ def site_imports(program: str) -> str:
         return ""
     defined = ({node.name} if isinstance(node, SCOPES) else bound_names(node) for node in module.body)
     missing = used_names(module).difference(*defined)
-    return "".join(f"{line}\n" for name, line in SITE_IMPORTS.items() if name in missing)
+    return "".join(f"{line}\n" for name, line in SITE_IMPORTS.items() if name in missing and name in names)
 
 
 def _has_future_import(prefix: str, program: str) -> bool:

@@ -278,7 +278,7 @@ def _samples(folder: Path) -> list[Row]:
     stride = math.ceil(len(files) / MAX_REFRESHES) or 1
     return [
         {
-            **{name: value for name, value in row.items() if name != "program"},
+            **{name: value for name, value in row.items() if name not in ("program", "completion")},
             "refresh": int(file.stem.partition("-")[2]),
             "tokens": _shown_tokens(row["tokens"]),
         }

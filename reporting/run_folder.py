@@ -218,6 +218,7 @@ def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:
         "statement": problem.statement,
         "failing_test": _failing_test(verdict.tests, problem),
         "program": sample.program,
+        "completion": sample.completion,
         "tokens": [[mark.text, mark.weight] for mark in sample.tokens],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -42,6 +42,7 @@ class ProgramRow(BaseModel):
     task_id: str | int
     completion_id: str | int = Field(description="Identifies a program among those of the same problem.")
     code: str
+    completion: str | None = Field(None, description="The text that the program was taken from.")
 
 
 def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow, Problem]]:
@@ -53,13 +54,14 @@ def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow,
     if not path.is_file():
         raise UserError(f"{path}: no such file of programs")
     found = False
+    numbers: Counter[str] = Counter()
     for row in read_file(path):
         found = True
         place = f"{row.file}:{row.line}"
         if row.problem is not None:
             raise UserError(f"{place}: {row.problem}")
         try:
-            program = ProgramRow.model_validate(row.data)
+            program = ProgramRow.model_validate(_from_evalplus(row.data, numbers))
             yield program, index.find(program.task_id)
         except ValidationError as error:
             first = error.errors()[0]
@@ -71,6 +73,22 @@ def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow,
             raise UserError(f"{place}: {error}") from error
     if not found:
         raise UserError(f"{path}: contains no programs")
+
+
+def _from_evalplus(data: Any, numbers: Counter[str]) -> Any:
+    """A row of EvalPlus as one of ours; other rows stay as they are.
+
+    EvalPlus has whole programs in `solution`, or in `completion` what continues the prompt, and no `completion_id`.
+    `numbers` counts such programs of each problem.
+    """
+    if not isinstance(data, dict) or "code" in data:
+        return data
+    key = next((key for key in ("solution", "completion") if key in data), None)
+    if key is None:
+        return data
+    task_id = str(data.get("task_id"))
+    numbers[task_id] += 1
+    return {"completion_id": numbers[task_id] - 1, **data, "code": data[key]}
 
 
 def verdict_row(program: ProgramRow, verdict: Verdict) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sandbox import judge, selftest
 from sandbox.compare import Comparison
 from sandbox.jobs import End, ExpressionJob, Job, RunResult
 from sandbox.process import Jail, JailError
+from sandbox.shown import shown
 from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
 from settings import SandboxSettings
 
@@ -39,11 +40,16 @@ _WORST_FIRST = (
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """One test of a verdict. `result` no longer holds its output and value, which may be large."""
+    """One test of a verdict. `result` no longer holds its output and value, which may be large.
+
+    `all_passed` says whether this test and all before it passed. `actual` is as in `Verdict`.
+    """
 
     outcome: Outcome
     result: RunResult
     grader_error: str = ""
+    all_passed: bool = False
+    actual: str | None = None
 
 
 class Sandbox:
@@ -102,7 +108,8 @@ class Sandbox:
             def take(index: int, result: RunResult) -> None:
                 # If the setup fails without the program too, the test is broken. Good runs need no such check.
                 setup = None if result.end is End.OK else self._closed_result(plans[index].setup)
-                judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison)
+                follows_passed = index == 0 or judged[index - 1].all_passed
+                judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison, follows_passed)
 
             self._run(prefix + source, [plan.job for plan in plans], None, take)
             errors = (error_of(test.result) for test in judged.values())
@@ -127,6 +134,7 @@ class Sandbox:
             seconds=sum(result.wall_seconds for result in results),
             cpu_seconds=sum(result.cpu_seconds for result in results),
             peak_memory_bytes=max(result.peak_memory_bytes for result in results),
+            actual=next((test.actual for test in judged.values() if test.actual is not None), None),
         )
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
@@ -206,8 +214,12 @@ def _judge(
     closed: RunResult | None,
     setup: RunResult | None,
     comparison: Comparison,
+    follows_passed: bool,
 ) -> _Judged:
-    """Judge the test `number`. `closed` and `setup` are the results of the plan's own jobs."""
+    """Judge the test `number`. `closed` and `setup` are the results of the plan's own jobs.
+
+    `follows_passed` says whether all tests before this one passed.
+    """
     grader_error = ""
     try:
         outcome = judge.outcome_of(plan, result, closed, comparison)
@@ -218,7 +230,15 @@ def _judge(
         if own is not None and own.end is not End.OK:
             reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
             outcome, grader_error = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
-    return _Judged(outcome, replace(result, stdout=b"", value=None), grader_error)
+    passed = outcome is Outcome.PASSED
+    has_wrong_answer = outcome is Outcome.FAILED and result.end is End.OK
+    return _Judged(
+        outcome,
+        replace(result, stdout=b"", value=None),
+        grader_error,
+        all_passed=follows_passed and passed,
+        actual=shown(plan.job, result) if follows_passed and has_wrong_answer else None,
+    )
 
 
 def normalized(program: str) -> str:

@@ -40,7 +40,12 @@ class ProgramError:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`tests` holds the outcome of each test in the problem's order. `seconds` is wall time, `cpu_seconds` CPU time."""
+    """`tests` holds the outcome of each test in the problem's order. `seconds` is wall time, `cpu_seconds` CPU time.
+
+    `actual` is what came out of the first test that did not pass: its output or its value, cut off (see `shown.py`). It
+    is None if there is no such test, if that test ended without an answer, or if it is a test function. It is for
+    people, never for the policy.
+    """
 
     task_id: str
     completion_id: str
@@ -51,6 +56,7 @@ class Verdict:
     seconds: float
     cpu_seconds: float
     peak_memory_bytes: int
+    actual: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -72,6 +78,7 @@ class Verdict:
             "error_type": error.type if error else None,
             "error_message": error.message if error else None,
             "error_line": error.line if error else None,
+            "actual": self.actual,
             "isolation": self.isolation.value,
             "seconds": round(self.seconds, 6),
         }

@@ -23,10 +23,11 @@ from scripts.browser import Browser
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 JOB = shlex.split(
-    "launch.py --run.num_steps 30 --problems.train starter:train?references=no[:200] --problems.evaluation "
-    "starter:test[:20] --generator.num_generations 8 --learner.batch_size 64 --learner.supervised_batch_size 16 "
-    "--learner.sft.num_steps 500 --learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 "
-    "--evaluation.every 8 --evaluation.num_samples 2 --sandbox.min_workers 2"
+    "launch.py --run.num_steps 30 --problems.train starter:train?references=no[:200] --problems.supervised "
+    "starter:train?references=yes --problems.evaluation starter:test[:20] --generator.num_generations 8 "
+    "--learner.batch_size 64 --learner.supervised_batch_size 16 --learner.sft.num_steps 500 "
+    "--learner.optim.decay_steps 0 --buffer.capacity 1024 --buffer.refresh_every 2 --evaluation.every 8 "
+    "--evaluation.num_samples 2 --sandbox.min_workers 2"
 )
 NAMES = ("learner", "buffer", "rollout-store", "generator-0", "sandbox-0", "sandbox-1")
 # The dashboard would ask for a token on a machine that has one; this short local job needs none.

@@ -23,6 +23,15 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class ChatTemplate(StrEnum):
+    """Whether prompts go through the tokenizer's chat template."""
+
+    AUTO = "auto"
+    """If the model was trained on it: it has a template, and ends its answers with the token that closes a turn."""
+    ON = "on"
+    OFF = "off"
+
+
 class LoraPublish(StrEnum):
     """What the learner sends to the generators when it trains adapters."""
 

@@ -18,7 +18,7 @@ FieldPath = tuple[str, ...]
 # A run folder may be moved.
 _APART = {("run", "dir")}
 
-_TYPES: dict[type, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "BOOL"}
+_TYPES: dict[type, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "BOOL", dict: "MAPPING"}
 _BOUNDS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
 _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"))
 
@@ -100,6 +100,11 @@ def is_list(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is tuple
 
 
+def is_mapping(field: FieldInfo) -> bool:
+    """Whether the field takes names with their values."""
+    return any(get_origin(kind) is dict for kind in (field.annotation, *get_args(field.annotation)))
+
+
 def is_optional(field: FieldInfo) -> bool:
     """Whether the field takes null."""
     return get_origin(field.annotation) in (Union, types.UnionType) and type(None) in get_args(field.annotation)
@@ -124,6 +129,8 @@ def _plain(annotation: Any, metadata: list[Any]) -> tuple[type[Any], list[str]]:
     if origin is Annotated:
         inner, *more = get_args(annotation)
         return _plain(inner, [*metadata, *more])
+    if origin is dict:
+        return dict, []
     if origin is not None:  # X | None, tuple[X, ...]
         inner = next(argument for argument in get_args(annotation) if argument not in (type(None), ...))
         return _plain(inner, metadata)

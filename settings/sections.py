@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from settings.base import GIB, MIB, Cores, Section, Weight
 from settings.choices import (
     AdaptiveScope,
     Baseline,
+    ChatTemplate,
     Dtype,
     Engine,
     FineFallback,
@@ -18,6 +20,12 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
+
+
+def _as_word(value: object) -> object:
+    """YAML reads `on` and `off` as booleans."""
+    words = {True: "on", False: "off", "true": "on", "false": "off"}
+    return words.get(value, value) if isinstance(value, bool | str) else value
 
 
 class RunSettings(Section):
@@ -62,7 +70,7 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    """The policy: which model to train, in which precision."""
+    """The policy: which model to train, in which precision, and how problems are put to it."""
 
     name: str = Field(
         "Qwen/Qwen2.5-Coder-0.5B",
@@ -75,8 +83,28 @@ class ModelSettings(Section):
         description="Type in which generators store weights and the learner computes. Master weights are float32.",
     )
     max_model_len: PositiveInt = Field(1536, description="Maximum tokens of prompt and completion together.")
-    chat_template: bool = Field(False, description="Format prompts with the tokenizer's chat template.")
+    chat_template: Annotated[ChatTemplate, BeforeValidator(_as_word)] = Field(
+        ChatTemplate.AUTO,
+        description="Format prompts with the tokenizer's chat template; `auto`: if the model ends its answers with the "
+        "token that closes a turn in the template.",
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+        None, description="Arguments of the chat template, such as `{enable_thinking: false}`; null: none."
+    )
+    system_prompt: str | None = Field(None, description="System message of a chat; null: none.")
+    prompt_template: str | None = Field(
+        None,
+        description="Text of a prompt, or of the user's message in a chat. `{prompt}` stands for the benchmark's usual "
+        "text, and `{statement}`, `{starter_code}`, `{tests}` and `{function}` for its parts. null: the usual text.",
+    )
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Low-rank adapters.")
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _check_template(cls, template: str | None) -> str | None:
+        if template is not None and "{prompt}" not in template and "{statement}" not in template:
+            raise ValueError("it has neither {prompt} nor {statement}, so all problems would have the same prompt")
+        return template
 
 
 class ProblemsSettings(Section):
@@ -86,7 +114,9 @@ class ProblemsSettings(Section):
         ("mbpp:google-research-datasets/mbpp",), min_length=1, description="SPECs of the problems to sample in RL."
     )
     supervised: tuple[str, ...] = Field(
-        (), description="SPECs of the problems whose reference programs the supervised term uses; empty: as `train`."
+        (),
+        description="SPECs of the problems whose reference programs the supervised term uses; empty: as `train`. If "
+        "the command line or the environment sets only `train`, a file's `supervised` does not apply.",
     )
     skip_solved: float = Field(
         0.0, ge=0, lt=1, description="Probability of skipping a problem that the last rollout solved completely."
@@ -113,6 +143,10 @@ class GeneratorSettings(Section):
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
     max_tokens: PositiveInt = Field(512, description="Maximum tokens of a completion.")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Texts that end a completion, besides the model's own end tokens. Not part of a program.",
+    )
     max_num_seqs: PositiveInt = Field(256, description="Maximum number of completions that an engine decodes at once.")
     kv_cache_bytes: PositiveInt = Field(4 * GIB, description="Memory for an engine's key-value cache.")
     weight_transfer: WeightTransfer = Field(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from controller.model_checks import rate_warnings
 from errors import UserError
 from settings import PlanOptions, Settings
 from settings.reference import leaf_fields
@@ -42,6 +43,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     **PINNED,
     **{f"rltf {name}": ("launch.py",) for name in ("train", "plan", "replay")},
     "rltf evaluate": ("evaluate.py",),
+    "rltf show-prompt": ("cli.py", "show-prompt"),
     **{f"rltf {words[2]}": words for words in PINNED.values() if words[1:2] not in ((), ("reporting",))},
     **{f"rltf report {name}": ("-m", "reporting", name) for name in REPORTS},
     "rltf report": ("-m", "reporting", "report"),
@@ -143,10 +145,14 @@ def bad_job(program: str, arguments: Sequence[str]) -> Iterator[str]:
     before = cli.COMMANDS[program.removeprefix("rltf ")].before if program.startswith("rltf ") else ()
     if {"...", "--help", "--resume", "--replay"} & {*before, *arguments} or any("NAME" in word for word in arguments):
         return
+    line = shlex.join([program, *arguments])
     try:
-        load_settings([*before, *(re.sub("^(ray|http)://", "", word) for word in arguments)], {})
+        settings, _ = load_settings([*before, *(re.sub("^(ray|http)://", "", word) for word in arguments)], {})
     except UserError as error:
-        yield f"{shlex.join([program, *arguments])}: {error}"
+        yield f"{line}: {error}"
+    else:
+        if settings.model.name != "tiny":
+            yield from (f"{line}: {warning}" for warning in rate_warnings(settings))
 
 
 def bad_make(words: Sequence[str]) -> Iterator[str]:
@@ -190,6 +196,7 @@ def test_commands_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "    rltf train --learner.learning_rate 1e-5",
         "    rltf train --run.num_steps many",
         "    rltf train --config configs/missing.yaml",
+        "    rltf train --config configs/mbpp.yaml --model DIR",
         "    rltf train \\\n        --run.sead 1",
         "    for seed in 0 1; do\n        rltf train --run.sead $seed\n    done",
         "    rltf replay RUN_DIR --learner.kl_weight 0.1",

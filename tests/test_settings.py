@@ -48,6 +48,31 @@ def test_later_sources_win_field_by_field(tmp_path: Path) -> None:
     assert settings.checkpoint.every == Settings().checkpoint.every
 
 
+def test_a_switch_and_arguments_as_words_or_yaml(tmp_path: Path) -> None:
+    config = write(tmp_path, "model: {chat_template: on, chat_template_kwargs: {enable_thinking: false}}\n")
+    model = load_settings(["--config", config], NO_ENVIRONMENT)[0].model
+    assert (model.chat_template, model.chat_template_kwargs) == ("on", {"enable_thinking": False})
+    argv = ["--model.chat_template", "false", "--model.chat_template_kwargs", "{enable_thinking: true, level: high}"]
+    model = load_settings(argv, NO_ENVIRONMENT)[0].model
+    assert (model.chat_template, model.chat_template_kwargs) == ("off", {"enable_thinking": True, "level": "high"})
+    assert "input should be 'auto', 'on' or 'off'" in refusal(["--model.chat_template", "maybe"])
+    assert "input should be a valid dictionary" in refusal(["--model.chat_template_kwargs", "enable_thinking"])
+    assert "all problems would have the same prompt" in refusal(["--model.prompt_template", "Solve it."])
+
+
+def test_references_follow_the_problems_to_train_on(tmp_path: Path) -> None:
+    own = ["--problems.train", "jsonl:own.jsonl"]
+    assert load_settings([], NO_ENVIRONMENT)[0].problems.supervised == ("starter:train?references=yes",)
+    assert load_settings(own, NO_ENVIRONMENT)[0].problems.supervised == ()
+    assert load_settings([], {"RLTF_PROBLEMS__TRAIN": "jsonl:own.jsonl"})[0].problems.supervised == ()
+    chosen = {"RLTF_PROBLEMS__SUPERVISED": "jsonl:other.jsonl"}
+    assert load_settings([], chosen)[0].problems.supervised == ("jsonl:other.jsonl",)
+    config = write(tmp_path, "problems: {train: ['jsonl:a.jsonl'], supervised: ['jsonl:b.jsonl']}\n")
+    assert load_settings(["--config", config], NO_ENVIRONMENT)[0].problems.supervised == ("jsonl:b.jsonl",)
+    both = [*own, "--problems.supervised", "jsonl:c.jsonl"]
+    assert load_settings(["--config", config, *both], NO_ENVIRONMENT)[0].problems.supervised == ("jsonl:c.jsonl",)
+
+
 def test_every_field_has_a_description() -> None:
     for path, field in leaf_fields(Settings).items():
         assert field.description, path

@@ -15,9 +15,17 @@ from transformers import (
 )
 
 from errors import UserError
-from problems.prompts import answer_end_id
+from problems.prompts import PromptFormat, answer_end_id
 from problems.token_spans import keeps_code
-from settings import Engine
+from settings import ChatTemplate, Engine, ModelSettings
+
+MADE_HERE = "rltf_made_here"
+"""The key in `config.json` of models that started with random weights here. Their checkpoints keep it."""
+
+
+def is_made_here(model: Path) -> bool:
+    """Whether the weights in the folder come from this project's own training alone. Raises as `check_model_folder`."""
+    return bool(check_model_folder(model).get(MADE_HERE))
 
 
 def check_model_folder(model: Path) -> dict[str, Any]:
@@ -49,11 +57,11 @@ def check_engine(model: Path, engine: Engine) -> None:
         )
 
 
-def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTokenizerFast:
+def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
     """The folder's tokenizer.
 
-    Raises UserError if there is none, if it is not a fast one (token spans need its bytes), if it has no end token, if
-    it lacks the requested chat template, or if it cannot write Python, as T5's own.
+    Raises UserError if there is none, if it is not a fast one (token spans need its bytes), if it has no end token, or
+    if it cannot write Python, as T5's own.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -69,10 +77,6 @@ def load_tokenizer(model: Path, *, chat_template: bool = False) -> PreTrainedTok
         )
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.name: the tokenizer in {model} has no end token (eos_token)")
-    if chat_template and not tokenizer.chat_template:
-        raise UserError(
-            f"model.chat_template is true, but the tokenizer in {model} has no chat template; set it to false"
-        )
     if check_model_folder(model).get("is_encoder_decoder") and not keeps_code(tokenizer):
         raise UserError(
             f"model.name: the tokenizer in {model} cannot write Python, because it loses line ends or indentation; use "
@@ -98,6 +102,54 @@ def load_model(model: Path, dtype: Any) -> Any:
         return auto.from_pretrained(model, config=config, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
+
+
+def prompt_format(model: Path, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings) -> PromptFormat:
+    """How problems are put to the model in the folder `model`.
+
+    Raises UserError if the settings need a chat template and the tokenizer has none, or if they do not use it.
+    """
+    asked = settings.chat_template
+    chat = is_chat_model(model, tokenizer) if asked is ChatTemplate.AUTO else asked is ChatTemplate.ON
+    if chat and not tokenizer.chat_template:
+        raise UserError(
+            f"model.chat_template is on, but the tokenizer in {model} has no chat template; set it to off or auto"
+        )
+    for name in ("system_prompt", "chat_template_kwargs"):
+        if getattr(settings, name) is not None and not chat:
+            raise UserError(
+                f"model.{name} needs a chat, but prompts for {model} do not use a chat template; remove it, or set "
+                "model.chat_template to on"
+            )
+    return PromptFormat(chat, settings.system_prompt, settings.prompt_template, settings.chat_template_kwargs or {})
+
+
+def chat_warning(model: Path, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings) -> str | None:
+    """What to say about a model whose prompts probably have the wrong form, or about a choice that was made for it."""
+    if not tokenizer.chat_template:
+        return None
+    is_chat, asked = is_chat_model(model, tokenizer), settings.chat_template
+    if is_chat and asked is ChatTemplate.OFF:
+        return "WARNING: this is a chat model, but model.chat_template is off: set it to auto or on"
+    if not is_chat and asked is ChatTemplate.ON:
+        return (
+            "WARNING: model.chat_template is on, but this looks like a base model, because none of its end tokens "
+            "closes a turn in the template: set model.chat_template to auto or off"
+        )
+    if asked is ChatTemplate.AUTO:
+        found = "a chat model: prompts use its" if is_chat else "a base model: prompts do not use the tokenizer's"
+        return f"This is {found} chat template (model.chat_template auto)"
+    return None
+
+
+def is_chat_model(model: Path, tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a model was trained on its tokenizer's chat template.
+
+    Many base models come with a template too, but only a chat model ends its answers with the token that closes a turn.
+    """
+    if not tokenizer.chat_template:
+        return False
+    return answer_end_id(tokenizer, chat=True) in end_token_ids(model, tokenizer, chat=False)
 
 
 def end_token_ids(model: Path, tokenizer: PreTrainedTokenizerFast, *, chat: bool) -> tuple[int, ...]:

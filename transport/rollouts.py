@@ -23,9 +23,10 @@ from transport.columns import Columns, from_columns, to_columns
 
 
 class FinishReason(StrEnum):
-    """Why sampling ended: the model's end token, or the length limit."""
+    """Why sampling ended: the model's end token, a text in `generator.stop`, or the length limit."""
 
     STOP = "stop"
+    STOP_STRING = "stop_string"
     LENGTH = "length"
 
 

@@ -197,8 +197,10 @@ function cardOf(sample) {
     tests.append(mark);
   }
   more.append(tests);
-  for (const [name, text, open] of [["Failing test", sample.failing_test, true], ["Problem", sample.statement, false]]) {
-    if (!text) continue;
+  const parts = [["Failing test", sample.failing_test, true], ["What came out", sample.actual, true],
+    ["Problem", sample.statement, false]];
+  for (const [name, text, open] of parts) {
+    if (text == null) continue;
     const part = element("details");
     part.open = open;
     part.append(element("summary", "", name), element("pre", "", text));

@@ -12,8 +12,9 @@ from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from learner.data import encode_references
 from problems.types import Problem, StdinTest
+from settings import ModelSettings
 from tests.families import build_family
-from transport.model_folder import end_token_ids
+from transport.model_folder import end_token_ids, load_tokenizer
 from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
@@ -22,7 +23,7 @@ PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PRO
 
 @pytest.fixture
 def prompter(tmp_path: Path) -> Prompter:
-    return Prompter(build_family("qwen2", tmp_path, chat=True), {"p": PROBLEM}, chat_template=True)
+    return Prompter(build_family("qwen2", tmp_path, chat=True), {"p": PROBLEM}, ModelSettings(chat_template="on"))
 
 
 def completion(prompter: Prompter, token_ids: list[int], reason: FinishReason) -> Completion:
@@ -59,8 +60,27 @@ def test_a_truncated_answer_gives_the_program_so_far(prompter: Prompter) -> None
     assert completion(prompter, ids, FinishReason.LENGTH).program == "def solve(val"
 
 
+def test_a_thought_that_the_template_opens_is_no_program(tmp_path: Path) -> None:
+    model = build_family("qwen2", tmp_path, chat=True)
+    tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n{%", "assistant\n<think>\n{%")
+    tokenizer.save_pretrained(model)
+    prompter = Prompter(model, {"p": PROBLEM}, ModelSettings(chat_template="on"))
+    assert str(tokenizer.decode(prompter.encode("p"))).endswith("<think>\n")
+    thought = f"Perhaps\n```python\n{PROGRAM}```\nor '</think>'?"
+    for rest, program in (("", ""), (f"\n</think>\n```python\n{PROGRAM}```", PROGRAM)):
+        ids = tokenizer.encode(thought + rest, add_special_tokens=False)
+        made = completion(prompter, ids, FinishReason.LENGTH)
+        assert made.program == program
+        assert made.program_start >= len(thought)
+    (example,) = encode_references([PROBLEM], tokenizer, prompter.form, max_length=512)
+    reference = completion(prompter, example.token_ids.tolist(), FinishReason.STOP)
+    assert reference.text.startswith("</think>\n\n```python\n")
+    assert reference.program == PROGRAM
+
+
 def test_references_are_encoded_like_samples(prompter: Prompter, tmp_path: Path) -> None:
-    (example,) = encode_references([PROBLEM], prompter.tokenizer, chat_template=True, max_length=512)
+    (example,) = encode_references([PROBLEM], prompter.tokenizer, prompter.form, max_length=512)
     assert example.prompt_ids.tolist() == prompter.encode("p")
     assert example.token_ids[-1] == end_token_ids(tmp_path, prompter.tokenizer, chat=True)[0]
     assert completion(prompter, example.token_ids.tolist(), FinishReason.STOP).program == PROGRAM

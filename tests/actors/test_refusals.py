@@ -93,8 +93,8 @@ def test_a_folder_without_a_usable_tokenizer_is_named(model_copy: Path) -> None:
 
 
 def test_a_chat_prompt_needs_a_chat_template(tiny_model_dir: Path) -> None:
-    with pytest.raises(UserError, match="has no chat template; set it to false"):
-        Prompter(tiny_model_dir, {}, chat_template=True)
+    with pytest.raises(UserError, match="has no chat template; set it to off or auto"):
+        Prompter(tiny_model_dir, {}, ModelSettings(chat_template="on"))
 
 
 def test_generation_config_adds_end_tokens(model_copy: Path) -> None:

@@ -55,8 +55,9 @@ def test_a_changed_sample_is_noticed(run: Path, tmp_path: Path, capsys: pytest.C
     forged = tmp_path / "forged"
     shutil.copytree(run, forged)
     shutil.copy(forged / "replay" / "update-1" / "samples.npz", forged / "replay" / "update-2" / "samples.npz")
-    assert main(["--replay", str(forged)]) == 1
-    assert "From update 2 of 4 on, the weights differ from those of the run" in capsys.readouterr().out
+    assert main(["--replay", str(forged)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "update-2 is damaged: samples.npz is not as it was written" in said
 
 
 def test_a_run_without_recorded_updates_is_refused(

@@ -250,6 +250,8 @@ def test_a_model_behind_a_server(tmp_path: Path, address: str, chat: bool) -> No
     assert found["pass@1"]["all"] == pytest.approx(1 / 3)
     assert found["pass@2"]["all"] == pytest.approx(2 / 3)
     assert found["num_samples"] == 6
+    first = next(row for row in read_samples(tmp_path) if row["code"] == SUM)
+    assert first["completion"] == f"Here:\n```python\n{SUM}```"
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

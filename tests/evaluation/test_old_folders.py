@@ -178,7 +178,10 @@ def test_other_options_are_refused_and_named(
 def test_another_template_or_comparison_is_refused(
     stored_samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for flags, key in ((["--chat-template"], "chat_template"), (["--comparison", "apps"], "comparison")):
+    for flags, key in (
+        (["--prompt-template", "{prompt}!"], "prompt_template"),
+        (["--comparison", "apps"], "comparison"),
+    ):
         assert main(model_command(stored_samples, tmp_path, {}, *flags)) == 2
         assert f"holds another evaluation ({key}" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from errors import UserError
 from learner.data import ReferenceSampler, TokenSequence, encode_references, split
 from learner.learner import Learner
 from learner.sft import SftProgress, run_sft
-from problems.prompts import render_prompt
+from problems.prompts import PLAIN, render_prompt
 from problems.types import Problem, StdinTest
 from settings import LossAggMode, SftSettings
 from tests.learner.samples import largest_difference, make_learner, random_ids
@@ -116,10 +116,10 @@ def test_references_follow_the_prompt_of_rl_and_end(tiny_model_dir: Path) -> Non
     tests = (StdinTest("1\n", "2\n"),)
     problem = Problem("p1", "own", "Print two.", tests, references=("print(2)\n", "print(1 + 1)\n"))
     bare = Problem("p2", "own", "Print three.", tests)
-    references = encode_references([problem, bare], tokenizer, chat_template=False, max_length=256)
+    references = encode_references([problem, bare], tokenizer, PLAIN, max_length=256)
     assert len(references) == 2
     for reference, program in zip(references, problem.references, strict=True):
         assert tokenizer.decode(reference.prompt_ids) == render_prompt(problem)
         assert reference.token_ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(reference.token_ids[:-1]) == program
-    assert encode_references([problem], tokenizer, chat_template=False, max_length=20) == []
+    assert encode_references([problem], tokenizer, PLAIN, max_length=20) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from problems.extraction import extract_program
-from problems.prompts import answer_end_id, encode_answer, encode_prompt, render_prompt
+from problems.prompts import PLAIN, PromptFormat, answer_end_id, encode_answer, encode_prompt, render_prompt
 from problems.token_spans import decode_with_spans
 from problems.types import Problem, StdinTest
 from tests.families import CHAT_TEMPLATE, FAMILIES, build_tokenizer
@@ -21,7 +21,7 @@ def test_an_answer_is_the_program_and_an_end_token(family: str) -> None:
     assert end == tokenizer.eos_token_id
     # SentencePiece must not indent the first line: after a prompt, the ids decode to exactly the program.
     assert decode_with_spans(tokenizer, ids)[0] == PROGRAM
-    prompt = encode_prompt(PROBLEM, tokenizer, chat=False)
+    prompt = encode_prompt(PROBLEM, tokenizer, PLAIN)
     assert tokenizer.decode(prompt, skip_special_tokens=True).strip() == render_prompt(PROBLEM).strip()
 
 
@@ -33,7 +33,7 @@ def test_in_a_chat_an_answer_is_a_code_block_and_the_end_of_the_turn(family: str
     text, _ = decode_with_spans(tokenizer, ids)
     start, stop = extract_program(PROBLEM, text)
     assert text[start:stop] == PROGRAM
-    prompt = encode_prompt(PROBLEM, tokenizer, chat=True)
+    prompt = encode_prompt(PROBLEM, tokenizer, PromptFormat(chat=True))
     assert tokenizer.convert_ids_to_tokens(prompt[0]) == "<|im_start|>"
     assert tokenizer.decode(prompt).replace(" ", "").endswith("<|im_start|>assistant\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from problems.index import find_leaks
+from problems.index import ProblemIndex, find_leaks
 from problems.types import Problem, StdinTest
 
 LONG = "Given a list of integers and a target, return how many pairs of them add up to the target exactly once."
@@ -35,3 +35,10 @@ def test_short_statements_leak_only_if_they_are_the_same() -> None:
     train = [problem("t", "Add two numbers.")]
     assert find_leaks(train, [problem("e", "add two  numbers")])
     assert not find_leaks(train, [problem("e", "Add three numbers.")])
+
+
+def test_ids_are_found_as_people_write_them() -> None:
+    index = ProblemIndex([problem("0042", "First."), problem("HumanEval/1", "Second.")])
+    for task_id in ("0042", "42", 42, "Mbpp/42"):
+        assert index.find(task_id).statement == "First."
+    assert index.find("HumanEval/1").statement == "Second."

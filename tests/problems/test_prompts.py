@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems.extraction import extract_program
-from problems.prompts import render_prompt
+from problems.prompts import PromptFormat, render_prompt
 from problems.python_source import source_before
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
@@ -29,14 +30,13 @@ CONTINUED = Problem(
 
 
 class ChatTemplate:
-    """A minimal chat template, rendered as transformers would."""
+    """A minimal chat template, rendered as transformers would. Its arguments come out at the end."""
 
-    chat_template: Any = "<user>{{ content }}<assistant>"
-
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any:
+    def apply_chat_template(self, messages: Any, *, tokenize: bool, add_generation_prompt: bool, **more: Any) -> Any:
         assert not tokenize
         assert add_generation_prompt
-        return f"<user>{conversation[0]['content']}<assistant>"
+        turns = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return f"{turns}<assistant>{more or ''}"
 
 
 def test_formats() -> None:
@@ -50,13 +50,22 @@ def test_formats() -> None:
 
 def test_chat_prompts_use_the_template() -> None:
     tokenizer: Any = ChatTemplate()
-    prompt = render_prompt(MBPP, tokenizer)
-    assert prompt.startswith("<user>")
+    prompt = render_prompt(MBPP, PromptFormat(chat=True), tokenizer)
+    assert prompt.startswith("<user>Write a Python program")
     assert prompt.endswith("<assistant>")
     assert "assert f(2) == 3" in prompt
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="chat_template"):
-        render_prompt(MBPP, tokenizer)
+    form = PromptFormat(True, "Be brief.", "{statement} {x} {{}}", {"enable_thinking": False})
+    prompt = render_prompt(MBPP, form, tokenizer)
+    assert prompt == "<system>Be brief.<user>Write a function. {x} {{}}<assistant>{'enable_thinking': False}"
+
+
+def test_a_template_takes_the_parts_of_a_problem() -> None:
+    form = PromptFormat(template="# {function}\n{tests}\n{prompt}")
+    tests = "assert f(1) == 2\nassert f(2) == 3"
+    assert render_prompt(MBPP, form) == f"# \n{tests}\n{render_prompt(MBPP)}"
+    form = PromptFormat(template="{starter_code}|{statement}|{function}")
+    assert render_prompt(CALL, form) == "def f(x):\n    |Add.|"
+    assert render_prompt(CONTINUED, form) == f"{PREFIX}|{PREFIX}|f"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +140,17 @@ def test_future_imports_stay_first() -> None:
     program = "from __future__ import annotations\ndef f(x):\n    return x + 1\n"
     assert source_before(CONTINUED, program) == ""
     assert source_before(STDIN, "print(3)") == ""
+
+
+def test_custom_functions_get_the_types_that_the_problem_names() -> None:
+    program = "def f(xs: List[int]) -> Optional[Dict[int, int]]:\n    return None\n"
+    tests = (AssertTest("assert f([1]) is None"),)
+    own = Problem("1", "jsonl", "Return an Optional.", tests, starter_code="def f(xs: List[int]):\n    ")
+    assert source_before(own, program) == "from typing import Optional\nfrom typing import List\n"
+    assert source_before(own, "List = list\n" + program) == "from typing import Optional\n"
+    assert source_before(own, "def f(xs):\n    return None\n") == ""
+    assert source_before(replace(own, statement="", starter_code=""), program) == ""
+    assert source_before(replace(own, benchmark="mbpp"), program) == ""
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from controller.events import Step
@@ -101,6 +101,11 @@ def evaluation_row(step: int, rate: float) -> dict[str, object]:
     }
 
 
+def _graded(verdict: Verdict, tokens: tuple[TokenMark, ...], reward: float) -> GradedSample:
+    program = "".join(mark.text for mark in tokens)
+    return GradedSample(verdict, f"Sure:\n{program}", program, reward, tokens)
+
+
 def failed_sample() -> GradedSample:
     """A program that crashes in line 2, its tokens penalised there; its text tries to end the script element."""
     tokens = (
@@ -119,7 +124,7 @@ def failed_sample() -> GradedSample:
         cpu_seconds=0.01,
         peak_memory_bytes=1 << 20,
     )
-    return GradedSample(verdict, "".join(mark.text for mark in tokens), -0.6, tokens)
+    return _graded(verdict, tokens, -0.6)
 
 
 def passed_sample() -> GradedSample:
@@ -136,4 +141,12 @@ def passed_sample() -> GradedSample:
         cpu_seconds=0.01,
         peak_memory_bytes=1 << 20,
     )
-    return GradedSample(verdict, "".join(mark.text for mark in tokens), 1.0, tokens)
+    return _graded(verdict, tokens, 1.0)
+
+
+def wrong_sample() -> GradedSample:
+    """A program with a wrong answer."""
+    tokens = (TokenMark("def total(xs):\n", -0.5), TokenMark("    return max(xs)", -0.5))
+    passed = passed_sample()
+    verdict = replace(passed.verdict, outcome=Outcome.FAILED, tests=(Outcome.FAILED,), actual="2")
+    return _graded(verdict, tokens, -0.5)

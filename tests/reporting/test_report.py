@@ -14,7 +14,7 @@ from reporting.command import main
 from reporting.run_folder import RunFolder
 from scripts.browser import CHROMIUM, Browser
 from settings import Settings
-from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row
+from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row, wrong_sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in (0, 1000, 2000):
             folder.evaluation(evaluation_row(step, 0.4 + step / 8000))
         for refresh in range(60):
-            folder.samples(refresh, [failed_sample(), passed_sample()])
+            folder.samples(refresh, [failed_sample(), passed_sample(), wrong_sample()])
     return path / "report.html"
 
 
@@ -83,7 +83,7 @@ def test_curves_are_averaged_and_have_their_intervals(report: Path) -> None:
 
 def test_program_text_stays_data(report: Path) -> None:
     samples = Page(report).data["samples"]
-    assert {sample["outcome"] for sample in samples} == {"passed", "runtime_error"}
+    assert {sample["outcome"] for sample in samples} == {"passed", "runtime_error", "failed"}
     assert any("</script><b>" in text for text, _ in samples[0]["tokens"])
 
 
@@ -108,6 +108,7 @@ def test_a_browser_shows_programs_with_error_and_penalized_tokens(report: Path, 
     dom = subprocess.run([*command, report.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
     assert dom.count('class="program"') == 10
     assert re.search(r'class="row error" data-line="2"', dom)
+    assert "<summary>What came out</summary><pre>2</pre>" in dom
     assert "rgba(var(--bad)" in dom
     assert "NameError in line 2" in dom
     assert "expected output:" in dom

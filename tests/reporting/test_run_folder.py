@@ -18,6 +18,7 @@ from tests.reporting.runs import (
     failed_sample,
     step_event,
     step_row,
+    wrong_sample,
 )
 
 # Every row of metrics.jsonl has these fields; other programs rely on them.
@@ -34,14 +35,16 @@ def test_a_run_writes_every_promised_file(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", SETTINGS, PROBLEMS) as folder:
         folder.metrics(step_row(1))
         folder.evaluation(evaluation_row(1, 0.5))
-        folder.samples(1, [failed_sample()])
+        folder.samples(1, [failed_sample(), wrong_sample()])
     assert Settings(**yaml.safe_load((folder.path / "settings.yaml").read_text())) == SETTINGS
     assert read_rows(folder.path / "metrics.jsonl") == [step_row(1)]
     assert read_rows(folder.path / "evaluations.jsonl") == [evaluation_row(1, 0.5)]
-    (sample,) = read_rows(folder.path / "samples" / "refresh-000001.jsonl")
+    sample, wrong = read_rows(folder.path / "samples" / "refresh-000001.jsonl")
     assert sample["outcome"] == "runtime_error"
     assert sample["failing_test"] == "input:\n5\nexpected output:\n10"
     assert "".join(text for text, _ in sample["tokens"]) == sample["program"]
+    assert sample["completion"] == f"Sure:\n{sample['program']}"
+    assert (wrong["failing_test"], wrong["actual"]) == ("total([1, 2]) == 3", "2")
     assert (folder.path / "report.html").is_file()
 
 

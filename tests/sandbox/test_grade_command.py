@@ -64,6 +64,7 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
     crash = verdicts[3]
     assert (crash["error_type"], crash["error_line"], crash["passed"]) == ("ZeroDivisionError", 2, False)
     assert verdicts[4]["error_line"] == 1
+    assert [row["actual"] for row in verdicts] == [None, None, "5\n", None, None, "'or be to'"]
     assert list(crash) == [
         "task_id",
         "completion_id",
@@ -74,10 +75,24 @@ def test_verdict_rows_come_in_the_order_of_the_programs(tmp_path: Path, capsys: 
         "error_type",
         "error_message",
         "error_line",
+        "actual",
         "isolation",
         "seconds",
     ]
     assert "6 programs" in capsys.readouterr().out
+
+
+def test_rows_of_evalplus_are_programs_too(tmp_path: Path) -> None:
+    row = {"task_id": "sum-of-line"}
+    rows = [
+        {**row, "solution": RIGHT, "completion": "no"},
+        {**row, "completion": "print(5)"},
+        {"task_id": "reverse-words", "solution": "", "completion_id": "x"},
+        {**row, "completion": "print(5)", "code": RIGHT, "completion_id": 7},
+    ]
+    status, verdicts = grade(tmp_path, rows)
+    assert status == 0
+    assert [(one["completion_id"], one["pass_ratio"]) for one in verdicts] == [(0, 1.0), (1, 0.5), ("x", 0.0), (7, 1.0)]
 
 
 def test_an_interrupt_keeps_the_verdicts_so_far(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from problems.types import AssertTest, CallTest, CheckTest, StdinTest
 from sandbox import judge
 from sandbox.jobs import CallJob, CheckJob, End
 from sandbox.sandbox import Sandbox
+from sandbox.shown import MAX_SHOWN
 from sandbox.verdict import Isolation, Outcome
 from tests.sandbox.programs import LIMITS, RIGHT, problem, squares
 
@@ -38,6 +39,39 @@ def test_every_test_has_its_own_outcome(sandbox: Sandbox) -> None:
     assert (verdict.error.type, verdict.error.line) == ("ZeroDivisionError", 3)
     assert verdict.isolation is sandbox.isolation
     assert (verdict.task_id, verdict.completion_id) == ("p", "c")
+
+
+def test_a_verdict_says_what_came_out_of_the_first_test_that_did_not_pass(sandbox: Sandbox) -> None:
+    calls = problem(CallTest("f", (1,), 1), CallTest("f", (2,), 4), CallTest("f", (3,), 9))
+    for body, actual in {
+        "n ** 2": None,
+        "n": "2",
+        "[n] * n": "[1]",
+        "'é\\n' if n > 1 else 1": "'é\\n'",
+        "1 if n == 1 else 1 / 0": None,
+        "1 if n == 1 else 1 / 0 if n == 2 else 7": None,
+        "object()": "Opaque('object')",
+    }.items():
+        assert sandbox.grade(calls, f"def f(n): return {body}", "c").actual == actual, body
+    assert sandbox.grade(squares(3), "print('é', end='')", "c").actual == "é"
+    assert sandbox.grade(squares(3), "pass", "c").actual == ""
+    assertion = problem(AssertTest("assert [1, 2] == f(3)"))
+    assert sandbox.grade(assertion, "def f(n): return [2, 0]", "c").actual == "[2, 0]"
+    # A test function judges on its own, and its calls may be many.
+    assertion = problem(AssertTest("assert sorted(f(3)) == [1, 2]"))
+    assert sandbox.grade(assertion, "def f(n): return [2, 0]", "c").actual is None
+
+
+def test_what_came_out_is_cut_off(sandbox: Sandbox) -> None:
+    start = sandbox.grade(squares(1), "print('x' * 10 ** 6)", "c").actual
+    assert start == "x" * (MAX_SHOWN - 4) + " ..."
+    strings = "'ab' * 10 ** 6", "b'ab' * 10 ** 6"
+    for value in (*strings, "list(range(10 ** 5))", "{i: [i] for i in range(10 ** 4)}", "[[[]] * 99] * 99"):
+        shown = sandbox.grade(problem(CallTest("f", (), 4)), f"def f(): return {value}", "c").actual
+        assert shown is not None
+        assert 50 < len(shown) <= MAX_SHOWN, value
+    large = sandbox.grade(problem(CallTest("f", (), 4)), "def f(): return 10 ** 10 ** 5", "c")
+    assert large.actual == "<an integer of 332193 bits>"
 
 
 def test_after_a_timeout_the_remaining_tests_are_skipped(sandbox: Sandbox) -> None:

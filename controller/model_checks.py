@@ -1,0 +1,39 @@
+"""What is wrong, or probably wrong, with a model and the settings that it is trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from settings import Settings
+from transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
+
+# Above these, full training destroys pretrained weights. Adapters take ten times as much.
+MAX_LEARNING_RATE = 1e-4
+MAX_SFT_LEARNING_RATE = 1e-3
+_ADAPTER_FACTOR = 10
+
+
+def check_model(model: Path, settings: Settings) -> None:
+    """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
+    check_engine(model, settings.generator.engine)
+    prompt_format(model, load_tokenizer(model), settings.model)
+
+
+def model_warnings(model: Path, settings: Settings) -> list[str]:
+    """What to tell the user about the model in the folder `model` before it is trained."""
+    template = chat_warning(model, load_tokenizer(model), settings.model)
+    return ([] if is_made_here(model) else rate_warnings(settings)) + ([template] if template else [])
+
+
+def rate_warnings(settings: Settings) -> list[str]:
+    """Learning rates that are too high for pretrained weights, with a better value."""
+    learner, factor = settings.learner, _ADAPTER_FACTOR if settings.model.lora.rank else 1
+    rates = [("learner.optim.learning_rate", learner.optim.learning_rate, MAX_LEARNING_RATE * factor)]
+    if learner.sft.num_steps:
+        rates.append(("learner.sft.learning_rate", learner.sft.learning_rate, MAX_SFT_LEARNING_RATE * factor))
+    return [
+        f"WARNING: {name} {rate:g} is far too high for pretrained weights: it destroys what the model knows. Set it to "
+        f"{most / 10:g} or less (--{name} {most / 10:g}); rates above {most:g} are for models trained from scratch"
+        for name, rate, most in rates
+        if rate > most
+    ]

@@ -1,0 +1,74 @@
+"""What a job says about its model before it trains it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from controller.model_checks import model_warnings
+from errors import UserError
+from learner.model_source import model_folder
+from problems import load
+from settings import ModelSettings, Settings
+from settings_sources import load_settings
+from tests.families import build_family
+from transport.model_folder import chat_warning, load_tokenizer, prompt_format
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_family("llama", tmp_path_factory.mktemp("models") / "pretrained")
+
+
+def job(*options: str) -> Settings:
+    return load_settings(options, {})[0]
+
+
+def test_rates_that_destroy_pretrained_weights_are_named(pretrained: Path) -> None:
+    rl, sft = model_warnings(pretrained, job())
+    assert "learner.optim.learning_rate 0.0008 is far too high for pretrained weights" in rl
+    assert "--learner.optim.learning_rate 1e-05" in rl
+    assert "--learner.sft.learning_rate 0.0001" in sft
+    only_rl = job("--learner.sft.num_steps", "0")
+    assert model_warnings(pretrained, only_rl) == [rl]
+    assert model_warnings(pretrained, job("--model.lora.rank", "8", "--learner.optim.learning_rate", "2e-4")) == []
+    fitting = job("--learner.optim.learning_rate", "1e-4", "--learner.sft.learning_rate", "1e-3")
+    assert model_warnings(pretrained, fitting) == []
+
+
+def test_a_chat_model_ends_its_answers_with_the_token_that_closes_a_turn(tmp_path: Path) -> None:
+    model = build_family("qwen2", tmp_path / "model", chat=True)
+    tokenizer = load_tokenizer(model)
+    auto, on, off = (ModelSettings(chat_template=word) for word in ("auto", True, "false"))
+
+    def said(settings: ModelSettings) -> str:
+        return chat_warning(model, tokenizer, settings) or ""
+
+    assert not prompt_format(model, tokenizer, auto).chat  # a base model that comes with a template
+    assert "This is a base model" in said(auto)
+    assert "this looks like a base model" in said(on)
+    assert said(off) == ""
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    assert prompt_format(model, tokenizer, auto).chat
+    assert "This is a chat model" in said(auto)
+    assert said(on) == ""
+    assert "WARNING: this is a chat model, but model.chat_template is off" in said(off)
+
+
+def test_what_a_chat_needs_is_refused_without_one(pretrained: Path) -> None:
+    tokenizer = load_tokenizer(pretrained)
+    for more in ({"system_prompt": "Be brief."}, {"chat_template_kwargs": {"enable_thinking": False}}):
+        with pytest.raises(UserError, match=f"model.{next(iter(more))} needs a chat"):
+            prompt_format(pretrained, tokenizer, ModelSettings(**more))
+
+
+def test_a_model_made_here_may_have_the_rates_of_the_starter_job(tmp_path: Path) -> None:
+    tiny = model_folder("tiny", load("starter:train[:5]").problems, tmp_path, seed=0)
+    assert model_warnings(tiny, job()) == []
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(tmp_path / "checkpoint")
+    load_tokenizer(tiny).save_pretrained(tmp_path / "checkpoint")
+    assert model_warnings(tmp_path / "checkpoint", job()) == []
