@@ -63,7 +63,7 @@ def test_same_model(family: str, quantization: str, tmp_path: Path, tiny_model_d
 def test_tokenizer_with_its_template(tmp_path: Path, qwen_dir: Path) -> None:
     file = write_gguf(tmp_path / "NAME.gguf", qwen_dir)
     folder = model_folder(str(file), (), tmp_path / "cache", seed=0)
-    tokenizers = [load_tokenizer(path, chat_template=True) for path in (folder, qwen_dir)]
+    tokenizers = [load_tokenizer(path) for path in (folder, qwen_dir)]
     chat = [{"role": "user", "content": TEXT}]
     texts = [one.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for one in tokenizers]
     assert texts[0] == texts[1]
