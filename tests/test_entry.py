@@ -114,7 +114,7 @@ def test_a_command_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
         from rich.console import Console
         print('ready', flush=True)
         time.sleep(0.5)
-        Console().print('x' * 100000)
+        Console().print('x' * 100000, highlight=False, soft_wrap=True)
         for _ in range(100):
             print('x' * 1000)
         sys.stderr.write('done')

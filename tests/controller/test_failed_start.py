@@ -13,6 +13,7 @@ from settings import ClusterSettings
 from tests.jobs import small_job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "status"), [(UserError("no such model"), 2), (RuntimeError("Ray is broken"), 1)])
 def test_a_failed_start_frees_the_name(
     error: Exception, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

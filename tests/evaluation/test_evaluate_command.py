@@ -105,6 +105,7 @@ def test_an_interrupted_evaluation_continues(tmp_path: Path) -> None:
     assert stored[0]["seconds"] == 99.0
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_what_is_graded(tmp_path: Path) -> None:
     loops = [row("sum-of-line", f"loop {number}", "while True: pass") for number in range(99)]
     samples = write(tmp_path / "samples.jsonl", [*ROWS, *loops])

@@ -95,6 +95,7 @@ def test_rows_of_evalplus_are_programs_too(tmp_path: Path) -> None:
     assert [(one["completion_id"], one["pass_ratio"]) for one in verdicts] == [(0, 1.0), (1, 0.5), ("x", 0.0), (7, 1.0)]
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
     programs = write(
         tmp_path / "programs.jsonl", [program(RIGHT, 0), *(program("while True: pass", i) for i in range(99))]

@@ -178,6 +178,7 @@ def test_nothing_is_left_behind() -> None:
     assert not any(folder.exists() for folder in groups)
 
 
+@pytest.mark.slow
 def test_jail_ends_with_the_process_that_started_it() -> None:
     code = (
         "import os, signal, sys\nfrom sandbox.sandbox import Sandbox\nfrom settings import SandboxSettings\n"

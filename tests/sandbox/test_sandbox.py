@@ -151,6 +151,7 @@ def test_windows_line_ends_in_and_out(sandbox: Sandbox) -> None:
     assert sandbox.grade(windows, "for _ in 'ab': print(int(input()) ** 2)", "c").passed
 
 
+@pytest.mark.slow
 def test_check_runs_in_a_process_of_its_own(sandbox: Sandbox) -> None:
     check = "def check(candidate):\n  for n in range(4): assert candidate(n) == n * n\n"
     graded = problem(CheckTest(check, "f"))
