@@ -78,7 +78,7 @@ class Learner:
         self.step = 0
         self.version = 0
         self._published_step: int | None = None
-        self._saved_step: int | None = None
+        self._saved: Path | None = None
         self._allow_changes = settings.problems.allow_changes
         self._temperature = settings.generator.temperature
         self._seed = settings.run.seed
@@ -233,11 +233,11 @@ class Learner:
             if write_more is not None:
                 write_more(incomplete / "trainer_state")
 
-        if self._saved_step != self.step:
+        if self._saved != path:
             if path.exists():  # from an earlier life of the run, which has undone these updates
                 set_aside(path)
             write_folder(path, write)
-            self._saved_step = self.step
+            self._saved = path
         logger.info("wrote checkpoint %s", path)
         return path
 
@@ -274,7 +274,7 @@ class Learner:
             self._reference.load_weights(state_folder / "reference")
         self.step, self.version = state["step"], state["version"]
         self._published_step = state["published_step"]
-        self._saved_step = self.step
+        self._saved = path
         if version > self.version:
             self.version, self._published_step = version, None
         self._num_trained = self._sampler.num_drawn = state["num_drawn"]

@@ -119,11 +119,13 @@ class Cluster:
         self.num_calls = 0
         self.num_killed = 0
         self.processes: dict[str, Process] = {}
+        self.started: list[Process] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.failures: list[BaseException | None] = []
 
     def start(self, name: str) -> Process:
         self.processes[name] = Process(name)
+        self.started.append(self.processes[name])
         return self.processes[name]
 
     def kill(self, name: str) -> None:
@@ -135,8 +137,8 @@ class Cluster:
     def watched(self) -> list[Watched]:
         """Every process that lives; a frozen one does not answer."""
         return [
-            Watched(name, partial(_answer, process), process.die)
-            for name, process in self.processes.items()
+            Watched(f"{process.name} ({number})", partial(_answer, process), process.die)
+            for number, process in enumerate(self.started)
             if process.is_alive
         ]
 

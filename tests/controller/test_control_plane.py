@@ -11,7 +11,7 @@ from tests.jobs import python
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_simulated_actors_feed_the_learner_through_the_buffer() -> None:
     options = ("--samples", "8192", "--sandboxes", "100", "--generators", "8")
     done = python("-m", "benchmarks.bench_control_plane", *options)

@@ -31,7 +31,8 @@ def encoder_decoder_job(runs: Path, model: Path, *more: str) -> list[str]:
     return small_job(runs, "job", *options, *more, sft_steps=10)
 
 
-@pytest.mark.parametrize("kind", ["codet5", pytest.param("codet5p", marks=LONG), pytest.param("t5", marks=LONG)])
+@LONG
+@pytest.mark.parametrize("kind", ["codet5", "codet5p", "t5"])
 def test_the_saved_model_is_a_plain_one(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
