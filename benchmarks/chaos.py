@@ -141,15 +141,16 @@ class Saboteur:
         return hit([self.random.choice(found)], signal.SIGSTOP if kind.startswith(FROZEN) else signal.SIGKILL)
 
     def _damage_checkpoint(self, driver: subprocess.Popen[bytes]) -> Counter[str]:
-        """Kill the driver, and change one byte of its newest checkpoint, unless that is the only one."""
+        """Kill the driver, and change one byte of its newest checkpoint. Waits until there is an older one."""
+        if len(checkpoints(self.folder / "checkpoints")) < 2:
+            return Counter()
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        found = checkpoints(self.folder / "checkpoints")
-        if len(found) > 1:
-            file = self.random.choice([path for path in sorted(found[-1].rglob("*")) if path.is_file()])
-            content = bytearray(file.read_bytes())
-            content[self.random.randrange(len(content))] ^= 1
-            file.write_bytes(content)
+        newest = checkpoints(self.folder / "checkpoints")[-1]
+        file = self.random.choice([path for path in sorted(newest.rglob("*")) if path.is_file()])
+        content = bytearray(file.read_bytes())
+        content[self.random.randrange(len(content))] ^= 1
+        file.write_bytes(content)
         return Counter([DRIVER])
 
     def _start_second_driver(self) -> Counter[str]:
