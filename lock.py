@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is released: whoever waits for it then makes another one
+        path.unlink(missing_ok=True)  # before it is released: the next run then creates another one
         if is_new:
             with contextlib.suppress(OSError):  # not empty, or removed already
                 folder.rmdir()
@@ -61,7 +61,7 @@ def _open_locked(path: Path) -> int:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps(holder).encode())
                 return descriptor
-        except BaseException:
+        except BaseException:  # even an interrupt must leave no descriptor open, which would keep the lock
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last owner has just removed it

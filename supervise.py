@@ -158,7 +158,7 @@ async def _end_if_frozen(actor: Watched, timeout_s: float) -> None:
         except StallError:
             continue
         except RayError:
-            return  # it is dead, and whoever depends on it knows
+            return  # it is dead, and the code that depends on it notices
     since = time.strftime("%H:%M:%S", time.localtime(began))
     logger.warning(
         "%s is frozen: it has not answered for %g s, since %s. Killing its process", actor.name, timeout_s, since
