@@ -19,7 +19,8 @@ run: setup
 mbpp: setup
 	$(VENV)/python -m scripts.mbpp $(if $(MODEL),--model '$(MODEL)') $(if $(MBPP),--mbpp '$(MBPP)') \
 		$(if $(HUMANEVAL),--humaneval '$(HUMANEVAL)') $(if $(FOLDER),--folder '$(FOLDER)') \
-		$(if $(LIMIT),--limit '$(LIMIT)') $(SHARED_GPU) $(ARGS)
+		$(if $(LIMIT),--limit '$(LIMIT)') $(if $(SEEDS),--seeds $(SEEDS)) $(if $(CONTROL),--control) \
+		$(SHARED_GPU) $(ARGS)
 
 # Two processes; tests/conftest.py says which tests stay together.
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder

@@ -144,7 +144,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
     add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
     add("--stop", nargs="+", metavar="TEXT", help="texts that end a completion, besides the model's own end tokens")
-    add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: bfloat16)")
+    add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: auto)")
     add("--engine", choices=[one.value for one in Engine], help="inference backend (default: vllm)")
     add_prompt_options(group)
     add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
@@ -195,8 +195,17 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     return SampledModel(
         name=options.model,
         max_length=options.max_length,
-        dtype=Dtype(options.dtype or Dtype.BFLOAT16),
+        dtype=_dtype(options.dtype),
         engine=Engine(options.engine or Engine.VLLM),
         chat_template=ChatTemplate(options.chat_template),
         **asked,
     )
+
+
+def _dtype(asked: str | None) -> Dtype:
+    """The type that this machine computes in."""
+    if asked is not None and asked != Dtype.AUTO:
+        return Dtype(asked)
+    import torch  # late, as above
+
+    return Dtype.BFLOAT16 if torch.cuda.is_available() else Dtype.of_this_cpu()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -173,8 +174,9 @@ class LearnerActor:
         return len(self._references)
 
     def sft(self) -> SftReport:
-        """Run the SFT stage; see `learner.sft.run_sft`."""
-        return run_sft(self._learner, self._references, seed=self._settings.run.seed, report=self._note)
+        """Run the SFT stage, with all cores since the generators wait; see `learner.sft.run_sft`."""
+        with _threads(1 if self._settings.run.deterministic else os.cpu_count() or 1):
+            return run_sft(self._learner, self._references, seed=self._settings.run.seed, report=self._note)
 
     def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
         """Make one update with the rollouts `items`, and meanwhile fetch `ahead`, those of the next update.
@@ -253,6 +255,17 @@ def _sender(weight_transfer: str) -> WeightSender:
     from transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
     return WeightSender(partial(init_info, weight_transfer))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads instead of one per core that the actor has reserved."""
+    reserved = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(reserved)
 
 
 def _keep_freed_memory() -> None:

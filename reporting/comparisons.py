@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,36 @@ from reporting.tables import with_interval
 COLORS = ("#2f7de1", "#e07b39", "#2c9f6b", "#a259d9")
 NEUTRAL = "#808893"
 NUM_CURVE_RESAMPLES = 2000
+NUM_RESAMPLES = 10_000
 
 Passes = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean in percent with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+def interval(passes: Passes) -> Interval:
+    """The mean of `passes` [seeds, problems] with a bootstrap over seeds and problems, both resampled each time.
+
+    Seeds share their problems, so a repeated experiment would vary in both. The same input gives the same interval.
+    """
+    rng = np.random.default_rng(0)
+    num_seeds, num_problems = passes.shape
+    # How often each seed and each problem is drawn, instead of the draws themselves.
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
+    problems = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), NUM_RESAMPLES) / num_problems
+    means = np.einsum("rs,sp,rp->r", seeds, passes, problems, optimize=True)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(100 * float(passes.mean()), 100 * float(low), 100 * float(high))
 
 
 def comparison_table(runs: Sequence[Path], controls: Sequence[Path] = ()) -> str:

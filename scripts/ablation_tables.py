@@ -11,17 +11,15 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
 from files import read_rows, read_steps
-from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, passes_of
+from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, interval, passes_of
 from reporting.rows import settings_of
 
-NUM_RESAMPLES = 10_000
 NUM_EARLY_REFRESHES = 5
 OFFLINE = "offline"
 # The rows of the ablation, with their titles.
@@ -48,18 +46,6 @@ COMPARISONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean in percent with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status: 2 if a folder cannot be used."""
     parser = argparse.ArgumentParser(description="Print the tables of `make ablation` and draw its picture.")
@@ -82,21 +68,6 @@ def is_finished(folder: Path) -> bool:
     settings = settings_of(folder)
     rows = read_steps(folder / "evaluations.jsonl")
     return bool(rows) and rows[-1]["step"] == settings["run"]["num_steps"]
-
-
-def interval(passes: Passes) -> Interval:
-    """The mean of `passes` [seeds, problems] with a bootstrap over seeds and problems, both resampled each time.
-
-    Seeds share their problems, so a repeated experiment would vary in both. The same input gives the same interval.
-    """
-    rng = np.random.default_rng(0)
-    num_seeds, num_problems = passes.shape
-    # How often each seed and each problem is drawn, instead of the draws themselves.
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
-    problems = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), NUM_RESAMPLES) / num_problems
-    means = np.einsum("rs,sp,rp->r", seeds, passes, problems, optimize=True)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(100 * float(passes.mean()), 100 * float(low), 100 * float(high))
 
 
 def read_ablation(folder: Path) -> dict[str, Passes]:

@@ -1,9 +1,9 @@
 """`make mbpp`: a pretrained model learns from MBPP's unit tests, measured before and after on MBPP and HumanEval.
 
-    make mbpp [MBPP=mbpp.jsonl] [HUMANEVAL=HumanEval.jsonl.gz] [MODEL=NAME] [FOLDER=DIR] [ARGS='--run.seed 1']
+    make mbpp [MBPP=mbpp.jsonl] [HUMANEVAL=HumanEval.jsonl.gz] [MODEL=NAME] [FOLDER=DIR] [SEEDS='0 1'] [CONTROL=1]
 
 Every step is one command of this program, and is printed before it runs. If anything interrupts it, the same command
-continues. Options other than those of `_parser` are settings of the training run, `configs/mbpp_smollm2.yaml`.
+continues. Options other than those of `_parser` are settings of the training runs, `configs/mbpp_smollm2.yaml`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,39 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from entry import Interrupted, run_command
 from errors import UserError
-from files import checkpoints, read_json
+from evaluation.store import read_samples
+from files import checkpoints
 from problems import load
+from reporting.comparisons import Passes, interval
+from sandbox.verdict import Outcome
 from scripts.smollm2 import smollm2
 from settings import CACHE_DIR
 from settings_sources import load_settings
 
 CONFIG = "configs/mbpp_smollm2.yaml"
-NUM_SAMPLES = 4
-SAMPLING = ("--num-samples", str(NUM_SAMPLES), "--k", "1", str(NUM_SAMPLES), "--temperature", "0.6", "--top-p", "1.0")
+# How programs are drawn: four of each problem, and the one that is most likely, token by token.
+SAMPLED, GREEDY = "sampled", "greedy"
+SAMPLING = {
+    SAMPLED: ("--num-samples", "4", "--k", "1", "4", "--temperature", "0.6", "--top-p", "1.0"),
+    GREEDY: ("--num-samples", "1", "--k", "1", "--temperature", "0"),
+}
 # As in the config: a chat model with short answers.
-ANSWERS = ("--max-tokens", "160", "--chat-template", "--dtype", "float32")
-# One update that changes nothing, after SFT: its checkpoint is the model that RL starts from.
+ANSWERS = ("--max-tokens", "160", "--chat-template")
+# One update that changes nothing, after SFT: its checkpoint is the model that the other runs start from.
 START = ("--run.num_steps", "1", "--learner.optim.learning_rate", "0", "--problems.evaluation", "[]")
-MODELS = ("base", "sft", "rl")
+BASE, SFT, RL, CONTROL = "base", "sft", "rl", "control"
+TRAINING = {RL: (), CONTROL: ("--learner.loss.rl_weight", "0")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +51,12 @@ class Job:
     """What to train and where. `mbpp` and `humaneval` are what follows `KIND:` in a SPEC."""
 
     folder: Path
+    model: str | None
     mbpp: str
     humaneval: str
     limit: int | None
+    seeds: tuple[int, ...]
+    with_control: bool
     settings: tuple[str, ...]
 
     def benchmarks(self) -> dict[str, str]:
@@ -52,34 +64,54 @@ class Job:
         first = "" if self.limit is None else f"[0:{self.limit}]"
         return {"mbpp": f"mbpp:{self.mbpp}?split=test{first}", "humaneval": f"humaneval:{self.humaneval}{first}"}
 
+    def trained(self) -> dict[str, list[str]]:
+        """The kinds of model that training makes from the SFT model, and their names, one per seed."""
+        kinds = [RL, CONTROL] if self.with_control else [RL]
+        return {kind: [f"{kind}-{seed}" for seed in self.seeds] for kind in kinds}
+
     def training(self, name: str, model: str) -> list[str]:
-        """The options of the training run `name`."""
+        """The options of the training run `name`, which starts from `model`."""
         train = f"mbpp:{self.mbpp}?split=train"
         options = ["--config", CONFIG, "--run.dir", str(self.folder / name), "--model.name", model]
         options += ["--problems.train", train, f"mbpp:{self.mbpp}?split=prompt", "--problems.supervised", train]
-        options += ["--problems.evaluation", f"mbpp:{self.mbpp}?split=validation[0:30]", *self.settings]
-        return [*options, *START] if name == "sft" else options
+        if name == SFT:
+            return [*options, *self.settings, *START]
+        kind, _, seed = name.rpartition("-")
+        options += ["--problems.evaluation", f"mbpp:{self.mbpp}?split=validation[0:30]", "--learner.sft.num_steps", "0"]
+        return [*options, "--run.seed", seed, *TRAINING[kind], *self.settings]
 
-    def results(self, name: str, benchmark: str) -> Path:
+    def results(self, name: str, benchmark: str, drawn: str) -> Path:
         """The folder of an evaluation."""
-        return self.folder / ("evaluations" if self.limit is None else f"first-{self.limit}") / f"{name}-{benchmark}"
+        folder = self.folder / ("evaluations" if self.limit is None else f"first-{self.limit}")
+        return folder / f"{name}-{benchmark}-{drawn}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is left to do, print the table, and return the exit status."""
-    options, settings = _parser().parse_known_args(arguments)
-    job = Job(options.folder, options.mbpp, options.humaneval, options.limit, tuple(settings))
+    job = job_of(arguments)
     try:
         _check(job)
-        base = options.model or smollm2(CACHE_DIR)
-        evaluate(job, "base", base)
-        evaluate(job, "sft", train(job, "sft", base), against="base")
-        evaluate(job, "rl", train(job, "rl", base), against="sft")
+        base = job.model or smollm2(CACHE_DIR)
+        evaluate(job, BASE, base)
+        start = train(job, SFT, base)
+        evaluate(job, SFT, start)
+        for names in zip(*job.trained().values(), strict=True):
+            for name in names:
+                evaluate(job, name, train(job, name, start))
         Console().print(table(job))
     except UserError as error:
         print(f"make mbpp: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def job_of(arguments: Sequence[str] | None) -> Job:
+    """What the command line asks for."""
+    given, settings = _parser().parse_known_args(arguments)
+    seeds = tuple(given.seeds)
+    return Job(
+        given.folder, given.model, given.mbpp, given.humaneval, given.limit, seeds, given.control, tuple(settings)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,12 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--humaneval", default="openai/openai_humaneval", help="HumanEval.jsonl.gz (default: from the Hub)")
     add("--folder", type=Path, default=Path("runs/mbpp-smollm2"), help="where all runs go (default: %(default)s)")
     add("--limit", type=int, help="evaluate on the first LIMIT problems of each benchmark only")
+    add("--seeds", type=int, nargs="+", default=[0], help="a training run for each (default: 0)")
+    add("--control", action="store_true", help="also train each seed with the supervised term alone")
     return parser
 
 
 def _check(job: Job) -> None:
     """Raise UserError, before hours of work, for a benchmark that cannot be had and for settings that do not exist."""
-    load_settings(job.training("rl", "any"))
+    load_settings(job.training(f"{RL}-{job.seeds[0]}", "any"))
     try:
         for spec in (*job.benchmarks().values(), f"mbpp:{job.mbpp}?split=train"):
             load(spec)
@@ -117,15 +151,14 @@ def train(job: Job, name: str, model: str) -> str:
     return str(last)
 
 
-def evaluate(job: Job, name: str, model: str, *, against: str | None = None) -> None:
+def evaluate(job: Job, name: str, model: str) -> None:
     """Evaluate a model on every benchmark that has no result for it yet."""
     for benchmark, spec in job.benchmarks().items():
-        folder = job.results(name, benchmark)
-        if (folder / "results.json").is_file():
-            continue
-        compared = [] if against is None else ["--against", str(job.results(against, benchmark))]
-        options = ["--model", model, "--problems", spec, *SAMPLING, *ANSWERS, *compared]
-        _run("evaluate.py", *options, "--output", str(folder))
+        for drawn, sampling in SAMPLING.items():
+            folder = job.results(name, benchmark, drawn)
+            if not (folder / "results.json").is_file():
+                options = ["--model", model, "--problems", spec, *sampling, *ANSWERS]
+                _run("evaluate.py", *options, "--output", str(folder))
 
 
 def _run(*command: str) -> None:
@@ -147,24 +180,39 @@ def _run(*command: str) -> None:
 
 
 def table(job: Job) -> Table:
-    """pass@1 of each model on each benchmark, and its difference from the model before it, with 95 % intervals."""
-    shown = Table(title="pass@1 in percent, with 95 % intervals over problems")
-    for column in ("benchmark", "model", "pass@1", "gain"):
+    """pass@1 of the models on each benchmark, and its difference from the start and from the control."""
+    seeds = f"{len(job.seeds)} seeds and problems" if len(job.seeds) > 1 else "problems"
+    shown = Table(title=f"pass@1 in percent, with 95 % intervals over {seeds}")
+    for column in ("benchmark", "programs", "model", "pass@1", f"minus {SFT}", f"minus {CONTROL}"):
         shown.add_column(column)
-    for benchmark, name, results in _all_results(job):
-        low, high = results["intervals"]["pass@1"]["all"]
-        gain = ""
-        if against := results.get("against"):
-            found = against["pass@1"]["all"]
-            gain = f"{found['difference']:+.1%} [{found['interval'][0]:+.1%}, {found['interval'][1]:+.1%}]"
-        shown.add_row(benchmark, name, f"{results['pass@1']['all']:.1%} [{low:.1%}, {high:.1%}]", gain)
+    for row in _rows(job):
+        shown.add_row(*row)
     return shown
 
 
-def _all_results(job: Job) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _rows(job: Job) -> Iterator[tuple[str, ...]]:
+    models = {BASE: [BASE], SFT: [SFT], **job.trained()}
     for benchmark in job.benchmarks():
-        for name in MODELS:
-            yield benchmark, name, read_json(job.results(name, benchmark) / "results.json")
+        for drawn in SAMPLING:
+            found = {model: _passes(job, names, benchmark, drawn) for model, names in models.items()}
+            for model, passes in found.items():
+                others = [other for other in (SFT, CONTROL) if model in TRAINING and other != model]
+                gains = [str(interval(passes - found[other])) if other in found else "" for other in others]
+                yield (benchmark, drawn, model, str(interval(passes)), *gains)
+
+
+def _passes(job: Job, names: Sequence[str], benchmark: str, drawn: str) -> Passes:
+    """The share of each problem's programs that pass [models, problems]."""
+    shares = []
+    for name in names:
+        total: Counter[str] = Counter()
+        passed: Counter[str] = Counter()
+        for row in read_samples(job.results(name, benchmark, drawn)):
+            if row["outcome"] != Outcome.INFRASTRUCTURE_ERROR:
+                total[row["task_id"]] += 1
+                passed[row["task_id"]] += row["passed"]
+        shares.append([passed[task_id] / total[task_id] for task_id in sorted(total)])
+    return np.array(shares)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,21 @@ def loss_of(algorithm: Algorithm | str, **given: Any) -> LossSettings:
     return LossSettings.model_validate({**_LOSS[Algorithm(algorithm)], **given})
 
 
+_SECTIONS: Mapping[str, type[Section]] = {
+    "run": RunSettings,
+    "model": ModelSettings,
+    "learner": LearnerSettings,
+    "generator": GeneratorSettings,
+}
+
+
+def _value(data: Mapping[str, Any], section: str, field: str) -> Any:
+    """A value of the tree before validation: as given, or its default."""
+    given = data.get(section, {})
+    default = _SECTIONS[section].model_fields[field].default
+    return given.get(field, default) if isinstance(given, dict) else getattr(given, field, default)
+
+
 class Settings(Section):
     """The whole tree. It reads neither files nor the environment: `settings_sources.load_settings` does."""
 
@@ -153,6 +168,22 @@ class Settings(Section):
         if isinstance(learner, dict) and isinstance(loss := learner.get("loss", {}), dict):
             data = data | {"learner": learner | {"loss": {**_LOSS[algorithm], **loss}}}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_dtype(cls, data: Any) -> Any:
+        """Replace `model.dtype: auto`, so that the settings of a run say what it computes in."""
+        model = data.get("model", {}) if isinstance(data, dict) else None
+        if not isinstance(model, dict | ModelSettings) or _value(data, "model", "dtype") != Dtype.AUTO:
+            return data
+        if _value(data, "run", "deterministic"):
+            dtype = Dtype.FLOAT32
+        elif _value(data, "learner", "num_gpus") or _value(data, "generator", "num_gpus"):
+            dtype = Dtype.BFLOAT16
+        else:
+            dtype = Dtype.of_this_cpu()
+        chosen = {"dtype": dtype}
+        return data | {"model": model | chosen if isinstance(model, dict) else model.model_copy(update=chosen)}
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+
+_CPU_FLAGS = Path("/proc/cpuinfo")
+# Instructions that multiply bfloat16 numbers (AMX tiles, AVX-512). Other CPUs convert them to float32 and back.
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 
 class Algorithm(StrEnum):
@@ -19,8 +24,16 @@ class Algorithm(StrEnum):
 class Dtype(StrEnum):
     """Floating-point types that a model computes in."""
 
+    AUTO = "auto"
+    """bfloat16 on GPUs and on CPUs that multiply it in hardware, float32 on other CPUs."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+    @staticmethod
+    def of_this_cpu() -> Dtype:
+        """The faster type on the CPU of this machine."""
+        flags = _CPU_FLAGS.read_text() if _CPU_FLAGS.is_file() else ""
+        return Dtype.BFLOAT16 if _BFLOAT16_FLAGS & set(flags.split()) else Dtype.FLOAT32
 
 
 class ChatTemplate(StrEnum):

@@ -79,8 +79,9 @@ class ModelSettings(Section):
         "ORG/REPO/NAME.gguf), or `tiny`: the starter job's Llama, trained from scratch.",
     )
     dtype: Dtype = Field(
-        Dtype.BFLOAT16,
-        description="Type in which generators store weights and the learner computes. Master weights are float32.",
+        Dtype.AUTO,
+        description="Type in which generators store weights and the learner computes. Master weights are float32. "
+        "`auto`: bfloat16 on GPUs and on CPUs that multiply it in hardware, else (and if `run.deterministic`) float32.",
     )
     max_model_len: PositiveInt = Field(1536, description="Maximum tokens of prompt and completion together.")
     chat_template: Annotated[ChatTemplate, BeforeValidator(_as_word)] = Field(

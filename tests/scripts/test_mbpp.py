@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.console import Console
 from entry import Interrupted
 from errors import UserError
 from scripts import mbpp, smollm2
+from settings_sources import load_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,14 +29,16 @@ class Commands:
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.options: dict[str, tuple[str, ...]] = {}
         self.stop_at = 0
 
     def __call__(self, program: str, *options: str) -> None:
         given = dict(itertools.pairwise(options))
+        self.options[f"{program} {given.get('--run.dir')}"] = options
         self.ran.append(f"{program} {given.get('--resume') or given.get('--run.dir') or given['--output']}")
         is_interrupted = len(self.ran) == self.stop_at
         if program == "evaluate.py":
-            self.evaluated(Path(given["--output"]), given.get("--against"), is_interrupted)
+            self.evaluated(Path(given["--output"]), given["--problems"], is_interrupted)
         else:
             run = Path(given.get("--resume") or given["--run.dir"])
             run.mkdir(parents=True, exist_ok=True)
@@ -43,15 +48,23 @@ class Commands:
         if is_interrupted:
             raise Interrupted(signal.SIGINT)
 
-    def evaluated(self, folder: Path, against: str | None, is_interrupted: bool) -> None:
+    def evaluated(self, folder: Path, spec: str, is_interrupted: bool) -> None:
+        """Every program of MBPP passes after RL, half of them before; no program of HumanEval ever does."""
         folder.mkdir(parents=True, exist_ok=True)
-        value = 0.1 * len(self.ran)
-        results = {"pass@1": {"all": value}, "intervals": {"pass@1": {"all": [value - 0.05, value + 0.05]}}}
-        if against is not None:
-            assert (Path(against) / "results.json").is_file()
-            results["against"] = {"pass@1": {"all": {"difference": 0.2, "interval": [0.1, 0.3]}}}
+        num_passed = 0 if spec.startswith("humaneval") else 4 if folder.name.startswith("rl") else 2
+        rows: list[dict[str, Any]] = [
+            {
+                "task_id": task_id,
+                "passed": number < num_passed,
+                "outcome": "passed" if number < num_passed else "failed",
+            }
+            for task_id in ("11", "12")
+            for number in range(4)
+        ]
+        rows.append({"task_id": "11", "passed": False, "outcome": "infrastructure_error"})  # says nothing of the model
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         if not is_interrupted:
-            (folder / "results.json").write_text(json.dumps(results))
+            (folder / "results.json").touch()
 
 
 @pytest.fixture
@@ -79,12 +92,18 @@ def arguments(tmp_path: Path) -> list[str]:
     return [*data, "--model", "a-model", "--folder", str(tmp_path / "out"), "--run.num_steps", "7"]
 
 
-def steps(folder: Path) -> list[str]:
+def steps(folder: Path, trained: Sequence[str] = ("rl-0",)) -> list[str]:
     def evaluated(name: str) -> list[str]:
-        return [f"evaluate.py {folder}/evaluations/{name}-{benchmark}" for benchmark in ("mbpp", "humaneval")]
+        return [
+            f"evaluate.py {folder}/evaluations/{name}-{benchmark}-{drawn}"
+            for benchmark in ("mbpp", "humaneval")
+            for drawn in ("sampled", "greedy")
+        ]
 
-    runs = [f"launch.py {folder}/{name}" for name in ("sft", "rl")]
-    return [*evaluated("base"), runs[0], *evaluated("sft"), runs[1], *evaluated("rl")]
+    ran = evaluated("base")
+    for name in ("sft", *trained):
+        ran += [f"launch.py {folder}/{name}", *evaluated(name)]
+    return ran
 
 
 def test_all_steps_once(commands: Commands, arguments: list[str], tmp_path: Path) -> None:
@@ -94,11 +113,23 @@ def test_all_steps_once(commands: Commands, arguments: list[str], tmp_path: Path
     assert commands.ran == steps(tmp_path / "out")
     assert mbpp.main([*arguments, "--limit", "1"]) == 0  # other problems, and the same models
     more = commands.ran[len(steps(tmp_path / "out")) :]
-    assert len(more) == 6
+    assert len(more) == 12
     assert all("/first-1/" in command for command in more)
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 8])  # the only update of run 3 is its last
+def test_seeds_and_controls_start_from_the_same_model(commands: Commands, arguments: list[str], tmp_path: Path) -> None:
+    assert mbpp.main([*arguments, "--seeds", "3", "5", "--control"]) == 0
+    assert commands.ran == steps(tmp_path / "out", ("rl-3", "control-3", "rl-5", "control-5"))
+    trained = {run.split("/")[-1]: options for run, options in commands.options.items() if run.startswith("launch.py")}
+    start = str(tmp_path / "out" / "sft" / "checkpoints" / "step-1")
+    for name in ("rl-3", "control-3", "rl-5", "control-5"):
+        settings, _ = load_settings(trained[name])
+        assert (settings.model.name, settings.learner.sft.num_steps, settings.run.num_steps) == (start, 0, 7)
+        assert settings.run.seed == int(name[-1])
+        assert settings.learner.loss.rl_weight == (0 if name.startswith("control") else 1)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 6, 9, 10, 11, 14])  # the only update of run 5 is its last
 def test_continues_where_it_was_interrupted(
     commands: Commands, arguments: list[str], tmp_path: Path, stop_at: int
 ) -> None:
@@ -111,15 +142,15 @@ def test_continues_where_it_was_interrupted(
 
 
 def test_table(commands: Commands, arguments: list[str]) -> None:
+    arguments += ["--seeds", "0", "1", "--control"]
     assert mbpp.main(arguments) == 0
-    console = Console(width=120, record=True, file=sys.stderr)
-    options, settings = mbpp._parser().parse_known_args(arguments)
-    job = mbpp.Job(options.folder, options.mbpp, options.humaneval, None, tuple(settings))
-    console.print(mbpp.table(job))
-    lines = [" ".join(line.split()).replace("│ ", "") for line in console.export_text().splitlines()]
-    assert sum("humaneval" in line for line in lines) == 3
-    assert any("mbpp base 10.0% [5.0%, 15.0%]" in line for line in lines)
-    assert any("rl 70.0% [65.0%, 75.0%] +20.0% [+10.0%, +30.0%]" in line for line in lines)
+    console = Console(width=140, record=True, file=sys.stderr)
+    console.print(mbpp.table(mbpp.job_of(arguments)))
+    lines = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+    assert sum("humaneval" in line for line in lines) == 8
+    assert "mbpp sampled base 50.0 [50.0, 50.0]" in lines
+    assert "mbpp greedy control 50.0 [50.0, 50.0] 0.0 [0.0, 0.0]" in lines
+    assert "mbpp sampled rl 100.0 [100.0, 100.0] 50.0 [50.0, 50.0] 50.0 [50.0, 50.0]" in lines
 
 
 def test_misspelled_settings_and_absent_data_cost_no_work(
