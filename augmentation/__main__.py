@@ -12,6 +12,7 @@ from typing import Any
 
 from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.proposals import propose
+from entry import run_command
 from errors import UserError
 from evaluation.sources import add_sampling_options, model_source
 from files import write_jsonl
@@ -103,4 +104,4 @@ def _described(results: Sequence[Augmented]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("python -m augmentation", main))

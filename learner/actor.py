@@ -138,6 +138,8 @@ class LearnerActor:
         if settings.run.deterministic:
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(1)  # the order of sums depends on it
+        elif settings.learner.num_threads is not None:
+            torch.set_num_threads(settings.learner.num_threads)
         folder = self._home.fetch(model)
         self._learner = Learner(folder, settings)
         self._form = prompt_format(folder, self._learner.policy.tokenizer, settings.model)
@@ -259,13 +261,13 @@ def _sender(weight_transfer: str) -> WeightSender:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Compute with `count` threads instead of one per core that the actor has reserved."""
-    reserved = torch.get_num_threads()
+    """Compute with `count` threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(reserved)
+        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from augmentation.__main__ import main as augment
+from entry import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,4 +14,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("python -m problems", main))

@@ -245,6 +245,11 @@ class Settings(Section):
                 "run.deterministic needs CPUs and float32: set generator.num_gpus and learner.num_gpus to 0, and "
                 "model.dtype to float32"
             )
+        if (learner.num_threads or 1) > 1:
+            raise ValueError(
+                f"run.deterministic: learner.num_threads is {learner.num_threads}, but the order of sums depends on the "
+                "threads: remove it"
+            )
         every, refresh_every = self.checkpoint.every, buffer.refresh_every
         if every % refresh_every:
             raise ValueError(

@@ -151,3 +151,17 @@ def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("? ?\n", "", 0)
+
+
+@pytest.mark.parametrize("room", ["augmentation", "problems", "reporting", "rewards", "sandbox"])
+def test_every_room_with_a_command_is_entered_the_same_way(room: str) -> None:
+    code = f"""
+import runpy, entry
+def enter(program, command):
+    print(program)
+    return 0
+entry.run_command = enter
+runpy.run_module({room!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"python -m {room}\n"), done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.exceptions import ObjectLostError
 
 from learner.actor import LearnerActor, Prefetcher
@@ -83,7 +84,7 @@ def start_learner(model: Path) -> Any:
         Settings(
             model=ModelSettings(dtype="float32", max_model_len=256),
             generator=GeneratorSettings(temperature=0.8, max_tokens=32),
-            learner=settings(fetch_timeout_s=60.0, sft=SftSettings(num_steps=2, cache_dir=None)),
+            learner=settings(fetch_timeout_s=60.0, num_threads=3, sft=SftSettings(num_steps=2, cache_dir=None)),
         ),
     )
     tests = (StdinTest("", "1\n"),)
@@ -98,6 +99,8 @@ def test_updates_checkpoint_and_successor(buffer: Any, tiny_model_dir: Path, tmp
     assert wait_for(learner.progress.remote()) is None
     assert wait_for(learner.sft.remote()).num_steps == 2
     assert wait_for(learner.progress.remote()).step == 2
+    num_threads = learner.__ray_call__.remote(lambda actor: torch.get_num_threads())
+    assert wait_for(num_threads) == 3, "not the threads of the settings, or those of SFT"
 
     stored = rollouts(0, 5)
     fill(buffer, stored)
