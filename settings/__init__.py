@@ -247,8 +247,8 @@ class Settings(Section):
             )
         if (learner.num_threads or 1) > 1:
             raise ValueError(
-                f"run.deterministic: learner.num_threads is {learner.num_threads}, but the order of sums depends on the "
-                "threads: remove it"
+                f"run.deterministic: learner.num_threads is {learner.num_threads}, but the order of sums depends on "
+                "it: remove it"
             )
         every, refresh_every = self.checkpoint.every, buffer.refresh_every
         if every % refresh_every:

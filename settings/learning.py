@@ -87,7 +87,7 @@ class LearnerSettings(Section):
     num_gpus: Cores = Field(1.0, description="GPUs to reserve for the learner; 0: train on the CPU.")
     num_threads: PositiveInt | None = Field(
         None,
-        description="Threads that the learner computes with; null: one per reserved core. During SFT it uses all cores.",
+        description="Threads of the learner; null: one per reserved core. During SFT it uses all cores.",
     )
     batch_size: PositiveInt = Field(128, description="Graded samples per update. Rollouts are never split.")
     supervised_batch_size: PositiveInt = Field(128, description="Reference programs per update.")

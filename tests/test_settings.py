@@ -141,7 +141,7 @@ def test_lists_are_words_or_yaml(tmp_path: Path) -> None:
         (["--evaluation.ks", "1", "50"], "pass@50 needs at least 50 samples per problem"),
         (["--run.deterministic", "true", "--model.dtype", "bfloat16"], "run.deterministic needs CPUs and float32"),
         (["--run.deterministic", "true", "--buffer.capacity", "512"], "buffer.capacity 512 is below 768"),
-        (["--run.deterministic", "true", "--learner.num_threads", "2"], "order of sums depends on the threads"),
+        (["--run.deterministic", "true", "--learner.num_threads", "2"], "the order of sums depends on it"),
         (
             ["--run.deterministic", "true", "--buffer.refresh_every", "2", "--checkpoint.every", "3"],
             "the weights that the generators sample with: set it to 4",
