@@ -122,21 +122,6 @@ def loss_of(algorithm: Algorithm | str, **given: Any) -> LossSettings:
     return LossSettings.model_validate({**_LOSS[Algorithm(algorithm)], **given})
 
 
-_SECTIONS: Mapping[str, type[Section]] = {
-    "run": RunSettings,
-    "model": ModelSettings,
-    "learner": LearnerSettings,
-    "generator": GeneratorSettings,
-}
-
-
-def _value(data: Mapping[str, Any], section: str, field: str) -> Any:
-    """A value of the tree before validation: as given, or its default."""
-    given = data.get(section, {})
-    default = _SECTIONS[section].model_fields[field].default
-    return given.get(field, default) if isinstance(given, dict) else getattr(given, field, default)
-
-
 class Settings(Section):
     """The whole tree. It reads neither files nor the environment: `settings_sources.load_settings` does."""
 
@@ -169,24 +154,11 @@ class Settings(Section):
             data = data | {"learner": learner | {"loss": {**_LOSS[algorithm], **loss}}}
         return data
 
-    @model_validator(mode="before")
-    @classmethod
-    def _choose_dtype(cls, data: Any) -> Any:
-        """Replace `model.dtype: auto`, so that the settings of a run say what it computes in."""
-        model = data.get("model", {}) if isinstance(data, dict) else None
-        if not isinstance(model, dict | ModelSettings) or _value(data, "model", "dtype") != Dtype.AUTO:
-            return data
-        if _value(data, "run", "deterministic"):
-            dtype = Dtype.FLOAT32
-        elif _value(data, "learner", "num_gpus") or _value(data, "generator", "num_gpus"):
-            dtype = Dtype.BFLOAT16
-        else:
-            dtype = Dtype.of_this_cpu()
-        chosen = {"dtype": dtype}
-        return data | {"model": model | chosen if isinstance(model, dict) else model.model_copy(update=chosen)}
-
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        if self.model.dtype is Dtype.AUTO:
+            chosen = self.model.model_copy(update={"dtype": self._faster_dtype()})
+            object.__setattr__(self, "model", chosen)  # so that the settings of a run say what it computes in
         self._check_sizes()
         self._check_schedule()
         if self.generator.weight_transfer is not WeightTransfer.OBJECT_STORE:
@@ -196,6 +168,11 @@ class Settings(Section):
         if self.run.log_batches and self.model.lora.rank:
             raise ValueError("run.log_batches can record whole models only, not adapters: set model.lora.rank to 0")
         return self
+
+    def _faster_dtype(self) -> Dtype:
+        if self.run.deterministic:
+            return Dtype.FLOAT32
+        return Dtype.BFLOAT16 if self.learner.num_gpus or self.generator.num_gpus else Dtype.of_this_cpu()
 
     def _check_sizes(self) -> None:
         if self.generator.max_tokens >= self.model.max_model_len:

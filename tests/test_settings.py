@@ -8,7 +8,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from errors import UserError
-from settings import PlanOptions, Settings, rewards_of
+from settings import Dtype, ModelSettings, PlanOptions, Settings, rewards_of
 from settings.reference import leaf_fields
 from settings_sources import RENAMED, STARTER_CONFIG, CliOptions, load_settings, to_yaml
 
@@ -266,3 +266,26 @@ def test_one_missing_letter_still_finds_the_option(path: tuple[str, ...], data: 
 def test_an_algorithm_fills_in_missing_settings() -> None:
     assert rewards_of("rltf-code").alpha_cap == 1
     assert rewards_of("rltf-code", alpha_cap=3).alpha_cap == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "on_gpus", "deterministic", "expected"),
+    [
+        ("fpu avx2", False, False, Dtype.FLOAT32),
+        ("fpu avx2 avx512_bf16", False, False, Dtype.BFLOAT16),
+        ("fpu amx_bf16", False, False, Dtype.BFLOAT16),
+        ("fpu amx_bf16", False, True, Dtype.FLOAT32),
+        ("fpu avx2", True, False, Dtype.BFLOAT16),
+    ],
+)
+def test_the_machine_decides_about_the_type_of_the_model(
+    flags: str, on_gpus: bool, deterministic: bool, expected: Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr("settings.choices._CPU_FLAGS", tmp_path / "cpuinfo")
+    argv = ["--config", "configs/starter.yaml", "--run.deterministic", str(deterministic), "--model.dtype"]
+    if on_gpus:
+        argv = ["--generator.num_gpus", "1", *argv]
+    assert load_settings([*argv, "auto"])[0].model.dtype is expected
+    assert load_settings([*argv, "float32"])[0].model.dtype is Dtype.FLOAT32
+    assert Settings(model=ModelSettings(dtype="auto"), generator={"num_gpus": 1}).model.dtype is Dtype.BFLOAT16

@@ -20,7 +20,7 @@ from supervise import (
     outstanding,
     user_message,
 )
-from tests.controller.simulation import run_virtually
+from tests.controller.virtual_cluster import run_virtually
 
 
 async def after(seconds: float) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,26 @@ import pytest
 from hypothesis import given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from ray.core.generated.common_pb2 import ActorDiedErrorContext  # type: ignore[attr-defined]  # made by protobuf
-from ray.exceptions import ActorDiedError
 
-from actors.messages import RolloutHandle, RolloutRequest
 from controller.controller import Controller
 from controller.generators import GeneratorPool
 from controller.learner_service import LearnerService
 from controller.ledger import DropReason, Ledger
 from files import checkpoints, newest_checkpoint, read_json
-from learner.buffer import RolloutMeta
 from learner.data import load_rollouts
 from problems.types import Problem, StdinTest
 from settings import Settings
-from supervise import GaveUpError, end_frozen
+from supervise import end_frozen
 from tests.controller.simulation import (
     GENERATORS,
     TARGETS,
-    Cluster,
-    Handle,
-    RestartingHandle,
     SimulatedGenerator,
     SimulatedGraders,
     SimulatedLearner,
     SimulatedRolloutStore,
-    run_virtually,
     start_buffer,
 )
-from transport.weights import WeightsHandle
+from tests.controller.virtual_cluster import Cluster, Handle, RestartingHandle, run_virtually
 
 NUM_STEPS = 8
 PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
@@ -334,123 +326,6 @@ def test_actors_that_die_during_the_start_are_replaced(who: str, call: int, tmp_
     check_books(controller)
 
 
-class FaultyGenerator(SimulatedGenerator):
-    """Its `take` has a bug."""
-
-    async def take(self, timeout_s: float) -> list[RolloutHandle]:
-        raise KeyError("no such rollout")
-
-
-def test_a_bug_in_the_program_ends_the_wait_for_rollouts_at_once() -> None:
-    async def scenario() -> None:
-        cluster = Cluster(0, {})
-        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
-        generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, rollout_store, slowness=1))
-        pool = GeneratorPool(lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
-        await pool.start()
-        try:
-            with pytest.raises(KeyError, match="no such rollout"):
-                await pool.sample(RolloutRequest("r1", "p0", 2, False, 1.0, 1.0, 8))
-        finally:
-            await pool.close()
-
-    run_virtually(scenario())
-
-
-def test_one_generator_samples_while_the_other_waits_for_room(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A node is lost for an hour, and with it the room for one of two generators."""
-    monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
-
-    class Homeless(SimulatedGenerator):
-        async def ping(self) -> str:
-            await asyncio.sleep(3600)
-            return "ready"
-
-    async def scenario() -> None:
-        cluster = Cluster(0, {})
-        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
-
-        def spawn(index: int, life: int) -> Handle:
-            kind = Homeless if index == 1 and life > 0 else SimulatedGenerator
-            return Handle(cluster, GENERATORS[index], kind(cluster, rollout_store, slowness=1))
-
-        pool = GeneratorPool(spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die())
-        await pool.start()
-        try:
-            pool.use(WeightsHandle(1, (), 0))
-            cluster.kill("generator-1")
-            for number in range(400):
-                await pool.sample(RolloutRequest(f"r{number}", "p0", 2, False, 1.0, 1.0, 8))
-                await asyncio.sleep(10)
-            assert pool.num_replaced == 1
-        finally:
-            await pool.close()
-
-    run_virtually(scenario())
-    assert "timed out after 600 s waiting for generator 1 to start: is there room for it?" in caplog.text
-
-
-def node_died() -> ActorDiedError:
-    text = "The actor died because its node has died. Node Id: 1"
-    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=text))
-
-
-class OnDyingNodes:
-    """Makes handles. The first ten die with `death` before they answer."""
-
-    def __init__(self, make: Callable[[], Any], death: Exception) -> None:
-        self.make, self.death, self.num_spawned = make, death, 0
-
-    def __call__(self, *arguments: object) -> Any:
-        self.num_spawned += 1
-        handle = self.make()
-        if self.num_spawned <= 10:
-
-            async def die(*arguments: object) -> None:
-                raise self.death
-
-            handle.actor.ping = handle.actor.set_references = die
-        return handle
-
-
-@pytest.mark.parametrize(("death", "survives"), [(node_died(), True), (ActorDiedError(), False)])
-def test_dying_nodes_do_not_count_against_the_actors_on_them(
-    death: Exception, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
-
-    async def scenario() -> None:
-        cluster = Cluster(0, {})
-        rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
-
-        def generator(*place: int) -> Handle:
-            return Handle(cluster, "generator-0", SimulatedGenerator(cluster, rollout_store, slowness=1))
-
-        def learner(life: int = 0) -> Handle:
-            return Handle(cluster, "learner", SimulatedLearner(cluster, lambda: handle.process, 1))
-
-        handle = learner()
-        spawn = OnDyingNodes(generator, death)
-        pool = GeneratorPool(spawn, 1, max_samples=5, start_timeout_s=600, end=lambda handle: None)
-        service = LearnerService(
-            OnDyingNodes(learner, death), (), tmp_path, False, lambda state: None, end=lambda handle: None
-        )
-        if survives:
-            await pool.start()
-            assert await service.start(None) == 0
-            assert spawn.num_spawned == 11
-            await pool.close()
-        else:
-            with pytest.raises(GaveUpError, match="generator 0 died 4 times"):
-                await pool.start()
-            with pytest.raises(GaveUpError, match="the learner died 4 times"):
-                await service.start(None)
-
-    run_virtually(scenario())
-
-
 @pytest.mark.slow
 def test_a_snapshot_with_grader_errors_is_filled_up(tmp_path: Path) -> None:
     """Without staleness there are no spare samples, so every lost one must be requested again."""
@@ -462,23 +337,3 @@ def test_a_snapshot_with_grader_errors_is_filled_up(tmp_path: Path) -> None:
         controller = run_virtually(life(Cluster(seed, {}), settings, None))
         assert controller is not None
         check_books(controller)
-
-
-def test_the_ledger_refuses_impossible_transitions() -> None:
-    ledger = Ledger()
-    ledger.issue("r1", 1, "p", 4)
-    with pytest.raises(RuntimeError, match="issued twice"):
-        ledger.issue("r1", 1, "p", 4)
-    with pytest.raises(RuntimeError, match="not taken"):
-        ledger.train("r1", 1)
-    with pytest.raises(RuntimeError, match="holds 5 samples of rollout r1, of which 4 were requested"):
-        ledger.buffer("r1", RolloutMeta("r1", 5, 1, 0), "epoch")
-
-
-def test_a_ledger_with_impossible_counts_is_refused() -> None:
-    ledger = Ledger(num_issued=4, num_trained=6)
-    with pytest.raises(RuntimeError, match="does not balance: 4 samples issued: 6 trained"):
-        ledger.counts()
-    ledger.dropped[DropReason.UNGRADED] = -2
-    with pytest.raises(RuntimeError, match="dropped: -2 ungraded"):
-        ledger.counts()

@@ -21,7 +21,7 @@ from sandbox.pool import CallLostError
 from sandbox.verdict import Outcome
 from settings import Settings
 from supervise import GaveUpError
-from tests.controller.simulation import run_virtually
+from tests.controller.virtual_cluster import run_virtually
 from transport.rollouts import Completion, FinishReason, Rollout
 
 KILLER = "p0"

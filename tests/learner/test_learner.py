@@ -126,7 +126,7 @@ def test_infinite_gradient_does_not_change_the_weights(tiny_model_dir: Path) -> 
 
 def test_bfloat16_is_close_to_float32_and_keeps_master_weights(tiny_model_dir: Path) -> None:
     losses = {}
-    for dtype in Dtype:
+    for dtype in (Dtype.FLOAT32, Dtype.BFLOAT16):
         learner = make_learner(tiny_model_dir, dtype=dtype)
         learner.set_references(make_references(0))
         losses[dtype] = learner.update(learner.prepare(make_experiences(0))).loss_sl

@@ -1,0 +1,28 @@
+"""The ledger refuses what cannot have happened."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.ledger import DropReason, Ledger
+from learner.buffer import RolloutMeta
+
+
+def test_the_ledger_refuses_impossible_transitions() -> None:
+    ledger = Ledger()
+    ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="issued twice"):
+        ledger.issue("r1", 1, "p", 4)
+    with pytest.raises(RuntimeError, match="not taken"):
+        ledger.train("r1", 1)
+    with pytest.raises(RuntimeError, match="holds 5 samples of rollout r1, of which 4 were requested"):
+        ledger.buffer("r1", RolloutMeta("r1", 5, 1, 0), "epoch")
+
+
+def test_a_ledger_with_impossible_counts_is_refused() -> None:
+    ledger = Ledger(num_issued=4, num_trained=6)
+    with pytest.raises(RuntimeError, match="does not balance: 4 samples issued: 6 trained"):
+        ledger.counts()
+    ledger.dropped[DropReason.UNGRADED] = -2
+    with pytest.raises(RuntimeError, match="dropped: -2 ungraded"):
+        ledger.counts()
