@@ -84,9 +84,12 @@ def step_event(step: int, num_steps: int = 60) -> Step:
     return Step(StepMetrics(update=update, **values), grading, LedgerCounts(step, step, {}, {}))
 
 
-def evaluation_result(rate: float) -> EvaluationResult:
-    """pass@1 of `rate`, 5 points more or less."""
-    return EvaluationResult({1: {"all": rate}}, {1: {"all": (rate - 0.05, rate + 0.05)}}, {1: 0}, 100, 400, {})
+def evaluation_result(rate: float, **sets: float) -> EvaluationResult:
+    """pass@1 of `rate`, and of the rate of each named set, 5 points more or less."""
+    rates = {"all": rate, **sets}
+    intervals = {group: (one - 0.05, one + 0.05) for group, one in rates.items()}
+    task_ids = {name: [f"{name}/1", f"{name}/2"] for name in sets}
+    return EvaluationResult({1: rates}, {1: intervals}, {1: 0}, 100, 400, {}, sets=task_ids)
 
 
 def evaluation_row(step: int, rate: float) -> dict[str, object]:

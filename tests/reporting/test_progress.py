@@ -38,6 +38,14 @@ def test_without_a_terminal_it_writes_plain_lines() -> None:
     assert [name for name, _ in progress.stages] == ["start", "training"]
 
 
+def test_an_evaluation_on_named_sets_names_each() -> None:
+    output = io.StringIO()
+    with Progress(60, Console(file=output, width=200)) as progress:
+        progress.emit(Evaluated(30, evaluation_result(0.5, mbpp=0.6, humaneval=0.3), {}))
+    line = "step 30: held-out mbpp pass@1 60.0% [55.0%, 65.0%]; humaneval pass@1 30.0% [25.0%, 35.0%]\n"
+    assert line in output.getvalue()
+
+
 def test_a_long_stage_says_that_it_is_still_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reporting.progress.HEARTBEAT_S", 0.01)
     output = io.StringIO()
