@@ -178,6 +178,8 @@ class Controller:
             result = evaluate_tally(tally, self.settings.evaluation.ks)
         except ValueError as error:
             raise GraderFailedError(f"the sandbox failed on {tally.num_ungraded} programs, so {error}") from error
+        for name in (name for name in self.evaluation_sets if name not in result.sets):
+            self._say(f"step {self.step}: no pass@k on {name}, because the sandbox failed on its programs")
         self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
 
     async def publish(self) -> None:

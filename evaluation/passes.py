@@ -108,7 +108,7 @@ class EvaluationResult:
 
     `pass_at` and `intervals` (95 %, bootstrap over problems) map k to group (`all`, each set and each difficulty) to
     value. `num_left_out[k]` problems have fewer than k scored programs and are not part of pass@k. `sets` has the task
-    ids with scored programs of each named set.
+    ids with scored programs of each named set that has a pass@k for every k.
     """
 
     pass_at: Mapping[int, Mapping[str, float]]
@@ -143,7 +143,7 @@ class EvaluationResult:
 
 
 def evaluate_tally(tally: Tally, ks: Sequence[int], comparison: str = "strict") -> EvaluationResult:
-    """pass@k of the counted programs. Raises ValueError if no problem, or none of a set, has k programs for some k."""
+    """pass@k of the counted programs. Raises ValueError if no problem has as many programs as some k."""
     groups = tally.groups()
     pass_at: dict[int, dict[str, float]] = {}
     intervals: dict[int, dict[str, tuple[float, float]]] = {}
@@ -154,10 +154,9 @@ def evaluate_tally(tally: Tally, ks: Sequence[int], comparison: str = "strict") 
             values = np.array([tally.pass_at_k(task, k) for task in task_ids if tally.num_samples[task] >= k])
             if group == ALL:
                 left_out[k] = len(task_ids) - len(values)
-            if not len(values) and (group == ALL or group in tally.sets):
-                most = max((tally.num_samples[task] for task in task_ids), default=0)
-                of_set = "" if group == ALL else f" of {group}"
-                raise ValueError(f"pass@{k} needs {k} graded programs of a problem; no problem{of_set} has over {most}")
+                if not len(values):
+                    most = max(tally.num_samples.values(), default=0)
+                    raise ValueError(f"pass@{k} needs {k} graded programs of a problem; no problem has over {most}")
             if len(values):
                 pass_at[k][group] = float(values.mean())
                 intervals[k][group] = bootstrap_interval(values)
@@ -169,7 +168,7 @@ def evaluate_tally(tally: Tally, ks: Sequence[int], comparison: str = "strict") 
         num_samples=tally.num_samples.total(),
         outcomes=dict(tally.outcomes),
         comparison=comparison,
-        sets={name: groups[name] for name in tally.sets},
+        sets={name: groups[name] for name in tally.sets if all(name in of_groups for of_groups in pass_at.values())},
     )
 
 

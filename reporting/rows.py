@@ -62,6 +62,8 @@ class _Evaluation(_Row):
                 if not isinstance(groups, Mapping) or group not in groups or group not in self.intervals[name]:
                     what = "all problems" if group == ALL else group
                     raise ValueError(f"{name}: expected a number and an interval for {what}")
+        if any(task_id not in (self.num_passed or ()) for one in self.sets.values() for task_id in one.task_ids):
+            raise ValueError("sets: expected only task ids that are in num_passed")
         return self
 
 

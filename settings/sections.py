@@ -146,8 +146,10 @@ class ProblemsSettings(Section):
             return _specs(value)
         sets = {}
         for name, specs in value.items():
-            if not isinstance(name, str) or not re.match(_NAME, name):
-                raise ValueError(f"the name of a set has only letters, digits and ._- and no . _ or - first: {name!r}")
+            if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+                raise ValueError(
+                    f"a set's name starts with a letter or digit, and has only letters, digits and ._-; got {name!r}"
+                )
             sets[name] = _specs([specs] if isinstance(specs, str) else specs)
             if not sets[name]:
                 raise ValueError(f"the set {name} has no SPEC")

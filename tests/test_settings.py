@@ -132,7 +132,7 @@ def test_sets_of_held_out_problems_have_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a b": "starter:test"}', "the name of a set has only letters, digits and ._-"),
+        ('{"a b": "starter:test"}', "has only letters, digits and ._-; got 'a b'"),
         ('{"a": []}', "the set a has no SPEC"),
         ('{"a": 3}', 'expected SPECs, or names with SPECs such as {"mbpp": "mbpp:FILE[0:30]"}; got 3'),
         ("[3]", "expected SPECs, or names with SPECs"),

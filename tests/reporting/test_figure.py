@@ -3,12 +3,11 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from controller.events import Evaluated
 from files import RowWriter
 from reporting.command import main
 from reporting.run_folder import RunFolder
 from settings import Settings
-from tests.reporting.runs import PROBLEMS, evaluation_result, evaluation_row
+from tests.reporting.runs import PROBLEMS, evaluated, evaluation_row
 
 
 def run_folder(path: Path, gain: float, steps: tuple[int, ...] = (0, 20, 40)) -> str:
@@ -41,7 +40,7 @@ def test_a_named_set_is_drawn_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a", "humaneval": "humaneval:b"}})
     with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
         for step in (0, 20):
-            folder.emit(Evaluated(step, evaluation_result(0.5, mbpp=0.9, humaneval=0.1), {}))
+            folder.emit(evaluated(step, 0.5, mbpp=0.9, humaneval=0.1))
     output = tmp_path / "curve.svg"
     arguments = ["figure", "--group", "RL", str(folder.path), "--output", str(output), "--set"]
     assert main([*arguments, "humaneval"]) == 0

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from controller.events import Evaluated
 from reporting.command import main
 from reporting.run_folder import RunFolder
 from scripts.browser import CHROMIUM, Browser
 from settings import Settings
 from tests.reporting.runs import (
     PROBLEMS,
-    evaluation_result,
+    evaluated,
     evaluation_row,
     failed_sample,
     passed_sample,
@@ -94,7 +93,7 @@ def test_each_named_set_has_a_curve(tmp_path: Path) -> None:
     settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a", "humaneval": "humaneval:b"}})
     with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
         for step, mbpp, humaneval in ((0, 0.2, 0.3), (5, 0.6, 0.4)):
-            folder.emit(Evaluated(step, evaluation_result(0.5, mbpp=mbpp, humaneval=humaneval), {}))
+            folder.emit(evaluated(step, 0.5, mbpp=mbpp, humaneval=humaneval))
     path = tmp_path / "run" / "report.html"
     page = Page(path)
     assert [chart["title"] for chart in page.data["charts"]] == ["pass@k on mbpp", "pass@k on humaneval"]
@@ -112,7 +111,7 @@ def test_each_named_set_has_a_curve(tmp_path: Path) -> None:
 def test_an_evaluation_without_one_of_its_sets_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a"}})
     with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
-        folder.emit(Evaluated(1, evaluation_result(0.5, mbpp=0.6), {}))
+        folder.emit(evaluated(1, 0.5, mbpp=0.6))
     rows = tmp_path / "run" / "evaluations.jsonl"
     rows.write_text(rows.read_text().replace('"mbpp": 0.6', '"humaneval": 0.6'))
     assert main([str(tmp_path / "run")]) == 2

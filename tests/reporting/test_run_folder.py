@@ -13,6 +13,7 @@ from reporting.run_folder import RunFolder
 from settings import Settings
 from tests.reporting.runs import (
     PROBLEMS,
+    evaluated,
     evaluation_result,
     evaluation_row,
     failed_sample,
@@ -73,7 +74,7 @@ def test_events_become_rows(tmp_path: Path) -> None:
 def test_named_sets_are_in_the_row_and_have_curves(tmp_path: Path) -> None:
     settings = Settings(problems={"evaluation": {"mbpp": ["mbpp:a", "mbpp:b"], "humaneval": "humaneval:c"}})
     with RunFolder.create(tmp_path, settings, PROBLEMS) as folder:
-        folder.emit(Evaluated(2, evaluation_result(0.5, mbpp=0.6, humaneval=0.3), {"mbpp/1": 2}))
+        folder.emit(evaluated(2, 0.5, mbpp=0.6, humaneval=0.3))
     (row,) = read_rows(tmp_path / "evaluations.jsonl")
     assert row["problems"] == "mbpp: mbpp:a, mbpp:b; humaneval: humaneval:c"
     assert row["pass@1"] == {"all": 0.5, "mbpp": 0.6, "humaneval": 0.3}
