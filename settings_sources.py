@@ -192,7 +192,7 @@ def _command_line(arguments: argparse.Namespace, fields: Mapping[FieldPath, Fiel
         if name in arguments:
             words = getattr(arguments, name)
             one = words if isinstance(words, str) else words[0] if len(words) == 1 else None
-            given[path] = _Given(words if one is None else _parse_text(one, field), f"--{name}")
+            given[path] = _Given(words if one is None else _parse_text(one, field, f"--{name}"), f"--{name}")
     return given
 
 
@@ -208,7 +208,8 @@ def _environment(environ: Mapping[str, str], fields: Mapping[FieldPath, FieldInf
             hint = f"did you mean {_variable(nearest)}?" if nearest else _hint(name, fields)
             raise UserError(f"unknown environment variable {variable}: {hint}")
         path = paths[variable]
-        given[path] = _Given(_parse_text(environ[variable], fields[path]), f"environment variable {variable}")
+        origin = f"environment variable {variable}"
+        given[path] = _Given(_parse_text(environ[variable], fields[path], origin), origin)
     return given
 
 
@@ -247,7 +248,7 @@ def _walk_yaml(
             raise UserError(f"{where}: {name} is given twice, first at {seen[child]}")
         seen[child] = where
         if child in fields:
-            given[child] = _Given(yaml.SafeLoader("").construct_document(value_node), where)
+            given[child] = _Given(_constructed(value_node, where), where)
         elif any(leaf[: len(child)] == child for leaf in fields):
             _walk_yaml(value_node, child, file, fields, given)
         else:
@@ -279,11 +280,23 @@ def _nested(given: Mapping[FieldPath, _Given]) -> dict[str, Any]:
     return tree
 
 
-def _parse_text(text: str, field: FieldInfo) -> Any:
-    """A value given as text. pydantic reads numbers and booleans itself; lists and null are read here."""
+def _constructed(node: yaml.Node, origin: str) -> Any:
+    """The value of a YAML node. Raises UserError for a mapping with the same name twice: YAML would drop the first."""
+    if isinstance(node, yaml.MappingNode):
+        names = [name.value for name, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{origin}: {name} is given twice")
+    return yaml.SafeLoader("").construct_document(node)
+
+
+def _parse_text(text: str, field: FieldInfo, origin: str) -> Any:
+    """A value given as text. pydantic reads numbers and booleans itself; lists, mappings and null are read here."""
     if (is_list(field) and text.startswith("[")) or (is_mapping(field) and text.startswith("{")):
         try:
-            return yaml.safe_load(text)
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            assert node is not None, "there is text"
+            return _constructed(node, origin)
         except yaml.YAMLError:
             return text  # pydantic reports what it is not
     if is_list(field):
@@ -334,10 +347,10 @@ def _explain(error: ValidationError, given: Mapping[FieldPath, _Given]) -> str:
         if location not in given and ("plan", *location) in given:
             location = ("plan", *location)
         message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "value_error":  # a check across fields, whose message names them
-            section = f"{'.'.join(location)}: " if location else ""
-            lines.append(f"{section}{message}")
+        origin = f" ({given[location].origin})" if location in given else ""
+        if detail["type"] == "value_error":  # a check of our own; one across fields names them itself
+            place = f"{'.'.join(location)}{origin}: " if location else ""
+            lines.append(f"{place}{message}")
         else:
-            origin = f" ({given[location].origin})" if location in given else ""
             lines.append(f"{'.'.join(location)} = {detail['input']!r}{origin}: {message[0].lower()}{message[1:]}")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,10 @@ STALL_S = 120.0
 
 @dataclass(slots=True)
 class Controller:
-    """One run, from the first published weights to the last update. `step` updates have been made."""
+    """One run, from the first published weights to the last update. `step` updates have been made.
+
+    `evaluation_sets` has the task ids of each named set of `held_out`.
+    """
 
     settings: Settings
     train: Sequence[Problem]
@@ -81,6 +84,7 @@ class Controller:
     learner: LearnerService
     emit: Emit
     fingerprints: dict[str, ShortFingerprints] = field(default_factory=dict)
+    evaluation_sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
     step: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
@@ -163,7 +167,7 @@ class Controller:
         if not self.held_out:
             return
         await self.publish()
-        tally = Tally(self.held_out)
+        tally = Tally(self.held_out, self.evaluation_sets)
         self._num_evaluated = 0
         evaluated = asyncio.gather(*(self._evaluate_one(problem) for problem in self.held_out))
         outcomes = await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated)
@@ -174,6 +178,8 @@ class Controller:
             result = evaluate_tally(tally, self.settings.evaluation.ks)
         except ValueError as error:
             raise GraderFailedError(f"the sandbox failed on {tally.num_ungraded} programs, so {error}") from error
+        for name in (name for name in self.evaluation_sets if name not in result.sets):
+            self._say(f"step {self.step}: no pass@k on {name}, because the sandbox failed on its programs")
         self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
 
     async def publish(self) -> None:

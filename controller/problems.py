@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from evaluation.passes import ALL
 from problems import Problem, describe_rejected, load
 from problems.fingerprints import ShortFingerprints, short_fingerprints
 from problems.index import find_leaks
@@ -25,7 +26,8 @@ from settings import ProblemsSettings, SandboxSettings, Settings
 class ProblemSets:
     """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation.
 
-    `fingerprints`, by set, are those of all problems that were loaded, also of problems that were left out later.
+    `evaluation_sets` has the task ids of each named set of `held_out`; two sets may share a problem. `fingerprints`, by
+    set, are those of all problems that were loaded, also of problems that were left out later.
     """
 
     train: tuple[Problem, ...]
@@ -33,6 +35,7 @@ class ProblemSets:
     held_out: tuple[Problem, ...]
     warnings: tuple[str, ...]
     fingerprints: dict[str, ShortFingerprints]
+    evaluation_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def by_id(self) -> dict[str, Problem]:
@@ -47,7 +50,7 @@ class ProblemSets:
     def without(self, task_ids: Collection[str]) -> ProblemSets:
         """The sets without these problems. Reference programs stay: the learner measures those itself.
 
-        Raises UserError if that leaves nothing to train on.
+        Raises UserError if that leaves nothing to train on, or nothing of a named set.
         """
         train = tuple(problem for problem in self.train if problem.task_id not in task_ids)
         if not train:
@@ -56,7 +59,18 @@ class ProblemSets:
                 "model.max_model_len, or use a model with a longer one"
             )
         held_out = tuple(problem for problem in self.held_out if problem.task_id not in task_ids)
-        return replace(self, train=train, held_out=held_out)
+        kept = replace(self, train=train, held_out=held_out)
+        if (name := kept.empty_set()) is not None:
+            raise UserError(
+                f"the prompts of all problems of problems.evaluation.{name} fill the model's context: raise "
+                "model.max_model_len, or remove the set"
+            )
+        return kept
+
+    def empty_set(self) -> str | None:
+        """A named set without a problem in `held_out`, if there is one."""
+        left = {problem.task_id for problem in self.held_out}
+        return next((name for name, task_ids in self.evaluation_sets.items() if not left.intersection(task_ids)), None)
 
 
 def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None = None) -> ProblemSets:
@@ -65,28 +79,61 @@ def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None
     A row that cannot be graded within `limits` (by default, the usual ones) is unusable. Some benchmarks, like APPS,
     number each split anew, so a held-out problem with the id of a training problem becomes `held-out/ID`.
 
-    Raises UserError if a SPEC has nothing usable, or if a task id is in two benchmarks.
+    Raises UserError if a SPEC has nothing usable, a task id stands for two problems, or the name of a set is taken.
     """
     warnings: list[str] = []
     refuse = reason_to_refuse(limits or SandboxSettings())
     train = _load(settings.train, warnings, refuse)
     supervised = _load(settings.supervised, warnings, refuse) if settings.supervised else train
     trained = {problem.task_id for problem in (*train, *supervised)}
-    held_out = tuple(
-        replace(problem, task_id=f"held-out/{problem.task_id}") if problem.task_id in trained else problem
-        for problem in _load(settings.evaluation, warnings, refuse)
-    )
+
+    def load_held_out(specs: Sequence[str]) -> tuple[Problem, ...]:
+        return tuple(
+            replace(problem, task_id=f"held-out/{problem.task_id}") if problem.task_id in trained else problem
+            for problem in _load(specs, warnings, refuse)
+        )
+
+    if isinstance(settings.evaluation, dict):
+        named = {name: load_held_out(specs) for name, specs in settings.evaluation.items()}
+        held_out = _union(named)
+        evaluated = {f"evaluation.{name}": problems for name, problems in named.items()}
+    else:
+        named, held_out = {}, load_held_out(settings.evaluation)
+        evaluated = {"evaluation": held_out}
     leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
     if leaks:
         warnings.append(f"{len(leaks)} held-out problems closely resemble a training problem; the first: {leaks[0]}")
-    sets = {"train": train, "supervised": supervised, "evaluation": held_out}
+    sets = {"train": train, "supervised": supervised, **evaluated}
     return ProblemSets(
         train=train,
         supervised=tuple(problem for problem in supervised if problem.references),
         held_out=held_out,
         warnings=tuple(warnings),
         fingerprints={name: short_fingerprints(problems) for name, problems in sets.items()},
+        evaluation_sets={name: tuple(problem.task_id for problem in problems) for name, problems in named.items()},
     )
+
+
+def _union(sets: Mapping[str, tuple[Problem, ...]]) -> tuple[Problem, ...]:
+    """The problems of named sets, each once.
+
+    Raises UserError for the name of another group of the results, and for a task id that stands for two problems.
+    """
+    found: dict[str, tuple[str, Problem]] = {}
+    for name, problems in sets.items():
+        for problem in problems:
+            first, known = found.setdefault(problem.task_id, (name, problem))
+            if known != problem:
+                raise UserError(
+                    f"problems.evaluation: task_id {problem.task_id} stands for one problem in {first} and for another "
+                    f"in {name}: give one of them another id"
+                )
+    taken = {ALL} | {problem.difficulty for _, problem in found.values() if problem.difficulty is not None}
+    for name in sets:
+        if name in taken:
+            what = "all problems" if name == ALL else "the problems of this difficulty"
+            raise UserError(f"problems.evaluation.{name}: pass@k of {what} has this name; choose another for the set")
+    return tuple(problem for _, problem in found.values())
 
 
 def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cache: Path) -> ProblemSets:
@@ -95,7 +142,8 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     A problem without any passing reference is left out, since its tests or its answers are wrong. `cache` remembers
     verdicts.
 
-    Raises UserError if this machine's isolation is weaker than the settings require, or if no training problem is left.
+    Raises UserError if this machine's isolation is weaker than the settings require, or if no problem to train on, or
+    none of a named set, is left.
     """
     warnings = list(sets.warnings)
     kept: list[tuple[Problem, ...]] = []
@@ -113,7 +161,13 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     if not train:
         raise UserError("problems.validate_references: no training problem has a reference that passes its tests")
     warned = tuple(dict.fromkeys(warnings))
-    return replace(sets, train=train, supervised=supervised, held_out=held_out, warnings=warned)
+    checked = replace(sets, train=train, supervised=supervised, held_out=held_out, warnings=warned)
+    if (name := checked.empty_set()) is not None:
+        raise UserError(
+            f"problems.validate_references: problems.evaluation.{name} has no problem left: all of its reference "
+            "programs fail their own tests"
+        )
+    return checked
 
 
 def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal) -> tuple[Problem, ...]:

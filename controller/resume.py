@@ -103,7 +103,7 @@ def _differences(
 def _changed_problems(kept: Mapping[str, ShortFingerprints], now: Mapping[str, ShortFingerprints]) -> str:
     """How sets of problems differ, in words; empty if they do not."""
     found: dict[str, list[str]] = {}
-    for name in now:
-        if what := differences(expanded(kept.get(name, {})), expanded(now[name])):
+    for name in {**kept, **now}:
+        if what := differences(expanded(kept.get(name, {})), expanded(now.get(name, {}))):
             found.setdefault(what, []).append(f"problems.{name}")
     return "; ".join(f"{' and '.join(names)}: {what}" for what, names in found.items())

@@ -120,6 +120,7 @@ async def start_controller(
         learner=actors.learner,
         emit=emit,
         fingerprints=problems.fingerprints,
+        evaluation_sets=problems.evaluation_sets,
         step=step,
     )
     if checkpoint is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from typing import Any
 
@@ -61,11 +61,13 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 class Tally:
     """How many programs of each problem were scored, and how many passed.
 
-    An `infrastructure_error` counts as an outcome but not as a program: it says nothing about the policy.
+    An `infrastructure_error` counts as an outcome but not as a program: it says nothing about the policy. `sets` are
+    the task ids of named sets of the problems. Their names are neither `all` nor a difficulty.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], sets: Mapping[str, Sequence[str]] | None = None) -> None:
         self.difficulties = {problem.task_id: problem.difficulty for problem in problems}
+        self.sets = {} if sets is None else sets
         self.num_samples: Counter[str] = Counter()
         self.num_passed: Counter[str] = Counter()
         self.outcomes: Counter[Outcome] = Counter()
@@ -85,13 +87,14 @@ class Tally:
         return self.outcomes[Outcome.INFRASTRUCTURE_ERROR]
 
     def groups(self) -> dict[str, list[str]]:
-        """The task ids with scored programs: under `all`, and under each difficulty."""
-        groups: dict[str, list[str]] = {ALL: []}
-        for task_id, difficulty in self.difficulties.items():
-            if self.num_samples[task_id]:
-                groups[ALL].append(task_id)
-                if difficulty is not None:
-                    groups.setdefault(difficulty, []).append(task_id)
+        """The task ids with scored programs: under `all`, under each set, and under each difficulty."""
+        scored = [task_id for task_id in self.difficulties if self.num_samples[task_id]]
+        groups = {ALL: scored}
+        for name, task_ids in self.sets.items():
+            groups[name] = [task_id for task_id in task_ids if self.num_samples[task_id]]
+        for task_id in scored:
+            if (difficulty := self.difficulties[task_id]) is not None:
+                groups.setdefault(difficulty, []).append(task_id)
         return groups
 
     def pass_at_k(self, task_id: str, k: int) -> float:
@@ -103,8 +106,9 @@ class Tally:
 class EvaluationResult:
     """pass@k of a set of programs.
 
-    `pass_at` and `intervals` (95 %, bootstrap over problems) map k to group (`all` and each difficulty) to value.
-    `num_left_out[k]` problems have fewer than k scored programs and are not part of pass@k.
+    `pass_at` and `intervals` (95 %, bootstrap over problems) map k to group (`all`, each set and each difficulty) to
+    value. `num_left_out[k]` problems have fewer than k scored programs and are not part of pass@k. `sets` has the task
+    ids with scored programs of each named set that has a pass@k for every k.
     """
 
     pass_at: Mapping[int, Mapping[str, float]]
@@ -114,6 +118,12 @@ class EvaluationResult:
     num_samples: int
     outcomes: Mapping[Outcome, int]
     comparison: str = "strict"
+    sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The groups to show during a run: the named sets or, if there are none, `all`."""
+        return tuple(self.sets) or (ALL,)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `results.json` holds."""
@@ -158,6 +168,7 @@ def evaluate_tally(tally: Tally, ks: Sequence[int], comparison: str = "strict") 
         num_samples=tally.num_samples.total(),
         outcomes=dict(tally.outcomes),
         comparison=comparison,
+        sets={name: groups[name] for name in tally.sets if all(name in of_groups for of_groups in pass_at.values())},
     )
 
 

@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     figure.add_argument("--output", type=Path, required=True, help="picture to write, .png or .svg")
     figure.add_argument("--k", type=int, default=1, help="the k of pass@k")
+    figure.add_argument(
+        "--set", default="all", metavar="NAME", help="draw this set of held-out problems (default: all)"
+    )
     figure.set_defaults(run=_figure)
     return parser
 
@@ -106,5 +109,5 @@ def _figure(options: argparse.Namespace) -> None:
         raise UserError(f"--group {empty[0]}: name at least one run folder after the label")
     if len(groups) > len(COLORS):
         raise UserError(f"{len(groups)} groups: only {len(COLORS)} can be told apart in one picture")
-    draw_pass_at_k(groups, options.output, options.k)
+    draw_pass_at_k(groups, options.output, options.k, options.set)
     print(options.output)

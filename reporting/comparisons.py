@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from errors import UserError
 from evaluation.passes import bootstrap_interval
-from reporting.rows import evaluations_of
+from reporting.charts import Row
+from reporting.rows import ALL, evaluations_of, shown_groups, task_ids_of
 from reporting.tables import with_interval
 
 # Readable on a white and on a dark page.
@@ -55,7 +56,7 @@ def interval(passes: Passes) -> Interval:
 
 
 def comparison_table(runs: Sequence[Path], controls: Sequence[Path] = ()) -> str:
-    """A Markdown table with a row for each run, and the mean gain.
+    """A Markdown table with a row for each run, and the mean gain. If the problems are in named sets, a table for each.
 
     With `controls`, one for each run, it is the gain over the controls at the end of training; without, the gain over
     the first evaluation of the same run. Its 95 % interval is a bootstrap over problems of each problem's mean over the
@@ -65,21 +66,28 @@ def comparison_table(runs: Sequence[Path], controls: Sequence[Path] = ()) -> str
     """
     if controls and len(runs) != len(controls):
         raise UserError(f"{len(runs)} runs but {len(controls)} controls: give one control for each run, or none")
-    task_ids = sorted(_evaluations(runs[0])[-1]["num_passed"])
+    groups = shown_groups(_evaluations(runs[0], ALL)[-1])
+    tables = {group: _group_table(group, runs, controls) for group in groups}
+    return "\n\n".join(table if group == ALL else f"**{group}**\n\n{table}" for group, table in tables.items())
+
+
+def _group_table(group: str, runs: Sequence[Path], controls: Sequence[Path]) -> str:
+    task_ids = task_ids_of(_evaluations(runs[0], group)[-1], group)
     lines = ["| run | before | after | gain |", "|---|---|---|---|"]
     if controls:
         lines = ["| run | before | after | gain | control after |", "|---|---|---|---|---|"]
     differences = []
     for index, run in enumerate(runs):
-        first, *_, last = _evaluations(run)
-        gain = 100 * (last["pass@1"]["all"] - first["pass@1"]["all"])
-        row = f"| {run.name} | {with_interval(first, 'pass@1')} | {with_interval(last, 'pass@1')} | {gain:+.1f} |"
+        first, *_, last = _evaluations(run, group)
+        gain = 100 * (last["pass@1"][group] - first["pass@1"][group])
+        before, after = (with_interval(row, "pass@1", group) for row in (first, last))
+        line = f"| {run.name} | {before} | {after} | {gain:+.1f} |"
         other, other_name = first, run
         if controls:
-            other, other_name = _evaluations(controls[index])[-1], controls[index]
-            row += f" {with_interval(other, 'pass@1')} |"
-        lines.append(row)
-        differences.append(passes_of(last, task_ids, run) - passes_of(other, task_ids, other_name))
+            other, other_name = _evaluations(controls[index], group)[-1], controls[index]
+            line += f" {with_interval(other, 'pass@1', group)} |"
+        lines.append(line)
+        differences.append(passes_of(last, task_ids, run, group) - passes_of(other, task_ids, other_name, group))
     difference = np.mean(differences, axis=0)
     low, high = bootstrap_interval(difference)
     against = "gain over the controls" if controls else "gain from training"
@@ -89,50 +97,52 @@ def comparison_table(runs: Sequence[Path], controls: Sequence[Path] = ()) -> str
     )
 
 
-def _evaluations(run: Path) -> list[dict[str, Any]]:
-    rows = [row for row in evaluations_of(run) if "pass@1" in row]
+def _evaluations(run: Path, of: str) -> list[Row]:
+    rows = [row for row in evaluations_of(run) if "pass@1" in row and (of == ALL or of in shown_groups(row))]
     if len(rows) < 2:
-        raise UserError(f"{run} has no evaluations of pass@1 before and after training")
+        on = "" if of == ALL else f" on {of}"
+        raise UserError(f"{run} has no evaluations of pass@1{on} before and after training")
     return rows
 
 
-def passes_of(row: dict[str, Any], task_ids: Sequence[str], run: Path) -> Passes:
-    """The pass@1 of each problem [problems] in an evaluation of `run`."""
-    if sorted(row["num_passed"]) != list(task_ids):
-        raise UserError(f"{run} was evaluated on different problems than the runs before it")
-    return np.array([row["num_passed"][task] * len(task_ids) / row["num_samples"] for task in task_ids])
+def passes_of(row: Row, task_ids: Sequence[str], run: Path, of: str = ALL) -> Passes:
+    """The pass@1 of each problem [problems], of all or of a named set, in an evaluation of `run`."""
+    if task_ids_of(row, of) != list(task_ids):
+        on = "" if of == ALL else f" in {of}"
+        raise UserError(f"{run} was evaluated on different problems{on} than the runs before it")
+    return np.array([row["num_passed"][task] * len(row["num_passed"]) / row["num_samples"] for task in task_ids])
 
 
-def draw_pass_at_k(groups: Mapping[str, Sequence[Path]], output: Path, k: int = 1) -> None:
+def draw_pass_at_k(groups: Mapping[str, Sequence[Path]], output: Path, k: int = 1, of: str = ALL) -> None:
     """Draw the mean over the runs of each group with its 95 % interval, and each run as a thin line.
 
-    The interval is a bootstrap over runs (seeds); for a group of one run it is the run's own, over problems.
+    pass@k is that of all held-out problems, or of the named set `of`. The interval is a bootstrap over runs (seeds);
+    for a group of one run it is the run's own, over problems.
 
     Raises UserError for a folder without evaluations of pass@k, and for runs of a group evaluated at different steps.
     """
     with figure_axes(output, 4.0) as axes:
         for (label, folders), color in zip(groups.items(), COLORS, strict=False):
-            _draw_group(axes, label, folders, k, color)
+            _draw_group(axes, label, folders, f"pass@{k}", of, color)
         axes.set_xlabel("updates")
-        axes.set_ylabel(f"held-out pass@{k}, %")
+        axes.set_ylabel(f"{'held-out' if of == ALL else of} pass@{k}, %")
         axes.grid(color=NEUTRAL, alpha=0.25)
         axes.legend(frameon=False, loc="upper left", labelcolor=NEUTRAL)
 
 
-def _draw_group(axes: Any, label: str, folders: Sequence[Path], k: int, color: str) -> None:
-    name = f"pass@{k}"
-    runs: list[list[dict[str, Any]]] = []
+def _draw_group(axes: Any, label: str, folders: Sequence[Path], name: str, of: str, color: str) -> None:
+    runs: list[list[Row]] = []
     for folder in folders:
-        rows = [row for row in evaluations_of(folder) if name in row]
+        rows = [row for row in evaluations_of(folder) if name in row and (of == ALL or of in shown_groups(row))]
         if not rows:
-            raise UserError(f"{folder} has no evaluation of {name}")
+            raise UserError(f"{folder} has no evaluation of {name}{'' if of == ALL else f' on {of}'}")
         if runs and [row["step"] for row in rows] != [row["step"] for row in runs[0]]:
             raise UserError(f"{folder} was evaluated at different steps than {folders[0]}")
         runs.append(rows)
     steps = [row["step"] for row in runs[0]]
-    curves = 100 * np.array([[row[name]["all"] for row in rows] for rows in runs])
+    curves = 100 * np.array([[row[name][of] for row in rows] for rows in runs])
     if len(runs) == 1:
-        band = 100 * np.array([row["intervals"][name]["all"] for row in runs[0]]).T
+        band = 100 * np.array([row["intervals"][name][of] for row in runs[0]]).T
     else:
         picks = np.random.default_rng(0).integers(len(curves), size=(NUM_CURVE_RESAMPLES, len(curves)))
         band = np.percentile(curves[picks].mean(axis=1), [2.5, 97.5], axis=0)

@@ -209,10 +209,16 @@ def outcome_legend(outcomes: Mapping[str, int]) -> Text:
 
 
 def describe_evaluation(result: EvaluationResult) -> str:
-    """pass@k over all problems with 95 % intervals, in one line."""
-    return ", ".join(
-        f"pass@{k} {groups['all']:.1%} [{result.intervals[k]['all'][0]:.1%}, {result.intervals[k]['all'][1]:.1%}]"
-        for k, groups in sorted(result.pass_at.items())
+    """pass@k of each named set, or else of all problems, with 95 % intervals, in one line."""
+
+    def shown(k: int, group: str) -> str:
+        low, high = result.intervals[k][group]
+        return f"{result.pass_at[k][group]:.1%} [{low:.1%}, {high:.1%}]"
+
+    if not result.sets:
+        return ", ".join(f"pass@{k} {shown(k, 'all')}" for k in sorted(result.pass_at))
+    return "; ".join(
+        f"{name} " + ", ".join(f"pass@{k} {shown(k, name)}" for k in sorted(result.pass_at)) for name in result.sets
     )
 
 

@@ -22,7 +22,7 @@ import yaml
 from errors import UserError
 from files import write_text
 from reporting.charts import Chart, Row, num_graded, system_charts, training_charts
-from reporting.rows import evaluations_of, metrics_of, samples_of, settings_of
+from reporting.rows import ALL, evaluations_of, metrics_of, samples_of, settings_of, shown_groups
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_POINTS = 1000  # points of a curve; longer ones are averaged
@@ -120,14 +120,15 @@ def _written(run: Run, has_others: bool) -> str:
 def _facts(run: Run) -> dict[str, tuple[str, str]]:
     """The most important numbers of a run: by label, a value and a detail."""
     facts = {}
-    for problems, rows in _by_problems(run.evaluations).items():
+    for (group, problems), rows in _by_set(run.evaluations).items():
         if not (names := _pass_names(rows)):
             continue
         name = names[0]
         first, last = rows[0], rows[-1]
-        low, high = last["intervals"][name]["all"]
-        before = f"{percent(first[name]['all'])} before, at step {first['step']}" if len(rows) > 1 else "one evaluation"
-        facts[f"{name} on {problems}"] = percent(last[name]["all"]), f"[{percent(low)}, {percent(high)}]; {before}"
+        low, high = last["intervals"][name][group]
+        before = f"{percent(first[name][group])} before, at step {first['step']}" if len(rows) > 1 else "one evaluation"
+        shown = f"{name} on {problems if group == ALL else group}"
+        facts[shown] = percent(last[name][group]), f"[{percent(low)}, {percent(high)}]; {before}"
     if run.steps:
         last = run.steps[-1]
         seconds = _total(run, "seconds")
@@ -224,15 +225,16 @@ def _drawn(chart: Chart, runs: Sequence[Run]) -> Row:
 
 def _pass_charts(runs: Sequence[Run], axes: list[Row]) -> list[Row]:
     """A chart of pass@k for each set of held-out problems. Their axes are added to `axes`."""
-    charts: dict[str, Row] = {}
+    charts: dict[tuple[str, str], Row] = {}
     for which, run in enumerate(runs):
         minutes = {row["step"]: at for row, at in zip(run.steps, run.minutes, strict=True)}
-        for problems, rows in _by_problems(run.evaluations).items():
-            chart = charts.setdefault(problems, {"title": f"pass@k on {problems}", "note": INTERVALS, "curves": []})
+        for (group, problems), rows in _by_set(run.evaluations).items():
+            title, note = (problems, INTERVALS) if group == ALL else (group, f"{problems}. {INTERVALS}")
+            chart = charts.setdefault((group, problems), {"title": f"pass@k on {title}", "note": note, "curves": []})
             chart |= {"unit": "share of problems", "percent": True}
             for index, name in enumerate(_pass_names(rows)):
-                intervals = [row["intervals"][name]["all"] for row in rows]
-                curve = _look(runs, which, name, index) | {"axis": len(axes), "y": [row[name]["all"] for row in rows]}
+                intervals = [row["intervals"][name][group] for row in rows]
+                curve = _look(runs, which, name, index) | {"axis": len(axes), "y": [row[name][group] for row in rows]}
                 curve |= {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
                 chart["curves"].append(curve)
             axes.append({"step": [row["step"] for row in rows], "time": [minutes.get(row["step"], 0) for row in rows]})
@@ -259,11 +261,13 @@ def _thinned(values: Sequence[float | None], size: int) -> list[float | None]:
     return means
 
 
-def _by_problems(evaluations: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _by_set(evaluations: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The evaluations of each set of held-out problems, by its name (or `all`) and its SPECs."""
+    sets: dict[tuple[str, str], list[Row]] = {}
     for row in evaluations:
-        groups.setdefault(str(row["problems"]), []).append(row)
-    return groups
+        for shown in shown_groups(row).items():
+            sets.setdefault(shown, []).append(row)
+    return sets
 
 
 def _pass_names(rows: Sequence[Row]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from errors import UserError
+from evaluation.passes import ALL as ALL
 from files import read_rows, read_steps, read_yaml
 from reporting.charts import Row
 
@@ -39,8 +40,14 @@ class _Sample(_Row):
     tokens: list[tuple[str, float]]
 
 
+class _Set(_Row):
+    problems: str
+    task_ids: list[str]
+
+
 class _Evaluation(_Row):
     problems: str
+    sets: dict[str, _Set] = {}
     intervals: dict[str, dict[str, tuple[float, float]]]
     num_samples: int | None = None
     num_passed: dict[str, int] | None = None
@@ -51,8 +58,12 @@ class _Evaluation(_Row):
         if passes.keys() != self.intervals.keys() or not all(name[5:].isdecimal() for name in passes):
             raise ValueError("expected pass@K and an interval for each K")
         for name, groups in passes.items():
-            if not isinstance(groups, Mapping) or "all" not in groups or "all" not in self.intervals[name]:
-                raise ValueError(f"{name}: expected a number and an interval for all problems")
+            for group in (ALL, *self.sets):
+                if not isinstance(groups, Mapping) or group not in groups or group not in self.intervals[name]:
+                    what = "all problems" if group == ALL else group
+                    raise ValueError(f"{name}: expected a number and an interval for {what}")
+        if any(task_id not in (self.num_passed or ()) for one in self.sets.values() for task_id in one.task_ids):
+            raise ValueError("sets: expected only task ids that are in num_passed")
         return self
 
 
@@ -72,6 +83,17 @@ def metrics_of(run: Path) -> list[Row]:
 def evaluations_of(run: Path) -> list[Row]:
     """The rows of `evaluations.jsonl`. Raises UserError, with the file and line, if one is damaged."""
     return _checked(_Evaluation, read_steps(run / "evaluations.jsonl"), run / "evaluations.jsonl")
+
+
+def shown_groups(evaluation: Row) -> dict[str, str]:
+    """The groups of an evaluation to show, with their SPECs: its named sets or, if it has none, `all`."""
+    sets = {name: one["problems"] for name, one in evaluation.get("sets", {}).items()}
+    return sets or {ALL: evaluation["problems"]}
+
+
+def task_ids_of(evaluation: Row, group: str) -> list[str]:
+    """The problems of a named set or, for `all`, of the whole evaluation."""
+    return sorted(evaluation["num_passed"] if group == ALL else evaluation["sets"][group]["task_ids"])
 
 
 def samples_of(file: Path) -> list[Row]:

@@ -46,7 +46,9 @@ class RunFolder:
         (path / "checkpoints").mkdir(exist_ok=True)
         self._samples.mkdir(exist_ok=True)
         self._problems = problems
-        self._held_out = ", ".join(settings.problems.evaluation)
+        self._set_specs = {name: ", ".join(specs) for name, specs in settings.problems.evaluation_sets.items()}
+        named = "; ".join(f"{name}: {specs}" for name, specs in self._set_specs.items())
+        self._held_out = named or ", ".join(settings.problems.evaluation)
         self._metrics = RowWriter(path / "metrics.jsonl")
         self._evaluations = RowWriter(path / "evaluations.jsonl")
         self._reported = -math.inf
@@ -124,9 +126,13 @@ class RunFolder:
                     self.samples(version, shown)
             case Evaluated(step, result, num_passed):
                 self._start_clock()
-                self.evaluation(
-                    {"step": step, "problems": self._held_out, **result.to_json(), "num_passed": num_passed}
-                )
+                row = {"step": step, "problems": self._held_out, **result.to_json(), "num_passed": num_passed}
+                if result.sets:
+                    row["sets"] = {
+                        name: {"problems": self._set_specs[name], "task_ids": list(task_ids)}
+                        for name, task_ids in result.sets.items()
+                    }
+                self.evaluation(row)
             case Rewound(step):
                 self._metrics.rewind(step)
                 self._evaluations.rewind(step)

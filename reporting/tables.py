@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from files import newest_checkpoint
-from reporting.rows import evaluations_of, metrics_of
+from reporting.charts import Row
+from reporting.rows import ALL, evaluations_of, metrics_of, shown_groups, task_ids_of
 from settings import MIB, Settings
 from settings_sources import to_yaml
 
@@ -56,16 +57,7 @@ def print_summary(folder: Path, stages: Sequence[tuple[str, float]], seconds: fl
     """Print pass@k before and after, the duration of each stage, and where checkpoint and report are."""
     rows = evaluations_of(folder)
     if rows:
-        before, after = rows[0], rows[-1]
-        has_both = before["step"] < after["step"]
-        table = Table(title=f"Held-out problems ({after['num_problems']}), 95 % intervals")
-        for column in ("", "before", "after", "gain") if has_both else ("", "after"):
-            table.add_column(column, justify="right")
-        for name in (name for name in after if name.startswith("pass@") and name in before):
-            gain = f"{100 * (after[name]['all'] - before[name]['all']):+.1f} points"
-            cells = (with_interval(before, name), with_interval(after, name), gain)
-            table.add_row(name, *(cells if has_both else cells[1:2]))
-        console.print(table)
+        console.print(_held_out_table(rows))
     console.print(", ".join(f"{name} {taken:.0f} s" for name, taken in stages) + f"; {seconds:.0f} s in total")
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is not None:
@@ -78,10 +70,27 @@ def print_summary(folder: Path, stages: Sequence[tuple[str, float]], seconds: fl
     console.print(f"Report: {folder / 'report.html'}")
 
 
-def with_interval(row: dict[str, Any], name: str) -> str:
-    """pass@k of an evaluation with its interval: `61.5 % [58.0, 65.0]`."""
-    low, high = row["intervals"][name]["all"]
-    return f"{100 * row[name]['all']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def _held_out_table(evaluations: Sequence[Row]) -> Table:
+    """pass@k of each set, or of all problems, in its first evaluation and in the last one."""
+    after = evaluations[-1]
+    has_both = evaluations[0]["step"] < after["step"]
+    table = Table(title=f"Held-out problems ({after['num_problems']}), 95 % intervals")
+    for column in ("", "before", "after", "gain") if has_both else ("", "after"):
+        table.add_column(column, justify="right")
+    for group in shown_groups(after):
+        before = next(row for row in evaluations if group in shown_groups(row))
+        of_set = "" if group == ALL else f"{group} ({len(task_ids_of(after, group))}) "
+        for name in (name for name in after if name.startswith("pass@") and name in before):
+            gain = f"{100 * (after[name][group] - before[name][group]):+.1f} points"
+            cells = (with_interval(before, name, group), with_interval(after, name, group), gain)
+            table.add_row(of_set + name, *(cells if has_both else cells[1:2]))
+    return table
+
+
+def with_interval(row: Row, name: str, group: str = ALL) -> str:
+    """pass@k of a group in an evaluation with its interval: `61.5 % [58.0, 65.0]`."""
+    low, high = row["intervals"][name][group]
+    return f"{100 * row[name][group]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def print_plan(forecast: Forecast, console: Console) -> None:

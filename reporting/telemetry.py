@@ -72,7 +72,7 @@ MISMATCH = Series(
     "rltf_sampler_mismatch", Gauge, "nats",
     "Mean absolute difference between sampler and learner log-probabilities.",
 )  # fmt: skip
-PASS_AT_K = Series("rltf_held_out_pass", Gauge, "share", "pass@k on the held-out problems.", ("k",))
+PASS_AT_K = Series("rltf_held_out_pass", Gauge, "share", "pass@k on a set of held-out problems.", ("set", "k"))
 
 # Generators and sandboxes.
 SAMPLED_TOKENS = Series("rltf_sampled_tokens", Counter, "tokens", "Tokens sampled.", ("generator",))
@@ -136,7 +136,8 @@ class Telemetry:
                 self._count(TESTS, rollout.num_tests)
             case Evaluated(result=result):
                 for k, groups in result.pass_at.items():
-                    self._set(PASS_AT_K, groups["all"], str(k))
+                    for group in result.shown:
+                        self._set(PASS_AT_K, groups[group], group, str(k))
             case Polled():
                 self._polled(event)
 

@@ -97,7 +97,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 def is_list(field: FieldInfo) -> bool:
     """Whether the field takes any number of values."""
-    return get_origin(field.annotation) is tuple
+    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
 
 
 def is_mapping(field: FieldInfo) -> bool:
@@ -117,6 +117,8 @@ def entry(path: FieldPath, field: FieldInfo) -> Entry:
     takes = f"{_TYPES[kind]} {', '.join(bounds)}".strip() if not choices else ""
     if is_list(field):
         takes += " ..."
+        if is_mapping(field):
+            takes += f" or {_TYPES[dict]}"
     if is_optional(field):
         takes += " or null"
     default = field.get_default(call_default_factory=True, validated_data={})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +30,13 @@ def _as_word(value: object) -> object:
     return words.get(value, value) if isinstance(value, bool | str) else value
 
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class RunSettings(Section):
     """The run: its name and folder, its length, its seed."""
 
-    name: str = Field("rltf", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run.")
+    name: str = Field("rltf", pattern=_NAME, description="Name of the run.")
     dir: Path | None = Field(None, description="Run folder; null: `runs/NAME`.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed for every random choice in the run.")
     num_steps: PositiveInt = Field(5000, description="Number of learner updates.")
@@ -122,13 +127,44 @@ class ProblemsSettings(Section):
     skip_solved: float = Field(
         0.0, ge=0, lt=1, description="Probability of skipping a problem that the last rollout solved completely."
     )
-    evaluation: tuple[str, ...] = Field((), description="SPECs of the held-out problems; empty: no evaluation.")
+    evaluation: tuple[str, ...] | dict[str, tuple[str, ...]] = Field(
+        (),
+        description="SPECs of the held-out problems, or several sets of them by name, each with its own pass@k: "
+        '`{"mbpp": "SPEC", "humaneval": "SPEC"}`. A set is one SPEC or a list. Empty: no evaluation.',
+    )
     validate_references: bool = Field(
         False, description="Run all reference programs first, and drop those that fail their own tests."
     )
     allow_changes: bool = Field(
         False, description="Let `--resume` continue a run even if its problems have changed since the checkpoint."
     )
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _check_evaluation(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return _specs(value)
+        sets = {}
+        for name, specs in value.items():
+            if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+                raise ValueError(
+                    f"a set's name starts with a letter or digit, and has only letters, digits and ._-; got {name!r}"
+                )
+            sets[name] = _specs([specs] if isinstance(specs, str) else specs)
+            if not sets[name]:
+                raise ValueError(f"the set {name} has no SPEC")
+        return sets
+
+    @property
+    def evaluation_sets(self) -> dict[str, tuple[str, ...]]:
+        """The SPECs of each named set of held-out problems; empty if `evaluation` gives no names."""
+        return self.evaluation if isinstance(self.evaluation, dict) else {}
+
+
+def _specs(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(spec, str) for spec in value):
+        raise ValueError(f'expected SPECs, or names with SPECs such as {{"mbpp": "mbpp:FILE[0:30]"}}; got {value!r}')
+    return tuple(value)
 
 
 class GeneratorSettings(Section):

@@ -57,7 +57,8 @@ def test_a_switch_and_arguments_as_words_or_yaml(tmp_path: Path) -> None:
     assert (model.chat_template, model.chat_template_kwargs) == ("off", {"enable_thinking": True, "level": "high"})
     assert "input should be 'auto', 'on' or 'off'" in refusal(["--model.chat_template", "maybe"])
     assert "input should be a valid dictionary" in refusal(["--model.chat_template_kwargs", "enable_thinking"])
-    assert "all problems would have the same prompt" in refusal(["--model.prompt_template", "Solve it."])
+    said = refusal(["--model.prompt_template", "Solve it."])
+    assert said.startswith("model.prompt_template (--model.prompt_template): it has neither")
 
 
 def test_references_follow_the_problems_to_train_on(tmp_path: Path) -> None:
@@ -106,6 +107,51 @@ def test_lists_are_words_or_yaml(tmp_path: Path) -> None:
     settings, _ = load_settings([], environ)
     assert settings.evaluation.ks == (1, 2)
     assert settings.problems.evaluation == ("starter:test",)
+    assert settings.problems.evaluation_sets == {}
+
+
+SETS = {"mbpp": ("mbpp:mbpp.jsonl?split=validation[0:30]",), "other.2": ("starter:test", "jsonl:b.jsonl")}
+SETS_AS_JSON = '{"mbpp": "mbpp:mbpp.jsonl?split=validation[0:30]", "other.2": ["starter:test", "jsonl:b.jsonl"]}'
+SETS_AS_YAML = """\
+problems:
+  evaluation:
+    mbpp: mbpp:mbpp.jsonl?split=validation[0:30]
+    other.2: [starter:test, jsonl:b.jsonl]
+"""
+
+
+def test_sets_of_held_out_problems_have_names(tmp_path: Path) -> None:
+    on_the_command_line, _ = load_settings(["--problems.evaluation", SETS_AS_JSON], NO_ENVIRONMENT)
+    in_the_environment, _ = load_settings([], {"RLTF_PROBLEMS__EVALUATION": SETS_AS_JSON})
+    in_a_file, _ = load_settings(["--config", write(tmp_path, SETS_AS_YAML)], NO_ENVIRONMENT)
+    for settings in (on_the_command_line, in_the_environment, in_a_file):
+        assert settings.problems.evaluation == settings.problems.evaluation_sets == SETS
+        assert load_settings(["--config", write(tmp_path, to_yaml(settings))], NO_ENVIRONMENT)[0] == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a b": "starter:test"}', "has only letters, digits and ._-; got 'a b'"),
+        ('{"a": []}', "the set a has no SPEC"),
+        ('{"a": 3}', 'expected SPECs, or names with SPECs such as {"mbpp": "mbpp:FILE[0:30]"}; got 3'),
+        ("[3]", "expected SPECs, or names with SPECs"),
+        ('{"a": "starter:test", "a": "starter:train"}', "a is given twice"),
+    ],
+)
+def test_mistakes_in_sets_come_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+    said = refusal(["--problems.evaluation", text])
+    assert "--problems.evaluation" in said
+    assert message in said
+    said = refusal(["--config", write(tmp_path, f"problems:\n  evaluation: {text}\n")])
+    assert f"{tmp_path / 'job.yaml'}:2" in said
+    assert message in said
+
+
+def test_a_bracket_without_quotes_is_no_mapping() -> None:
+    said = refusal(["--problems.evaluation", "{a: starter:test[:3]}"])
+    assert "expected SPECs, or names with SPECs" in said
+    assert "got '{a: starter:test[:3]}'" in said
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from tests.jobs import python, small_job
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A finished job that recorded its updates, and the number of bytes that its driver read from Ray."""
+    """A finished job that recorded its updates, and the number of bytes that its driver read from Ray.
+
+    It was evaluated on two named sets of problems.
+    """
 
     folder: Path
     runs: Path
@@ -25,7 +28,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     """The job. Do not change its folder."""
     runs = tmp_path_factory.mktemp("runs")
     count = runs / "driver_bytes"
-    options = ("--run.log_batches", "4", "--learner.loss.kl_loss_coef", "0.1")
+    sets = '{"first": "starter:test[:2]", "second": ["starter:test[2:4]", "starter:test[4:6]"]}'
+    options = ("--run.log_batches", "4", "--learner.loss.kl_loss_coef", "0.1", "--problems.evaluation", sets)
     done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job", *options))
     assert done.returncode == 0, done.stdout + done.stderr
     return FinishedJob(runs / "job", runs, done.stdout, int(count.read_text()))

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from ray.exceptions import ActorDiedError, ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
+from controller.controller import Controller
+from controller.events import Emit
+from controller.generators import GeneratorPool
 from controller.grading import GradedRollout
+from controller.learner_service import LearnerService
 from files import write_folder
 from learner.buffer import BufferServer
 from learner.data import Experience, Experiences, save_rollouts
 from learner.metrics import StepMetrics, StepReport, UpdateStats
+from problems.types import Problem
 from rewards import Granularity
 from sandbox.verdict import Isolation, Outcome
 from settings import Settings
@@ -125,6 +131,13 @@ class SimulatedGraders:
             shown=(),
         )
 
+    async def evaluate_rollout(self, refs: list[Ref]) -> list[Outcome]:
+        """The policy learns: version n solves the problems NAME/1 to NAME/n."""
+        request, version = refs[0].get()
+        await self.cluster.delay(4.0)
+        is_solved = int(request.task_id.rpartition("/")[2]) <= version
+        return [Outcome.PASSED if is_solved else Outcome.FAILED] * request.num_samples
+
 
 def _experience(task_id: str, rollout_id: str, index: int, version: int) -> Experience:
     return Experience(
@@ -226,3 +239,35 @@ def start_buffer(cluster: Cluster, settings: Settings) -> Any:
         return BufferServer(settings.buffer, put=lambda experiences: Ref(experiences, process))
 
     return RestartingHandle(cluster, "buffer", make)
+
+
+def start_controller(
+    cluster: Cluster,
+    settings: Settings,
+    problems: Sequence[Problem],
+    emit: Emit = lambda event: None,
+    held_out: Sequence[Problem] = (),
+    evaluation_sets: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Controller:
+    """The real driver, with simulated actors."""
+    buffer = start_buffer(cluster, settings)
+    rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
+
+    def spawn_generator(index: int, life: int) -> Handle:
+        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, rollout_store, slowness=1 + 3 * index))
+
+    def spawn_learner(life: int) -> Handle:
+        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_off_policy_versions)
+        handle = Handle(cluster, "learner", learner)
+        return handle
+
+    def end(handle: Handle) -> None:
+        handle.process.die()
+
+    pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
+    folder = settings.run.folder / "checkpoints"
+    learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
+    graders = SimulatedGraders(cluster, buffer)
+    return Controller(
+        settings, problems, held_out, pool, graders, buffer, learner, emit, evaluation_sets=evaluation_sets
+    )

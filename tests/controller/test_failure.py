@@ -16,24 +16,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from controller.controller import Controller
-from controller.generators import GeneratorPool
-from controller.learner_service import LearnerService
 from controller.ledger import DropReason, Ledger
 from files import checkpoints, newest_checkpoint, read_json
 from learner.data import load_rollouts
 from problems.types import Problem, StdinTest
 from settings import Settings
 from supervise import end_frozen
-from tests.controller.simulation import (
-    GENERATORS,
-    TARGETS,
-    SimulatedGenerator,
-    SimulatedGraders,
-    SimulatedLearner,
-    SimulatedRolloutStore,
-    start_buffer,
-)
-from tests.controller.virtual_cluster import Cluster, Handle, RestartingHandle, run_virtually
+from tests.controller.simulation import GENERATORS, TARGETS, SimulatedLearner, start_controller
+from tests.controller.virtual_cluster import Cluster, run_virtually
 
 NUM_STEPS = 8
 PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
@@ -66,29 +56,6 @@ def make_settings(
             **buffer,
         },
     )
-
-
-def start_controller(cluster: Cluster, settings: Settings, problems: Sequence[Problem]) -> Controller:
-    """The real driver, with simulated actors."""
-    buffer = start_buffer(cluster, settings)
-    rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
-
-    def spawn_generator(index: int, life: int) -> Handle:
-        return Handle(cluster, GENERATORS[index], SimulatedGenerator(cluster, rollout_store, slowness=1 + 3 * index))
-
-    def spawn_learner(life: int) -> Handle:
-        learner = SimulatedLearner(cluster, lambda: handle.process, settings.buffer.max_off_policy_versions)
-        handle = Handle(cluster, "learner", learner)
-        return handle
-
-    def end(handle: Handle) -> None:
-        handle.process.die()
-
-    pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
-    folder = settings.run.folder / "checkpoints"
-    learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
-    graders = SimulatedGraders(cluster, buffer)
-    return Controller(settings, problems, (), pool, graders, buffer, learner, lambda event: None)
 
 
 def weights_of(controller: Controller) -> list[tuple[int, str, int]]:

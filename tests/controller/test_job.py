@@ -52,6 +52,9 @@ def test_held_out_problems_are_evaluated_before_during_and_after(job: FinishedJo
         low, high = row["intervals"]["pass@1"]["all"]
         assert low <= row["pass@1"]["all"] <= high
         assert row["num_samples"] == 12
+        assert {name: len(one["task_ids"]) for name, one in row["sets"].items()} == {"first": 2, "second": 4}
+        first, second = (row["pass@1"][name] for name in ("first", "second"))
+        assert row["pass@1"]["all"] == pytest.approx((2 * first + 4 * second) / 6)
 
 
 def test_transformers_loads_the_checkpoint(job: FinishedJob) -> None:

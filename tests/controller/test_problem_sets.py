@@ -12,10 +12,10 @@ from errors import UserError
 from settings import ProblemsSettings, SandboxSettings
 
 
-def write(path: Path, references: dict[str, list[str]]) -> str:
+def write(path: Path, references: dict[str, list[str]], **more: str) -> str:
     tests = [{"stdin": "2\n", "expected": "4\n"}]
     rows = [
-        {"task_id": name, "statement": f"Problem {name}.", "tests": tests, "references": programs}
+        {"task_id": name, "statement": f"Problem {name}.", "tests": tests, "references": programs, **more}
         for name, programs in references.items()
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -52,3 +52,48 @@ def test_held_out_problems_with_ids_of_training_problems_are_renamed(tmp_path: P
         ("print(3)",),
         ("print(4)",),
     ]
+
+
+def test_named_sets_may_share_problems(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"1": []})
+    first = write(tmp_path / "first.jsonl", {"1": [], "2": [], "3": []})
+    second = write(tmp_path / "second.jsonl", {"4": []})
+    sets = load_problem_sets(
+        ProblemsSettings(train=(train,), evaluation={"first": first, "second": [f"{first}[1:2]", second]})
+    )
+    assert [problem.task_id for problem in sets.held_out] == ["held-out/1", "2", "3", "4"]
+    assert sets.evaluation_sets == {"first": ("held-out/1", "2", "3"), "second": ("2", "4")}
+    assert list(sets.fingerprints) == ["train", "supervised", "evaluation.first", "evaluation.second"]
+    assert list(sets.fingerprints["evaluation.second"]) == ["2", "4"]
+    assert sets.without(["4"]).held_out == sets.held_out[:3]
+    with pytest.raises(UserError, match=r"all problems of problems\.evaluation\.second fill the model's context"):
+        sets.without(["2", "4"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("all", "b"), r"problems\.evaluation\.all: pass@k of all problems has this name"),
+        (("a", "hard"), r"problems\.evaluation\.hard: pass@k of the problems of this difficulty has this name"),
+    ],
+)
+def test_a_name_of_another_group_is_refused(tmp_path: Path, names: tuple[str, str], message: str) -> None:
+    train = write(tmp_path / "train.jsonl", {"1": []})
+    specs = [write(tmp_path / f"{name}.jsonl", {name: []}, difficulty="hard") for name in names]
+    with pytest.raises(UserError, match=message):
+        load_problem_sets(ProblemsSettings(train=(train,), evaluation=dict(zip(names, specs, strict=True))))
+
+
+def test_an_id_of_different_problems_in_two_sets_is_refused(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"0": []})
+    specs = {name: write(tmp_path / f"{name}.jsonl", {"1": []}, starter_code=name) for name in ("a", "b")}
+    with pytest.raises(UserError, match="task_id 1 stands for one problem in a and for another in b: give one of them"):
+        load_problem_sets(ProblemsSettings(train=(train,), evaluation=specs))
+
+
+def test_a_set_without_a_right_reference_is_refused(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"0": []})
+    specs = {"a": write(tmp_path / "a.jsonl", {"1": []}), "b": write(tmp_path / "b.jsonl", {"2": ["print(5)"]})}
+    sets = load_problem_sets(ProblemsSettings(train=(train,), evaluation=specs))
+    with pytest.raises(UserError, match=r"problems\.evaluation\.b has no problem left"):
+        without_failing_references(sets, SandboxSettings(), tmp_path / "references.json")

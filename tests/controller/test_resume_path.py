@@ -235,6 +235,13 @@ def test_changed_problems_are_refused_unless_allowed(copy: Path, run: Path, chan
     assert "the problems have changed" in resume(copy, *options, "--problems.allow_changes", "true").said
 
 
+def test_a_set_of_held_out_problems_that_is_new_or_gone_is_a_change(copy: Path) -> None:
+    named = ["--problems.evaluation", '{"first": "starter:test[:6]"}']
+    with pytest.raises(UserError, match=r"problems\.evaluation: 6 removed .*; problems\.evaluation\.first: 6 added"):
+        resume(copy, *named)
+    assert "problems.evaluation.first: 6 added" in resume(copy, *named, "--problems.allow_changes", "true").said
+
+
 def test_a_state_of_another_program_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = copy / "checkpoints" / "step-4" / "trainer_state" / "run_state.json"
     stored = json.loads(file.read_text())

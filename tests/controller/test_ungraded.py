@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.controller import Controller
-from controller.events import Evaluated, Event, Ungraded
+from controller.events import Evaluated, Event, Said, Ungraded
 from controller.rollouts import MAX_LOST_IN_A_ROW, GraderFailedError
 from files import read_rows
 from problems.types import Problem, StdinTest
@@ -85,6 +85,17 @@ def test_an_evaluation_counts_them_as_errors_and_their_programs_are_kept(tmp_pat
         folder.emit(ungraded)
     kept = [{"task_id": KILLER, "completion_id": f"e0/p0/{index}", "code": f"print({index})"} for index in range(2)]
     assert read_rows(tmp_path / "ungraded.jsonl") == kept
+
+
+def test_a_set_without_graded_programs_is_left_out_of_the_evaluation(tmp_path: Path) -> None:
+    events: list[Event] = []
+    controller = start(tmp_path, Graders(), events)
+    controller.evaluation_sets = {"killer": [KILLER], "rest": ["p1", "p2", "p3", "p4"]}
+    run_virtually(controller.evaluate())
+    (evaluated,) = [event for event in events if isinstance(event, Evaluated)]
+    assert evaluated.result.shown == ("rest",)
+    said = [event.text for event in events if isinstance(event, Said)]
+    assert "step 0: no pass@k on killer, because the sandbox failed on its programs" in said
 
 
 def test_an_evaluation_in_which_no_program_can_be_graded_ends_the_run(tmp_path: Path) -> None:

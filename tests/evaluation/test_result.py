@@ -90,6 +90,22 @@ def test_outcomes_become_a_table_by_difficulty(counted: Tally) -> None:
     assert report["problems_with_too_few_samples"] == {"pass@2": 1}
 
 
+def test_named_sets_are_groups_beside_difficulties() -> None:
+    made = Tally(PROBLEMS, {"first": ["a", "b"], "second": ["b", "c"], "alone": ["c", "never sampled"]})
+    for task_id, outcome in OUTCOMES:
+        made.add(task_id, outcome)
+    result = evaluate_tally(made, [1])
+    assert result.pass_at[1] == {"all": 0.5, "first": 0.75, "second": 0.25, "alone": 0.0, "easy": 1.0, "hard": 0.25}
+    assert result.intervals[1].keys() == result.pass_at[1].keys()
+    assert result.sets == {"first": ["a", "b"], "second": ["b", "c"], "alone": ["c"]}
+    assert result.shown == ("first", "second", "alone")
+    assert evaluate_tally(made, [1, 2]).shown == ("first", "second")  # no problem of `alone` has two programs
+
+
+def test_without_named_sets_all_problems_are_shown(counted: Tally) -> None:
+    assert evaluate_tally(counted, [1]).shown == ("all",)
+
+
 def test_a_k_that_no_problem_reaches_is_an_error(counted: Tally) -> None:
     with pytest.raises(ValueError, match="pass@3 needs 3 graded programs of a problem; no problem has over 2"):
         evaluate_tally(counted, [3])

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields, replace
 from typing import Any
 
-from controller.events import Step
+from controller.events import Evaluated, Step
 from controller.grading import GradedSample, TokenMark
 from controller.ledger import LedgerCounts
 from controller.rollouts import GradingCounts
@@ -84,9 +84,18 @@ def step_event(step: int, num_steps: int = 60) -> Step:
     return Step(StepMetrics(update=update, **values), grading, LedgerCounts(step, step, {}, {}))
 
 
-def evaluation_result(rate: float) -> EvaluationResult:
-    """pass@1 of `rate`, 5 points more or less."""
-    return EvaluationResult({1: {"all": rate}}, {1: {"all": (rate - 0.05, rate + 0.05)}}, {1: 0}, 100, 400, {})
+def evaluation_result(rate: float, **sets: float) -> EvaluationResult:
+    """pass@1 of `rate`, and of the rate of each named set, 5 points more or less."""
+    rates = {"all": rate, **sets}
+    intervals = {group: (one - 0.05, one + 0.05) for group, one in rates.items()}
+    task_ids = {name: [f"{name}/1", f"{name}/2"] for name in sets}
+    return EvaluationResult({1: rates}, {1: intervals}, {1: 0}, 100, 400, {}, sets=task_ids)
+
+
+def evaluated(step: int, rate: float, **sets: float) -> Evaluated:
+    """The event of such an evaluation."""
+    result = evaluation_result(rate, **sets)
+    return Evaluated(step, result, {task_id: 1 for task_ids in result.sets.values() for task_id in task_ids})
 
 
 def evaluation_row(step: int, rate: float) -> dict[str, object]:

@@ -5,7 +5,9 @@ from matplotlib.image import imread
 
 from files import RowWriter
 from reporting.command import main
-from tests.reporting.runs import evaluation_row
+from reporting.run_folder import RunFolder
+from settings import Settings
+from tests.reporting.runs import PROBLEMS, evaluated, evaluation_row
 
 
 def run_folder(path: Path, gain: float, steps: tuple[int, ...] = (0, 20, 40)) -> str:
@@ -32,6 +34,19 @@ def test_labels_show_the_number_of_seeds(tmp_path: Path) -> None:
     output = tmp_path / "curve.svg"
     main(["figure", "--group", "RL", *runs, "--output", str(output)])
     assert "RL, mean of 2 seeds" in output.read_text()
+
+
+def test_a_named_set_is_drawn_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a", "humaneval": "humaneval:b"}})
+    with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
+        for step in (0, 20):
+            folder.emit(evaluated(step, 0.5, mbpp=0.9, humaneval=0.1))
+    output = tmp_path / "curve.svg"
+    arguments = ["figure", "--group", "RL", str(folder.path), "--output", str(output), "--set"]
+    assert main([*arguments, "humaneval"]) == 0
+    assert "humaneval pass@1, %" in output.read_text()
+    assert main([*arguments, "apps"]) == 2
+    assert "has no evaluation of pass@1 on apps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

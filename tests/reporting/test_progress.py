@@ -8,7 +8,7 @@ from rich.console import Console
 
 from controller.events import Began, Evaluated, EvaluationProgress, Rewound, Said
 from reporting.progress import Progress, outcome_bar
-from tests.reporting.runs import evaluation_result, step_event
+from tests.reporting.runs import evaluated, evaluation_result, step_event
 
 
 def run(console: Console, log: Path | None = None) -> Progress:
@@ -36,6 +36,14 @@ def test_without_a_terminal_it_writes_plain_lines() -> None:
     assert "the learner died" in text
     assert "\x1b" not in text
     assert [name for name, _ in progress.stages] == ["start", "training"]
+
+
+def test_an_evaluation_on_named_sets_names_each() -> None:
+    output = io.StringIO()
+    with Progress(60, Console(file=output, width=200)) as progress:
+        progress.emit(evaluated(30, 0.5, mbpp=0.6, humaneval=0.3))
+    line = "step 30: held-out mbpp pass@1 60.0% [55.0%, 65.0%]; humaneval pass@1 30.0% [25.0%, 35.0%]\n"
+    assert line in output.getvalue()
 
 
 def test_a_long_stage_says_that_it_is_still_running(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,15 @@ from reporting.command import main
 from reporting.run_folder import RunFolder
 from scripts.browser import CHROMIUM, Browser
 from settings import Settings
-from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, passed_sample, step_row, wrong_sample
+from tests.reporting.runs import (
+    PROBLEMS,
+    evaluated,
+    evaluation_row,
+    failed_sample,
+    passed_sample,
+    step_row,
+    wrong_sample,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +87,38 @@ def test_curves_are_averaged_and_have_their_intervals(report: Path) -> None:
     assert axes[pass_at_1["axis"]]["step"] == [0, 1000, 2000]
     assert axes[pass_at_1["axis"]]["time"][0] == 0
     assert "40 % before, at step 0" in report.read_text()
+
+
+def test_each_named_set_has_a_curve(tmp_path: Path) -> None:
+    settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a", "humaneval": "humaneval:b"}})
+    with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
+        for step, mbpp, humaneval in ((0, 0.2, 0.3), (5, 0.6, 0.4)):
+            folder.emit(evaluated(step, 0.5, mbpp=mbpp, humaneval=humaneval))
+    path = tmp_path / "run" / "report.html"
+    page = Page(path)
+    assert [chart["title"] for chart in page.data["charts"]] == ["pass@k on mbpp", "pass@k on humaneval"]
+    for title, note, values in (("mbpp", "mbpp:a. ", [0.2, 0.6]), ("humaneval", "humaneval:b. ", [0.3, 0.4])):
+        chart = page.chart(f"pass@k on {title}")
+        assert chart["note"].startswith(note)
+        (curve,) = chart["curves"]
+        assert curve["y"] == values
+        assert curve["low"] == pytest.approx([value - 0.05 for value in values])
+        assert page.data["axes"][curve["axis"]]["step"] == [0, 5]
+    assert "<span>pass@1 on humaneval</span><strong>40 %</strong>" in path.read_text()
+    assert "30 % before, at step 0" in path.read_text()
+
+
+def test_an_evaluation_without_one_of_its_sets_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a"}})
+    with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
+        folder.emit(evaluated(1, 0.5, mbpp=0.6))
+    rows = tmp_path / "run" / "evaluations.jsonl"
+    rows.write_text(rows.read_text().replace('"mbpp": 0.6', '"humaneval": 0.6'))
+    assert main([str(tmp_path / "run")]) == 2
+    assert (
+        "evaluations.jsonl:1: Value error, pass@1: expected a number and an interval for mbpp"
+        in capsys.readouterr().err
+    )
 
 
 def test_program_text_stays_data(report: Path) -> None:

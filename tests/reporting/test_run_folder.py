@@ -13,6 +13,7 @@ from reporting.run_folder import RunFolder
 from settings import Settings
 from tests.reporting.runs import (
     PROBLEMS,
+    evaluated,
     evaluation_result,
     evaluation_row,
     failed_sample,
@@ -68,6 +69,20 @@ def test_events_become_rows(tmp_path: Path) -> None:
     assert evaluation["num_passed"] == {"sum/1": 2}
     assert json.loads((folder.path / "ledger.json").read_text())["step"] == 3
     assert len(read_rows(folder.path / "samples" / "refresh-000001.jsonl")) == 1
+
+
+def test_named_sets_are_in_the_row_and_have_curves(tmp_path: Path) -> None:
+    settings = Settings(problems={"evaluation": {"mbpp": ["mbpp:a", "mbpp:b"], "humaneval": "humaneval:c"}})
+    with RunFolder.create(tmp_path, settings, PROBLEMS) as folder:
+        folder.emit(evaluated(2, 0.5, mbpp=0.6, humaneval=0.3))
+    (row,) = read_rows(tmp_path / "evaluations.jsonl")
+    assert row["problems"] == "mbpp: mbpp:a, mbpp:b; humaneval: humaneval:c"
+    assert row["pass@1"] == {"all": 0.5, "mbpp": 0.6, "humaneval": 0.3}
+    assert row["sets"]["mbpp"] == {"problems": "mbpp:a, mbpp:b", "task_ids": ["mbpp/1", "mbpp/2"]}
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    curves = [events.Scalars(f"evaluation/pass_at_1/{name}")[0].value for name in ("mbpp", "humaneval")]
+    assert curves == pytest.approx([0.6, 0.3])
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
