@@ -43,7 +43,8 @@ ANSWERS = ("--max-tokens", "160", "--chat-template")
 # One update that changes nothing, after SFT: its checkpoint is the model that the other runs start from.
 START = ("--run.num_steps", "1", "--learner.optim.learning_rate", "0", "--problems.evaluation", "[]")
 BASE, SFT, RL, CONTROL = "base", "sft", "rl", "control"
-TRAINING = {RL: (), CONTROL: ("--learner.loss.rl_weight", "0")}
+# The control's samples have no gradient, so it draws few.
+TRAINING = {RL: (), CONTROL: ("--learner.loss.rl_weight", "0", "--learner.batch_size", "8")}
 
 
 @dataclass(frozen=True, slots=True)
