@@ -19,9 +19,9 @@ def sized_for_cpus(
 ) -> GeneratorSettings:
     """`settings` with as many sequences at a time as `num_cores` cores can work on, and a cache that holds them.
 
-    `num_tokens` is the most that a prompt and its completion can have, and `token_bytes` what a token takes in the
-    cache. If that is not known, the cache is that of `settings`, which is also its largest size. It holds at least one
-    sequence of the model's greatest length, because vLLM does not start otherwise.
+    `num_tokens` is the most that a prompt and its completion can have, and `token_bytes` is the size of a token in the
+    cache. The cache is never larger than that of `settings`, and the same if `token_bytes` is None. It holds at least
+    one sequence of `model.max_model_len` tokens, because vLLM does not start otherwise.
     """
     num_sequences = _SEQUENCES_PER_CORE * num_cores
     num_blocks = 1 + max(num_sequences * -(-num_tokens // _BLOCK_TOKENS), -(-model.max_model_len // _BLOCK_TOKENS))
@@ -34,8 +34,8 @@ def sized_for_cpus(
 def cache_bytes_per_token(model: Path, dtype: Dtype) -> int | None:
     """Size of a token's keys and values in all layers of the model in a folder.
 
-    None if the folder's configuration does not say, or if the model has an encoder. Models whose attention saves memory
-    in ways of its own take less.
+    This is an upper bound, because some kinds of attention need less. None if the folder's configuration does not say,
+    or if the model has an encoder.
     """
     try:
         config = AutoConfig.from_pretrained(model)

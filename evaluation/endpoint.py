@@ -99,7 +99,7 @@ class ServedModel(SamplingOptions):
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
     async def _sample(self, part: Part, client: AsyncOpenAI) -> tuple[Part, list[str]]:
-        # Servers that give each of several samples a seed of its own, as vLLM does, count up from the one asked for.
+        # vLLM's server gives each sample its own seed, counting up from this one.
         asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
         if self.stop is not None:
             asked["stop"] = self.stop

@@ -156,7 +156,7 @@ def _named(specs: Sequence[str]) -> dict[str, str]:
 
 
 def _check_folder(output: Path, *, is_single: bool) -> None:
-    """Raise UserError if `output` has the evaluation of a single SPEC but should have those of several, or reverse."""
+    """Raise UserError if `output` has the evaluation of a single SPEC and several are asked for, or vice versa."""
     has_single = (output / "evaluation.json").exists()
     if not is_single and has_single:
         raise UserError(f"{output} holds the evaluation of a single SPEC; choose another --output")

@@ -35,7 +35,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """A short name that does for a folder: the kind, the last part of the path if it says more, the selections."""
+        """A name for a folder: the kind, the last part of the path if it says more, and the selections."""
         stem = re.split(r"[.]json", Path(self.path).name)[0]
         parts = [self.kind, *([] if stem.lower() == self.kind else [stem])]
         for one in self.selections:

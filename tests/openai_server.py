@@ -20,8 +20,8 @@ def serve(
 ) -> Iterator[str]:
     """Serve `models` and yield the address. The answers are the texts of `answer(prompt)`; None is "too many requests".
 
-    Only the model `asked` answers. With a `page`, the server answers every request with it. What it is asked is added
-    to `requests`.
+    Only the model `asked` answers. With a `page`, the server answers every request with it. `requests` collects what
+    it is asked.
     """
 
     class Handler(BaseHTTPRequestHandler):
