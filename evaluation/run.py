@@ -14,7 +14,7 @@ from errors import UserError
 from evaluation.passes import Tally, compare_tallies, evaluate_tally
 from evaluation.progress import GradingProgress
 from evaluation.sources import PreparedPrograms, Programs, ProgramSource
-from evaluation.store import SampleStore, read_fingerprints, read_samples
+from evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from files import write_json
 from problems import LoadedProblems, Problem, describe_rejected, load
 from problems.fingerprints import changed_tests, fingerprints, some
@@ -156,11 +156,11 @@ def _named(specs: Sequence[str]) -> dict[str, str]:
 
 
 def _check_folder(output: Path, *, is_single: bool) -> None:
-    """Raise UserError if `output` has the evaluation of a single SPEC and several are asked for, or vice versa."""
-    has_single = (output / "evaluation.json").exists()
+    """Raise UserError if `output` has programs of a single SPEC and several are asked for, or vice versa."""
+    has_single = holds_programs(output)
     if not is_single and has_single:
         raise UserError(f"{output} holds the evaluation of a single SPEC; choose another --output")
-    others = sorted(path.parent.name for path in output.glob("*/evaluation.json"))
+    others = sorted(folder.name for folder in output.glob("*/") if holds_programs(folder))
     if is_single and not has_single and others:
         raise UserError(f"{output} holds evaluations in its folders ({some(others)}); choose another --output")
 

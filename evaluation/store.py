@@ -79,6 +79,12 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
     yield from rows_of(path)
 
 
+def holds_programs(folder: Path) -> bool:
+    """Whether the folder is that of an evaluation with programs."""
+    path = folder / "samples.jsonl"
+    return path.is_file() and path.stat().st_size > 0
+
+
 def read_fingerprints(folder: Path) -> Fingerprints | None:
     """The fingerprints that an evaluation recorded; None if an older version wrote it, which recorded none."""
     path = folder / "problems.json"
