@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
 from augmentation.inputs import CallInput, Candidate, Input, StdinInput, call_arguments, inputs_of, through_json
 from evaluation.sources import ProgramSource
+from problems import LoadedProblems
 from problems.prompts import QUESTION
 from problems.types import Problem
 
@@ -43,12 +45,14 @@ def propose(problems: Sequence[Problem], source: ProgramSource, name: str) -> Ma
     """The inputs that a model writes for each problem, by task id. Text that is not an input is skipped."""
     by_id = {problem.task_id: problem for problem in problems}
     proposed: defaultdict[str, list[Candidate]] = defaultdict(list)
-    for found in source.programs(tuple(question(problem) for problem in problems), Counter()):
-        if found is None:
-            continue
-        answer, _ = found
-        problem = by_id[str(answer.task_id)]
-        proposed[problem.task_id] += [Candidate(one, f"model {name}") for one in read_inputs(problem, answer.code)]
+    questions = tuple(question(problem) for problem in problems)
+    with closing(source):
+        for found in source.prepare(LoadedProblems(questions, rejected=()), k=1).left(()):
+            if found is None:
+                continue
+            answer, _ = found
+            problem = by_id[str(answer.task_id)]
+            proposed[problem.task_id] += [Candidate(one, f"model {name}") for one in read_inputs(problem, answer.code)]
     return proposed
 
 

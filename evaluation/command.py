@@ -1,22 +1,23 @@
 """pass@k of a model, or of a file of programs made elsewhere.
 
-    python evaluate.py --model DIR_OR_HUB_ID --problems SPEC --num-samples 20 --k 1 5 --output DIR
+    python evaluate.py --model DIR_OR_HUB_ID --problems SPEC [SPEC ...] --num-samples 20 --k 1 5 --output DIR
     python evaluate.py --samples FILE.jsonl --problems SPEC --k 1 5 --output DIR
 
-`DIR/results.json` holds pass@k with 95 % intervals, `DIR/samples.jsonl` every program with its verdict. If the command
-is interrupted, the same command continues. `--against OTHER_DIR` compares problem by problem with another evaluation.
+`DIR/results.json` holds pass@k with 95 % intervals, `DIR/samples.jsonl` every program with its verdict. With several
+SPECs, each has a folder of these in DIR. If the command is interrupted, the same command continues. `--against
+OTHER_DIR` compares problem by problem with another evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from evaluation.run import run_evaluation
+from evaluation.run import run_evaluations
 from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
 from sandbox.command import add_grading_options, exit_status, positive
 from sandbox.compare import Comparison
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    results = run_evaluation(
+    results = run_evaluations(
         _source(options),
         options.problems,
         options.output,
@@ -40,7 +41,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         num_workers=options.workers,
         min_isolation=options.min_isolation,
     )
-    print(_table(results))
+    print(_table(results, options.against))
     print(f"written: {options.output / 'results.json'}")
 
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="model folder, GGUF file, Hub id, or a server: http(s)://HOST/v1[#MODEL]")
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
-    add_grading_options(parser)
+    add_grading_options(parser, several=True)
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the results; an unfinished one continues")
     add("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _source(options: argparse.Namespace) -> ProgramSource:
     if options.samples is not None:
+        if len(options.problems) > 1:
+            raise UserError("--samples takes a single SPEC, because problems of several may have the same task_id")
         return SamplesFile(options.samples)
     k = max(options.k)
     if k > options.num_samples:
@@ -71,17 +74,25 @@ def _source(options: argparse.Namespace) -> ProgramSource:
     return model_source(options)
 
 
-def _table(results: dict[str, Any]) -> str:
-    """pass@k in percent with its interval, one line per group, by each of the rules; then the differences."""
+def _table(results: Mapping[str, dict[str, Any]], against: Path | None) -> str:
+    """pass@k in percent with its interval, one line per SPEC and group, by each of the rules; then the differences."""
+    names = list(results) if len(results) > 1 else []
+    width = max(map(len, names), default=0)
     lines = []
-    for comparison, rules, name, group, value in _passes(results):
-        low, high = rules["intervals"][name][group]
-        lines.append(f"{name:>9} {comparison:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
-    if against := results.get("against"):
-        lines.append(f"difference from {against['folder']}, problem by problem:")
-        for comparison, _, name, group, found in _passes(against):
-            (low, high), difference = found["interval"], found["difference"]
-            lines.append(f"{name:>9} {comparison:<7} {group:<14} {difference:+7.2%}   [{low:+.2%}, {high:+.2%}]")
+    for spec, found in results.items():
+        head = f"{spec:<{width}} " if names else ""
+        for comparison, rules, name, group, value in _passes(found):
+            low, high = rules["intervals"][name][group]
+            lines.append(f"{head}{name:>9} {comparison:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
+    if against is not None:
+        lines.append(f"difference from {against}, problem by problem:")
+        for spec, found in results.items():
+            head = f"{spec:<{width}} " if names else ""
+            for comparison, _, name, group, value in _passes(found["against"]):
+                (low, high), difference = value["interval"], value["difference"]
+                lines.append(
+                    f"{head}{name:>9} {comparison:<7} {group:<14} {difference:+7.2%}   [{low:+.2%}, {high:+.2%}]"
+                )
     return "\n".join(lines)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
 
 from errors import UserError
-from evaluation.sources import Programs, SamplingOptions, numbered
-from problems import Problem
+from evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from problems import LoadedProblems, Problem
 from problems.extraction import extract_program
 from problems.fingerprints import some
 from problems.prompts import PromptFormat, chat_messages, render_prompt
@@ -52,32 +52,36 @@ class ServedModel(SamplingOptions):
         del identity["address"]
         return identity
 
-    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
-        model = self._name
-        waiting = deque(problem for problem in problems if problem.task_id not in done)
-        pending: set[asyncio.Task[tuple[Problem, list[str]]]] = set()
+    def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
+        problems = loaded.problems
+        return PreparedPrograms(len(problems) * self.num_samples, partial(self._left, problems))
+
+    def close(self) -> None:
+        """Every set of problems has its own connections, which close with it."""
+
+    def _left(self, problems: Sequence[Problem], stored: StoredRows) -> Programs:
+        waiting = deque(self.parts(problems, stored))
+        pending: set[asyncio.Task[tuple[Part, list[str]]]] = set()
         with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
+            client = AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
             while waiting or pending:
                 while waiting and len(pending) < _CONCURRENT_REQUESTS:
-                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), model))
+                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), client))
                     # asyncio prints failures that nobody asks for, and the first is all that is raised.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     pending.add(task)
                 first = asyncio.wait(pending, timeout=_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
                 finished, pending = runner.run(first)
                 for task in finished:
-                    problem, texts = task.result()
-                    yield from numbered(problem, ((_program(problem, text), text) for text in texts))
+                    part, texts = task.result()
+                    yield from part.programs((_program(part.problem, text), text) for text in texts)
                 yield None
+            runner.run(client.close())
 
     @property
     def _form(self) -> PromptFormat:
         """The text of prompts; the server adds its chat template itself."""
         return PromptFormat(self.chat, self.system_prompt, self.prompt_template)
-
-    @cached_property
-    def _client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
 
     @cached_property
     def _name(self) -> str:
@@ -94,24 +98,25 @@ class ServedModel(SamplingOptions):
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
-    async def _sample(self, problem: Problem, model: str) -> tuple[Problem, list[str]]:
-        asked: dict[str, Any] = {"model": model, "n": self.num_samples, "seed": self.seed}
+    async def _sample(self, part: Part, client: AsyncOpenAI) -> tuple[Part, list[str]]:
+        # vLLM's server gives each sample its own seed, counting up from this one.
+        asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
         if self.stop is not None:
             asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         with _one_message(self.address):
             if self.chat:
-                asked["messages"] = chat_messages(problem, self._form)
+                asked["messages"] = chat_messages(part.problem, self._form)
                 if self.chat_template_kwargs is not None:
                     asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
-                chat = await self._client.chat.completions.create(**asked)
+                chat = await client.chat.completions.create(**asked)
                 texts = [choice.message.content or "" for choice in chat.choices]
             else:
-                plain = await self._client.completions.create(prompt=render_prompt(problem, self._form), **asked)
+                plain = await client.completions.create(prompt=render_prompt(part.problem, self._form), **asked)
                 texts = [choice.text for choice in plain.choices]
-        if len(texts) != self.num_samples:
-            raise UserError(f"{self.address}: asked for {self.num_samples} programs, got {len(texts)}")
-        return problem, texts
+        if len(texts) != part.num_samples:
+            raise UserError(f"{self.address}: asked for {part.num_samples} programs, got {len(texts)}")
+        return part, texts
 
 
 def _key() -> str:

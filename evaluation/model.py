@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter, deque
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from actors.engine import SamplingEngine, SamplingRequest, build_engine
 from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from errors import UserError
-from evaluation.sources import Programs, SamplingOptions, numbered
+from evaluation.capacity import cache_bytes_per_token, sized_for_cpus
+from evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
 from learner.model_source import TINY, model_folder
-from problems import Problem
+from problems import LoadedProblems, Problem
 from problems.fingerprints import NUM_CHARACTERS
 from problems.prompts import PromptFormat
 from settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
@@ -32,10 +37,10 @@ _PART_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class SampledModel(SamplingOptions):
-    """`num_samples` programs of each problem from a model, in the order in which problems are finished.
+    """`num_samples` programs of each problem from a model, in the order in which they are finished.
 
-    At temperature 0 each problem has one greedy program. A sample's seed depends on `seed` and its problem's place, so
-    an interrupted evaluation continues with the programs it would have had anyway.
+    At temperature 0 each problem has one greedy program. A sample's seed depends on `seed`, its problem's place and its
+    number, so an interrupted evaluation continues with the programs it would have had anyway.
     """
 
     name: str
@@ -84,28 +89,51 @@ class SampledModel(SamplingOptions):
         )
 
     @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self._folder)
+
+    @cached_property
     def _form(self) -> PromptFormat:
-        tokenizer = load_tokenizer(self._folder)
-        if warning := chat_warning(self._folder, tokenizer, self._settings):
+        if warning := chat_warning(self._folder, self._tokenizer, self._settings):
             logger.warning("%s", warning)
-        return prompt_format(self._folder, tokenizer, self._settings)
+        return prompt_format(self._folder, self._tokenizer, self._settings)
 
-    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
-        """Raises UserError, before the first program, if the model cannot be sampled."""
-        if all(problem.task_id in done for problem in problems):
-            return ()
-        by_id = {problem.task_id: problem for problem in problems}
-        prompter = Prompter(self._folder, by_id, self._settings, self.stop or ())
+    def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
+        """Raises UserError if no prompt leaves room for a program."""
+        problems = loaded.problems
+        prompter = Prompter(self._folder, {one.task_id: one for one in problems}, self._settings, self.stop or ())
         requests = self._requests(prompter, problems)
-        end_ids = end_token_ids(self._folder, prompter.tokenizer, chat=prompter.form.chat)
-        generator = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
-        engine = build_engine(self._folder, self._settings, generator, end_ids, self.seed)
-        work = [pair for pair in zip(problems, requests, strict=True) if pair[0].task_id not in done]
-        return self._sample(engine, prompter, work)
+        self._prompt_lengths.extend(len(request.prompt_ids) for request in requests.values() if request is not None)
+        return PreparedPrograms(len(problems) * self.num_samples, partial(self._left, prompter, problems, requests))
 
-    def _requests(self, prompter: Prompter, problems: tuple[Problem, ...]) -> list[SamplingRequest | None]:
-        """One request per problem; None if the prompt leaves no room for a program."""
-        requests: list[SamplingRequest | None] = []
+    def close(self) -> None:
+        if "_engine" in vars(self):
+            self._engine.close()
+            del vars(self)["_engine"]
+
+    @cached_property
+    def _prompt_lengths(self) -> list[int]:
+        """In tokens, of all problems prepared so far."""
+        return []
+
+    @cached_property
+    def _generator(self) -> GeneratorSettings:
+        settings = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
+        if torch.cuda.is_available():
+            return settings
+        num_tokens = min(max(self._prompt_lengths) + self.max_tokens, self._settings.max_model_len)
+        token_bytes = cache_bytes_per_token(self._folder, self.dtype)
+        return sized_for_cpus(settings, self._settings, token_bytes, num_tokens, len(os.sched_getaffinity(0)))
+
+    @cached_property
+    def _engine(self) -> SamplingEngine:
+        """Built once for all problems, when the first program is needed. Raises UserError as `build_engine`."""
+        end_ids = end_token_ids(self._folder, self._tokenizer, chat=self._form.chat)
+        return build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
+
+    def _requests(self, prompter: Prompter, problems: Sequence[Problem]) -> dict[str, SamplingRequest | None]:
+        """For all samples of each problem, by task id; None if the prompt leaves no room for a program."""
+        requests: dict[str, SamplingRequest | None] = {}
         for place, problem in enumerate(problems):
             asked = RolloutRequest(
                 rollout_id=problem.task_id,
@@ -122,37 +150,64 @@ class SampledModel(SamplingOptions):
                 request.completion_room(self._settings.max_model_len)
             except ValueError as error:
                 logger.warning("%s; its programs count as empty", error)
-                requests.append(None)
+                requests[problem.task_id] = None
             else:
-                requests.append(request)
-        if not any(requests):
+                requests[problem.task_id] = request
+        if not any(requests.values()):
             raise UserError(
                 f"no prompt leaves room for a program within {self._settings.max_model_len} tokens; raise --max-length"
             )
         return requests
 
-    def _sample(
-        self, engine: SamplingEngine, prompter: Prompter, work: list[tuple[Problem, SamplingRequest | None]]
+    def _left(
+        self,
+        prompter: Prompter,
+        problems: Sequence[Problem],
+        requests: Mapping[str, SamplingRequest | None],
+        stored: StoredRows,
     ) -> Programs:
-        """The programs of each problem as soon as the engine has finished it. The engine stays full meanwhile."""
-        waiting = deque(request for _, request in work if request is not None)
-        in_flight: dict[str, SamplingRequest] = {}
-        problems = {problem.task_id: problem for problem, _ in work}
-        limit = _QUEUED_SEQUENCES_PER_SLOT * GeneratorSettings().max_num_seqs
-        with closing(engine):
-            for problem, request in work:
-                if request is None:
-                    yield from numbered(problem, [("", "")] * self.num_samples)
-            while waiting or in_flight:
-                while waiting and engine.num_unfinished < limit:
-                    request = waiting.popleft()
-                    engine.add_request(request)
-                    in_flight[request.request_id] = request
-                for finished in engine.step():
-                    rollout = prompter.rollout(in_flight.pop(finished.request_id), finished)
-                    answers = [(completion.program, completion.text) for completion in rollout.completions]
-                    yield from numbered(problems[finished.request_id], answers)
-                yield None
+        """Raises UserError, before the first program, if the model cannot be sampled."""
+        parts = self.parts(problems, stored)
+        return self._sample(self._engine, prompter, requests, parts) if parts else ()
+
+    def _sample(
+        self,
+        engine: SamplingEngine,
+        prompter: Prompter,
+        requests: Mapping[str, SamplingRequest | None],
+        parts: Sequence[Part],
+    ) -> Programs:
+        """The programs of each part as soon as the engine has finished it. The engine stays full meanwhile."""
+        waiting = deque(parts)
+        in_flight: dict[str, tuple[Part, SamplingRequest]] = {}
+        limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
+        while waiting or in_flight:
+            while waiting and engine.num_unfinished < limit:
+                part = waiting.popleft()
+                whole = requests[part.problem.task_id]
+                if whole is None:
+                    yield from part.programs([("", "")] * part.num_samples)
+                    continue
+                request = _request_of(part, whole)
+                engine.add_request(request)
+                in_flight[part.name] = part, request
+            for finished in engine.step():
+                part, request = in_flight.pop(finished.request_id)
+                completions = prompter.rollout(request, finished).completions
+                yield from part.programs((completion.program, completion.text) for completion in completions)
+            yield None
+
+
+def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:
+    """A part of a request. Engines give a request's samples consecutive seeds, so its samples stay the same."""
+    asked = whole.rollout
+    rollout = replace(
+        asked,
+        rollout_id=part.name,
+        num_samples=min(asked.num_samples, part.num_samples),  # none if it is only decoded greedily
+        seed=(asked.seed or 0) + part.start,
+    )
+    return SamplingRequest(rollout, whole.prompt_ids)
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -1,22 +1,25 @@
-"""Runs one evaluation, from its source of programs to `results.json`."""
+"""Runs evaluations, from the source of their programs to `results.json`."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
 from evaluation.passes import Tally, compare_tallies, evaluate_tally
-from evaluation.sources import Programs, ProgramSource, SamplesFile
-from evaluation.store import SampleStore, read_fingerprints, read_samples
+from evaluation.progress import GradingProgress
+from evaluation.sources import PreparedPrograms, Programs, ProgramSource
+from evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from files import write_json
-from problems import Problem, describe_rejected, load
+from problems import LoadedProblems, Problem, describe_rejected, load
 from problems.fingerprints import changed_tests, fingerprints, some
 from problems.index import ProblemIndex
+from problems.spec import parse_spec
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
 from sandbox.judge import reason_to_refuse
@@ -24,7 +27,6 @@ from sandbox.verdict import Isolation, Outcome
 from settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
-_LOG_EVERY_S = 30.0
 _APPS_KEY = "passed_apps"
 """The key of a stored program for whether it passes by the APPS rules."""
 
@@ -73,9 +75,33 @@ class _Counts:
         return found.pop(Comparison.STRICT) | found
 
 
-def run_evaluation(
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """The evaluation of one SPEC, checked and ready to run."""
+
+    loaded: LoadedProblems
+    against: Path | None
+    theirs: _Counts | None
+    store: SampleStore
+    programs: PreparedPrograms
+
+    def results(self, counts: _Counts, ks: Sequence[int]) -> dict[str, Any]:
+        """What `results.json` holds. Raises UserError if there is no pass@k."""
+        try:
+            results = counts.results(ks)
+            results["rejected_problems"] = len(self.loaded.rejected)
+            results["samples_of_rejected_problems"] = self.programs.num_left_out
+            if self.theirs is not None:
+                results["against"] = {"folder": str(self.against)} | counts.against(self.theirs, ks)
+        except ValueError as error:
+            hint = f" ({counts.num_ungraded} programs met grader errors; the same command grades them again)"
+            raise UserError(f"{error}{hint if counts.num_ungraded else ''}") from error
+        return results
+
+
+def run_evaluations(
     source: ProgramSource,
-    spec: str,
+    specs: Sequence[str],
     output: Path,
     ks: Sequence[int],
     *,
@@ -83,39 +109,92 @@ def run_evaluation(
     against: Path | None = None,
     num_workers: int = 1,
     min_isolation: Isolation = Isolation.NAMESPACES,
-) -> dict[str, Any]:
-    """Grade the programs of `source` that `output` lacks, write `output/results.json`, and return its content.
+) -> dict[str, dict[str, Any]]:
+    """Grade the programs of `source` that `output` lacks, write `results.json`, and return the results by SPEC's name.
+
+    The evaluation of a single SPEC is in `output`. Those of several are in its folders, named after the SPECs, and
+    `output/results.json` has the results of all.
 
     Raises:
-        UserError: the problems or programs are unusable, the evaluation cannot run or continue as asked, or the machine
-            isolates programs less than required.
+        UserError: the problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine
+            isolates programs less than required. All of this is found before any program is made.
     """
+    specs_by_name = _named(specs)
+    folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}
+    _check_folder(output, is_single=len(specs) == 1)
+    results: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        evaluations = _prepare(stack, source, specs_by_name, folders, max(ks), comparison, against)
+        try:
+            graders = stack.enter_context(Graders(num_workers, SandboxSettings(), min_isolation))
+            num_programs = sum(one.programs.num_programs for one in evaluations.values())
+            num_stored = sum(one.store.num_rows for one in evaluations.values())
+            progress = stack.enter_context(GradingProgress(num_programs, num_stored))
+            for name, evaluation in evaluations.items():
+                counts = _grade_into(evaluation, graders, comparison, progress)
+                results[name] = evaluation.results(counts, ks)
+                write_json(folders[name] / "results.json", results[name])
+        except KeyboardInterrupt as error:
+            num_stored = sum(one.store.num_rows for one in evaluations.values())
+            error.add_note(f"{num_stored} graded programs are in {output}; the same command continues")
+            raise
+    if len(specs) > 1:
+        write_json(output / "results.json", results)
+    return results
+
+
+def _named(specs: Sequence[str]) -> dict[str, str]:
+    """The SPECs by name. Raises UserError if two have the same."""
+    named: dict[str, str] = {}
+    for spec in specs:
+        name = parse_spec(spec).name
+        if name in named:
+            raise UserError(f"--problems {named[name]} {spec}: both are named {name}; evaluate them in two calls")
+        named[name] = spec
+    return named
+
+
+def _check_folder(output: Path, *, is_single: bool) -> None:
+    """Raise UserError if `output` has programs of a single SPEC and several are asked for, or vice versa."""
+    has_single = holds_programs(output)
+    if not is_single and has_single:
+        raise UserError(f"{output} holds the evaluation of a single SPEC; choose another --output")
+    others = sorted(folder.name for folder in output.glob("*/") if holds_programs(folder))
+    if is_single and not has_single and others:
+        raise UserError(f"{output} holds evaluations in its folders ({some(others)}); choose another --output")
+
+
+def _prepare(
+    stack: ExitStack,
+    source: ProgramSource,
+    specs: Mapping[str, str],
+    folders: Mapping[str, Path],
+    k: int,
+    comparison: Comparison,
+    against: Path | None,
+) -> dict[str, _Evaluation]:
+    """Check all evaluations. Their stores close with `stack`."""
+    sets = {name: _load(spec) for name, spec in specs.items()}
+    others = {name: against / name if len(specs) > 1 else against for name in specs} if against else {}
+    theirs = {name: _read_against(folder, sets[name].problems, comparison) for name, folder in others.items()}
+    identity = source.identity
+    stores = {}
+    for name, loaded in sets.items():
+        made_of = {"problems": specs[name], "comparison": comparison.value} | identity
+        stores[name] = stack.enter_context(SampleStore(folders[name], made_of))
+        stores[name].check_problems(loaded.problems)
+    return {
+        name: _Evaluation(loaded, others.get(name), theirs.get(name), stores[name], source.prepare(loaded, k))
+        for name, loaded in sets.items()
+    }
+
+
+def _load(spec: str) -> LoadedProblems:
     loaded = load(spec, reason_to_refuse(SandboxSettings()))
     if loaded.rejected:
         logger.warning("%d unusable rows:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
-    theirs = _read_against(against, loaded.problems, comparison) if against else None
-    identity = {"problems": spec, "comparison": comparison.value} | source.identity
-    with SampleStore(output, identity) as store:
-        store.check_problems(loaded.problems)
-        num_left_out = 0
-        if isinstance(source, SamplesFile):
-            source, num_left_out = source.checked(loaded, max(ks))
-        graders = Graders(num_workers, SandboxSettings(), min_isolation)
-        try:
-            counts = _grade_into(store, source, loaded.problems, graders, comparison)
-        except KeyboardInterrupt as error:
-            error.add_note(f"{store.num_rows} graded programs are in {output}; the same command continues")
-            raise
-    try:
-        results = counts.results(ks)
-        results |= {"rejected_problems": len(loaded.rejected), "samples_of_rejected_problems": num_left_out}
-        if theirs is not None:
-            results["against"] = {"folder": str(against)} | counts.against(theirs, ks)
-    except ValueError as error:
-        hint = f" ({counts.num_ungraded} programs met grader errors; the same command grades them again)"
-        raise UserError(f"{error}{hint if counts.num_ungraded else ''}") from error
-    write_json(output / "results.json", results)
-    return results
+    return loaded
 
 
 def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Comparison) -> _Counts:
@@ -141,30 +220,23 @@ def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Compa
 
 
 def _grade_into(
-    store: SampleStore,
-    source: ProgramSource,
-    problems: tuple[Problem, ...],
-    graders: Graders,
-    comparison: Comparison,
+    evaluation: _Evaluation, graders: Graders, comparison: Comparison, progress: GradingProgress
 ) -> _Counts:
-    """Grade what `store` lacks and what the grader failed on before; return the counts of everything."""
+    """Grade what is not stored yet and what the grader failed on before; return the counts of everything."""
+    store, problems = evaluation.store, evaluation.loaded.problems
     counts = _Counts(problems, comparison)
-    store.keep_first(source.resume_point(store.num_rows))
     if store.num_rows:
         logger.info("%s holds %d graded programs; continuing after them", store.folder, store.num_rows)
     index = ProblemIndex(problems)
-    with graders:
-        _grade_again(graders, store, index, comparison)
-        for row in store.rows():
-            counts.add(index.find(row["task_id"]).task_id, row)
-        programs = source.programs(problems, counts.num_programs)
-        logged = time.monotonic()
-        for problem, row in _graded(programs, graders, comparison):
-            store.append(row)
-            counts.add(problem.task_id, row)
-            if time.monotonic() - logged >= _LOG_EVERY_S:
-                logger.info("%d programs graded", store.num_rows)
-                logged = time.monotonic()
+    _grade_again(graders, store, index, comparison)
+    for row in store.rows():
+        counts.add(index.find(row["task_id"]).task_id, row)
+    programs = evaluation.programs.left(store.rows())
+    progress.begin()
+    for problem, row in _graded(programs, graders, comparison):
+        store.append(row)
+        counts.add(problem.task_id, row)
+        progress.advance()
     if counts.num_ungraded:
         first = next(filter(_is_ungraded, store.rows()))
         logger.warning(
@@ -180,12 +252,14 @@ def _grade_into(
 
 def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison) -> None:
     """Grade the stored programs again that the grader failed on."""
-    ungraded = {place: ProgramRow.model_validate(row) for place, row in enumerate(store.rows()) if _is_ungraded(row)}
-    if ungraded:
-        logger.info("%d programs met grader errors before; grading them again", len(ungraded))
-        programs = ((program, index.find(program.task_id)) for program in ungraded.values())
-        rows = (row for _, row in _graded(programs, graders, comparison))
-        store.replace(dict(zip(ungraded, rows, strict=True)))
+    num_ungraded = sum(map(_is_ungraded, store.rows()))
+    if not num_ungraded:
+        return
+    logger.info("%d programs met grader errors before; grading them again", num_ungraded)
+    ungraded = map(ProgramRow.model_validate, filter(_is_ungraded, store.rows()))
+    programs = ((program, index.find(program.task_id)) for program in ungraded)
+    graded = (row for _, row in _graded(programs, graders, comparison))
+    store.replace(next(graded) if _is_ungraded(row) else row for row in store.rows())
 
 
 def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Iterator[tuple[Problem, dict[str, Any]]]:

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,25 +25,77 @@ logger = logging.getLogger(__name__)
 
 Programs = Iterable[tuple[ProgramRow, Problem] | None]
 """Programs as they come; None says that the next one is not ready yet, and that there is time to store others."""
+StoredRows = Iterable[Mapping[str, Any]]
+"""The rows of the graded programs that an evaluation has stored, in order."""
+
+MAX_PART = 64
+"""The most samples of a problem that are drawn together. An interruption loses no more of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrograms:
+    """The programs for a set of problems, none of which is made yet.
+
+    `left(stored)` makes those that are left if `stored` are the rows of the others. `num_programs` counts all of them.
+    `num_left_out` further programs are for unusable problems.
+    """
+
+    num_programs: int
+    left: Callable[[StoredRows], Programs]
+    num_left_out: int = 0
 
 
 class ProgramSource(Protocol):
-    """Yields the same programs every time; those of a problem come together."""
+    """Makes the same programs every time.
+
+    All sets of problems are prepared before the first program is made. So what cannot work is refused in time, and a
+    model can be loaded once for all of them.
+    """
 
     @property
     def identity(self) -> dict[str, Any]:
         """What distinguishes this source from others; an evaluation only continues with an equal one."""
 
-    def resume_point(self, num_stored: int) -> int:
-        """How many of the first `num_stored` programs can be kept."""
+    def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
+        """Check everything that can be checked before a program is made, and log what a reader must know.
 
-    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
-        """The programs that are left if there are `done` programs of each problem, by task id."""
+        Raises:
+            UserError: there are no programs for these problems, or not `k` of any of them.
+        """
+
+    def close(self) -> None:
+        """Free whatever the programs were made with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Samples of a problem that are drawn together: `num_samples`, of which the first has the number `start`.
+
+    `place` is that of the problem, from 0. `num_stored` of the samples are stored already, the first ones.
+    """
+
+    problem: Problem
+    place: int
+    start: int
+    num_samples: int
+    num_stored: int
+
+    @property
+    def name(self) -> str:
+        """Identifies the part among those of all problems."""
+        return f"{self.problem.task_id}/{self.start}"
+
+    def programs(self, answers: Iterable[tuple[str, str]]) -> Programs:
+        """The programs that are not stored yet, from each sample's program and the text that it was taken from."""
+        for number, (program, text) in islice(enumerate(answers, self.start), self.num_stored, None):
+            task_id = self.problem.task_id
+            row = ProgramRow(task_id=task_id, completion_id=f"{task_id}/{number}", code=program, completion=text)
+            yield row, self.problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """What every model takes, here or behind a server. The samples of a problem are drawn together."""
+    """What every model takes, here or behind a server."""
 
     num_samples: int
     temperature: float
@@ -55,28 +107,32 @@ class SamplingOptions:
     chat_template_kwargs: dict[str, Any] | None = None
     stop: list[str] | None = None
 
-    def resume_point(self, num_stored: int) -> int:
-        """Only whole problems are kept."""
-        return num_stored // self.num_samples * self.num_samples
+    def parts(self, problems: Sequence[Problem], stored: StoredRows) -> list[Part]:
+        """What is left to sample if `stored` are the rows of what is finished.
+
+        A part that is stored in part is drawn again as a whole: a server need not have a seed of its own for each
+        sample. The rows of a part are stored in order, so their number says which ones.
+        """
+        counts = Counter(map(_part_of, stored))
+        parts = [
+            Part(problem, place, start, min(MAX_PART, self.num_samples - start), counts[problem.task_id, start])
+            for place, problem in enumerate(problems)
+            for start in range(0, self.num_samples, MAX_PART)
+        ]
+        return [part for part in parts if part.num_stored < part.num_samples]
 
 
-def numbered(problem: Problem, answers: Iterable[tuple[str, str]]) -> Programs:
-    """The programs sampled for a problem, each with the text that it was taken from, and with their ids."""
-    for number, (program, text) in enumerate(answers):
-        completion_id = f"{problem.task_id}/{number}"
-        row = ProgramRow(task_id=problem.task_id, completion_id=completion_id, code=program, completion=text)
-        yield row, problem
+def _part_of(row: Mapping[str, Any]) -> tuple[str, int]:
+    """The task id and the first number of the part that a stored program belongs to."""
+    task_id, _, number = str(row["completion_id"]).rpartition("/")
+    return task_id, int(number) // MAX_PART * MAX_PART
 
 
 @dataclass(frozen=True, slots=True)
 class SamplesFile:
-    """The programs of a JSON lines file.
-
-    Programs for the problems with the ids `rejected` are left out. Any other unknown id is an error.
-    """
+    """The programs of a JSON lines file. Those for unusable problems are left out; any other unknown id is an error."""
 
     path: Path
-    rejected: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,22 +141,30 @@ class SamplesFile:
         with self.path.open("rb") as file:
             return {"samples": str(self.path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
-    def checked(self, loaded: LoadedProblems, k: int) -> tuple[SamplesFile, int]:
-        """Read the whole file before any program is graded, and log what a reader of the results must know.
-
-        Returns the source to use with these problems, and how many of its programs are left out.
-
-        Raises:
-            UserError: a row is unusable, no program is left, or no problem has `k` programs.
-        """
+    def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
+        """Read the whole file. Raises as every source, and if a row is unusable."""
         usable = {problem.task_id for problem in loaded.problems}
         rejected = {row.task_id for row in loaded.rejected if row.task_id is not None} - usable
-        source = replace(self, rejected=frozenset(rejected))
+        # Empty problems, which are never graded, take the places of the rejected ones.
+        empty = (Problem(task_id, "rejected", "", ()) for task_id in sorted(rejected))
+        index = ProblemIndex((*empty, *loaded.problems))
         try:
-            counts = Counter(problem.task_id for _, problem in read_programs(self.path, source._index(loaded.problems)))
+            counts = Counter(problem.task_id for _, problem in read_programs(self.path, index))
         except UserError as error:
             raise UserError(f"{error}; every row of --samples must be a program for one of the --problems") from error
         num_left_out = sum(counts.pop(task_id, 0) for task_id in rejected)
+        self._check(counts, loaded, k, num_left_out)
+
+        def left(stored: StoredRows) -> Programs:
+            rows = (row for row in read_programs(self.path, index) if row[1].task_id not in rejected)
+            return islice(rows, sum(1 for _ in stored), None)
+
+        return PreparedPrograms(counts.total(), left, num_left_out)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _check(self, counts: Counter[str], loaded: LoadedProblems, k: int, num_left_out: int) -> None:
         if not counts:
             raise UserError(
                 f"{self.path}: all {num_left_out} programs are for unusable problems; fix the rows of those problems, "
@@ -120,19 +184,6 @@ class SamplesFile:
             logger.warning("%s has between %d and %d programs per problem", self.path, fewest, most)
         if num_left_out:
             logger.warning("%s: left out %d programs for unusable problems", self.path, num_left_out)
-        return source, num_left_out
-
-    def resume_point(self, num_stored: int) -> int:
-        return num_stored
-
-    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> Programs:
-        rows = read_programs(self.path, self._index(problems))
-        return islice((row for row in rows if row[1].task_id not in self.rejected), done.total(), None)
-
-    def _index(self, problems: tuple[Problem, ...]) -> ProblemIndex:
-        """The usable problems, and empty ones, never graded, in place of the rejected ones."""
-        empty = (Problem(task_id, "rejected", "", ()) for task_id in sorted(self.rejected))
-        return ProblemIndex((*empty, *problems))
 
 
 def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, temperature: float) -> None:

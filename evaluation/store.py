@@ -7,8 +7,7 @@ folder that records the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class SampleStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "samples.jsonl"
-        self.num_rows = _truncate(self._path)
+        self.num_rows = _drop_torn_row(self._path)
         _check_identity(folder / "evaluation.json", identity, is_empty=not self.num_rows)
         self._file = RowWriter(self._path)
 
@@ -65,14 +64,10 @@ class SampleStore:
         self._file.write_row(row)
         self.num_rows += 1
 
-    def keep_first(self, num_rows: int) -> None:
-        """Drop all rows after the first `num_rows`."""
-        self.num_rows = _truncate(self._path, num_rows)
-
-    def replace(self, rows: Mapping[int, dict[str, Any]]) -> None:
-        """Replace some stored rows, given by their places (from 0)."""
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace all rows, once all of them are there. `rows` may read the old ones meanwhile."""
         self._file.close()
-        write_jsonl(self._path, (rows.get(place, row) for place, row in enumerate(self.rows())))
+        write_jsonl(self._path, rows)
         self._file = RowWriter(self._path)
 
 
@@ -84,19 +79,29 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
     yield from rows_of(path)
 
 
+def holds_programs(folder: Path) -> bool:
+    """Whether the folder is that of an evaluation with programs."""
+    path = folder / "samples.jsonl"
+    return path.is_file() and path.stat().st_size > 0
+
+
 def read_fingerprints(folder: Path) -> Fingerprints | None:
     """The fingerprints that an evaluation recorded; None if an older version wrote it, which recorded none."""
     path = folder / "problems.json"
     return read_json(path) if path.exists() else None
 
 
-def _truncate(path: Path, num_rows: int | None = None) -> int:
-    """Cut the file off after `num_rows` rows, or after the last complete row; return how many remain."""
+def _drop_torn_row(path: Path) -> int:
+    """Cut the file off after the last complete row; return how many there are."""
     path.touch()
+    num_rows = num_bytes = 0
     with path.open("rb+") as file:
-        sizes = [len(line) for line in islice(file, num_rows) if line.endswith(b"\n")]
-        file.truncate(sum(sizes))
-    return len(sizes)
+        for line in file:
+            if line.endswith(b"\n"):
+                num_rows += 1
+                num_bytes += len(line)
+        file.truncate(num_bytes)
+    return num_rows
 
 
 def _check_identity(path: Path, identity: dict[str, Any], *, is_empty: bool) -> None:

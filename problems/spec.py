@@ -33,6 +33,17 @@ class Spec:
     path: str
     selections: tuple[slice | tuple[str, str], ...]
 
+    @property
+    def name(self) -> str:
+        """A name for a folder: the kind, the last part of the path if it says more, and the selections."""
+        stem = re.split(r"[.]json", Path(self.path).name)[0]
+        parts = [self.kind, *([] if stem.lower() == self.kind else [stem])]
+        for one in self.selections:
+            parts.append(
+                one[1] if isinstance(one, tuple) else f"{one.start or 0}..{'end' if one.stop is None else one.stop}"
+            )
+        return "-".join(re.sub(r"[^\w.+-]", "_", part) for part in parts)
+
     def value_of(self, key: str) -> str | None:
         return next((one[1] for one in self.selections if isinstance(one, tuple) and one[0] == key), None)
 

@@ -16,10 +16,12 @@ def serve(
     models: tuple[str, ...] = ("some-model",),
     asked: str = "some-model",
     page: str = "",
+    requests: list[dict[str, Any]] | None = None,
 ) -> Iterator[str]:
     """Serve `models` and yield the address. The answers are the texts of `answer(prompt)`; None is "too many requests".
 
-    Only the model `asked` answers. With a `page`, the server answers every request with it.
+    Only the model `asked` answers. With a `page`, the server answers every request with it. `requests` collects what
+    it is asked.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,6 +30,8 @@ def serve(
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if requests is not None:
+                requests.append(body)
             if body["model"] != asked:
                 self._send(400, {"error": {"message": f"no model {body['model']}"}})
                 return

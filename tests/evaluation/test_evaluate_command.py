@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +16,10 @@ import pytest
 
 from errors import UserError
 from evaluation.command import main
-from evaluation.run import run_evaluation
+from evaluation.run import run_evaluations
+from evaluation.sources import PreparedPrograms, StoredRows
 from evaluation.store import SampleStore, read_samples
-from problems import Problem
+from problems import LoadedProblems
 from tests.openai_server import serve
 
 ROOT = Path(__file__).parents[2]
@@ -166,12 +166,15 @@ class Stored:
 
     identity: ClassVar[dict[str, Any]] = {"model": "none"}
 
-    def resume_point(self, num_stored: int) -> int:
-        return num_stored
+    def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
+        def left(stored: StoredRows) -> tuple[()]:
+            assert sum(1 for _ in stored) == 60_000
+            return ()
 
-    def programs(self, problems: tuple[Problem, ...], done: Counter[str]) -> tuple[()]:
-        assert done == {problem.task_id: 1000 for problem in problems}
-        return ()
+        return PreparedPrograms(1000 * len(loaded.problems), left)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.slow
@@ -186,7 +189,7 @@ def test_many_programs_are_counted_without_holding_them(tmp_path: Path) -> None:
                 outcome = "passed" if number < i else "failed"
                 store.append({"task_id": f"{i}", "outcome": outcome, "code": f"{number}".zfill(200)})
     tracemalloc.start()
-    found = run_evaluation(Stored(), spec, tmp_path / "out", (1, 10, 1000))
+    (found,) = run_evaluations(Stored(), [spec], tmp_path / "out", (1, 10, 1000)).values()
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found["pass@1"]["all"] == pytest.approx(sum(range(60)) / 60 / 1000)
@@ -218,11 +221,17 @@ def test_unusable_evaluations(
 
 def test_the_store_keeps_whole_rows(tmp_path: Path) -> None:
     with SampleStore(tmp_path, {"a": 1}) as store:
-        for number in range(5):
+        for number in range(3):
             store.append({"number": number})
-        store.keep_first(3)
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"number": 3')
+    with SampleStore(tmp_path, {"a": 1}) as store:
+        assert store.num_rows == 3
         store.append({"number": 9})
-    assert [item["number"] for item in read_samples(tmp_path)] == [0, 1, 2, 9]
+        store.replace(row | {"again": True} for row in store.rows())
+        store.append({"number": 10})
+    assert [row["number"] for row in read_samples(tmp_path)] == [0, 1, 2, 9, 10]
+    assert [row.get("again", False) for row in read_samples(tmp_path)] == [True] * 4 + [False]
     (tmp_path / "samples.jsonl").write_text('{"number": 0}\n{\n')
     with pytest.raises(UserError, match=r"samples.jsonl:2: not valid JSON"):
         list(read_samples(tmp_path))

@@ -45,6 +45,22 @@ def test_specs_are_taken_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("starter:test", "starter-test"),
+        ("mbpp:data/mbpp.jsonl?split=test[0:10]", "mbpp-test-0..10"),
+        ("mbpp:google-research-datasets/mbpp", "mbpp"),
+        ("mbpp:sanitized-mbpp.json", "mbpp-sanitized-mbpp"),
+        ("humaneval:/data/HumanEval.jsonl.gz[:5]", "humaneval-0..5"),
+        ("apps:APPS/test/?difficulty=interview[-3:]", "apps-test-interview--3..end"),
+        ("jsonl:../my problems?difficulty=a/../b", "jsonl-my_problems-a_.._b"),
+    ],
+)
+def test_specs_have_names_for_folders(text: str, name: str) -> None:
+    assert parse_spec(text).name == name
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("mbp:x", "did you mean mbpp"),
