@@ -25,6 +25,7 @@ from errors import UserError
 from evaluation.store import read_samples
 from files import checkpoints
 from problems import load
+from problems.spec import parse_spec
 from reporting.comparisons import Passes, interval
 from sandbox.verdict import Outcome
 from scripts.smollm2 import smollm2
@@ -81,10 +82,10 @@ class Job:
         options += ["--problems.evaluation", f"mbpp:{self.mbpp}?split=validation[0:30]", "--learner.sft.num_steps", "0"]
         return [*options, "--run.seed", seed, *TRAINING[kind], *self.settings]
 
-    def results(self, name: str, benchmark: str, drawn: str) -> Path:
-        """The folder of an evaluation."""
+    def evaluation(self, name: str, drawn: str) -> Path:
+        """The folder of a model's evaluation."""
         folder = self.folder / ("evaluations" if self.limit is None else f"first-{self.limit}")
-        return folder / f"{name}-{benchmark}-{drawn}"
+        return folder / f"{name}-{drawn}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,13 +154,12 @@ def train(job: Job, name: str, model: str) -> str:
 
 
 def evaluate(job: Job, name: str, model: str) -> None:
-    """Evaluate a model on every benchmark that has no result for it yet."""
-    for benchmark, spec in job.benchmarks().items():
-        for drawn, sampling in SAMPLING.items():
-            folder = job.results(name, benchmark, drawn)
-            if not (folder / "results.json").is_file():
-                options = ["--model", model, "--problems", spec, *sampling, *ANSWERS]
-                _run("evaluate.py", *options, "--output", str(folder))
+    """Evaluate a model on the benchmarks if there are no results yet."""
+    for drawn, sampling in SAMPLING.items():
+        folder = job.evaluation(name, drawn)
+        if not (folder / "results.json").is_file():
+            options = ["--model", model, "--problems", *job.benchmarks().values(), *sampling, *ANSWERS]
+            _run("evaluate.py", *options, "--output", str(folder))
 
 
 def _run(*command: str) -> None:
@@ -208,7 +208,7 @@ def _passes(job: Job, names: Sequence[str], benchmark: str, drawn: str) -> Passe
     for name in names:
         total: Counter[str] = Counter()
         passed: Counter[str] = Counter()
-        for row in read_samples(job.results(name, benchmark, drawn)):
+        for row in read_samples(job.evaluation(name, drawn) / parse_spec(job.benchmarks()[benchmark]).name):
             if row["outcome"] != Outcome.INFRASTRUCTURE_ERROR:
                 total[row["task_id"]] += 1
                 passed[row["task_id"]] += row["passed"]
