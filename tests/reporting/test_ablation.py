@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.ablation_tables import ROWS, interval, is_finished, main
+from reporting.comparisons import interval
+from scripts.ablation_tables import ROWS, is_finished, main
 from settings_sources import load_settings
 from tests.jobs import python
 
