@@ -28,7 +28,7 @@ from controller.start import polling, start_controller
 from entry import run_until_interrupted
 from errors import UserError
 from files import newest_checkpoint, set_aside
-from learner.model_source import gguf_file, is_gguf
+from learner.model_source import check_local_gguf, is_gguf
 from learner.replay import changed_settings, replay
 from lock import locked
 from reporting.progress import Progress
@@ -108,6 +108,7 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     """
     console = Console()
     if options.dry_run:
+        _check_local_model(settings)
         print_dry_run(settings, console)
         return 0
     if options.replay is not None:
@@ -116,14 +117,18 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     if options.plan is not None:
         return _plan(settings, options.plan, console, program)
     check_resources(settings)
-    name = settings.model.name
-    if Path(name).is_dir() or name.startswith((".", "/", "~")):  # otherwise it is a Hub id, or still to be built
-        if is_gguf(name):
-            gguf_file(name)
-        else:
-            check_model(Path(name).expanduser(), settings)
+    _check_local_model(settings)
     with opened(settings, options) as run:
         return _train(settings, run, console, program)
+
+
+def _check_local_model(settings: Settings) -> None:
+    """Raise UserError if the job cannot use the model, unless it is on the Hub or still to be built."""
+    name = settings.model.name
+    if is_gguf(name):
+        check_local_gguf(name, settings.cache_dir)
+    elif Path(name).is_dir() or name.startswith((".", "/", "~")):
+        check_model(Path(name).expanduser(), settings)
 
 
 @contextlib.contextmanager

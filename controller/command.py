@@ -46,8 +46,7 @@ def _show(options: argparse.Namespace) -> None:
     problems = load(options.problems).problems[: options.num_problems]
     model = settings.model
     vocabulary = load_problem_sets(settings.problems).all_training if model.name == TINY else ()
-    cache_dir = settings.learner.sft.cache_dir or settings.run.folder / "cache"
-    folder = model_folder(model.name, vocabulary, cache_dir, seed=settings.run.seed)
+    folder = model_folder(model.name, vocabulary, settings.cache_dir, seed=settings.run.seed)
     prompter = Prompter(folder, {problem.task_id: problem for problem in problems}, model)
     if warning := chat_warning(folder, prompter.tokenizer, model):
         print(warning, file=sys.stderr)

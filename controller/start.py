@@ -90,8 +90,7 @@ async def start_controller(
     Raises whatever the actors raise if they cannot start.
     """
     emit(Began("model"))
-    cache_dir = settings.learner.sft.cache_dir or settings.run.folder / "cache"
-    model = await prepare_model(settings, problems.all_training, cache_dir)
+    model = await prepare_model(settings, problems.all_training, settings.cache_dir)
     check_model(model, settings)
     for text in model_warnings(model, settings):
         logger.warning("%s", text)

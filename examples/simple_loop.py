@@ -122,8 +122,8 @@ def main(arguments: list[str]) -> None:
     if settings.run.deterministic:
         torch.set_num_threads(1)  # the order of sums depends on it
     problems = load_problem_sets(settings.problems, settings.sandbox)
-    cache = settings.learner.sft.cache_dir or settings.run.folder / "cache"
-    model = model_folder(settings.model.name, list(problems.all_training), cache.resolve(), seed=settings.run.seed)
+    cache_dir = settings.cache_dir.resolve()
+    model = model_folder(settings.model.name, list(problems.all_training), cache_dir, seed=settings.run.seed)
     print(Loop(settings, problems, model).run())
 
 

@@ -55,7 +55,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
     if is_gguf(name):
         from learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
 
-        return dequantized_folder(gguf_file(name), cache_dir)
+        return dequantized_folder(_gguf_file(name), cache_dir)
     try:
         return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
@@ -65,16 +65,31 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
         ) from error
 
 
-def gguf_file(name: str) -> Path:
-    """The file FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf from the Hub. Raises UserError if there is neither."""
+def check_local_gguf(name: str, cache_dir: Path) -> None:
+    """Raise UserError if `name` is a GGUF file on this machine that cannot be used, or that does not exist."""
+    if (file := _local_gguf(name)) is not None:
+        from learner.gguf_model import check_gguf
+
+        check_gguf(file, cache_dir)
+
+
+def _local_gguf(name: str) -> Path | None:
+    """The file FOLDER/NAME.gguf, or None if `name` can only be a file on the Hub. Raises UserError if it is neither."""
     file = Path(name).expanduser()
     if file.is_file():
         return file.resolve()
-    parts = name.split("/", 2)
-    if len(parts) < 3 or name.startswith((".", "/", "~")):
+    if name.count("/") < 2 or name.startswith((".", "/", "~")):
         raise UserError(f"model.name: no such file: {file}; give FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf on the Hub")
+    return None
+
+
+def _gguf_file(name: str) -> Path:
+    """The file FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf from the Hub. Raises UserError if there is neither."""
+    if (file := _local_gguf(name)) is not None:
+        return file
+    organization, repository, path = name.split("/", 2)
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=not _hub_answers()))
+        return Path(hf_hub_download(f"{organization}/{repository}", path, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
         raise UserError(
             f"model.name: {name} is not a local file and was not found on the Hub ({str(error).splitlines()[0]}); "

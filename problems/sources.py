@@ -41,9 +41,14 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=_parse_int)
     except json.JSONDecodeError as error:
-        raise UnusableRowError(f"not JSON: {error.msg} at column {error.colno}", line=error.lineno) from error
+        raise UnusableRowError(f"not JSON: {_fault(error)}", line=error.lineno) from error
     except RecursionError as error:
         raise UnusableRowError("JSON nested too deeply") from error
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    """What is wrong and where in the line. Some of Python's messages end with a colon or "at", before its own place."""
+    return f"{error.msg.rstrip(': ').removesuffix(' at')} at column {error.colno}"
 
 
 def check_text(value: Any, place: str) -> None:
@@ -120,7 +125,7 @@ def _read_list(path: Path, text: str) -> Iterator[Row]:
             data, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             # Nobody can tell where the next item starts, so the rest of the file is lost.
-            yield Row(str(path), error.lineno, None, f"not JSON, so the rest of the file is lost: {error.msg}")
+            yield Row(str(path), error.lineno, None, f"not JSON, so the rest of the file is lost: {_fault(error)}")
             return
         yield Row(str(path), line, data)
 

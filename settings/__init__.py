@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -139,6 +140,11 @@ class Settings(Section):
     buffer: BufferSettings = Field(default_factory=BufferSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where the run keeps models that it makes: fine-tuned, dequantized, or the starter job's."""
+        return self.learner.sft.cache_dir or self.run.folder / "cache"
 
     @model_validator(mode="before")
     @classmethod

@@ -45,6 +45,17 @@ def write_gguf(file: Path, model_dir: Path, quantization: Any = Q8_0, *, archite
     return file
 
 
+def write_undequantizable(file: Path) -> Path:
+    """Write a file whose weights have a type that is only used for activations, so that nothing dequantizes it."""
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((1, 40), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
 def quantized_weights(model: Any, quantization: Any) -> dict[str, tuple[Any, Any]]:
     """The values of each weight, and the type it is stored in: matrices are quantized."""
     weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +14,7 @@ from controller.cluster import check_resources
 from errors import UserError
 from settings import Settings
 from tests.families import FAMILIES, build_family
+from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job
 
 
@@ -62,6 +66,62 @@ def test_model_folder_without_a_model(capsys: pytest.CaptureFixture[str], tmp_pa
     (tmp_path / "model").mkdir()
     message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(tmp_path / "model")))
     assert "config.json" in message
+    assert not (tmp_path / "job").exists()
+
+
+def _unknown_architecture(file: Path, model_dir: Path) -> None:
+    write_gguf(file, model_dir, architecture="nonesuch")
+
+
+def _truncated(file: Path, model_dir: Path) -> None:
+    content = write_gguf(file, model_dir).read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def _wrong_magic(file: Path, model_dir: Path) -> None:
+    file.write_bytes(b"GGML" + write_gguf(file, model_dir).read_bytes()[4:])
+
+
+def _unsupported_quantization(file: Path, model_dir: Path) -> None:
+    write_undequantizable(file)
+
+
+@pytest.mark.parametrize("dry_run", [("--dry-run",), ()], ids=["dry-run", "run"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_unknown_architecture, "architecture nonesuch is not supported"),
+        (_truncated, "truncated or damaged"),
+        (_wrong_magic, "GGUF magic invalid"),
+        (_unsupported_quantization, "weights of type Q8_1"),
+    ],
+)
+def test_gguf_file_that_cannot_be_used(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    damage: Callable[[Path, Path], None],
+    said: str,
+    dry_run: tuple[str, ...],
+) -> None:
+    damage(tmp_path / "NAME.gguf", tiny_model_dir)
+    arguments = small_job(tmp_path, "job", *dry_run)
+    monkeypatch.chdir(tmp_path)  # a plain file name is a local file too
+    message = failing(capsys, *arguments, "--model.name", "NAME.gguf")
+    assert "NAME.gguf" in message
+    assert said in message
+    assert not (tmp_path / "job").exists()
+    assert not list(tmp_path.glob("**/gguf-*"))
+
+
+def test_no_room_to_dequantize(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    file = write_gguf(tmp_path / "NAME.gguf", tiny_model_dir)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    message = failing(capsys, *small_job(tmp_path, "job", "--model.name", str(file)))
+    assert "make room, or set learner.sft.cache_dir" in message
     assert not (tmp_path / "job").exists()
 
 

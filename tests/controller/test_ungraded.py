@@ -74,6 +74,19 @@ def start(folder: Path, graders: Graders, events: list[Event]) -> Controller:
     return controller
 
 
+def run_rollouts(controller: Controller) -> pytest.ExceptionInfo[ExceptionGroup[Exception]]:
+    """Sample and grade until the run gives up; returns with what."""
+    controller.rollouts.allow(8)
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(controller.rollouts.run())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run_virtually(scenario())
+    return raised
+
+
 def test_an_evaluation_counts_them_as_errors_and_their_programs_are_kept(tmp_path: Path) -> None:
     events: list[Event] = []
     run_virtually(start(tmp_path, Graders(), events).evaluate())
@@ -106,14 +119,7 @@ def test_an_evaluation_in_which_no_program_can_be_graded_ends_the_run(tmp_path: 
 def test_training_drops_them_and_ends_if_there_are_many(tmp_path: Path) -> None:
     events: list[Event] = []
     controller = start(tmp_path, Graders(die_of_all=True), events)
-    controller.rollouts.allow(8)
-
-    async def scenario() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(controller.rollouts.run())
-
-    with pytest.raises(ExceptionGroup) as raised:
-        run_virtually(scenario())
+    raised = run_rollouts(controller)
     assert raised.group_contains(GraderFailedError, match="the sandbox failed on 200 of the last 200 programs")
     counts = controller.ledger.counts()
     assert counts.dropped["ungraded"] == 8 * sum(isinstance(event, Ungraded) for event in events) == 200
@@ -124,12 +130,5 @@ def test_rollouts_that_are_lost_again_and_again_end_the_run(tmp_path: Path) -> N
     controller = start(tmp_path, Graders(lose_all=True), [])
     with pytest.raises(GaveUpError, match=f"{MAX_LOST_IN_A_ROW} rollouts of p. in a row died"):
         run_virtually(controller.evaluate())
-    controller.rollouts.allow(8)
-
-    async def scenario() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(controller.rollouts.run())
-
-    with pytest.raises(ExceptionGroup) as raised:
-        run_virtually(scenario())
+    raised = run_rollouts(controller)
     assert raised.group_contains(GaveUpError, match="rollouts of p. in a row died")

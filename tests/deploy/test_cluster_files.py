@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 import yaml
 from ray._private.runtime_env.packaging import create_package
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 
 from controller.cluster import NodeKind
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "deploy" / "gcp.yaml"]
 FILES = [*CLOUDS, ROOT / "deploy" / "onprem.yaml"]
+# Nodes need neither tests and documents nor what describes the repository and the cluster.
+NOT_SENT = {
+    ".ci", ".dockerignore", ".gitignore", ".importlinter", ".rayignore", "CONTRIBUTING.md", "benchmarks",
+    "cluster.yaml", "deploy", "docs", "mkdocs.yml", "tests",
+}  # fmt: skip
 KINDS = set(NodeKind.__args__)  # type: ignore[attr-defined]
 
 
@@ -60,11 +65,99 @@ def test_its_commands_are_valid_and_run_make_setup(path: Path) -> None:
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+def tracked() -> set[str]:
+    """The files and folders at the top of the repository, without what is ignored."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip(f"not a Git checkout: {listed.stderr.strip()}")
+    return {line.partition("/")[0] for line in listed.stdout.splitlines()}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_it_copies_neither_runs_nor_the_environment(path: Path) -> None:
-    config = load(path)
-    assert config["file_mounts"]["~/rltf"] == "."
-    assert {".git", ".venv", "runs"} <= set(config["rsync_exclude"])
+def test_it_sends_the_program(path: Path) -> None:
+    """If this fails, name what is new at the top of the repository in the cluster files, or in NOT_SENT."""
+    mounts = load(path)["file_mounts"]
+    mounts.pop("~/.ray/auth_token")
+    assert tracked() >= NOT_SENT
+    assert mounts == {f"~/rltf/{name}": name for name in tracked() - NOT_SENT}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_only_the_program_counts_as_a_change(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sends nothing, and restarts no node, as long as this hash stays the same."""
+    config = prepared(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for local in config["file_mounts"].values():
+        place = Path(local).expanduser() if "." in local else Path(local, "file.py")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("1")
+
+    def hashed() -> str:
+        monkeypatch.setattr("ray.autoscaler._private.util._hash_cache", {})
+        runtime, contents = hash_runtime_conf(config["file_mounts"], None, config)  # type: ignore[no-untyped-call]
+        return f"{runtime} {contents}"
+
+    before = hashed()
+    for folder in (".venv", "runs", ".git"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "large").write_text("2")
+        (tmp_path / folder / "dangling").symlink_to("absent")
+    assert hashed() == before
+    (tmp_path / "learner" / "file.py").write_text("2")
+    assert hashed() != before
+
+
+@pytest.mark.parametrize("files", [(), (".profile",), (".bash_profile", ".profile"), (".bash_login", ".profile")])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_login_shells_find_the_program(path: Path, files: tuple[str, ...], tmp_path: Path) -> None:
+    """Set up twice in a home with some of the files of which bash reads only the first."""
+    for name in files:
+        (tmp_path / name).write_text("export BEFORE=yes")  # no line end
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    (command,) = [command for command in load(path)["setup_commands"] if "PATH=" in command]
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env=environment, check=True)
+    shown = subprocess.run(
+        ["bash", "--login", "-c", 'echo "$PATH $RAY_AUTH_MODE $BEFORE"'],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    own = str(tmp_path / "rltf" / ".venv" / "bin")
+    assert shown.count(own) == 1
+    assert shown.startswith(own)
+    assert shown.split()[1:] == (["token", "yes"] if files else ["token"])
+
+
+def test_workers_on_aws_get_the_image_of_the_head(tmp_path: Path) -> None:
+    """Run the head's command with a fake metadata service. Ray's role for the head cannot resolve SSM parameters."""
+    config = prepared(ROOT / "cluster.yaml")
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
+    (tmp_path / "curl").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        '*"-X PUT"*"ttl-seconds: "*/latest/api/token) echo TOKEN ;;\n'
+        '*"X-aws-ec2-metadata-token: TOKEN"*/latest/meta-data/ami-id) echo ami-0123 ;;\n'
+        "*) exit 22 ;;\nesac\n"
+    )
+    (tmp_path / "curl").chmod(0o755)
+    *_, command, start = config["head_start_ray_commands"]
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", command], env=environment, check=True)
+    (written,) = re.findall(r"--autoscaling-config=~/(\S+)", start)
+    types = yaml.safe_load((tmp_path / written).read_text())["available_node_types"]
+    images = {name: node["node_config"]["ImageId"] for name, node in types.items()}
+    assert images.pop("head").startswith("resolve:ssm:")
+    assert set(images.values()) == {"ami-0123"}
+
+
+@pytest.mark.parametrize(("path", "package"), zip(CLOUDS, ["boto3", "google-api-python-client"], strict=True))
+def test_the_head_can_start_other_nodes(path: Path, package: str) -> None:
+    """Ray's autoscaler, which runs there, needs the package of its cloud; `make setup` does not install it."""
+    *before, command = prepared(path)["head_setup_commands"]
+    assert "cd ~/rltf && make setup" in before
+    assert command == f"~/rltf/.venv/bin/python -m pip install -q {package}"
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
@@ -89,8 +182,14 @@ def test_sandboxes_and_generators_are_spot_and_the_learner_is_not(path: Path) ->
 
 def test_the_clouds_differ_only_in_their_machines() -> None:
     aws, gcp = (load(path) for path in CLOUDS)
+    image_command = aws["head_start_ray_commands"].pop(-2)
+    assert "ami-id" in image_command
+    aws["head_start_ray_commands"][-1] = aws["head_start_ray_commands"][-1].replace(
+        "~/autoscaling_config.yaml", "~/ray_bootstrap_config.yaml"
+    )
     for each in (aws, gcp):
         each.pop("provider")
+        each.pop("head_setup_commands")
         for node in each["available_node_types"].values():
             node.pop("node_config")
     assert aws == gcp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from errors import UserError
 from learner.model_source import model_folder
 from tests import gguf_files
 from tests.families import build_family
-from tests.gguf_files import gguf, write_gguf
+from tests.gguf_files import gguf, write_gguf, write_undequantizable
+from tests.jobs import python
 from transport.model_folder import check_model_folder, end_token_ids, load_model, load_tokenizer
 
 TEXT = "def solve(values):\n    return sum(values)  # naïve 日本 2024\n"
@@ -91,18 +93,11 @@ def test_unknown_architecture(tmp_path: Path, tiny_model_dir: Path) -> None:
     file = write_gguf(tmp_path / "NAME.gguf", tiny_model_dir, architecture="nonesuch")
     with pytest.raises(UserError, match=r"cannot read .*NAME\.gguf .*nonesuch.*; use the Hugging Face folder"):
         model_folder(str(file), (), tmp_path / "cache", seed=0)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_unsupported_quantization(tmp_path: Path) -> None:
-    file = tmp_path / "NAME.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    kind = gguf.GGMLQuantizationType.Q8_1  # only used for activations, so nothing dequantizes it
-    writer.add_tensor("token_embd.weight", torch.zeros(1, 40, dtype=torch.uint8).numpy(), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    file = write_undequantizable(tmp_path / "NAME.gguf")
     with pytest.raises(UserError, match="weights of type Q8_1, which cannot be dequantized; use another quantization"):
         model_folder(str(file), (), tmp_path, seed=0)
 
@@ -137,6 +132,19 @@ def test_no_room_on_the_disk(tmp_path: Path, llama_file: Path, monkeypatch: pyte
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
     with pytest.raises(UserError, match=r"needs 0\.\d GB when dequantized, and .* has only 0\.0 GB left; make room"):
         model_folder(str(llama_file), (), tmp_path / "cache", seed=0)
+
+
+def test_a_disk_that_is_full_while_it_is_written(tmp_path: Path, llama_file: Path) -> None:
+    """A limit on the size of files stands in for the end of the disk."""
+    program = (
+        "import pathlib, resource, sys; from errors import UserError; from learner.model_source import model_folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try: model_folder(sys.argv[1], (), pathlib.Path(sys.argv[2]), seed=0)\n"
+        "except UserError as error: print(error)\n"
+    )
+    said = python("-c", program, str(llama_file), str(tmp_path)).stdout
+    assert re.search(r"tiny\.gguf cannot be dequantized to .*gguf-.*; make room, or set learner\.sft\.cache_dir", said)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["absent.gguf", "folder/absent.gguf", "/folder/with/absent.gguf", "~/a/b/absent.gguf"])

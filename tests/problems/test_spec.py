@@ -144,6 +144,25 @@ def test_unusable_rows_are_reported_and_skipped(tmp_path: Path) -> None:
     assert "and 3 more" in text
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"text": "two\tcolumns"}', "not JSON: Invalid control character at column 14"),
+        ('{"text": "open', "not JSON: Unterminated string starting at column 10"),
+        (r'{"text": "\d"}', r"not JSON: Invalid \escape at column 11"),
+        ("{broken", "not JSON: Expecting property name enclosed in double quotes at column 2"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_what_is_wrong_and_where(row: str, said: str, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"mbpp{suffix}"
+    listed = suffix == ".json"
+    file.write_text(f"[{json.dumps(MBPP_ROW)},\n{row}]" if listed else f"{json.dumps(MBPP_ROW)}\n{row}")
+    (rejected,) = load(f"mbpp:{file}").rejected
+    assert rejected.line == 2
+    assert rejected.reason == (said.replace(":", ", so the rest of the file is lost:") if listed else said)
+
+
 def test_a_file_without_a_usable_row_is_an_error(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mbpp.jsonl", ["{", "[]"])
     with pytest.raises(UserError, match=r"none of its 2 rows.*mbpp.jsonl:1: not JSON"):
