@@ -12,6 +12,7 @@ GPU. It is installed from `benchmarks/requirements-peers.txt`. Leave the machine
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -93,7 +94,6 @@ def run_trl(name: str, spec: str, updates: int) -> None:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
 
     from actors.prompting import Prompter
     from learner.model_source import model_folder
@@ -103,6 +103,7 @@ def run_trl(name: str, spec: str, updates: int) -> None:
     from sandbox.verdict import Isolation
     from settings import SandboxSettings
 
+    trl: Any = importlib.import_module("trl")
     torch.set_num_threads(os.cpu_count() or 1)
     folder = model_folder(name, (), CACHE_DIR, seed=0)
     problems = {problem.task_id: problem for problem in load(spec).problems}
@@ -128,7 +129,7 @@ def run_trl(name: str, spec: str, updates: int) -> None:
                 shares.append(verdict.pass_ratio)
             return shares
 
-        config = GRPOConfig(
+        config = trl.GRPOConfig(
             output_dir=output,
             use_cpu=True,
             bf16=Dtype.of_this_cpu() is Dtype.BFLOAT16,
@@ -147,7 +148,7 @@ def run_trl(name: str, spec: str, updates: int) -> None:
             logging_strategy="no",
             disable_tqdm=True,
         )
-        trainer = GRPOTrainer(str(folder), share_passed, config, Dataset.from_list(rows), callbacks=[Clock()])
+        trainer = trl.GRPOTrainer(str(folder), share_passed, config, Dataset.from_list(rows), callbacks=[Clock()])
         trainer.train()
     print((updates - 1) * BATCH_SIZE / (ends[-1] - ends[0]))
 
