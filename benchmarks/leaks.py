@@ -33,6 +33,8 @@ from settings import MIB
 EVERY_S = 2.0
 SETTLE_S = 30.0
 DEADLINE_S = 3000.0
+_KERNEL = 2
+"""The process that is the parent of all threads of the kernel, which come and go."""
 # What the machine holds for a run besides its processes.
 PLACES = ("/dev/shm/*", "/tmp/*", "/tmp/ray/*", "/sys/fs/cgroup/**/rltf-*")
 
@@ -66,7 +68,10 @@ def holdings(driver: psutil.Process, step: int) -> dict[str, Holding]:
 def traces() -> set[str]:
     """Everything on this machine that a run might leave behind."""
     files = {str(path) for place in PLACES for path in Path("/").glob(place.lstrip("/"))}
-    return files | {f"process {process.pid} {process.name()}" for process in psutil.process_iter()}
+    processes = [one.info for one in psutil.process_iter(["pid", "ppid", "name"])]
+    return files | {
+        f"process {one['pid']} {one['name']}" for one in processes if _KERNEL not in (one["pid"], one["ppid"])
+    }
 
 
 def run(arguments: list[str], until: Callable[[int], bool]) -> tuple[int, list[dict[str, Holding]]]:
@@ -110,6 +115,7 @@ def measure(runs: Path, num_steps: int) -> dict[str, Any]:
     runs.mkdir(parents=True, exist_ok=True)
     common = ["--learner.sft.cache_dir", str(runs / "cache"), "--evaluation.every", "1000"]
     job = ["--run.dir", str(runs / "whole"), "--run.num_steps", str(num_steps), *common]
+    job += ["--learner.optim.decay_steps", str(num_steps)]
     before = traces()
     status, samples = run(job, lambda step: False)
     time.sleep(SETTLE_S)

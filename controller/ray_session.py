@@ -2,7 +2,8 @@
 
 Ray has a folder for each session, with its sockets, logs and spilled objects. The driver locks that of a Ray that it
 started, and removes it in the end. If the driver is killed, or if Ray's logs may explain a failure, the next driver
-removes it.
+removes it. The same goes for a folder that Ray's processes get as TMPDIR: they are killed at the end of a session, and
+leave temporary files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from settings import ClusterSettings
 logger = logging.getLogger(__name__)
 
 _LOCK = "rltf-driver.lock"
+_TEMPORARY = "rltf-ray-"
 _END_S = 10.0
 _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 START_S = 180
@@ -68,8 +71,13 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
     children, sessions = _children(), _sessions()
     failed = False
     with contextlib.ExitStack() as locks:
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        temporary.chmod(0o711)
+        locks.enter_context(_locked(temporary / _LOCK))
         try:
-            yield _start(cluster, locks)
+            with patch.dict(os.environ, TMPDIR=str(temporary)):
+                dashboard = _start(cluster, locks)
+            yield dashboard
         except Exception as error:
             failed = not isinstance(error, UserError)
             raise
@@ -77,8 +85,8 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
             with signals_ignored():
                 ray.shutdown()
                 _end(_children() - children)  # a start that failed leaves daemons behind
-                for session in () if failed else _sessions() - sessions:
-                    shutil.rmtree(session, ignore_errors=True)
+                for folder in (temporary, *(() if failed else _sessions() - sessions)):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(cluster: ClusterSettings, locks: contextlib.ExitStack) -> str:
@@ -167,7 +175,8 @@ def _locked(path: Path) -> TextIO:
 
 def _sweep() -> None:
     """Remove the folders of sessions whose drivers have ended."""
-    for path in _folder().glob(f"session_*/{_LOCK}"):
+    temporary = Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/{_LOCK}")
+    for path in (*_folder().glob(f"session_*/{_LOCK}"), *temporary):
         with contextlib.suppress(OSError), path.open("r+") as lock:  # another user's, or locked
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path.parent, ignore_errors=True)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import ray
 
-from controller.ray_session import _LOCK, ray_running
+from controller.ray_session import _LOCK, _TEMPORARY, ray_running
 from entry import SIGNALS, Interrupted
 from errors import UserError
 from settings import ClusterSettings
@@ -27,6 +28,7 @@ LOCAL = ClusterSettings()
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where Ray has the folders of its sessions."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "ray").mkdir()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     yield tmp_path / "ray"
@@ -70,7 +72,9 @@ def test_a_start_that_fails_says_how_busy_the_machine_is_and_leaves_no_process(
 
 def test_folders_of_drivers_that_ended_are_removed(folder: Path, daemons: list[psutil.Process]) -> None:
     dead, live, foreign = session(folder, "a_1"), session(folder, "b_2"), session(folder, "c_3")
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     (dead / _LOCK).touch()
+    (temporary / _LOCK).touch()
     (live / _LOCK).touch()
     hold = f"import fcntl\nf = open({str(live / _LOCK)!r})\nfcntl.flock(f, fcntl.LOCK_EX)\nprint(flush=True)\ninput()"
     holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -80,6 +84,7 @@ def test_folders_of_drivers_that_ended_are_removed(folder: Path, daemons: list[p
         with pytest.raises(RuntimeError):
             start()
         assert not dead.exists()
+        assert not temporary.exists()
         assert live.is_dir()
         assert foreign.is_dir()  # another program's
     finally:
@@ -98,8 +103,12 @@ def test_the_own_folder_stays_only_after_a_failure(
     class Context:
         dashboard_url = ""
 
+    temporary: list[Path] = []
+
     def init(**_: Any) -> Context:
         own.mkdir()
+        temporary.append(Path(os.environ["TMPDIR"]))
+        (temporary[0] / "left-by-a-killed-process").touch()
         return Context()
 
     monkeypatch.setattr(ray, "init", init)
@@ -108,6 +117,8 @@ def test_the_own_folder_stays_only_after_a_failure(
         if error is not None:
             raise error
     assert own.exists() == is_kept
+    assert not temporary[0].exists()
+    assert os.environ.get("TMPDIR") != str(temporary[0])
     assert before.is_dir()
 
 
