@@ -75,7 +75,8 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
         temporary.chmod(0o711)
         locks.enter_context(_locked(temporary / _LOCK))
         try:
-            with patch.dict(os.environ, TMPDIR=str(temporary)):
+            # RAY_TMPDIR keeps the folders of sessions where users and Prometheus expect them.
+            with patch.dict(os.environ, TMPDIR=str(temporary), RAY_TMPDIR=str(_folder().parent)):
                 dashboard = _start(cluster, locks)
             yield dashboard
         except Exception as error:

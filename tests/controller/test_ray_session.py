@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from controller.ray_session import _LOCK, _TEMPORARY, ray_running
 from entry import SIGNALS, Interrupted
@@ -108,6 +109,7 @@ def test_the_own_folder_stays_only_after_a_failure(
     def init(**_: Any) -> Context:
         own.mkdir()
         temporary.append(Path(os.environ["TMPDIR"]))
+        assert Path(get_default_ray_temp_dir()) == folder, "Ray must keep its sessions where others look for them"
         (temporary[0] / "left-by-a-killed-process").touch()
         return Context()
 
