@@ -109,7 +109,8 @@ def test_the_own_folder_stays_only_after_a_failure(
     def init(**_: Any) -> Context:
         own.mkdir()
         temporary.append(Path(os.environ["TMPDIR"]))
-        assert Path(get_default_ray_temp_dir()) == folder, "Ray must keep its sessions where others look for them"
+        sessions = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+        assert Path(sessions) == folder, "Ray must keep its sessions where others look for them"
         (temporary[0] / "left-by-a-killed-process").touch()
         return Context()
 
