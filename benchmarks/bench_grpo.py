@@ -129,28 +129,33 @@ def run_trl(name: str, spec: str, updates: int) -> None:
                 shares.append(verdict.pass_ratio)
             return shares
 
-        config = trl.GRPOConfig(
-            output_dir=output,
-            use_cpu=True,
-            bf16=Dtype.of_this_cpu() is Dtype.BFLOAT16,
-            per_device_train_batch_size=GROUP_SIZE,
-            gradient_accumulation_steps=NUM_GROUPS,
-            num_generations=GROUP_SIZE,
-            max_completion_length=MAX_TOKENS,
-            temperature=TEMPERATURE,
-            top_p=1.0,
-            top_k=0,
-            learning_rate=LEARNING_RATE,
-            max_steps=updates,
-            gradient_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
+        trainer = trl.GRPOTrainer(
+            str(folder), share_passed, _trl_config(trl, output, updates), Dataset.from_list(rows), callbacks=[Clock()]
         )
-        trainer = trl.GRPOTrainer(str(folder), share_passed, config, Dataset.from_list(rows), callbacks=[Clock()])
         trainer.train()
     print((updates - 1) * BATCH_SIZE / (ends[-1] - ends[0]))
+
+
+def _trl_config(trl: Any, folder: str, updates: int) -> Any:
+    return trl.GRPOConfig(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=Dtype.of_this_cpu() is Dtype.BFLOAT16,
+        per_device_train_batch_size=GROUP_SIZE,
+        gradient_accumulation_steps=NUM_GROUPS,
+        num_generations=GROUP_SIZE,
+        max_completion_length=MAX_TOKENS,
+        temperature=TEMPERATURE,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=LEARNING_RATE,
+        max_steps=updates,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
 
 
 if __name__ == "__main__":

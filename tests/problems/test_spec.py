@@ -253,109 +253,6 @@ def test_integers_of_any_length_load(tmp_path: Path) -> None:
     assert test.arguments[0] == -test.expected
 
 
-HUMANEVAL_ROW = {
-    "task_id": "HumanEval/0",
-    "prompt": 'def helper(x):\n    return x\n\ndef f(x):\n    """Doc."""\n',
-    "entry_point": "f",
-    "canonical_solution": "    return x\n",
-    "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1) == 1, 'message'\n    assert True\n",
-}
-
-
-def test_humaneval_asserts_become_separate_tests(tmp_path: Path) -> None:
-    test = (
-        "def check(candidate):\n    print\n    xs = list(range(3))\n    total = sum(xs)\n"
-        "    assert candidate(xs) == total\n    assert True\n    import random\n"
-        "    for i in range(3):\n        assert candidate(helper(i)) == i\n    assert candidate(9) == 9\n"
-    )
-    file = write_lines(tmp_path / "h.jsonl", [HUMANEVAL_ROW, HUMANEVAL_ROW | {"task_id": "HumanEval/1", "test": test}])
-    first, second = load(f"humaneval:{file}").problems
-    assert [test.assertion for test in first.tests if hasattr(test, "assertion")] == ["assert f(1) == 1"]
-    assert first.references == ("    return x\n",)
-    assert getattr(second.tests[0], "assertion", "") == "assert f(list(range(3))) == sum(list(range(3)))"
-    source = getattr(second.tests[1], "source", "")
-    assert len(second.tests) == 2
-    assert "def helper" in source
-    assert "def f(" not in source
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    namespace["check"](lambda x: x)
-    with pytest.raises(AssertionError):
-        namespace["check"](lambda x: 0)
-
-
-def humaneval_tests(tmp_path: Path, test: str) -> list[Any]:
-    file = write_lines(tmp_path / "h.jsonl", [HUMANEVAL_ROW | {"test": test}])
-    return list(load(f"humaneval:{file}").problems[0].tests)
-
-
-def test_humaneval_asserts_get_the_imports_they_use(tmp_path: Path) -> None:
-    tests = humaneval_tests(
-        tmp_path,
-        "import math, json\ndef check(candidate):\n    assert candidate(math.floor(1.5)) == 1\n"
-        "    from fractions import Fraction\n    assert candidate(Fraction(1, 2)) == 0.5\n"
-        "    assert candidate(3) == 3\n",
-    )
-    assert [(test.assertion, test.setup) for test in tests] == [
-        ("assert f(math.floor(1.5)) == 1", "import math, json"),
-        ("assert f(Fraction(1, 2)) == 0.5", "from fractions import Fraction"),
-        ("assert f(3) == 3", ""),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("before", "condition"),
-    [
-        ("PAIR = [1, 2]", "candidate(PAIR) == [1, 2]"),
-        ("def make(*a):\n    return list(a)", "candidate(make(1, 2)) == [1, 2]"),
-        ("class T:\n    v = 3", "candidate(T.v) == 3"),
-        ("A = 1\nB = A + 1", "candidate(x=B) == 2"),
-        ("NAMES = []\nNAMES.append(4)", "candidate(NAMES) == [4]"),
-    ],
-)
-def test_humaneval_asserts_keep_the_names_of_their_module(tmp_path: Path, before: str, condition: str) -> None:
-    asserts = f"    assert candidate(0) == 0\n    assert {condition}\n    assert candidate(1) == 1\n"
-    test = f"{before}\ndef check(candidate):\n{asserts}\ncheck(f)\n"
-    plain, carried, last = humaneval_tests(tmp_path, test)
-    assert [plain.assertion, last.assertion] == ["assert f(0) == 0", "assert f(1) == 1"]
-    namespace: dict[str, Any] = {}
-    exec(carried.source, namespace)
-    namespace["check"](lambda x: x)
-    with pytest.raises(AssertionError):
-        namespace["check"](lambda x: None)
-
-
-def test_humaneval_comprehension_variables_are_not_replaced(tmp_path: Path) -> None:
-    test = "def check(candidate):\n    x = 5\n    assert candidate(3) == sum([x for x in (1, 2)])\n"
-    (kept,) = humaneval_tests(tmp_path, test)
-    namespace: dict[str, Any] = {}
-    exec(kept.source, namespace)
-    namespace["check"](lambda x: x)
-
-
-def test_humaneval_asserts_that_call_a_helper_are_kept(tmp_path: Path) -> None:
-    test = "def good():\n    return f(1) == 1\ndef check(candidate):\n    assert good()\n"
-    (kept,) = humaneval_tests(tmp_path, test)
-    assert "assert good()" in kept.source
-
-
-@pytest.mark.parametrize(
-    ("test", "reason"),
-    [
-        ("import numpy as np\ndef check(candidate):\n    assert candidate(1) == 1\n", "imports numpy"),
-        ("def check(candidate):\n    import pandas\n    assert candidate(1) == 1\n", "imports pandas"),
-        ("def check(candidate):\n    assert candidate(N) == 1\n", "nothing defines: N"),
-        ("def check(candidate):\n    for i in range(N):\n        assert candidate(i) == i\n", "nothing defines: N"),
-        ("def check(candidate):\n    return\n    yield = 3\n", "not Python"),
-        ("def check(candidate):\n    nonlocal x\n    assert candidate(1) == x\n", "does not compile"),
-        ("def check(candidate):\n    inputs = [[1]]\n    results = [1]\n", "HumanEval[+] from EvalPlus"),
-    ],
-)
-def test_humaneval_modules_that_nothing_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        humaneval_tests(tmp_path, test)
-
-
 def test_evalplus_rows_are_refused_by_name(tmp_path: Path) -> None:
     strong = "import numpy as np\ninputs = [[1]]\nresults = [1]\n"
     rows = [MBPP_ROW, MBPP_ROW | {"task_id": 602, "test": strong}, MBPP_ROW | {"task_id": 603, "test": "assert f(9)"}]
@@ -373,22 +270,6 @@ def test_a_refused_problem_is_a_rejected_row(tmp_path: Path) -> None:
     loaded = load(f"mbpp:{file}", lambda problem: "too odd" if problem.task_id == "602" else None)
     assert ids(loaded.problems) == ["601", "603"]
     assert str(loaded.rejected[0]) == f"{file}:2: problem 602: too odd"
-
-
-def test_humaneval_rows_that_test_nothing(tmp_path: Path) -> None:
-    rows = [
-        HUMANEVAL_ROW,
-        HUMANEVAL_ROW | {"task_id": "a", "test": "def check(candidate):\n    assert True\n"},
-        HUMANEVAL_ROW | {"task_id": "b", "test": "pass"},
-        HUMANEVAL_ROW | {"task_id": "c", "entry_point": ""},
-    ]
-    loaded = load(f"humaneval:{write_lines(tmp_path / 'h.jsonl', rows)}")
-    reasons = [row.reason for row in loaded.rejected]
-    assert reasons == [
-        "test: check(candidate) tests nothing",
-        "test: expected a function check(candidate)",
-        "entry_point: missing or empty",
-    ]
 
 
 @pytest.mark.parametrize(
