@@ -104,7 +104,7 @@ def run_trl(name: str, spec: str, updates: int) -> None:
     from settings import SandboxSettings
 
     trl: Any = importlib.import_module("trl")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     folder = model_folder(name, (), CACHE_DIR, seed=0)
     problems = {problem.task_id: problem for problem in load(spec).problems}
     settings = ModelSettings(name=name, max_model_len=MAX_LENGTH, chat_template="on")

@@ -176,8 +176,8 @@ class LearnerActor:
         return len(self._references)
 
     def sft(self) -> SftReport:
-        """Run the SFT stage, with all cores since the generators wait; see `learner.sft.run_sft`."""
-        with _threads(1 if self._settings.run.deterministic else os.cpu_count() or 1):
+        """Run the SFT stage, with all of the node's cores since the generators wait; see `learner.sft.run_sft`."""
+        with _threads(1 if self._settings.run.deterministic else max(torch.get_num_threads(), _num_cores())):
             return run_sft(self._learner, self._references, seed=self._settings.run.seed, report=self._note)
 
     def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
@@ -257,6 +257,14 @@ def _sender(weight_transfer: str) -> WeightSender:
     from transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
     return WeightSender(partial(init_info, weight_transfer))
+
+
+def _num_cores() -> int:
+    """Cores of this node that Ray may use. A container may have fewer than it sees, and Ray knows its limit."""
+    node_id = ray.get_runtime_context().get_node_id()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    counts = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in nodes}
+    return min(counts[node_id], len(os.sched_getaffinity(0)))
 
 
 @contextlib.contextmanager
