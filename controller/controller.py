@@ -36,7 +36,8 @@ from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refre
 from controller.generators import GeneratorPool
 from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
 from controller.ledger import DropReason, Ledger, State
-from controller.problems import ProblemSampler, capacity
+from controller.problem_sampler import Passes, ProblemSampler
+from controller.problems import capacity
 from controller.rollouts import (
     LOST,
     MAX_LOST_IN_A_ROW,
@@ -72,7 +73,8 @@ STALL_S = 120.0
 class Controller:
     """One run, from the first published weights to the last update. `step` updates have been made.
 
-    `evaluation_sets` has the task ids of each named set of `held_out`.
+    `evaluation_sets` has the task ids of each named set of `held_out`. `measured` are results of training problems from
+    before the run.
     """
 
     settings: Settings
@@ -85,6 +87,7 @@ class Controller:
     emit: Emit
     fingerprints: dict[str, ShortFingerprints] = field(default_factory=dict)
     evaluation_sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    measured: Mapping[str, Passes] = field(default_factory=dict)
     step: int = 0
     version: int = 0
     ledger: Ledger = field(default_factory=Ledger)
@@ -95,7 +98,13 @@ class Controller:
 
     def __post_init__(self) -> None:
         run, problems = self.settings.run, self.settings.problems
-        sampler = ProblemSampler([problem.task_id for problem in self.train], run.seed, problems.skip_solved)
+        sampler = ProblemSampler(
+            [problem.task_id for problem in self.train],
+            run.seed,
+            skip_solved=problems.skip_solved,
+            skip_unsolved=problems.skip_unsolved,
+            measured=self.measured,
+        )
         self.rollouts = RolloutLoop(
             self.settings,
             self.ledger,

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from controller.problem_sampler import Passes
 from errors import UserError
-from evaluation.passes import ALL
+from evaluation.passes import ALL, Tally
+from evaluation.store import read_samples
 from problems import Problem, describe_rejected, load
 from problems.fingerprints import ShortFingerprints, short_fingerprints
 from problems.index import find_leaks
 from problems.spec import Refusal
 from sandbox.grading import Graders, validate_references
 from sandbox.judge import reason_to_refuse
-from sandbox.verdict import Isolation
+from sandbox.verdict import Isolation, Outcome
 from settings import ProblemsSettings, SandboxSettings, Settings
 
 
@@ -27,7 +26,8 @@ class ProblemSets:
     """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation.
 
     `evaluation_sets` has the task ids of each named set of `held_out`; two sets may share a problem. `fingerprints`, by
-    set, are those of all problems that were loaded, also of problems that were left out later.
+    set, are those of all problems that were loaded, also of problems that were left out later. `measured` has the
+    results of `problems.pass_rates`.
     """
 
     train: tuple[Problem, ...]
@@ -36,6 +36,7 @@ class ProblemSets:
     warnings: tuple[str, ...]
     fingerprints: dict[str, ShortFingerprints]
     evaluation_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    measured: Mapping[str, Passes] = field(default_factory=dict)
 
     @property
     def by_id(self) -> dict[str, Problem]:
@@ -111,7 +112,26 @@ def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None
         warnings=tuple(warnings),
         fingerprints={name: short_fingerprints(problems) for name, problems in sets.items()},
         evaluation_sets={name: tuple(problem.task_id for problem in problems) for name, problems in named.items()},
+        measured=_measured(settings.pass_rates, train),
     )
+
+
+def _measured(folders: Sequence[str], train: Sequence[Problem]) -> dict[str, Passes]:
+    """How many programs of each training problem passed in the evaluations in `folders`.
+
+    Raises UserError if a folder has no evaluation, or none of any training problem.
+    """
+    tally = Tally(train)
+    for folder in folders:
+        rows = [row for row in read_samples(Path(folder)) if row["task_id"] in tally.difficulties]
+        if not rows:
+            raise UserError(
+                f"problems.pass_rates: {folder} has no programs for problems of problems.train: evaluate a model on "
+                "those problems"
+            )
+        for row in rows:
+            tally.add(row["task_id"], Outcome(row["outcome"]))
+    return {task_id: Passes(tally.num_passed[task_id], count) for task_id, count in tally.num_samples.items() if count}
 
 
 def _union(sets: Mapping[str, tuple[Problem, ...]]) -> tuple[Problem, ...]:
@@ -196,51 +216,3 @@ def capacity(settings: Settings, *, num_trained: int, step: int) -> int:
     if num_trained == 0:
         wanted = max(wanted, buffer.start_samples)
     return num_trained + wanted
-
-
-class ProblemSampler:
-    """Task ids in epochs: every problem once in each, in an order that depends only on the seed and the epoch.
-
-    When its turn comes, a solved problem is skipped with probability `skip_solved`: a rollout whose programs all pass
-    teaches nothing under a group baseline (DAPO, arXiv 2503.14476, section 3.2).
-    """
-
-    def __init__(self, task_ids: Sequence[str], seed: int, skip_solved: float = 0.0) -> None:
-        """Raises ValueError if there are no problems."""
-        if not task_ids:
-            raise ValueError("no problems to train on")
-        self._task_ids = tuple(task_ids)
-        self._seed = seed
-        self._skip_solved = skip_solved
-        self._solved: set[str] = set()
-        self._order: list[str] = []
-        self.position = 0
-
-    def note(self, task_id: str, *, solved: bool) -> None:
-        """Remember whether every program of the problem's last rollout passed."""
-        (self._solved.add if solved else self._solved.discard)(task_id)
-
-    def next(self) -> str:
-        """The next task id; `position` then counts it and those that were skipped."""
-        while True:
-            epoch, index = divmod(self.position, len(self._task_ids))
-            if index == 0 or not self._order:
-                self._order = random.Random(f"{self._seed}:{epoch}").sample(self._task_ids, len(self._task_ids))
-            self.position += 1
-            task_id = self._order[index]
-            if task_id not in self._solved or random.Random(f"{self._seed}:skip:{self.position}").random() >= (
-                self._skip_solved
-            ):
-                return task_id
-
-    def to_json(self) -> dict[str, Any]:
-        """The sampler's part of a checkpoint."""
-        return {"problems": self._fingerprint(), "position": self.position, "solved": sorted(self._solved)}
-
-    def restore(self, stored: dict[str, Any]) -> bool:
-        """Continue where `to_json` was called. Returns whether the order is still the same: the problems may differ."""
-        self.position, self._solved = stored["position"], set(stored["solved"])
-        return bool(stored["problems"] == self._fingerprint())
-
-    def _fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(self._task_ids).encode()).hexdigest()[:16]

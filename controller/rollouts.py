@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.grading import GradedRollout, GradedSample, UngradedRollout
 from controller.ledger import DropReason, Ledger, Live, State
-from controller.problems import ProblemSampler
+from controller.problem_sampler import ProblemSampler
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
@@ -252,7 +252,7 @@ class RolloutLoop:
         self.on_graded(graded)
         num_programs = graded.num_samples + graded.num_faults
         self.breaker.note(num_programs, graded.num_faults, graded.fault)
-        self.sampler.note(graded.task_id, solved=graded.num_passed == graded.num_samples > 0)
+        self.sampler.note(graded.task_id, graded.num_passed, graded.num_samples)
         if graded.greedy is not None:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)

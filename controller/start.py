@@ -120,6 +120,7 @@ async def start_controller(
         emit=emit,
         fingerprints=problems.fingerprints,
         evaluation_sets=problems.evaluation_sets,
+        measured=problems.measured,
         step=step,
     )
     if checkpoint is not None:

@@ -17,7 +17,7 @@ from files import read_json
 from problems.fingerprints import ShortFingerprints
 from rewards import ProgramReward
 
-FORMAT = 3
+FORMAT = 4
 
 
 class _Stored(BaseModel):
@@ -35,7 +35,7 @@ class _StoredLedger(_Stored):
 class _StoredOrder(_Stored):
     problems: str
     position: NonNegativeInt
-    solved: list[str]
+    recent: dict[str, list[tuple[NonNegativeInt, NonNegativeInt]]]
 
 
 class _StoredState(_Stored):

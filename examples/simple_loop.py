@@ -20,7 +20,8 @@ from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from controller.batches import split
 from controller.grading import experience, program_tokens
-from controller.problems import ProblemSampler, ProblemSets, load_problem_sets
+from controller.problem_sampler import Passes, ProblemSampler
+from controller.problems import ProblemSets, load_problem_sets
 from controller.rollouts import seed_of
 from learner.data import Experience, encode_references
 from learner.learner import Learner
@@ -59,7 +60,13 @@ class Loop:
         )
         self.learner.set_references(self.references)
         task_ids = [problem.task_id for problem in self.problems.train]
-        self.sampler = ProblemSampler(task_ids, seed, settings.problems.skip_solved)
+        self.sampler = ProblemSampler(
+            task_ids,
+            seed,
+            skip_solved=settings.problems.skip_solved,
+            skip_unsolved=settings.problems.skip_unsolved,
+            measured=self.problems.measured,
+        )
 
     def run(self) -> Path:
         """Train to `run.num_steps` and save the model; returns its folder."""
@@ -70,18 +77,19 @@ class Loop:
             for version, first in enumerate(range(0, run.num_steps, every), start=1):
                 self.engine.load_weights(version, self.learner.policy.published())
                 num_updates = min(every, run.num_steps - first)
-                groups, solved = self.snapshot(sandbox, num_updates * self.settings.learner.batch_size)
-                for task_id, passed in solved.items():
-                    self.sampler.note(task_id, solved=passed)
+                groups, results = self.snapshot(sandbox, num_updates * self.settings.learner.batch_size)
+                for task_id, passes in results:
+                    self.sampler.note(task_id, *passes)
+                num_passed = sum(passes.num_passed for _, passes in results)
                 for batch in split(groups, [len(group) for group in groups], num_updates):
                     stats = self.learner.update(self.learner.prepare([sample for group in batch for sample in group]))
-                    print(f"update {self.learner.step}: loss {stats.loss:.4f}, {sum(solved.values())} problems solved")
+                    print(f"update {self.learner.step}: loss {stats.loss:.4f}, {num_passed} programs passed")
         return self.learner.save_checkpoint(run.folder / "checkpoints")
 
-    def snapshot(self, sandbox: Sandbox, num_samples: int) -> tuple[list[list[Experience]], dict[str, bool]]:
-        """Whole rollouts with at least `num_samples` scored samples, and which problems were solved completely."""
+    def snapshot(self, sandbox: Sandbox, num_samples: int) -> tuple[list[list[Experience]], list[tuple[str, Passes]]]:
+        """Whole rollouts with at least `num_samples` scored samples, and how many programs of each passed."""
         groups: list[list[Experience]] = []
-        solved: dict[str, bool] = {}
+        results: list[tuple[str, Passes]] = []
         while sum(map(len, groups)) < num_samples:
             rollout = self.sample(self.sampler.next(), self.sampler.position)
             problem = self.problems.by_id[rollout.task_id]
@@ -98,8 +106,9 @@ class Loop:
                 self.greedy[rollout.task_id] = scores.greedy
             pairs = zip(rollout.samples, scores.samples, strict=True)
             groups.append([experience(completion, scored) for completion, scored in pairs if scored is not None])
-            solved[rollout.task_id] = all(verdict.passed for verdict in verdicts)
-        return groups, solved
+            passes = Passes(sum(verdict.passed for verdict in verdicts), len(verdicts))
+            results.append((rollout.task_id, passes))
+        return groups, results
 
     def sample(self, task_id: str, position: int) -> Rollout:
         """All samples for one problem, which is number `position` in the order of the run."""

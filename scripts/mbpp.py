@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ SAMPLING = {
     SAMPLED: ("--num-samples", "4", "--k", "1", "4", "--temperature", "0.6", "--top-p", "1.0"),
     GREEDY: ("--num-samples", "1", "--k", "1", "--temperature", "0"),
 }
+# How often the SFT model solves the training problems, sampled as RL samples: RL mostly skips those it never solves.
+PILOT = ("--num-samples", "8", "--k", "1", "8", "--temperature", "0.8", "--top-p", "1.0")
 # As in the config: a chat model with short answers.
 ANSWERS = ("--max-tokens", "160", "--chat-template")
 # One update that changes nothing, after SFT: its checkpoint is the model that the other runs start from.
@@ -71,16 +73,25 @@ class Job:
         kinds = [RL, CONTROL] if self.with_control else [RL]
         return {kind: [f"{kind}-{seed}" for seed in self.seeds] for kind in kinds}
 
+    def problems(self) -> list[str]:
+        """The SPECs of the training problems. The first has the reference programs."""
+        return [f"mbpp:{self.mbpp}?split={split}" for split in ("train", "prompt")]
+
     def training(self, name: str, model: str) -> list[str]:
         """The options of the training run `name`, which starts from `model`."""
-        train = f"mbpp:{self.mbpp}?split=train"
+        train = self.problems()
         options = ["--config", CONFIG, "--run.dir", str(self.folder / name), "--model.name", model]
-        options += ["--problems.train", train, f"mbpp:{self.mbpp}?split=prompt", "--problems.supervised", train]
+        options += ["--problems.train", *train, "--problems.supervised", train[0]]
         if name == SFT:
             return [*options, *self.settings, *START]
         kind, _, seed = name.rpartition("-")
+        options += ["--problems.pass_rates", *(str(self.pilot() / parse_spec(spec).name) for spec in train)]
         options += ["--problems.evaluation", f"mbpp:{self.mbpp}?split=validation[0:30]", "--learner.sft.num_steps", "0"]
         return [*options, "--run.seed", seed, *TRAINING[kind], *self.settings]
+
+    def pilot(self) -> Path:
+        """The folder of the SFT model's evaluation on the training problems."""
+        return self.folder / "pilot"
 
     def evaluation(self, name: str, drawn: str) -> Path:
         """The folder of a model's evaluation."""
@@ -97,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluate(job, BASE, base)
         start = train(job, SFT, base)
         evaluate(job, SFT, start)
+        _evaluate(start, job.problems(), PILOT, job.pilot())
         for names in zip(*job.trained().values(), strict=True):
             for name in names:
                 evaluate(job, name, train(job, name, start))
@@ -156,10 +168,13 @@ def train(job: Job, name: str, model: str) -> str:
 def evaluate(job: Job, name: str, model: str) -> None:
     """Evaluate a model on the benchmarks if there are no results yet."""
     for drawn, sampling in SAMPLING.items():
-        folder = job.evaluation(name, drawn)
-        if not (folder / "results.json").is_file():
-            options = ["--model", model, "--problems", *job.benchmarks().values(), *sampling, *ANSWERS]
-            _run("evaluate.py", *options, "--output", str(folder))
+        _evaluate(model, job.benchmarks().values(), sampling, job.evaluation(name, drawn))
+
+
+def _evaluate(model: str, specs: Iterable[str], sampling: Iterable[str], folder: Path) -> None:
+    if not (folder / "results.json").is_file():
+        options = ["--model", model, "--problems", *specs, *sampling, *ANSWERS]
+        _run("evaluate.py", *options, "--output", str(folder))
 
 
 def _run(*command: str) -> None:

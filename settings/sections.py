@@ -127,6 +127,17 @@ class ProblemsSettings(Section):
     skip_solved: float = Field(
         0.0, ge=0, lt=1, description="Probability of skipping a problem that the last rollout solved completely."
     )
+    skip_unsolved: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability of skipping a problem for which no program of the last two rollouts passed.",
+    )
+    pass_rates: tuple[str, ...] = Field(
+        (),
+        description="Evaluations (`--output` of `evaluate.py`) of the model on training problems, so that RL knows "
+        "from the start which problems are solved or unsolved.",
+    )
     evaluation: tuple[str, ...] | dict[str, tuple[str, ...]] = Field(
         (),
         description="SPECs of the held-out problems, or several sets of them by name, each with its own pass@k: "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.problems import ProblemSampler, capacity
+from controller.problem_sampler import Passes, ProblemSampler
+from controller.problems import capacity
 from settings import Settings
 
 
@@ -65,20 +68,43 @@ def test_every_epoch_has_every_problem_once(num_problems: int, seed: int) -> Non
 @given(st.integers(1, 9), st.integers(0, 30))
 def test_a_restored_order_continues_where_it_was(num_problems: int, position: int) -> None:
     names = [f"p{i}" for i in range(num_problems)]
-    order = ProblemSampler(names, seed=3, skip_solved=0.5)
+    order = ProblemSampler(names, seed=3, skip_solved=0.5, skip_unsolved=0.5)
     for _ in range(position):
-        order.note(order.next(), solved=order.position % 2 == 0)
-    restored = ProblemSampler(names, seed=3, skip_solved=0.5)
-    restored.restore(order.to_json())
+        order.note(order.next(), num_passed=order.position % 3, num_samples=2)
+    restored = ProblemSampler(names, seed=3, skip_solved=0.5, skip_unsolved=0.5, measured={"p0": Passes(2, 2)})
+    restored.restore(json.loads(json.dumps(order.to_json())))
     assert [order.next() for _ in range(20)] == [restored.next() for _ in range(20)]
 
 
 def test_solved_problems_come_less_often_until_they_fail_again() -> None:
     names = [f"p{i}" for i in range(20)]
     order = ProblemSampler(names, seed=1, skip_solved=0.75)
-    order.note("p0", solved=True)
+    order.note("p0", 4, 4)
     drawn = [order.next() for _ in range(20 * 100)]
     assert 10 <= drawn.count("p0") <= 45
     assert drawn.count("p1") >= 100
-    order.note("p0", solved=False)
+    order.note("p0", 3, 4)
     assert [order.next() for _ in range(2 * len(names))].count("p0") >= 1
+
+
+def test_unsolved_problems_come_less_often_until_a_program_passes() -> None:
+    names = [f"p{i}" for i in range(20)]
+    order = ProblemSampler(names, seed=1, skip_unsolved=0.75)
+    order.note("p0", 0, 4)
+    assert order.next() is not None
+    assert [order.next() for _ in range(20 * 10)].count("p0") == 10, "one rollout is too few to call it unsolved"
+    order.note("p0", 0, 4)
+    drawn = [order.next() for _ in range(20 * 100)]
+    assert 10 <= drawn.count("p0") <= 45
+    order.note("p0", 1, 4)
+    assert [order.next() for _ in range(20 * 10)].count("p0") == 10
+
+
+def test_results_from_before_the_run_count_at_once() -> None:
+    names = [f"p{i}" for i in range(20)]
+    measured = {"p0": Passes(0, 8), "p1": Passes(1, 8), "p2": Passes(8, 8), "elsewhere": Passes(0, 8)}
+    order = ProblemSampler(names, seed=1, skip_solved=0.75, skip_unsolved=0.75, measured=measured)
+    drawn = [order.next() for _ in range(20 * 100)]
+    assert 10 <= drawn.count("p0") <= 45
+    assert 10 <= drawn.count("p2") <= 45
+    assert drawn.count("p1") == drawn.count("p3") >= 100

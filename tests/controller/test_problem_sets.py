@@ -97,3 +97,23 @@ def test_a_set_without_a_right_reference_is_refused(tmp_path: Path) -> None:
     sets = load_problem_sets(ProblemsSettings(train=(train,), evaluation=specs))
     with pytest.raises(UserError, match=r"problems\.evaluation\.b has no problem left"):
         without_failing_references(sets, SandboxSettings(), tmp_path / "references.json")
+
+
+def test_pass_rates_are_those_of_the_training_problems(tmp_path: Path) -> None:
+    spec = write(tmp_path / "train.jsonl", {"a": [], "b": [], "c": []})
+    outcomes = {"a": ["passed", "failed", "infrastructure_error"], "b": ["failed", "timeout"], "elsewhere": ["passed"]}
+    rows = [{"task_id": name, "outcome": outcome} for name, found in outcomes.items() for outcome in found]
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ProblemsSettings(train=(spec,), pass_rates=(str(folder),))
+    assert load_problem_sets(settings).measured == {"a": (1, 2), "b": (0, 2)}
+
+
+def test_an_evaluation_of_other_problems_says_nothing_about_pass_rates(tmp_path: Path) -> None:
+    settings = ProblemsSettings(train=(write(tmp_path / "train.jsonl", {"a": []}),), pass_rates=(str(tmp_path),))
+    with pytest.raises(UserError, match=r"no samples\.jsonl"):
+        load_problem_sets(settings)
+    (tmp_path / "samples.jsonl").write_text('{"task_id": "elsewhere", "outcome": "passed"}\n')
+    with pytest.raises(UserError, match=r"problems\.pass_rates: .* has no programs for problems of problems\.train"):
+        load_problem_sets(settings)

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from controller.ledger import Ledger
-from controller.problems import ProblemSampler, load_problem_sets
+from controller.problem_sampler import ProblemSampler
+from controller.problems import load_problem_sets
 from files import newest_checkpoint
 from settings_sources import load_settings
 from tests.jobs import ROOT, launch, python, small_job

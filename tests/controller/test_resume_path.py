@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import launch
 from controller.batches import BatchSource
 from controller.ledger import DropReason, Ledger
-from controller.problems import ProblemSampler, ProblemSets, load_problem_sets
+from controller.problem_sampler import ProblemSampler
+from controller.problems import ProblemSets, load_problem_sets
 from controller.rollouts import RolloutLoop
 from controller.state import dump_state, read_state
 from errors import UserError

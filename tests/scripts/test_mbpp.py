@@ -102,6 +102,7 @@ def steps(folder: Path, trained: Sequence[str] = ("rl-0",)) -> list[str]:
     ran = evaluated("base")
     for name in ("sft", *trained):
         ran += [f"launch.py {folder}/{name}", *evaluated(name)]
+        ran += [f"evaluate.py {folder}/pilot"] if name == "sft" else []
     return ran
 
 
@@ -112,7 +113,7 @@ def test_all_steps_once(commands: Commands, arguments: list[str], tmp_path: Path
     assert commands.ran == steps(tmp_path / "out")
     assert mbpp.main([*arguments, "--limit", "1"]) == 0  # other problems, and the same models
     more = commands.ran[len(steps(tmp_path / "out")) :]
-    assert len(more) == 6
+    assert len(more) == 6  # not the pilot, which the training runs depend on
     assert all("/first-1/" in command for command in more)
 
 
@@ -125,10 +126,12 @@ def test_seeds_and_controls_start_from_the_same_model(commands: Commands, argume
         settings, _ = load_settings(trained[name])
         assert (settings.model.name, settings.learner.sft.num_steps, settings.run.num_steps) == (start, 0, 7)
         assert settings.run.seed == int(name[-1])
+        assert len(settings.problems.pass_rates) == 2
+        assert all((Path(folder) / "samples.jsonl").is_file() for folder in settings.problems.pass_rates)
         assert settings.learner.loss.rl_weight == (0 if name.startswith("control") else 1)
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 8])  # the only update of run 3 is its last
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 8, 9])  # the only update of run 3 is its last
 def test_continues_where_it_was_interrupted(
     commands: Commands, arguments: list[str], tmp_path: Path, stop_at: int
 ) -> None:
