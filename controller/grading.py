@@ -50,7 +50,8 @@ class GradedSample:
 class GradedRollout:
     """What became of one rollout.
 
-    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none.
+    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none or
+    if they teach nothing and `rewards.filter_groups` drops them.
     `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
     `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
     baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
@@ -97,9 +98,11 @@ class GradingWorker(SandboxWorker):
         settings: SandboxSettings,
         rewards: RewardSettings,
         buffer: Any,
+        max_tokens: int,
     ) -> None:
         super().__init__(problems, settings)
         self._rewards = rewards
+        self._max_tokens = max_tokens
         self._buffer = buffer
 
     def grade_rollout(
@@ -120,14 +123,16 @@ class GradingWorker(SandboxWorker):
             self._rewards,
             greedy=greedy,
             previous=previous,
+            max_tokens=self._max_tokens,
         )
         graded = [
             (completion, verdict, scored)
             for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
             if scored is not None
         ]
+        has_signal = any(scored.token_weights.any() for _, _, scored in graded)
         added = None
-        if graded:
+        if graded and (has_signal or not self._rewards.filter_groups):
             experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
             added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
         return GradedRollout(
@@ -146,7 +151,7 @@ class GradingWorker(SandboxWorker):
             greedy=scores.greedy,
             shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
             num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
-            has_signal=any(scored.token_weights.any() for _, _, scored in graded),
+            has_signal=has_signal,
         )
 
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> list[Outcome]:

@@ -32,6 +32,8 @@ class DropReason(StrEnum):
     """It died with the process that held it."""
     UNGRADED = "ungraded"
     """The sandbox failed on it: the grader's error, which says nothing about the program."""
+    SILENT = "silent"
+    """Its programs teach nothing, and `rewards.filter_groups` drops such rollouts."""
     REWOUND = "rewound"
     """Its update died with the learner that made it."""
 

@@ -241,7 +241,8 @@ class RolloutLoop:
     def _account(self, graded: GradedRollout) -> None:
         self._num_graded += 1
         if (added := graded.added) is None:
-            self.ledger.drop(graded.rollout_id, DropReason.UNGRADED, *UNGRADED)
+            reason = DropReason.SILENT if graded.num_samples else DropReason.UNGRADED
+            self.ledger.drop(graded.rollout_id, reason, *UNGRADED)
         elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
             self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
         else:

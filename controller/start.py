@@ -202,6 +202,7 @@ async def start_actors(
         problems_ref,
         settings.rewards,
         buffer,
+        settings.generator.max_tokens,
         name="sandbox",
         resources=placement.sandbox(),
     )

@@ -101,11 +101,14 @@ class Loop:
                 self.settings.rewards,
                 greedy=None if decoded is None else sandbox.grade(problem, decoded.program, decoded.completion_id),
                 previous=self.greedy.get(rollout.task_id),
+                max_tokens=self.settings.generator.max_tokens,
             )
             if scores.greedy is not None:
                 self.greedy[rollout.task_id] = scores.greedy
             pairs = zip(rollout.samples, scores.samples, strict=True)
-            groups.append([experience(completion, scored) for completion, scored in pairs if scored is not None])
+            group = [experience(completion, scored) for completion, scored in pairs if scored is not None]
+            if any(sample.token_weights.any() for sample in group) or not self.settings.rewards.filter_groups:
+                groups.append(group)
             passes = Passes(sum(verdict.passed for verdict in verdicts), len(verdicts))
             results.append((rollout.task_id, passes))
         return groups, results

@@ -15,17 +15,19 @@ from errors import UserError
 from files import read_json, set_aside, write_folder, write_json
 from learner.data import Experience, ReferenceSampler, TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
+from learner.estimates import estimate, look_up
 from learner.metrics import UpdateStats
 from learner.objectives import TokenTable, contributing, loss, token_table
+from learner.optim import learning_rate, make_optimizer
 from learner.packing import MicroBatch
 from learner.policy import Policy
 from rewards import Granularity
-from settings import LossSettings, OptimSettings, Settings
+from settings import AdvantageEstimator, LossAggMode, LossSettings, OldLogprobs, Settings
 from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,7 @@ class Learner:
         self.model_settings = settings.model
         self.settings = settings.learner
         self.objective = settings.learner.loss
+        self.advantage = settings.learner.advantage
         self.device = torch.device("cuda" if settings.learner.num_gpus > 0 else "cpu")
         self.policy = Policy(
             model,
@@ -74,6 +77,7 @@ class Learner:
             activation_checkpointing=settings.learner.activation_checkpointing,
             chunk_tokens=settings.learner.chunk_tokens,
             lora=settings.model.lora,
+            with_values=self.advantage.estimator is AdvantageEstimator.GAE,
         )
         self.step = 0
         self.version = 0
@@ -81,21 +85,38 @@ class Learner:
         self._saved: Path | None = None
         self._allow_changes = settings.problems.allow_changes
         self._temperature = settings.generator.temperature
+        self._max_tokens = settings.generator.max_tokens
         self._seed = settings.run.seed
         self._sampler = ReferenceSampler((), seed=self._seed)
         self._num_trained = 0
         """References drawn for the updates made; the sampler itself may be ahead."""
         self._reference: Policy | None = None
+        """The policy that RL starts from, for KL terms."""
+        self._old: Policy | None = None
+        """The policy with the weights published last, for likelihood ratios that refer to it."""
         self.start_reinforcement()
 
     def start_reinforcement(self) -> None:
-        """Make the current weights those that RL starts from, which the KL term refers to. Resets the optimizer."""
+        """Make the current weights those that RL starts from, which KL terms refer to. Resets the optimizer."""
         self._optimizer = make_optimizer(self.policy, self.settings.optim.weight_decay)
-        if self.objective.kl_loss_coef:
-            # Frozen parameters are shared: of a model with adapters, only the adapters are copied.
-            frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
-            self._reference = copy.deepcopy(self.policy, {id(value): value for value in frozen})
-            self._reference.model.requires_grad_(False)
+        if self.objective.kl_loss_coef or self.advantage.kl_reward_coef:
+            self._reference = self._frozen_copy()
+        if self.objective.old_logprobs is OldLogprobs.RECOMPUTE:
+            self._old = self._frozen_copy()
+
+    def _frozen_copy(self) -> Policy:
+        """The policy with the current weights. Frozen parameters are shared: of adapters, only they are copied."""
+        frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
+        copied = copy.deepcopy(self.policy, {id(value): value for value in frozen})
+        copied.model.requires_grad_(False)
+        return copied
+
+    @torch.no_grad()
+    def keep_as_old(self) -> None:
+        """Let likelihood ratios refer to the current weights, which are about to be published."""
+        if self._old is not None:
+            for mine, current in zip(self._old.model.parameters(), self.policy.model.parameters(), strict=True):
+                mine.copy_(current)
 
     def set_references(self, references: Sequence[TokenSequence]) -> None:
         """Set the reference programs of the supervised term, and start their first pass.
@@ -123,10 +144,17 @@ class Learner:
         return self.prepare_with(experiences, references, self._sampler.num_drawn)
 
     def prepare_with(
-        self, experiences: Sequence[Experience], references: list[TokenSequence], num_drawn: int = 0
+        self,
+        experiences: Sequence[Experience],
+        references: list[TokenSequence],
+        num_drawn: int = 0,
+        loss_agg_mode: LossAggMode | None = None,
     ) -> PreparedUpdate:
-        """`prepare` with references that were already drawn; `num_drawn` is the data position after them."""
-        useful = contributing(experiences, self.objective)
+        """`prepare` with references that were already drawn; `num_drawn` is the data position after them.
+
+        `loss_agg_mode` is by default that of the objective.
+        """
+        useful = contributing(experiences, self.objective, self.advantage)
         num_sampled_tokens = sum(len(e.token_ids) for e in experiences)
         table = token_table(
             useful,
@@ -134,7 +162,8 @@ class Learner:
             num_sampled_sequences=len(experiences),
             num_sampled_tokens=num_sampled_tokens,
             temperature=self._temperature,
-            loss_agg_mode=self.objective.loss_agg_mode,
+            loss_agg_mode=loss_agg_mode or self.objective.loss_agg_mode,
+            max_tokens=self._max_tokens,
             dtype=self.policy.model.dtype,
         )
         return PreparedUpdate(
@@ -163,26 +192,23 @@ class Learner:
         """`update` with another optimizer, learning rate and objective. It changes no counters."""
         if prepared.num_tokens == 0:
             raise ValueError(f"step {self.step + 1}: there are no experiences and no reference programs to train on")
-        totals = torch.zeros(3 + len(Granularity), device=self.device, dtype=torch.float64)
+        totals = torch.zeros(5 + len(Granularity), device=self.device, dtype=torch.float64)
         log_ratios, entropies = [totals[:0]], [totals[:0]]  # of sampled tokens
         optimizer.zero_grad(set_to_none=True)
-        whole_table = prepared.table.to(self.device)
+        whole_table = self._estimated(prepared, objective)
         for packed in prepared.batches:
             batch = packed.to(self.device)
             table = whole_table.select(batch.source)
-            logprobs, entropy = self.policy.logprobs(batch, table.temperature)
-            reference = None
-            if objective.kl_loss_coef and self._reference is not None:
-                with torch.no_grad():
-                    reference, _ = self._reference.logprobs(batch, table.temperature)
-            total, terms = loss(logprobs, table, objective, reference)
+            outputs = self.policy.forward(batch, table.temperature)
+            values = outputs.values if objective.rl_weight else None
+            total, terms = loss(outputs.logprobs, table, objective, self.advantage, values)
             total.backward()  # type: ignore[no-untyped-call]
-            totals += torch.stack([total.detach(), terms.supervised, terms.kl, *terms.rl])
-            log_ratios.append((logprobs.detach() - table.behavior)[table.sampled].double())
-            entropies.append(entropy[table.sampled].double())
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.policy.model.parameters(), self.settings.optim.max_grad_norm
-        ).item()
+            of_batch = (total.detach(), terms.supervised, terms.kl, terms.value, terms.num_clipped, *terms.rl)
+            totals += torch.stack([value.double() for value in of_batch])
+            log_ratios.append((outputs.logprobs.detach() - table.behavior)[table.sampled].double())
+            entropies.append(outputs.entropy[table.sampled].double())
+        trained = self.policy.trained_parameters().values()
+        grad_norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.optim.max_grad_norm).item()
         stats = _stats(prepared, totals, torch.cat(log_ratios), torch.cat(entropies), grad_norm, learning_rate)
         if not math.isfinite(grad_norm):
             raise FloatingPointError(
@@ -193,6 +219,19 @@ class Learner:
             group["lr"] = learning_rate
         optimizer.step()
         return stats
+
+    def _estimated(self, prepared: PreparedUpdate, objective: LossSettings) -> TokenTable:
+        """The table with all that the objective needs to know about sampled tokens before their gradient."""
+        table = prepared.table.to(self.device)
+        if not objective.rl_weight and not objective.kl_loss_coef:
+            return table
+        table = look_up(table, prepared.batches, self.policy, old=self._old, reference=self._reference)
+        return estimate(table, self.advantage)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the current weights are those published last."""
+        return self._published_step == self.step
 
     @torch.no_grad()
     def evaluate_loss(self, references: Sequence[TokenSequence]) -> float:
@@ -217,6 +256,7 @@ class Learner:
         if self._published_step != self.step:
             self.version += 1
             self._published_step = self.step
+            self.keep_as_old()
         verify = verify_every > 0 and self.version % verify_every == 0
         return by(self.version, self.policy.published(), verify=verify)
 
@@ -268,6 +308,7 @@ class Learner:
             self.policy.load_weights(adapter_folder if self.policy.has_adapters else path)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
+        self._load_value_head(state_folder / "value_head.pt")
         optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
         self._optimizer.load_state_dict(optimizer)
         if self._reference is not None:
@@ -278,12 +319,25 @@ class Learner:
         if version > self.version:
             self.version, self._published_step = version, None
         self._num_trained = self._sampler.num_drawn = state["num_drawn"]
+        self.keep_as_old()
+
+    def _load_value_head(self, path: Path) -> None:
+        head = self.policy.value_head
+        if path.is_file() != (head is not None):
+            written = "without" if head is not None else "with"
+            raise UserError(
+                f"{path.parents[1]}: written {written} a value head; use the algorithm of the run that wrote it"
+            )
+        if head is not None:
+            head.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
 
     def _write(self, folder: Path) -> None:
         self.policy.save(folder)
         state_folder = folder / "trainer_state"
         state_folder.mkdir()
         torch.save(self._optimizer.state_dict(), state_folder / "optimizer.pt")
+        if self.policy.value_head is not None:
+            torch.save(self.policy.value_head.state_dict(), state_folder / "value_head.pt")
         if self.policy.has_adapters:
             self.policy.save_state(state_folder / "adapter")
         if self._reference is not None:
@@ -311,23 +365,6 @@ class Learner:
         )
 
 
-def learning_rate(settings: OptimSettings, step: int) -> float:
-    """The rate after `step` updates: a linear rise over `warmup_steps`, a linear fall to 0 at `decay_steps` if set."""
-    rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    fall = max(0.0, 1.0 - step / settings.decay_steps) if settings.decay_steps else 1.0
-    return settings.learning_rate * rise * fall
-
-
-def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW without decay of biases and normalization gains, the parameters with fewer than two dimensions."""
-    parameters = list(policy.trained_parameters().values())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
-
-
 def _stats(
     prepared: PreparedUpdate,
     totals: torch.Tensor,
@@ -337,7 +374,8 @@ def _stats(
     learning_rate: float,
 ) -> UpdateStats:
     """The statistics of an update from its loss and terms, `totals`, and the values of its sampled tokens."""
-    total, supervised, kl, *rl = totals.tolist()
+    total, supervised, kl, value, num_clipped, *rl = totals.tolist()
+    clip_fraction = num_clipped / max(1, len(log_ratios))
     if not len(log_ratios):
         log_ratios = entropies = torch.zeros(1)
     ratios, mismatches = log_ratios.exp(), log_ratios.abs()
@@ -345,6 +383,7 @@ def _stats(
         loss=total,
         loss_sl=supervised,
         loss_kl=kl,
+        loss_value=value,
         **{f"loss_{row.name.lower()}": value for row, value in zip(Granularity, rl, strict=True)},
         grad_norm=grad_norm,
         learning_rate=learning_rate,
@@ -353,6 +392,7 @@ def _stats(
         mismatch_mean=mismatches.mean().item(),
         mismatch_max=mismatches.max().item(),
         entropy=entropies.mean().item(),
+        clip_fraction=clip_fraction,
         num_samples=len(prepared.experiences),
         num_idle_samples=prepared.num_idle_samples,
         num_tokens=prepared.num_tokens,

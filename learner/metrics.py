@@ -16,8 +16,10 @@ class UpdateStats:
 
     `ratio_*` are likelihood ratios policy / sampler, `mismatch_*` absolute differences of their log-probabilities, and
     `entropy` is that of the policy in nats. All of them are over sampled tokens with a gradient; if there are none, the
-    ratios are 1 and the others 0. `num_idle_samples` of the `num_samples` have no gradient, because all their token
-    weights are 0. `num_tokens` counts completion tokens, including those of idle samples and reference programs.
+    ratios are 1 and the others 0. `clip_fraction` is the share of these tokens that the clip range holds back.
+    `num_idle_samples` of the `num_samples` have no gradient, because all their token weights are 0. `num_tokens` counts
+    completion tokens, including those of idle samples and reference programs. If advantages are estimated from rewards,
+    which mixes the granularities, `loss_coarse` has the whole RL term.
     """
 
     loss: float
@@ -27,6 +29,7 @@ class UpdateStats:
     loss_adaptive: float
     loss_static: float
     loss_kl: float
+    loss_value: float
     grad_norm: float
     learning_rate: float
     ratio_mean: float
@@ -34,6 +37,7 @@ class UpdateStats:
     mismatch_mean: float
     mismatch_max: float
     entropy: float
+    clip_fraction: float
     num_samples: int
     num_idle_samples: int
     num_tokens: int

@@ -8,6 +8,7 @@ full.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ from transport.model_folder import load_model, load_tokenizer
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenOutputs:
+    """Log-probability and entropy of each completion token, and the value of the state that predicts it, all [N].
+
+    Gradients flow through log-probabilities and values, not through the entropy. `values` is None without a value head.
+    """
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor | None
+
+
 class Policy:
     """A language model with float32 master weights, computing in `compute_dtype`.
 
@@ -43,7 +56,9 @@ class Policy:
         activation_checkpointing: bool = False,
         chunk_tokens: int = 1024,
         lora: LoraSettings | None = None,
+        with_values: bool = False,
     ) -> None:
+        """Load the model in `folder`. With `with_values` it gets a value head, a linear layer that starts at 0."""
         self.name = str(folder)
         self.device = device
         self.tokenizer = load_tokenizer(folder)
@@ -55,6 +70,12 @@ class Policy:
                 attach(self.model, self._lora)
             except ValueError as error:
                 raise UserError(f"model.lora: {error}") from error
+        self.value_head: torch.nn.Linear | None = None
+        if with_values:
+            width = self.model.get_output_embeddings().weight.shape[1]
+            self.value_head = torch.nn.Linear(width, 1).to(device)
+            torch.nn.init.zeros_(self.value_head.weight)
+            torch.nn.init.zeros_(self.value_head.bias)
         self._chunk_tokens = chunk_tokens
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -83,9 +104,14 @@ class Policy:
     def logprobs(
         self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy [N] of each completion token of `batch` at `temperature` [N].
+        """Log-probability and entropy [N] of each completion token of `batch` at `temperature` [N]."""
+        outputs = self.forward(batch, temperature)
+        return outputs.logprobs, outputs.entropy
 
-        Both are float32 (float64 for a float64 model). Gradients flow only through the log-probability.
+    def forward(self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor) -> TokenOutputs:
+        """Everything about each completion token of `batch`, log-probabilities at `temperature` [N].
+
+        All are float32 (float64 for a float64 model).
         """
         autocast = self._compute_dtype == Dtype.BFLOAT16
         dtype = torch.bfloat16 if autocast else self.model.dtype
@@ -100,9 +126,12 @@ class Policy:
                     use_cache=False,
                 )
                 hidden = output.last_hidden_state.flatten(0, 1)[batch.predictor]
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        return chunked_logprobs(
+        logprobs, entropy = chunked_logprobs(
             hidden.to(dtype),
             head.weight.to(dtype),
             None if bias is None else bias.to(dtype),
@@ -110,6 +139,7 @@ class Policy:
             temperature,
             chunk_tokens=self._chunk_tokens,
         )
+        return TokenOutputs(logprobs, entropy, values)
 
     @property
     def has_adapters(self) -> bool:
@@ -117,8 +147,11 @@ class Policy:
         return self._lora is not None
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that the optimizer changes: all, or those of the adapters."""
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        """The parameters that the optimizer changes: all, or those of the adapters; and the value head's."""
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        if self.value_head is not None:
+            trained |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
+        return trained
 
     def published(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What generators receive: all parameters in the type they compute in, or only the adapters, in float32."""

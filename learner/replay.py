@@ -53,12 +53,12 @@ class Recorder:
         """
         if not self._begun:
             self._begin(learner)
-        step = learner.step + 1
+        step, is_published = learner.step + 1, learner.is_published
         try:
             yield
         finally:
             if step <= self.num_updates:
-                self._write(f"update-{step}", lambda folder: _write(folder, learner, prepared))
+                self._write(f"update-{step}", lambda folder: _write(folder, learner, prepared, is_published))
 
     def _begin(self, learner: Learner) -> None:
         """Record the model before the first update, or delete the updates that the run has undone."""
@@ -105,6 +105,8 @@ def replay(run: Path, settings: Settings) -> Iterator[ReplayedUpdate]:
         torch.set_num_threads(facts["num_threads"])  # the order of sums depends on it
         ((_, experiences),) = load_rollouts(recorded / "samples.npz")
         references = from_columns(TokenSequence, load_columns(recorded / "references.npz"))
+        if facts["is_published"]:
+            learner.keep_as_old()
         prepared = learner.prepare_with(experiences, references)
         stats = learner.update(prepared)
         yield ReplayedUpdate(learner.step, stats, _weights_checksum(learner) == facts["weights_checksum"])
@@ -123,10 +125,14 @@ def changed_settings(run: Path, settings: Settings) -> list[str]:
     return changed
 
 
-def _write(folder: Path, learner: Learner, prepared: PreparedUpdate) -> None:
+def _write(folder: Path, learner: Learner, prepared: PreparedUpdate, is_published: bool) -> None:
     save_rollouts(folder / "samples.npz", [("", prepared.experiences)])
     save_columns(folder / "references.npz", to_columns(prepared.references))
-    facts = {"num_threads": torch.get_num_threads(), "weights_checksum": _weights_checksum(learner)}
+    facts = {
+        "num_threads": torch.get_num_threads(),
+        "is_published": is_published,
+        "weights_checksum": _weights_checksum(learner),
+    }
     write_json(folder / "update.json", facts)
 
 

@@ -17,14 +17,15 @@ import torch
 
 from files import is_cached, read_json, write_folder, write_json
 from learner.data import ReferenceSampler, TokenSequence, fingerprint, split
-from learner.learner import Learner, make_optimizer
+from learner.learner import Learner
+from learner.optim import make_optimizer
 from settings import LossSettings, SftSettings
 from transport.weights import to_numpy
 
 logger = logging.getLogger(__name__)
 
 # Increase this when a code change gives another model for the same inputs.
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 
 _SUPERVISED = LossSettings(rl_weight=0.0, supervised_weight=1.0, rollout_is_threshold=None)
 
@@ -98,7 +99,8 @@ def _train(
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
     for step in range(1, settings.num_steps + 1):
-        prepared = learner.prepare_with((), sampler.draw(settings.batch_size))
+        drawn = sampler.draw(settings.batch_size)
+        prepared = learner.prepare_with((), drawn, loss_agg_mode=_SUPERVISED.loss_agg_mode)
         stats = learner.optimize(prepared, optimizer, _learning_rate(settings, step), _SUPERVISED)
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)
@@ -140,7 +142,6 @@ def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> st
         "references": fingerprint(references),
         "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
         "optim": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
-        "loss_agg_mode": settings.loss.loss_agg_mode,
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -20,11 +20,13 @@ from rewards.lines import (
 )
 from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 from sandbox.verdict import Outcome, Verdict
-from settings import RewardSettings
+from settings import AdaptiveScope, Baseline, OutcomeReward, Placement, RewardSettings, ScaleRewards
 
 FINE_PENALTY = -0.3
 STATIC_PENALTY = -0.1
+SCALE_EPSILON = 1e-6
 
+_OUTCOMES = {OutcomeReward.BINARY: (1.0, 0.0), OutcomeReward.SIGN: (1.0, -1.0)}  # passed, not passed
 _COARSE = {
     Outcome.PASSED: 1.0,
     Outcome.FAILED: -0.3,
@@ -44,12 +46,14 @@ def score_group(
     *,
     greedy: Verdict | None = None,
     previous: ProgramReward | None = None,
+    max_tokens: int | None = None,
 ) -> GroupScores:
     """Score the programs sampled for one problem; `verdicts[i]` is the verdict on `programs[i]`.
 
     `greedy` is the verdict on the problem's greedy decode, `previous` the `GroupScores.greedy` of the problem's last
-    rollout. Samples that could not be graded leave the group before any baseline is computed. If a baseline has
-    nothing to compare with (no greedy decode yet, no other sample), it is 0.
+    rollout. `max_tokens` is the limit of a completion, which the overlong penalty depends on. Samples that could not be
+    graded leave the group before any baseline is computed. If a baseline has nothing to compare with (no greedy decode
+    yet, no other sample), it is 0.
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
@@ -65,8 +69,12 @@ def score_group(
     kept = _greedy_reward(greedy, previous, settings)
     scored = [verdict for _, _, verdict in graded]
     coarse, adaptive = _program_rewards(scored, settings)
-    advantages = np.stack([coarse * settings.coarse_weight, adaptive * settings.adaptive_weight])
-    advantages = _shape(advantages - _baseline(advantages, kept, settings), scored, settings)
+    rewards = np.stack([coarse * settings.coarse_weight, adaptive * settings.adaptive_weight])
+    if settings.overlong_buffer and max_tokens is not None:
+        lengths = np.array([len(program.char_spans) for _, program, _ in graded])
+        rewards[0] -= settings.overlong_penalty * _overlong(lengths, max_tokens, settings.overlong_buffer)
+    advantages = (rewards - _baseline(rewards, kept, settings)) * _scale(rewards, settings)
+    advantages = _shape(advantages, scored, settings)
     samples: list[ScoredSample | None] = [None] * len(verdicts)
     for i, (place, program, verdict) in enumerate(graded):
         samples[place] = _score(program, verdict, float(coarse[i]), float(adaptive[i]), advantages[:, i], settings)
@@ -79,16 +87,25 @@ def _program_rewards(
     """R_coarse and R_adaptive = -0.3 + 1.3 * N_pass / (N_pass + N_fail) of each program, [N] each, without weights.
 
     A test that crashed, timed out or was skipped counts as not passed. R_adaptive is 0 outside of its scope: `ran`
-    excludes only syntax errors, the other scopes include only wrong answers.
+    excludes only syntax errors, `answered` every error, and `replace_coarse` includes only wrong answers.
     """
-    coarse = np.array([_COARSE[verdict.outcome] for verdict in verdicts], dtype=np.float64)
+    if settings.outcome is OutcomeReward.COARSE:
+        values = [_COARSE[verdict.outcome] for verdict in verdicts]
+    else:
+        passed, other = _OUTCOMES[settings.outcome]
+        values = [passed if verdict.passed else other for verdict in verdicts]
+    coarse = np.array(values, dtype=np.float64)
     ratios = np.array([verdict.pass_ratio for verdict in verdicts], dtype=np.float64)
-    is_inside = is_failed = [verdict.outcome is Outcome.FAILED for verdict in verdicts]
-    if settings.adaptive_scope == "ran":
-        is_inside = [verdict.outcome is not Outcome.SYNTAX_ERROR for verdict in verdicts]
-    elif settings.adaptive_scope == "replace_coarse" and settings.adaptive_weight > 0:
-        # The released code replaces the coarse -0.3 with the adaptive value instead of adding a term.
-        coarse = np.where(is_failed, 0.0, coarse)
+    is_failed = [verdict.outcome is Outcome.FAILED for verdict in verdicts]
+    match settings.adaptive_scope:
+        case AdaptiveScope.RAN:
+            is_inside = [verdict.outcome is not Outcome.SYNTAX_ERROR for verdict in verdicts]
+        case AdaptiveScope.ANSWERED:
+            is_inside = [verdict.outcome in (Outcome.FAILED, Outcome.PASSED) for verdict in verdicts]
+        case AdaptiveScope.REPLACE_COARSE:
+            is_inside = is_failed
+            if settings.adaptive_weight > 0:  # the released code puts the adaptive value in place of the coarse -0.3
+                coarse = np.where(is_failed, 0.0, coarse)
     return coarse, np.where(is_inside, -0.3 + 1.3 * ratios, 0.0)
 
 
@@ -99,7 +116,7 @@ def _greedy_reward(
         return previous
     coarse, adaptive = _program_rewards([greedy], settings)
     latest = ProgramReward(float(coarse[0]) * settings.coarse_weight, float(adaptive[0]) * settings.adaptive_weight)
-    if settings.baseline == "greedy_best" and previous is not None and previous.total > latest.total:
+    if settings.baseline is Baseline.GREEDY_BEST and previous is not None and previous.total > latest.total:
         return previous
     return latest
 
@@ -112,11 +129,28 @@ def _baseline(
     baseline = np.zeros_like(rewards)
     if settings.needs_greedy and greedy is not None:
         baseline = np.array([[greedy.coarse], [greedy.adaptive]])
-    elif settings.baseline == "mean" and num_samples > 0:
+    elif settings.baseline is Baseline.MEAN and num_samples > 0:
         baseline = rewards.mean(axis=1, keepdims=True)
-    elif settings.baseline == "leave_one_out" and num_samples > 1:
+    elif settings.baseline is Baseline.LEAVE_ONE_OUT and num_samples > 1:
         baseline = (rewards.sum(axis=1, keepdims=True) - rewards) / (num_samples - 1)
     return baseline
+
+
+def _overlong(lengths: NDArray[np.int64], max_tokens: int, buffer: float) -> NDArray[np.float64]:
+    """How far completions of `lengths` [N] tokens reach into the last `buffer` share of `max_tokens`, from 0 to 1.
+
+    The soft overlong punishment of DAPO (Yu et al. 2025, equation 13).
+    """
+    inside = (lengths - (1 - buffer) * max_tokens) / (buffer * max_tokens)
+    return np.clip(inside, 0.0, 1.0)
+
+
+def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:
+    """The factor on the advantages of a rollout; 0 if its programs all earn the same `rewards` [2, N]."""
+    if settings.scale_rewards is ScaleRewards.NONE:
+        return 1.0
+    deviation = float(rewards.sum(axis=0).std(ddof=1)) if rewards.shape[1] > 1 else 0.0
+    return 1 / (deviation + SCALE_EPSILON) if deviation > SCALE_EPSILON else 0.0
 
 
 def _shape(
@@ -142,8 +176,9 @@ def _score(
 ) -> ScoredSample:
     """Spread the advantages [2] (coarse, adaptive) and the penalties of one program over its tokens."""
     weights = np.zeros((len(Granularity), len(program.char_spans)), dtype=np.float32)
-    weights[Granularity.COARSE] = advantage[0]
-    weights[Granularity.ADAPTIVE] = advantage[1]
+    carriers = slice(-1, None) if settings.placement is Placement.LAST else slice(None)
+    weights[Granularity.COARSE, carriers] = advantage[0]
+    weights[Granularity.ADAPTIVE, carriers] = advantage[1]
     whole = token_range(program.char_spans, 0, len(program.text) - 1)
     start, num_tokens = (0, 0) if whole is None else (whole[0], whole[1] - whole[0] + 1)
     error = verdict.error

@@ -8,8 +8,6 @@ package imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from pydantic import Field, model_validator
 from settings.base import GIB, MIB, Section
 from settings.choices import (
     AdaptiveScope,
+    AdvantageEstimator,
     Algorithm,
     Baseline,
     ChatTemplate,
@@ -25,12 +24,26 @@ from settings.choices import (
     Engine,
     FineFallback,
     Isolation,
+    KlLossType,
     LoraPublish,
     LossAggMode,
+    OldLogprobs,
     OnUpdate,
+    OutcomeReward,
+    Placement,
+    PolicyLoss,
+    ScaleRewards,
     WeightTransfer,
 )
-from settings.learning import CACHE_DIR, LearnerSettings, LossSettings, OptimSettings, SftSettings
+from settings.learning import (
+    CACHE_DIR,
+    AdvantageSettings,
+    LearnerSettings,
+    LossSettings,
+    OptimSettings,
+    SftSettings,
+)
+from settings.presets import PRESETS
 from settings.sections import (
     BufferSettings,
     CheckpointSettings,
@@ -50,7 +63,10 @@ __all__ = [
     "CACHE_DIR",
     "GIB",
     "MIB",
+    "PRESETS",
     "AdaptiveScope",
+    "AdvantageEstimator",
+    "AdvantageSettings",
     "Algorithm",
     "Baseline",
     "BufferSettings",
@@ -63,19 +79,25 @@ __all__ = [
     "FineFallback",
     "GeneratorSettings",
     "Isolation",
+    "KlLossType",
     "LearnerSettings",
     "LoraPublish",
     "LoraSettings",
     "LossAggMode",
     "LossSettings",
     "ModelSettings",
+    "OldLogprobs",
     "OnUpdate",
     "OptimSettings",
+    "OutcomeReward",
+    "Placement",
     "PlanOptions",
+    "PolicyLoss",
     "ProblemsSettings",
     "RewardSettings",
     "RunSettings",
     "SandboxSettings",
+    "ScaleRewards",
     "Section",
     "Settings",
     "SftSettings",
@@ -84,50 +106,24 @@ __all__ = [
     "rewards_of",
 ]
 
-# How the other algorithms differ from `rltf`, whose values are the defaults of `RewardSettings` and `LossSettings`.
-# docs/method.md explains each difference.
-_REWARDS: Mapping[Algorithm, Mapping[str, Any]] = {
-    Algorithm.RLTF: {},
-    Algorithm.RLTF_PAPER: {
-        "baseline": Baseline.GREEDY_BEST,
-        "alpha_cap": math.inf,
-        "adaptive_scope": AdaptiveScope.FAILED,
-        "unlocated_category": FineFallback.IGNORE,
-        "failing_never_positive": False,
-        "negative_scale": 1.0,
-    },
-    Algorithm.RLTF_CODE: {
-        "baseline": Baseline.GREEDY_LATEST,
-        "alpha_cap": 1.0,
-        "adaptive_scope": AdaptiveScope.REPLACE_COARSE,
-        "timeout_category": FineFallback.IGNORE,
-        "unlocated_category": FineFallback.IGNORE,
-        "failing_never_positive": False,
-        "negative_scale": 1.0,
-    },
-}
-_LOSS: Mapping[Algorithm, Mapping[str, Any]] = {
-    Algorithm.RLTF: {},
-    Algorithm.RLTF_PAPER: {"loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": None},
-    Algorithm.RLTF_CODE: {"loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": None},
-}
-
 
 def rewards_of(algorithm: Algorithm | str, **given: Any) -> RewardSettings:
     """The reward settings of `algorithm`, except for the fields that are `given`."""
-    return RewardSettings.model_validate({**_REWARDS[Algorithm(algorithm)], **given})
+    return RewardSettings.model_validate({**PRESETS[Algorithm(algorithm)].rewards, **given})
 
 
 def loss_of(algorithm: Algorithm | str, **given: Any) -> LossSettings:
     """The loss settings of `algorithm`, except for the fields that are `given`."""
-    return LossSettings.model_validate({**_LOSS[Algorithm(algorithm)], **given})
+    return LossSettings.model_validate({**PRESETS[Algorithm(algorithm)].loss, **given})
 
 
 class Settings(Section):
     """The whole tree. It reads neither files nor the environment: `settings_sources.load_settings` does."""
 
     algorithm: Algorithm = Field(
-        Algorithm.RLTF, description="Version of RLTF that sets the `rewards` and `learner.loss` fields you don't set."
+        Algorithm.RLTF,
+        description="Objective that sets the fields of `rewards`, `learner.loss` and `learner.advantage` that you "
+        "don't set.",
     )
     run: RunSettings = Field(default_factory=RunSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -152,12 +148,14 @@ class Settings(Section):
         """Leave values that are wrong alone: the fields' own validation reports them."""
         if not isinstance(data, dict) or data.get("algorithm", Algorithm.RLTF) not in list(Algorithm):
             return data
-        algorithm = Algorithm(data.get("algorithm", Algorithm.RLTF))
-        rewards, learner = data.get("rewards", {}), data.get("learner", {})
-        if isinstance(rewards, dict):
-            data = data | {"rewards": {**_REWARDS[algorithm], **rewards}}
-        if isinstance(learner, dict) and isinstance(loss := learner.get("loss", {}), dict):
-            data = data | {"learner": learner | {"loss": {**_LOSS[algorithm], **loss}}}
+        preset = PRESETS[Algorithm(data.get("algorithm", Algorithm.RLTF))]
+        if isinstance(rewards := data.get("rewards", {}), dict):
+            data = data | {"rewards": {**preset.rewards, **rewards}}
+        if isinstance(learner := data.get("learner", {}), dict):
+            for name, values in (("loss", preset.loss), ("advantage", preset.advantage)):
+                if isinstance(given := learner.get(name, {}), dict):
+                    learner = learner | {name: {**values, **given}}
+            data = data | {"learner": learner}
         return data
 
     @model_validator(mode="after")
@@ -167,6 +165,7 @@ class Settings(Section):
             object.__setattr__(self, "model", chosen)  # so that the settings of a run say what it computes in
         self._check_sizes()
         self._check_schedule()
+        self._check_objective()
         if self.generator.weight_transfer is not WeightTransfer.OBJECT_STORE:
             self._check_weight_transfer()
         if self.run.deterministic:
@@ -212,6 +211,20 @@ class Settings(Section):
             raise ValueError(
                 f"evaluation.every {every} is not a multiple of buffer.refresh_every {refresh_every}, so the "
                 f"generators would not hold the learner's latest weights: set it to {_multiple(every, refresh_every)}"
+            )
+
+    def _check_objective(self) -> None:
+        advantage, loss = self.learner.advantage, self.learner.loss
+        if self.generator.top_p < 1 and loss.rl_weight and loss.uses_ratios:
+            raise ValueError(
+                f"generator.top_p {self.generator.top_p} renormalizes the sampler's probabilities over the nucleus, so "
+                "likelihood ratios would be biased below 1: set it to 1, or use a loss without ratios "
+                "(learner.loss.policy_loss reinforce with learner.loss.rollout_is_threshold null)"
+            )
+        if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
+            raise ValueError(
+                f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "
+                f"{advantage.estimator}: return and gae need rewards on the last token, outcome needs them on all"
             )
 
     def _check_weight_transfer(self) -> None:

@@ -11,14 +11,30 @@ _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 
 class Algorithm(StrEnum):
-    """Which version of RLTF sets the rewards and the loss."""
+    """Which objective sets the rewards and the loss; `settings.presets` has the values, with formulas and sources."""
 
     RLTF = "rltf"
-    """This project's defaults."""
+    """RLTF with this project's defaults."""
     RLTF_PAPER = "rltf-paper"
-    """As the paper describes it."""
+    """RLTF as the paper describes it."""
     RLTF_CODE = "rltf-code"
-    """As the authors' released code computes it."""
+    """RLTF as the authors' released code computes it."""
+    PPO = "ppo"
+    """PPO with a value head."""
+    GRPO = "grpo"
+    """Advantages relative to the group, divided by its standard deviation."""
+    DR_GRPO = "dr-grpo"
+    """GRPO without the two divisions that bias it."""
+    DAPO = "dapo"
+    """GRPO with a wider clip range upwards, without silent groups, with a penalty for overlong answers."""
+    RLOO = "rloo"
+    """REINFORCE against the mean of the rollout's other samples."""
+    REINFORCE_PP = "reinforce++"
+    """REINFORCE with returns normalized over the batch."""
+    GSPO = "gspo"
+    """GRPO with one likelihood ratio per sequence."""
+    CISPO = "cispo"
+    """GRPO with clipped weights instead of clipped updates."""
 
 
 class Dtype(StrEnum):
@@ -109,8 +125,8 @@ class AdaptiveScope(StrEnum):
 
     RAN = "ran"
     """Every program that ran."""
-    FAILED = "failed"
-    """Programs with wrong answers only."""
+    ANSWERED = "answered"
+    """Programs whose tests all ran to an answer, right or wrong."""
     REPLACE_COARSE = "replace_coarse"
     """Programs with wrong answers only, in place of their coarse reward."""
 
@@ -124,6 +140,77 @@ class FineFallback(StrEnum):
     """It penalizes nothing."""
 
 
+class OutcomeReward(StrEnum):
+    """What the outcome of a program is worth."""
+
+    COARSE = "coarse"
+    """1 if it passes, -0.3 for a wrong answer, -1 for a syntax error, -0.6 for any other error."""
+    BINARY = "binary"
+    """1 if it passes, else 0."""
+    SIGN = "sign"
+    """1 if it passes, else -1."""
+
+
+class Placement(StrEnum):
+    """Which tokens carry the rewards of the whole program."""
+
+    ALL = "all"
+    """Every token."""
+    LAST = "last"
+    """The last token, as estimators that discount rewards need it."""
+
+
+class ScaleRewards(StrEnum):
+    """What advantages are divided by."""
+
+    NONE = "none"
+    """Nothing."""
+    GROUP = "group"
+    """The standard deviation of the rewards of the rollout."""
+
+
+class AdvantageEstimator(StrEnum):
+    """How the rewards of a completion become the advantage of each token."""
+
+    OUTCOME = "outcome"
+    """The rewards on the token itself."""
+    RETURN = "return"
+    """The discounted sum of the rewards from the token on."""
+    GAE = "gae"
+    """Generalized advantage estimation, with the values of a value head (Schulman et al. 2016)."""
+
+
+class PolicyLoss(StrEnum):
+    """What multiplies the advantage of a token."""
+
+    REINFORCE = "reinforce"
+    """The log-probability, times a truncated importance weight."""
+    PPO = "ppo"
+    """The likelihood ratio of the token, clipped (Schulman et al. 2017)."""
+    GSPO = "gspo"
+    """The likelihood ratio of the sequence, clipped (Zheng et al. 2025)."""
+    CISPO = "cispo"
+    """The log-probability, times a clipped likelihood ratio (MiniMax 2025)."""
+
+
+class OldLogprobs(StrEnum):
+    """The policy that likelihood ratios refer to."""
+
+    BEHAVIOR = "behavior"
+    """The policy that sampled the token, as the sampler computed it."""
+    RECOMPUTE = "recompute"
+    """The weights published last, as the learner computes them."""
+
+
+class KlLossType(StrEnum):
+    """Estimators of a KL divergence whose gradients are those of a divergence (Schulman 2020)."""
+
+    K2 = "k2"
+    """Half the squared log-ratio: its gradient is that of KL(policy || reference)."""
+    K3 = "k3"
+    """As in GRPO: its gradient is that of KL(reference || policy)."""
+
+
 class LossAggMode(StrEnum):
     """What the sum over tokens is divided by, separately for supervised and for sampled sequences."""
 
@@ -133,3 +220,5 @@ class LossAggMode(StrEnum):
     """The tokens of each sequence, then the number of sequences: every program counts the same."""
     SEQ_MEAN_TOKEN_SUM = "seq-mean-token-sum"
     """The number of sequences only: the sum over a program's tokens, as in the paper, averaged over programs."""
+    SEQ_MEAN_TOKEN_SUM_NORM = "seq-mean-token-sum-norm"
+    """The number of sequences, times `generator.max_tokens`: the length of a program has no influence."""

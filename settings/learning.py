@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from settings.base import Cores, Section
-from settings.choices import LossAggMode
+from settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
 
 CACHE_DIR = Path("runs/cache")
 
@@ -51,6 +51,12 @@ class LossSettings(Section):
         1.0, ge=0, description="Weight of all RL terms together; 0: supervised only, as a control run."
     )
     supervised_weight: float = Field(1.0, ge=0, description="Weight of the supervised term; 0: off.")
+    policy_loss: PolicyLoss = Field(PolicyLoss.REINFORCE, description="What multiplies the advantage of a token.")
+    old_logprobs: OldLogprobs = Field(
+        OldLogprobs.BEHAVIOR,
+        description="The policy that likelihood ratios refer to: the one that sampled the token, or the weights "
+        "published last, which takes another forward pass.",
+    )
     loss_agg_mode: LossAggMode = Field(
         LossAggMode.TOKEN_MEAN, description="How to average the token losses of an update."
     )
@@ -58,14 +64,27 @@ class LossSettings(Section):
         2.0, description="Upper limit of the importance weights that correct for stale samples; null: no correction."
     )
     clip_ratio_low: float | None = Field(
-        None, gt=0, lt=1, description="PPO clip range below a ratio of 1; null: no clipping."
+        None, gt=0, lt=1, description="Clip range below a ratio of 1, for ppo and gspo."
     )
     clip_ratio_high: float | None = Field(
-        None, gt=0, description="PPO clip range above a ratio of 1; null: no clipping."
+        None, gt=0, description="Clip range above a ratio of 1, for ppo, gspo and cispo."
+    )
+    clip_ratio_c: float | None = Field(
+        None, gt=1, description="Upper limit of the ratio for negative advantages (dual-clip PPO); null: no limit."
     )
     kl_loss_coef: float = Field(
         0.0, ge=0, description="Weight of the KL divergence from the policy that RL starts from."
     )
+    kl_loss_type: KlLossType = Field(
+        KlLossType.K2,
+        description="Estimator of that divergence. The gradient of k2 is that of KL(policy || start), the gradient of "
+        "k3 that of KL(start || policy).",
+    )
+
+    @property
+    def uses_ratios(self) -> bool:
+        """Whether the loss compares the policy's log-probabilities with the sampler's."""
+        return self.policy_loss is not PolicyLoss.REINFORCE or self.rollout_is_threshold is not None
 
     @model_validator(mode="after")
     def _check(self) -> LossSettings:
@@ -73,10 +92,50 @@ class LossSettings(Section):
             raise ValueError(
                 "rl_weight and supervised_weight are both 0, so there is nothing to train: set one above 0"
             )
-        if (self.clip_ratio_low is None) != (self.clip_ratio_high is None):
-            raise ValueError("clip_ratio_low and clip_ratio_high belong together: set both, or neither")
-        if self.clip_ratio_low is not None and self.rollout_is_threshold is None:
-            raise ValueError("clip_ratio_low and clip_ratio_high need importance weights: set rollout_is_threshold")
+        wanted = {
+            PolicyLoss.REINFORCE: (),
+            PolicyLoss.PPO: ("clip_ratio_low", "clip_ratio_high"),
+            PolicyLoss.GSPO: ("clip_ratio_low", "clip_ratio_high"),
+            PolicyLoss.CISPO: ("clip_ratio_high",),
+        }[self.policy_loss]
+        for name in ("clip_ratio_low", "clip_ratio_high"):
+            if (getattr(self, name) is not None) != (name in wanted):
+                cure = "set it" if name in wanted else "set it to null, or choose another policy_loss"
+                raise ValueError(
+                    f"policy_loss {self.policy_loss} {'needs' if name in wanted else 'has no'} {name}: {cure}"
+                )
+        if self.clip_ratio_c is not None and self.policy_loss is not PolicyLoss.PPO:
+            raise ValueError(
+                f"policy_loss {self.policy_loss} has no clip_ratio_c: set it to null, or policy_loss to ppo"
+            )
+        if self.old_logprobs is OldLogprobs.RECOMPUTE and self.policy_loss is PolicyLoss.REINFORCE:
+            raise ValueError("policy_loss reinforce has no likelihood ratios: set old_logprobs to behavior")
+        return self
+
+
+class AdvantageSettings(Section):
+    """From the rewards on tokens to their advantages. Fields you don't set come from `algorithm`."""
+
+    estimator: AdvantageEstimator = Field(
+        AdvantageEstimator.OUTCOME,
+        description="How rewards become the advantage of a token: as they are, summed from the token on, or by "
+        "generalized advantage estimation with a value head.",
+    )
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount of later rewards, for return and gae.")
+    lam: float = Field(1.0, ge=0, le=1, description="Lambda of gae.")
+    whiten: bool = Field(False, description="Shift and scale the advantages of an update to mean 0 and variance 1.")
+    kl_reward_coef: float = Field(
+        0.0, ge=0, description="Penalty on each token for its log-ratio to the policy that RL starts from."
+    )
+    vf_coef: float = Field(0.1, gt=0, description="Weight of the value head's loss, for gae.")
+    cliprange_value: PositiveFloat | None = Field(
+        None, description="Maximum change of a value in one update that its loss follows, for gae; null: no maximum."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> AdvantageSettings:
+        if self.kl_reward_coef and self.estimator is AdvantageEstimator.OUTCOME:
+            raise ValueError("kl_reward_coef needs the rewards of later tokens: set estimator to return or gae")
         return self
 
 
@@ -110,4 +169,7 @@ class LearnerSettings(Section):
     )
     optim: OptimSettings = Field(default_factory=OptimSettings, description="AdamW and its schedule.")
     loss: LossSettings = Field(default_factory=LossSettings, description="The terms of the loss.")
+    advantage: AdvantageSettings = Field(
+        default_factory=AdvantageSettings, description="From rewards to the advantages of tokens."
+    )
     sft: SftSettings = Field(default_factory=SftSettings, description="Supervised fine-tuning before RL.")

@@ -20,6 +20,9 @@ from settings.choices import (
     Isolation,
     LoraPublish,
     OnUpdate,
+    OutcomeReward,
+    Placement,
+    ScaleRewards,
     WeightTransfer,
 )
 
@@ -189,7 +192,13 @@ class GeneratorSettings(Section):
     num_gpus: Cores = Field(1.0, description="GPUs to reserve for each generator; 0: run on the CPU.")
     num_generations: PositiveInt = Field(20, description="Programs to sample for each problem in a rollout.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Probability mass to keep in nucleus sampling. Below 1, the sampler's probabilities are not the "
+        "policy's, so losses with likelihood ratios need 1.",
+    )
     max_tokens: PositiveInt = Field(512, description="Maximum tokens of a completion.")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
@@ -252,6 +261,11 @@ class SandboxSettings(Section):
 class RewardSettings(Section):
     """Rewards: from test results to a weight for each token. Fields you don't set come from `algorithm`."""
 
+    outcome: OutcomeReward = Field(
+        OutcomeReward.COARSE,
+        description="What an outcome is worth: 1 for a program that passes and less for worse errors, 1 or 0, or 1 or "
+        "-1.",
+    )
     coarse_weight: Weight = Field(1.0, description="Weight of the reward for the program's outcome; 0: off.")
     fine_weight: Weight = Field(1.0, description="Weight of the penalty on the line that raised an error; 0: off.")
     adaptive_weight: Weight = Field(1.0, description="Weight of the reward for the share of tests passed; 0: off.")
@@ -261,13 +275,35 @@ class RewardSettings(Section):
         description="What to subtract from the coarse and the adaptive reward: the reward of the latest or the best "
         "greedy decode, the rollout's mean, or the mean of the rollout's other samples.",
     )
+    scale_rewards: ScaleRewards = Field(
+        ScaleRewards.NONE,
+        description="Divide the advantages of a rollout by the standard deviation of its rewards, or by nothing.",
+    )
+    placement: Placement = Field(
+        Placement.ALL,
+        description="Tokens that carry the rewards of the whole program: all, or the last one, for the estimators "
+        "return and gae.",
+    )
+    filter_groups: bool = Field(
+        False,
+        description="Drop rollouts that teach nothing, because all token weights are 0, and sample another problem "
+        "instead.",
+    )
+    overlong_buffer: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of `generator.max_tokens` over which the penalty for a long completion rises, up to "
+        "`overlong_penalty` at the limit; 0: no penalty.",
+    )
+    overlong_penalty: Weight = Field(1.0, description="Penalty for a completion of `generator.max_tokens` tokens.")
     alpha_cap: float = Field(
         10.0, ge=1, description="Maximum factor on the fine penalty of a short line; inf: no maximum."
     )
     adaptive_scope: AdaptiveScope = Field(
         AdaptiveScope.RAN,
-        description="Which programs get the adaptive reward: all that ran, wrong answers only, or wrong answers only "
-        "and in place of their coarse reward.",
+        description="Which programs get the adaptive reward: all that ran, those whose tests all ran to an answer, or "
+        "wrong answers only and in place of their coarse reward.",
     )
     timeout_category: FineFallback = Field(
         FineFallback.GLOBAL, description="Fine penalty for a timeout: on the whole program, or none."

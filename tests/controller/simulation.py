@@ -113,7 +113,8 @@ class SimulatedGraders:
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        added = await self.buffer.add.remote(rollout_id, samples) if samples else None
+        is_filtered = self.cluster.random.random() < 0.03  # they teach nothing
+        added = None if is_filtered or not samples else await self.buffer.add.remote(rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout_id,
             task_id=task_id,
@@ -193,8 +194,7 @@ class SimulatedLearner:
             assert meta.rollout_id not in {name for _, name, _ in self.weights}, "trained on twice"
             assert self.version - meta.version <= self.max_off_policy_versions, "too stale"
             self.weights.append((self.step_, meta.rollout_id, meta.num_samples))
-        losses = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        stats = UpdateStats(*losses, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0)
+        stats = UpdateStats(**dict.fromkeys(UpdateStats.__dataclass_fields__, 0))
         rollouts = [item.ref.value for item in kept]
         metrics = StepMetrics.of(
             stats, rollouts, step=self.step_, weights_version=self.version, wait_s=0.0, seconds=1.0

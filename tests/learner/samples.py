@@ -16,6 +16,9 @@ from learner.policy import Policy
 from rewards import Granularity
 from sandbox.verdict import Outcome
 from settings import (
+    PRESETS,
+    AdvantageSettings,
+    Algorithm,
     Dtype,
     GeneratorSettings,
     LearnerSettings,
@@ -24,7 +27,6 @@ from settings import (
     ModelSettings,
     OptimSettings,
     Settings,
-    loss_of,
 )
 
 VOCABULARY = 300
@@ -32,7 +34,7 @@ OUTCOMES = (Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTA
 
 
 def settings(algorithm: str = "rltf", **fields: Any) -> LearnerSettings:
-    """Small settings for the CPU. Fields of `optim` and `loss` are given by their own names."""
+    """Small settings for the CPU. Fields of `optim`, `loss` and `advantage` are given by their own names."""
     small = {
         "num_gpus": 0,
         "micro_batch_tokens": 512,
@@ -41,11 +43,11 @@ def settings(algorithm: str = "rltf", **fields: Any) -> LearnerSettings:
         "supervised_batch_size": 4,
     }
     given: dict[str, dict[str, Any]] = {"optim": {"learning_rate": 1e-3, "warmup_steps": 2, "max_grad_norm": 1e9}}
-    for group, model in (("optim", OptimSettings), ("loss", LossSettings)):
-        chosen = {name: fields.pop(name) for name in list(fields) if name in model.model_fields}
-        given[group] = given.get(group, {}) | chosen
-    loss = loss_of(algorithm, **given["loss"])
-    return LearnerSettings(**{**small, **fields}, optim=OptimSettings(**given["optim"]), loss=loss)
+    preset = PRESETS[Algorithm(algorithm)]
+    given |= {"loss": dict(preset.loss), "advantage": dict(preset.advantage)}
+    for group, model in (("optim", OptimSettings), ("loss", LossSettings), ("advantage", AdvantageSettings)):
+        given[group] |= {name: fields.pop(name) for name in list(fields) if name in model.model_fields}
+    return LearnerSettings.model_validate({**small, **fields, **given})
 
 
 def make_learner(
@@ -112,8 +114,18 @@ def plain_logprobs(policy: Policy, sequence: TokenSequence, temperature: float) 
     return rows
 
 
+def plain_values(policy: Policy, sequence: TokenSequence) -> torch.Tensor:
+    """Values [T] of the states that predict the tokens of one completion; 0 without a value head."""
+    if policy.value_head is None:
+        return torch.zeros(len(sequence.token_ids), dtype=policy.model.dtype)
+    ids = torch.from_numpy(np.concatenate([sequence.prompt_ids, sequence.token_ids]).astype(np.int64))
+    hidden = policy.model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    values: torch.Tensor = policy.value_head(hidden[len(sequence.prompt_ids) - 1 : -1])[:, 0]
+    return values
+
+
 def gradients(policy: Policy) -> list[torch.Tensor]:
-    return [p.grad.clone() for p in policy.model.parameters() if p.grad is not None]
+    return [p.grad.clone() for p in policy.trained_parameters().values() if p.grad is not None]
 
 
 def largest_difference(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> float:

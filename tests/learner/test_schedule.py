@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.learner import learning_rate
+from learner.optim import learning_rate
 from settings import OptimSettings, Settings
 
 

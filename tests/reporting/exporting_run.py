@@ -34,8 +34,12 @@ DEADLINE_S = 60.0
 
 def step_metrics(step: int) -> StepMetrics:
     """The metrics of an update with 16 samples."""
-    terms = dict.fromkeys(("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl"), 0.1)
-    rest = dict.fromkeys(("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max"), 1.0)
+    terms = dict.fromkeys(
+        ("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl", "loss_value"), 0.1
+    )
+    rest = dict.fromkeys(
+        ("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max", "clip_fraction"), 1.0
+    )
     update = UpdateStats(
         **terms, **rest, learning_rate=1e-5, entropy=0.5, num_samples=16, num_idle_samples=0, num_tokens=4000
     )

@@ -60,7 +60,7 @@ def test_rows_of_passed_and_of_ungraded_programs() -> None:
     passed = make_verdict(Outcome.PASSED, (Outcome.PASSED,))
     row = row_of(passed, "rltf-paper")
     assert (row["category"], row["fine_span"], row["error_line"]) == (None, None, None)
-    assert row["token_weights"] == [1.0] * 15
+    assert row["token_weights"] == [2.0] * 15  # coarse and adaptive
     lost = make_verdict(Outcome.INFRASTRUCTURE_ERROR, (Outcome.INFRASTRUCTURE_ERROR,))
     row = row_of(lost)
     assert (row["outcome"], row["rewards"], row["token_weights"]) == ("infrastructure_error", None, None)

@@ -132,7 +132,7 @@ def test_rltf_paper(case: Case) -> None:
     outcome, tests, fault, coarse, adaptive, category, span, alpha = in_the_paper(case)
     scored = one("rltf-paper", outcome, tests, fault)
     assert scored.category is category
-    check(scored, coarse, adaptive if outcome is F else 0.0, span, alpha)
+    check(scored, coarse, adaptive if outcome in (P, F) else 0.0, span, alpha)
 
 
 @cases

@@ -7,13 +7,13 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from settings import RewardSettings, Settings, rewards_of
+from settings import PRESETS, AdvantageSettings, Algorithm, LossSettings, RewardSettings, Settings, rewards_of
 
 
 def test_presets_by_name() -> None:
     paper, code, ours = (rewards_of(p) for p in ("rltf-paper", "rltf-code", "rltf"))
     assert ours == RewardSettings()
-    assert (paper.baseline, paper.alpha_cap, paper.adaptive_scope) == ("greedy_best", math.inf, "failed")
+    assert (paper.baseline, paper.alpha_cap, paper.adaptive_scope) == ("greedy_best", math.inf, "answered")
     assert (code.baseline, code.alpha_cap, code.adaptive_scope) == ("greedy_latest", 1.0, "replace_coarse")
     assert (paper.timeout_category, code.timeout_category) == ("global", "ignore")
     assert [p.unlocated_category for p in (paper, code, ours)] == ["ignore", "ignore", "global"]
@@ -26,7 +26,7 @@ def test_presets_by_name() -> None:
 
 def test_given_fields_override_the_preset_and_survive_a_round_trip() -> None:
     chosen = rewards_of("rltf-paper", alpha_cap=4, baseline="mean")
-    assert (chosen.alpha_cap, chosen.baseline, chosen.adaptive_scope) == (4, "mean", "failed")
+    assert (chosen.alpha_cap, chosen.baseline, chosen.adaptive_scope) == (4, "mean", "answered")
     assert RewardSettings.model_validate(chosen.model_dump()) == chosen
 
 
@@ -49,7 +49,7 @@ def test_nonsensical_values_are_refused(fields: dict[str, object], message: str)
 
 @pytest.mark.parametrize("algorithm", ["rltf-papers", ["rltf"]])
 def test_unknown_algorithm_is_refused(algorithm: object) -> None:
-    with pytest.raises(ValidationError, match="'rltf', 'rltf-paper' or 'rltf-code'"):
+    with pytest.raises(ValidationError, match="'rltf', 'rltf-paper', 'rltf-code', "):
         Settings.model_validate({"algorithm": algorithm})
 
 
@@ -61,6 +61,37 @@ def test_algorithm_sets_rewards_and_loss_alike() -> None:
         None,
     )
     assert Settings.model_validate(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize("algorithm", [one for one in Algorithm if not one.startswith("rltf")])
+def test_rivals_set_every_field(algorithm: Algorithm) -> None:
+    """A default is a choice of `rltf`."""
+    preset = PRESETS[algorithm]
+    assert preset.rewards.keys() == RewardSettings.model_fields.keys()
+    assert preset.loss.keys() == LossSettings.model_fields.keys()
+    assert preset.advantage.keys() == AdvantageSettings.model_fields.keys()
+    settings = Settings.model_validate({"algorithm": algorithm})
+    assert settings.rewards.model_dump() == {**settings.rewards.model_dump(), **preset.rewards}
+    assert (settings.rewards.fine_weight, settings.learner.loss.supervised_weight) == (0, 0)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_likelihood_ratios_need_the_whole_distribution(algorithm: Algorithm) -> None:
+    given = {"algorithm": algorithm, "generator": {"top_p": 0.95}}
+    if algorithm in (Algorithm.RLTF_PAPER, Algorithm.RLTF_CODE):  # -A log p, without ratios
+        assert Settings.model_validate(given).generator.top_p == 0.95
+    else:
+        with pytest.raises(ValidationError, match=r"generator\.top_p 0\.95 renormalizes .* set it to 1"):
+            Settings.model_validate(given)
+
+
+def test_rewards_stand_on_the_tokens_that_the_estimator_expects() -> None:
+    with pytest.raises(
+        ValidationError, match=r"rewards\.placement last does not fit learner\.advantage\.estimator outcome"
+    ):
+        Settings.model_validate({"rewards": {"placement": "last"}})
+    with pytest.raises(ValidationError, match=r"rewards\.placement all does not fit learner\.advantage\.estimator gae"):
+        Settings.model_validate({"algorithm": "ppo", "rewards": {"placement": "all"}})
 
 
 @pytest.mark.parametrize(("algorithm", "is_needed"), [("rltf", False), ("rltf-paper", True), ("rltf-code", True)])

@@ -1,0 +1,72 @@
+"""What an objective needs to know about the tokens of an update before its gradient: one more forward pass.
+
+Log-probabilities under the old policy and under the policy that RL started from, the values of the value head, and the
+advantages that come from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from learner.advantages import discounted_returns, generalized_advantages, whitened
+from learner.encoder_decoder import EncoderDecoderBatch
+from learner.objectives import TokenTable
+from learner.packing import MicroBatch
+from learner.policy import Policy
+from settings import AdvantageEstimator, AdvantageSettings
+
+Batches = Sequence[MicroBatch] | Sequence[EncoderDecoderBatch]
+
+
+@torch.no_grad()
+def look_up(
+    table: TokenTable, batches: Batches, policy: Policy, *, old: Policy | None, reference: Policy | None
+) -> TokenTable:
+    """`table` with the log-probabilities of `old` and `reference`, where given, and the values of `policy`, if any."""
+    columns = {"old": old, "reference": reference, "values": policy if policy.value_head is not None else None}
+    found = {name: torch.zeros_like(table.behavior) for name, model in columns.items() if model is not None}
+    for batch in batches if found else ():
+        moved = batch.to(policy.device)
+        for name, column in found.items():
+            model = columns[name]
+            assert model is not None
+            outputs = model.forward(moved, table.temperature[moved.source])
+            result = outputs.values if name == "values" else outputs.logprobs
+            assert result is not None
+            column[moved.source] = result
+    return replace(table, **found)
+
+
+def estimate(table: TokenTable, settings: AdvantageSettings) -> TokenTable:
+    """`table` with the advantages of sampled tokens in place of their rewards, and the returns for the value head."""
+    if settings.estimator is AdvantageEstimator.OUTCOME:
+        return whiten(table) if settings.whiten else table
+    sampled = table.sampled
+    lengths = torch.unique_consecutive(table.sequence[sampled], return_counts=True)[1].tolist()
+    rewards = table.weights.sum(0)[sampled]
+    if settings.kl_reward_coef and table.reference is not None:
+        old = table.behavior if table.old is None else table.old
+        rewards = rewards - settings.kl_reward_coef * (old - table.reference)[sampled]
+    returns = None
+    if settings.estimator is AdvantageEstimator.GAE:
+        assert table.values is not None
+        values = table.values[sampled]
+        found = generalized_advantages(rewards, values, lengths, gamma=settings.gamma, lam=settings.lam)
+        returns = torch.zeros_like(table.behavior)
+        returns[sampled] = found + values
+    else:
+        found = discounted_returns(rewards, lengths, settings.gamma)
+    advantages = torch.zeros_like(table.behavior)
+    advantages[sampled] = found
+    estimated = replace(table, weights=advantages[None], returns=returns)
+    return whiten(estimated) if settings.whiten else estimated
+
+
+def whiten(table: TokenTable) -> TokenTable:
+    """`table` with the advantages of its sampled tokens shifted and scaled to mean 0 and variance 1."""
+    advantages = torch.zeros_like(table.behavior)
+    advantages[table.sampled] = whitened(table.weights.sum(0)[table.sampled])
+    return replace(table, weights=advantages[None])

@@ -1,0 +1,199 @@
+"""What each algorithm sets: one table, with the formula and the source of each.
+
+An objective is an advantage, a policy loss, an aggregation and extra terms (`learner.objectives`). `A` is the advantage
+of a token, `r` the likelihood ratio of the policy and the policy that sampled. Every preset, except those of RLTF, sets
+every field of `rewards`, `learner.loss` and `learner.advantage`, so that nothing of RLTF leaks into a rival.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from settings.choices import (
+    AdaptiveScope,
+    AdvantageEstimator,
+    Algorithm,
+    Baseline,
+    FineFallback,
+    KlLossType,
+    LossAggMode,
+    OldLogprobs,
+    OutcomeReward,
+    Placement,
+    PolicyLoss,
+    ScaleRewards,
+)
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The fields of `rewards`, `learner.loss` and `learner.advantage` that an algorithm sets."""
+
+    rewards: Fields = field(default_factory=dict)
+    loss: Fields = field(default_factory=dict)
+    advantage: Fields = field(default_factory=dict)
+
+
+_OUTCOME_ALONE: Fields = {
+    "outcome": OutcomeReward.BINARY,
+    "coarse_weight": 1.0,
+    "fine_weight": 0.0,
+    "adaptive_weight": 0.0,
+    "static_weight": 0.0,
+    "baseline": Baseline.NONE,
+    "scale_rewards": ScaleRewards.NONE,
+    "placement": Placement.ALL,
+    "filter_groups": False,
+    "overlong_buffer": 0.0,
+    "overlong_penalty": 1.0,
+    "alpha_cap": 1.0,
+    "adaptive_scope": AdaptiveScope.RAN,
+    "timeout_category": FineFallback.IGNORE,
+    "unlocated_category": FineFallback.IGNORE,
+    "failing_never_positive": False,
+    "negative_scale": 1.0,
+}
+_PLAIN_LOSS: Fields = {
+    "rl_weight": 1.0,
+    "supervised_weight": 0.0,
+    "policy_loss": PolicyLoss.REINFORCE,
+    "old_logprobs": OldLogprobs.BEHAVIOR,
+    "loss_agg_mode": LossAggMode.TOKEN_MEAN,
+    "rollout_is_threshold": None,
+    "clip_ratio_low": None,
+    "clip_ratio_high": None,
+    "clip_ratio_c": None,
+    "kl_loss_coef": 0.0,
+    "kl_loss_type": KlLossType.K2,
+}
+_NO_ESTIMATE: Fields = {
+    "estimator": AdvantageEstimator.OUTCOME,
+    "gamma": 1.0,
+    "lam": 1.0,
+    "whiten": False,
+    "kl_reward_coef": 0.0,
+    "vf_coef": 0.1,
+    "cliprange_value": None,
+}
+_GROUP_RELATIVE: Fields = {**_OUTCOME_ALONE, "baseline": Baseline.MEAN, "scale_rewards": ScaleRewards.GROUP}
+_LAST_TOKEN: Fields = {**_OUTCOME_ALONE, "placement": Placement.LAST}
+_CLIPPED: Fields = {
+    **_PLAIN_LOSS,
+    "policy_loss": PolicyLoss.PPO,
+    "clip_ratio_low": 0.2,
+    "clip_ratio_high": 0.2,
+}
+
+PRESETS: Mapping[Algorithm, Preset] = {
+    # Coarse, fine and adaptive rewards (Liu et al. 2023, equations 4 to 9), each sample against the others of its
+    # rollout, with truncated importance weights: -A sg(min(r, 2)) log p. The defaults of the settings.
+    Algorithm.RLTF: Preset(),
+    # -A log p, summed over each program; the baseline is the best greedy decode so far.
+    Algorithm.RLTF_PAPER: Preset(
+        rewards={
+            "baseline": Baseline.GREEDY_BEST,
+            "alpha_cap": math.inf,
+            "adaptive_scope": AdaptiveScope.ANSWERED,
+            "unlocated_category": FineFallback.IGNORE,
+            "failing_never_positive": False,
+            "negative_scale": 1.0,
+        },
+        loss={"loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": None},
+    ),
+    # The released code (Zyq-scut/RLTF): the latest greedy decode, no alpha, and the mean over tokens.
+    Algorithm.RLTF_CODE: Preset(
+        rewards={
+            "baseline": Baseline.GREEDY_LATEST,
+            "alpha_cap": 1.0,
+            "adaptive_scope": AdaptiveScope.REPLACE_COARSE,
+            "timeout_category": FineFallback.IGNORE,
+            "unlocated_category": FineFallback.IGNORE,
+            "failing_never_positive": False,
+            "negative_scale": 1.0,
+        },
+        loss={"loss_agg_mode": LossAggMode.TOKEN_MEAN, "rollout_is_threshold": None},
+    ),
+    # max(-A r, -A clip(r, 0.8, 1.2)) with A from generalized advantage estimation, whitened (Schulman et al. 2017).
+    Algorithm.PPO: Preset(
+        rewards=_LAST_TOKEN,
+        loss=_CLIPPED,
+        advantage={
+            **_NO_ESTIMATE,
+            "estimator": AdvantageEstimator.GAE,
+            "lam": 0.95,
+            "whiten": True,
+            "cliprange_value": 0.2,
+        },
+    ),
+    # A = (R - mean) / std of the rollout, the loss of PPO, and a KL term (Shao et al. 2024, DeepSeekMath).
+    Algorithm.GRPO: Preset(
+        rewards=_GROUP_RELATIVE,
+        loss={
+            **_CLIPPED,
+            "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_MEAN,
+            "kl_loss_coef": 0.04,
+            "kl_loss_type": KlLossType.K3,
+        },
+        advantage=_NO_ESTIMATE,
+    ),
+    # A = R - mean, and a constant divisor (Liu et al. 2025, "Understanding R1-Zero-Like Training").
+    Algorithm.DR_GRPO: Preset(
+        rewards={**_GROUP_RELATIVE, "scale_rewards": ScaleRewards.NONE},
+        loss={**_CLIPPED, "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM_NORM},
+        advantage=_NO_ESTIMATE,
+    ),
+    # Clip-higher, the mean over tokens, no silent groups, soft overlong punishment (Yu et al. 2025).
+    Algorithm.DAPO: Preset(
+        rewards={
+            **_GROUP_RELATIVE,
+            "outcome": OutcomeReward.SIGN,
+            "filter_groups": True,
+            "overlong_buffer": 0.25,
+        },
+        loss={**_CLIPPED, "clip_ratio_high": 0.28},
+        advantage=_NO_ESTIMATE,
+    ),
+    # A = R - mean of the others, and -A log p summed over each program (Ahmadian et al. 2024), without its KL term. The
+    # importance weights are for stale samples.
+    Algorithm.RLOO: Preset(
+        rewards={**_OUTCOME_ALONE, "baseline": Baseline.LEAVE_ONE_OUT},
+        loss={**_PLAIN_LOSS, "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": 2.0},
+        advantage=_NO_ESTIMATE,
+    ),
+    # Returns with a KL penalty on each token, whitened over the update, and the loss of PPO (Hu et al. 2025).
+    Algorithm.REINFORCE_PP: Preset(
+        rewards=_LAST_TOKEN,
+        loss=_CLIPPED,
+        advantage={
+            **_NO_ESTIMATE,
+            "estimator": AdvantageEstimator.RETURN,
+            "whiten": True,
+            "kl_reward_coef": 1e-3,
+        },
+    ),
+    # The loss of PPO on s = exp(mean of log r over the sequence) (Zheng et al. 2025).
+    Algorithm.GSPO: Preset(
+        rewards=_GROUP_RELATIVE,
+        loss={
+            **_CLIPPED,
+            "policy_loss": PolicyLoss.GSPO,
+            "old_logprobs": OldLogprobs.RECOMPUTE,
+            "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_MEAN,
+            "rollout_is_threshold": 2.0,
+            "clip_ratio_low": 3e-4,
+            "clip_ratio_high": 4e-4,
+        },
+        advantage=_NO_ESTIMATE,
+    ),
+    # -A sg(min(r, 5)) log p (MiniMax 2025; the limit as in Khatri et al. 2025, ScaleRL).
+    Algorithm.CISPO: Preset(
+        rewards=_GROUP_RELATIVE,
+        loss={**_PLAIN_LOSS, "policy_loss": PolicyLoss.CISPO, "clip_ratio_high": 4.0},
+        advantage=_NO_ESTIMATE,
+    ),
+}

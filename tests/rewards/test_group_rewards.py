@@ -1,0 +1,68 @@
+"""Outcome rewards, advantages relative to the group, the overlong penalty, and rewards on the last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rewards import Granularity, score_group
+from sandbox.verdict import Outcome
+from settings import RewardSettings, rewards_of
+from tests.rewards.samples import character_tokens, make_verdict
+
+P, F, R, S = Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR
+
+
+def weights(settings: RewardSettings, outcomes: Sequence[Outcome], *, length: int = 3) -> list[NDArray[np.float32]]:
+    """The token weights of programs of `length` tokens with these outcomes."""
+    programs = [character_tokens("x" * (length - 1)) for _ in outcomes]
+    verdicts = [make_verdict(o, (o,), completion_id=f"c{i}") for i, o in enumerate(outcomes)]
+    samples = score_group(programs, verdicts, settings, max_tokens=512).samples
+    return [sample.token_weights for sample in samples if sample is not None]
+
+
+def advantages(algorithm: str, outcomes: Sequence[Outcome], **fields: object) -> list[float]:
+    found = [w.sum(0) for w in weights(rewards_of(algorithm, **fields), outcomes)]
+    assert all((row == row[0]).all() for row in found)
+    return [float(row[0]) for row in found]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ("grpo", [1.4153, -0.0867, -0.4333, -0.8954]),
+        ("dr-grpo", [1.225, -0.075, -0.375, -0.775]),
+        ("rloo", [1.6333, -0.1, -0.5, -1.0333]),
+    ],
+)
+def test_relative_to_the_group(algorithm: str, expected: list[float]) -> None:
+    """Rewards 1, -0.3, -0.6 and -1."""
+    assert advantages(algorithm, [P, F, R, S], outcome="coarse") == pytest.approx(expected, abs=1e-4)
+
+
+def test_binary_rewards() -> None:
+    assert advantages("grpo", [P, P, F, S]) == pytest.approx([0.8660, 0.8660, -0.8660, -0.8660], abs=1e-4)
+    assert advantages("dapo", [P, P, F, S]) == pytest.approx([0.8660, 0.8660, -0.8660, -0.8660], abs=1e-4)
+    assert advantages("dr-grpo", [P, P, F, S], outcome="sign") == pytest.approx([1, 1, -1, -1])
+
+
+@pytest.mark.parametrize("outcomes", [[P, P, P], [S, S], [F]])
+def test_equal_rewards_say_nothing(outcomes: list[Outcome]) -> None:
+    for algorithm in ("grpo", "dapo", "gspo", "cispo"):
+        assert advantages(algorithm, outcomes) == [0.0] * len(outcomes)
+
+
+@pytest.mark.parametrize(("length", "penalty"), [(384, 0.0), (448, -0.5), (512, -1.0), (100, 0.0)])
+def test_overlong_completions_earn_less(length: int, penalty: float) -> None:
+    settings = rewards_of("dapo", baseline="none", scale_rewards="none")
+    (row,) = weights(settings, [P], length=length)
+    assert row.sum(0) == pytest.approx(1 + penalty)
+
+
+def test_the_last_token_carries_the_reward() -> None:
+    (row,) = weights(rewards_of("ppo"), [P], length=5)
+    assert row[Granularity.COARSE].tolist() == [0, 0, 0, 0, 1]
+    assert not np.delete(row, Granularity.COARSE, axis=0).any()
