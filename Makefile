@@ -59,7 +59,7 @@ soak: setup
 	$(VENV)/python -m tests.sandbox.soak
 
 ablation: setup
-	$(VENV)/python -m benchmarks.ablation
+	$(VENV)/python -m benchmarks.ablation $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS))
 	$(VENV)/python -m scripts.ablation_tables runs/ablation --output docs/images/ablation.png
 
 # Submits the job to a cluster: make submit ADDRESS=http://localhost:8265 ARGS='--config configs/mbpp.yaml'

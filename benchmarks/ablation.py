@@ -1,6 +1,8 @@
-"""The ablation: RLTF's terms, presets and sampling schemes, each over several seeds, each run a real `launch.py`.
+"""The ablation: RLTF's terms, its rivals and sampling schemes, each over several seeds, each run a real `launch.py`.
 
-    make ablation        # = python -m benchmarks.ablation; continues where it was stopped
+    make ablation                                 # RLTF's terms and variants; continues where it was stopped
+    make ablation ROWS='rltf grpo dapo'           # the presets of that name
+    make ablation ROWS='rltf-same grpo-same'      # with the same reward for all, coarse and adaptive
 
 A run is a folder `ROW-SEED`. A run with its last evaluation is done, and any other is started again. All rows of a seed
 share the initial weights and supervised fine-tuning. `python -m scripts.ablation_tables` makes tables and a figure.
@@ -16,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scripts.ablation_tables import OFFLINE, ROWS, is_finished
+from scripts.ablation_tables import OFFLINE, RIVALS, ROWS, SAME, TERMS, is_finished
 from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"
@@ -25,9 +27,18 @@ RUN_S = 3600.0
 CORES_PER_RUN = 2
 
 
+SAME_REWARD = (
+    "--rewards.outcome", "coarse", "--rewards.coarse_weight", "1", "--rewards.adaptive_weight", "1",
+    "--rewards.adaptive_scope", "ran", "--rewards.fine_weight", "0",
+)  # fmt: skip
+
+
 def arguments_of(row: str) -> list[str]:
     """How the runs of a row differ from `configs/ablation.yaml`."""
     settings, _ = load_settings(["--config", CONFIG])
+    algorithm = row.removesuffix(SAME)
+    if row != algorithm or algorithm in RIVALS:
+        return ["--algorithm", algorithm, *(SAME_REWARD if row != algorithm else ())]
     off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
     return {
         # It needs no samples, so its sampled batch is small; its supervised batches are the same as in other rows.
@@ -65,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows of the table to run")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(TERMS), help="rows of the table to run")
     parser.add_argument(
         "--jobs", type=int, default=max(1, (os.cpu_count() or 1) // CORES_PER_RUN), help="runs at the same time"
     )

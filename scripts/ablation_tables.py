@@ -19,6 +19,7 @@ from errors import UserError
 from files import read_rows, read_steps
 from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, interval, passes_of
 from reporting.rows import settings_of
+from settings import Algorithm
 
 NUM_EARLY_REFRESHES = 5
 OFFLINE = "offline"
@@ -33,6 +34,13 @@ ROWS = {
     "rltf-paper": "preset `rltf-paper`",
     "rltf-code": "preset `rltf-code`",
 }
+TERMS = tuple(ROWS)
+# Two rows for each rival: with its own reward, and with the same one for all, coarse and adaptive.
+SAME = "-same"
+RIVALS = tuple(algorithm.value for algorithm in Algorithm if not algorithm.startswith("rltf"))
+ROWS |= {f"rltf{SAME}": "`rltf`, same reward"}
+for _rival in RIVALS:
+    ROWS |= {_rival: f"preset `{_rival}`", f"{_rival}{SAME}": f"`{_rival}`, same reward"}
 # The pairs of rows whose difference is of interest.
 COMPARISONS = (
     ("coarse", "sl"),
@@ -43,6 +51,8 @@ COMPARISONS = (
     ("rltf", OFFLINE),
     ("rltf", "rltf-paper"),
     ("rltf", "rltf-code"),
+    *((rival, "rltf") for rival in RIVALS),
+    *((f"{rival}{SAME}", f"rltf{SAME}") for rival in RIVALS),
 )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.ablation import arguments_of
 from reporting.comparisons import interval
-from scripts.ablation_tables import ROWS, is_finished, main
+from scripts.ablation_tables import ROWS, TERMS, is_finished, main
+from settings import PRESETS
 from settings_sources import load_settings
 from tests.jobs import python
 
@@ -83,7 +85,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {name: shlex.split(command) for name, _, command in lines}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", TERMS)
 def test_every_row_has_valid_settings(row: str, commands: dict[str, list[str]]) -> None:
     script, *arguments = commands[f"{row}-0"]
     assert script == "launch.py"
@@ -95,6 +97,16 @@ def test_every_row_has_valid_settings(row: str, commands: dict[str, list[str]]) 
     assert (weights.static_weight > 0) == (row == "static")
     assert (settings.buffer.refresh_every == settings.run.num_steps) == (row == "offline")
     assert settings.algorithm == (row if row.startswith("rltf-") else "rltf")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in TERMS])
+def test_rivals_have_their_own_reward_or_that_of_all(row: str) -> None:
+    settings, _ = load_settings(["--config", "configs/ablation.yaml", *arguments_of(row)], {})
+    algorithm, same, _ = row.partition("-same")
+    assert settings.algorithm == algorithm
+    expected = ("coarse", 1, 1, 0) if same else (PRESETS[settings.algorithm].rewards["outcome"], 1, 0, 0)
+    rewards = settings.rewards
+    assert (rewards.outcome, rewards.coarse_weight, rewards.adaptive_weight, rewards.fine_weight) == expected
 
 
 def test_an_interrupted_run_is_not_finished(tmp_path: Path) -> None:
