@@ -44,6 +44,7 @@ from settings.learning import (
     SftSettings,
 )
 from settings.presets import PRESETS
+from settings.rewards import RewardSettings
 from settings.sections import (
     BufferSettings,
     CheckpointSettings,
@@ -54,7 +55,6 @@ from settings.sections import (
     ModelSettings,
     PlanOptions,
     ProblemsSettings,
-    RewardSettings,
     RunSettings,
     SandboxSettings,
 )

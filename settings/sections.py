@@ -9,20 +9,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from settings.base import GIB, MIB, Cores, Section, Weight
+from settings.base import GIB, MIB, Cores, Section
 from settings.choices import (
-    AdaptiveScope,
-    Baseline,
     ChatTemplate,
     Dtype,
     Engine,
-    FineFallback,
     Isolation,
     LoraPublish,
     OnUpdate,
-    OutcomeReward,
-    Placement,
-    ScaleRewards,
     WeightTransfer,
 )
 
@@ -256,76 +250,6 @@ class SandboxSettings(Section):
                 f"wall_s {self.wall_s:g} is below cpu_s {self.cpu_s:g}: no program could ever use its CPU seconds"
             )
         return self
-
-
-class RewardSettings(Section):
-    """Rewards: from test results to a weight for each token. Fields you don't set come from `algorithm`."""
-
-    outcome: OutcomeReward = Field(
-        OutcomeReward.COARSE,
-        description="What an outcome is worth: 1 for a program that passes and less for worse errors, 1 or 0, or 1 or "
-        "-1.",
-    )
-    coarse_weight: Weight = Field(1.0, description="Weight of the reward for the program's outcome; 0: off.")
-    fine_weight: Weight = Field(1.0, description="Weight of the penalty on the line that raised an error; 0: off.")
-    adaptive_weight: Weight = Field(1.0, description="Weight of the reward for the share of tests passed; 0: off.")
-    static_weight: Weight = Field(0.0, description="Weight of the penalty on lines that pyflakes reports; 0: off.")
-    baseline: Baseline = Field(
-        Baseline.LEAVE_ONE_OUT,
-        description="What to subtract from the coarse and the adaptive reward: the reward of the latest or the best "
-        "greedy decode, the rollout's mean, or the mean of the rollout's other samples.",
-    )
-    scale_rewards: ScaleRewards = Field(
-        ScaleRewards.NONE,
-        description="Divide the advantages of a rollout by the standard deviation of its rewards, or by nothing.",
-    )
-    placement: Placement = Field(
-        Placement.ALL,
-        description="Tokens that carry the rewards of the whole program: all, or the last one, for the estimators "
-        "return and gae.",
-    )
-    filter_groups: bool = Field(
-        False,
-        description="Drop rollouts that teach nothing, because all token weights are 0, and sample another problem "
-        "instead.",
-    )
-    overlong_buffer: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of `generator.max_tokens` over which the penalty for a long completion rises, up to "
-        "`overlong_penalty` at the limit; 0: no penalty.",
-    )
-    overlong_penalty: Weight = Field(1.0, description="Penalty for a completion of `generator.max_tokens` tokens.")
-    alpha_cap: float = Field(
-        10.0, ge=1, description="Maximum factor on the fine penalty of a short line; inf: no maximum."
-    )
-    adaptive_scope: AdaptiveScope = Field(
-        AdaptiveScope.RAN,
-        description="Which programs get the adaptive reward: all that ran, those whose tests all ran to an answer, or "
-        "wrong answers only and in place of their coarse reward.",
-    )
-    timeout_category: FineFallback = Field(
-        FineFallback.GLOBAL, description="Fine penalty for a timeout: on the whole program, or none."
-    )
-    unlocated_category: FineFallback = Field(
-        FineFallback.GLOBAL,
-        description="Fine penalty for an error without a line of code: on the whole program, or none.",
-    )
-    failing_never_positive: bool = Field(
-        True, description="Cap the advantage of a program that fails at 0, even if it beats its baseline."
-    )
-    negative_scale: float = Field(
-        0.3,
-        ge=0,
-        le=1,
-        description="Factor on negative advantages and penalties. At 1 they can destroy a small model.",
-    )
-
-    @property
-    def needs_greedy(self) -> bool:
-        """Whether the baseline needs a greedy decode in every rollout."""
-        return self.baseline in (Baseline.GREEDY_LATEST, Baseline.GREEDY_BEST)
 
 
 class CheckpointSettings(Section):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.ablation import arguments_of
 from reporting.comparisons import interval
 from scripts.ablation_tables import ROWS, TERMS, is_finished, main
 from settings import PRESETS
@@ -79,6 +78,7 @@ def test_interval_covers_seeds_and_problems() -> None:
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The words of each run's command, by the run's name."""
     options = ("--dry-run", "--seeds", "1", "--jobs", "1", "--output", str(tmp_path_factory.mktemp("ablation")))
+    options += ("--rows", *ROWS)
     done = python("-m", "benchmarks.ablation", *options)
     assert done.returncode == 0, done.stderr
     lines = (line.partition(": ") for line in done.stdout.splitlines())
@@ -100,8 +100,8 @@ def test_every_row_has_valid_settings(row: str, commands: dict[str, list[str]]) 
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in TERMS])
-def test_rivals_have_their_own_reward_or_that_of_all(row: str) -> None:
-    settings, _ = load_settings(["--config", "configs/ablation.yaml", *arguments_of(row)], {})
+def test_rivals_have_their_own_reward_or_that_of_all(row: str, commands: dict[str, list[str]]) -> None:
+    settings, _ = load_settings(commands[f"{row}-0"][1:], {})
     algorithm, same, _ = row.partition("-same")
     assert settings.algorithm == algorithm
     expected = ("coarse", 1, 1, 0) if same else (PRESETS[settings.algorithm].rewards["outcome"], 1, 0, 0)
