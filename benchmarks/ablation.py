@@ -59,7 +59,7 @@ def make_run(folder: Path, row: str, seed: int, *, dry: bool = False) -> None:
     if is_finished(folder):
         return
     command = ["launch.py", "--config", CONFIG, "--run.dir", str(folder), "--run.seed", str(seed)]
-    command += ["--run.name", folder.name, *arguments_of(row)]
+    command += ["--run.name", folder.name.replace("+", "p"), *arguments_of(row)]
     print(f"{folder.name}: {' '.join(command)}", flush=True)
     if dry:
         return

@@ -77,8 +77,8 @@ def test_interval_covers_seeds_and_problems() -> None:
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The words of each run's command, by the run's name."""
-    options = ("--dry-run", "--seeds", "1", "--jobs", "1", "--output", str(tmp_path_factory.mktemp("ablation")))
-    options += ("--rows", *ROWS)
+    options = ["--dry-run", "--seeds", "1", "--jobs", "1", "--output", str(tmp_path_factory.mktemp("ablation"))]
+    options += ["--rows", *ROWS]
     done = python("-m", "benchmarks.ablation", *options)
     assert done.returncode == 0, done.stderr
     lines = (line.partition(": ") for line in done.stdout.splitlines())
