@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from errors import UserError
 from files import checkpoints, newest_checkpoint, prune, write_folder
 from learner.data import Experience, TokenSequence
 from learner.learner import Learner
+from learner.metrics import UpdateStats
 from rewards import Granularity
 from sandbox.verdict import Outcome
-from settings import Dtype
+from settings import Algorithm, Dtype
 from tests.learner.samples import (
     largest_difference,
     make_experiences,
@@ -26,7 +29,7 @@ from tests.learner.samples import (
     plain_logprobs,
     random_ids,
 )
-from transport.weights import unpack
+from transport.weights import WeightsHandle, unpack
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:
@@ -146,27 +149,59 @@ def test_checkpoint_loads_in_transformers(tiny_model_dir: Path, tmp_path: Path) 
     assert AutoTokenizer.from_pretrained(path).eos_token_id == learner.policy.tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("kl_loss_coef", [0.0, 0.1])
-def test_resumed_run_is_bit_identical(tiny_model_dir: Path, tmp_path: Path, kl_loss_coef: float) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "fields"), [*((one.value, {}) for one in Algorithm), ("rltf", {"kl_loss_coef": 0.1})]
+)
+def test_resumed_run_is_bit_identical(
+    tiny_model_dir: Path, tmp_path: Path, algorithm: str, fields: dict[str, Any]
+) -> None:
     def start() -> Learner:
-        learner = make_learner(tiny_model_dir, kl_loss_coef=kl_loss_coef, warmup_steps=5)
+        learner = make_learner(tiny_model_dir, algorithm=algorithm, **fields, warmup_steps=5)
         learner.set_references(make_references(0, count=7))  # 4 per update, so passes end in the middle of updates
         return learner
 
+    def update(learner: Learner, step: int) -> UpdateStats:
+        learner.publish(by=lambda version, named, verify: WeightsHandle(version, (), 0))
+        return learner.update(learner.prepare(make_experiences(step)))
+
     whole, interrupted = start(), start()
     for step in range(6):
-        expected = whole.update(whole.prepare(make_experiences(step)))
+        expected = update(whole, step)
     for step in range(3):
-        interrupted.update(interrupted.prepare(make_experiences(step)))
+        update(interrupted, step)
     interrupted.prepare(make_experiences(3))  # prepared ahead, never trained on
     path = interrupted.save_checkpoint(tmp_path)
     resumed = start()
     resumed.resume(path)
-    assert (resumed.step, resumed.version) == (3, 0)
+    assert (resumed.step, resumed.version) == (3, 3)
     for step in range(3, 6):
-        stats = resumed.update(resumed.prepare(make_experiences(step)))
+        stats = update(resumed, step)
     assert stats == expected
-    assert largest_difference(weights(resumed), weights(whole)) == 0
+    trained = (list(learner.policy.trained_parameters().values()) for learner in (resumed, whole))
+    assert largest_difference(*trained) == 0
+
+
+def test_a_value_head_belongs_to_its_algorithm(tiny_model_dir: Path, tmp_path: Path) -> None:
+    ppo, grpo = (make_learner(tiny_model_dir, algorithm=name) for name in ("ppo", "grpo"))
+    with pytest.raises(UserError, match="written without a value head; use the algorithm of the run that wrote it"):
+        ppo.resume(grpo.save_checkpoint(tmp_path / "grpo"))
+    with pytest.raises(UserError, match="written with a value head"):
+        make_learner(tiny_model_dir, algorithm="grpo").resume(ppo.save_checkpoint(tmp_path / "ppo"))
+
+
+def test_equal_weights_have_ratios_of_one(tiny_model_dir: Path) -> None:
+    """Sampled by the policy itself, no token is clipped, and every objective sees the same policy."""
+    for algorithm in Algorithm:
+        learner = make_learner(tiny_model_dir, algorithm=algorithm.value, learning_rate=0.0)
+        experiences = []
+        for sample in make_experiences(0):
+            plain = plain_logprobs(learner.policy, TokenSequence(sample.prompt_ids, sample.token_ids), 0.8)
+            experiences.append(replace(sample, logprobs=plain.detach().numpy()))
+        for _ in range(2):
+            stats = learner.update(learner.prepare_with(experiences, make_references(1)))
+            assert abs(stats.ratio_mean - 1) < 1e-4
+            assert abs(stats.ratio_max - 1) < 1e-4
+            assert stats.clip_fraction == 0
 
 
 def test_old_checkpoints_are_pruned(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -11,22 +11,28 @@ import pytest
 from errors import UserError
 from learner.learner import Learner
 from learner.replay import Recorder, replay
-from settings import GeneratorSettings, ModelSettings, Settings
+from settings import Algorithm, GeneratorSettings, ModelSettings, Settings
 from tests.learner.samples import make_experiences, make_learner, make_references
 from tests.learner.samples import settings as learner_settings
 from transport.folders import HomeFolders
+from transport.weights import WeightsHandle
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-SETTINGS = Settings(
-    model=ModelSettings(dtype="float32", max_model_len=256),
-    generator=GeneratorSettings(temperature=0.8, max_tokens=32),
-    learner=learner_settings(),
-)
+
+def settings_of(algorithm: str) -> Settings:
+    whole = Settings(
+        model=ModelSettings(dtype="float32", max_model_len=256),
+        generator=GeneratorSettings(temperature=0.8, max_tokens=32),
+    )
+    return whole.model_copy(update={"learner": learner_settings(algorithm)})
 
 
-def new_learner(model: Path) -> Learner:
-    learner = make_learner(model)
+SETTINGS = settings_of("rltf")
+
+
+def new_learner(model: Path, algorithm: str = "rltf") -> Learner:
+    learner = make_learner(model, algorithm=algorithm)
     learner.set_references(make_references(0))
     return learner
 
@@ -39,6 +45,19 @@ def update(learner: Learner, recorder: Recorder, seed: int) -> float:
     prepared = learner.prepare(make_experiences(seed))
     with recorder.recording(learner, prepared):
         return learner.update(prepared).loss
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_every_objective_replays_bit_for_bit(tiny_model_dir: Path, tmp_path: Path, algorithm: str) -> None:
+    learner, recorder = new_learner(tiny_model_dir, algorithm), new_recorder(tmp_path)
+    losses = []
+    for seed in range(4):
+        if seed % 2 == 0:  # two updates per snapshot
+            learner.publish(by=lambda version, named, verify: WeightsHandle(version, (), 0))
+        losses.append(update(learner, recorder, seed))
+    updates = list(replay(tmp_path, settings_of(algorithm)))
+    assert [(u.step, u.is_same) for u in updates] == [(1, True), (2, True), (3, True), (4, True)]
+    assert [u.stats.loss for u in updates] == losses
 
 
 def test_undone_updates_are_deleted(tiny_model_dir: Path, tmp_path: Path) -> None:
