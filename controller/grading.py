@@ -124,6 +124,7 @@ class GradingWorker(SandboxWorker):
             greedy=greedy,
             previous=previous,
             max_tokens=self._max_tokens,
+            references=self.problems[rollout.task_id].references,
         )
         graded = [
             (completion, verdict, scored)

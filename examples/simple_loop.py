@@ -102,6 +102,7 @@ class Loop:
                 greedy=None if decoded is None else sandbox.grade(problem, decoded.program, decoded.completion_id),
                 previous=self.greedy.get(rollout.task_id),
                 max_tokens=self.settings.generator.max_tokens,
+                references=problem.references,
             )
             if scores.greedy is not None:
                 self.greedy[rollout.task_id] = scores.greedy

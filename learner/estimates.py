@@ -40,16 +40,18 @@ def look_up(
     return replace(table, **found)
 
 
-def estimate(table: TokenTable, settings: AdvantageSettings) -> TokenTable:
-    """`table` with the advantages of sampled tokens in place of their rewards, and the returns for the value head."""
+def estimate(table: TokenTable, settings: AdvantageSettings, kl_coef: float) -> TokenTable:
+    """`table` with the advantages of sampled tokens in place of their rewards, and the returns for the value head.
+
+    `kl_coef` multiplies the penalty on each token for its log-ratio to the policy that RL started from.
+    """
     if settings.estimator is AdvantageEstimator.OUTCOME:
         return whiten(table) if settings.whiten else table
     sampled = table.sampled
     lengths = torch.unique_consecutive(table.sequence[sampled], return_counts=True)[1].tolist()
     rewards = table.weights.sum(0)[sampled]
-    if settings.kl_reward_coef and table.reference is not None:
-        old = table.behavior if table.old is None else table.old
-        rewards = rewards - settings.kl_reward_coef * (old - table.reference)[sampled]
+    if kl_coef:
+        rewards = rewards - kl_coef * _log_ratio(table)
     returns = None
     if settings.estimator is AdvantageEstimator.GAE:
         assert table.values is not None
@@ -63,6 +65,25 @@ def estimate(table: TokenTable, settings: AdvantageSettings) -> TokenTable:
     advantages[sampled] = found
     estimated = replace(table, weights=advantages[None], returns=returns)
     return whiten(estimated) if settings.whiten else estimated
+
+
+def adapted(kl_coef: float, table: TokenTable, settings: AdvantageSettings) -> float:
+    """`kl_coef` after the samples of `table`: larger if they are further than `kl_target` from the policy at the start.
+
+    It moves by at most 20 % per `kl_horizon` samples (Ziegler et al. 2019, section 2.2).
+    """
+    num_samples = len(table.sequence[table.sampled].unique())  # type: ignore[no-untyped-call]
+    if settings.kl_target is None or not num_samples:
+        return kl_coef
+    divergence = _log_ratio(table).sum().item() / num_samples
+    error = min(max(divergence / settings.kl_target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * num_samples / settings.kl_horizon)
+
+
+def _log_ratio(table: TokenTable) -> torch.Tensor:
+    """Old policy against the reference, of each sampled token."""
+    assert table.reference is not None
+    return ((table.behavior if table.old is None else table.old) - table.reference)[table.sampled]
 
 
 def whiten(table: TokenTable) -> TokenTable:

@@ -15,7 +15,7 @@ from errors import UserError
 from files import read_json, set_aside, write_folder, write_json
 from learner.data import Experience, ReferenceSampler, TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
-from learner.estimates import estimate, look_up
+from learner.estimates import adapted, estimate, look_up
 from learner.metrics import UpdateStats
 from learner.objectives import TokenTable, contributing, loss, token_table
 from learner.optim import learning_rate, make_optimizer
@@ -88,6 +88,7 @@ class Learner:
         self._max_tokens = settings.generator.max_tokens
         self._seed = settings.run.seed
         self._sampler = ReferenceSampler((), seed=self._seed)
+        self._kl_coef = self.advantage.kl_reward_coef
         self._num_trained = 0
         """References drawn for the updates made; the sampler itself may be ahead."""
         self._reference: Policy | None = None
@@ -226,7 +227,10 @@ class Learner:
         if not objective.rl_weight and not objective.kl_loss_coef:
             return table
         table = look_up(table, prepared.batches, self.policy, old=self._old, reference=self._reference)
-        return estimate(table, self.advantage)
+        estimated = estimate(table, self.advantage, self._kl_coef)
+        if self._kl_coef:
+            self._kl_coef = adapted(self._kl_coef, table, self.advantage)
+        return estimated
 
     @property
     def is_published(self) -> bool:
@@ -319,6 +323,8 @@ class Learner:
         if version > self.version:
             self.version, self._published_step = version, None
         self._num_trained = self._sampler.num_drawn = state["num_drawn"]
+        if self.advantage.kl_target is not None:
+            self._kl_coef = state["kl_coef"]
         self.keep_as_old()
 
     def _load_value_head(self, path: Path) -> None:
@@ -350,6 +356,7 @@ class Learner:
             "seed": self._seed,
             "references": self._sampler.fingerprint,
             "num_drawn": self._num_trained,
+            "kl_coef": self._kl_coef,
         }
         write_json(state_folder / "state.json", state)
 

@@ -28,6 +28,7 @@ class UpdateStats:
     loss_fine: float
     loss_adaptive: float
     loss_static: float
+    loss_structure: float
     loss_kl: float
     loss_value: float
     grad_norm: float

@@ -14,7 +14,7 @@ Measure = str | Callable[[Row], float | None]
 
 OUTCOMES = [outcome.value for outcome in Outcome if outcome is not Outcome.SKIPPED]
 STALENESS_GROUPS = ("0", "1", "2", "3", "4 and more")
-LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "kl")
+LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "structure", "kl", "value")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from learner.metrics import StepMetrics
 from settings import Settings
 
 RUN_TAG = "run"
-LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "kl")
+LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "structure", "kl", "value")
 
 
 @dataclass(frozen=True, slots=True)

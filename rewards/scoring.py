@@ -18,6 +18,7 @@ from rewards.lines import (
     unclosed_triple_quote_line,
     unmatched_dedent_line,
 )
+from rewards.structure import structure_match
 from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 from sandbox.verdict import Outcome, Verdict
 from settings import AdaptiveScope, Baseline, OutcomeReward, Placement, RewardSettings, ScaleRewards
@@ -47,13 +48,14 @@ def score_group(
     greedy: Verdict | None = None,
     previous: ProgramReward | None = None,
     max_tokens: int | None = None,
+    references: Sequence[str] = (),
 ) -> GroupScores:
     """Score the programs sampled for one problem; `verdicts[i]` is the verdict on `programs[i]`.
 
     `greedy` is the verdict on the problem's greedy decode, `previous` the `GroupScores.greedy` of the problem's last
-    rollout. `max_tokens` is the limit of a completion, which the overlong penalty depends on. Samples that could not be
-    graded leave the group before any baseline is computed. If a baseline has nothing to compare with (no greedy decode
-    yet, no other sample), it is 0.
+    rollout. `max_tokens` is the limit of a completion, which the overlong penalty depends on. `references` are the
+    problem's reference programs, for the structure reward. Samples that could not be graded leave the group before any
+    baseline is computed. If a baseline has nothing to compare with (no greedy decode yet, no other sample), it is 0.
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
@@ -69,7 +71,14 @@ def score_group(
     kept = _greedy_reward(greedy, previous, settings)
     scored = [verdict for _, _, verdict in graded]
     coarse, adaptive = _program_rewards(scored, settings)
-    rewards = np.stack([coarse * settings.coarse_weight, adaptive * settings.adaptive_weight])
+    structure = _structure([program.text for _, program, _ in graded], references, settings)
+    rewards = np.stack(
+        [
+            coarse * settings.coarse_weight,
+            adaptive * settings.adaptive_weight,
+            structure * settings.structure_weight,
+        ]
+    )
     if settings.overlong_buffer and max_tokens is not None:
         lengths = np.array([len(program.char_spans) for _, program, _ in graded])
         rewards[0] -= settings.overlong_penalty * _overlong(lengths, max_tokens, settings.overlong_buffer)
@@ -77,7 +86,8 @@ def score_group(
     advantages = _shape(advantages, scored, settings)
     samples: list[ScoredSample | None] = [None] * len(verdicts)
     for i, (place, program, verdict) in enumerate(graded):
-        samples[place] = _score(program, verdict, float(coarse[i]), float(adaptive[i]), advantages[:, i], settings)
+        plain = (float(coarse[i]), float(adaptive[i]), float(structure[i]))
+        samples[place] = _score(program, verdict, plain, advantages[:, i], settings)
     return GroupScores(samples=tuple(samples), greedy=kept)
 
 
@@ -109,6 +119,13 @@ def _program_rewards(
     return coarse, np.where(is_inside, -0.3 + 1.3 * ratios, 0.0)
 
 
+def _structure(programs: Sequence[str], references: Sequence[str], settings: RewardSettings) -> NDArray[np.float64]:
+    """R_structure of each program [N]: AST match + data-flow match with the nearest reference program, from 0 to 2."""
+    if not settings.structure_weight:
+        return np.zeros(len(programs))
+    return np.array([structure_match(program, references).total for program in programs], dtype=np.float64)
+
+
 def _greedy_reward(
     greedy: Verdict | None, previous: ProgramReward | None, settings: RewardSettings
 ) -> ProgramReward | None:
@@ -124,11 +141,11 @@ def _greedy_reward(
 def _baseline(
     rewards: NDArray[np.float64], greedy: ProgramReward | None, settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """What to subtract from `rewards` [2, N] (rows: coarse, adaptive); it broadcasts to that shape."""
+    """What to subtract from `rewards` [3, N] (rows: coarse, adaptive, structure); it broadcasts to that shape."""
     num_samples = rewards.shape[1]
     baseline = np.zeros_like(rewards)
     if settings.needs_greedy and greedy is not None:
-        baseline = np.array([[greedy.coarse], [greedy.adaptive]])
+        baseline = np.array([[greedy.coarse], [greedy.adaptive], [0.0]])
     elif settings.baseline is Baseline.MEAN and num_samples > 0:
         baseline = rewards.mean(axis=1, keepdims=True)
     elif settings.baseline is Baseline.LEAVE_ONE_OUT and num_samples > 1:
@@ -146,7 +163,7 @@ def _overlong(lengths: NDArray[np.int64], max_tokens: int, buffer: float) -> NDA
 
 
 def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:
-    """The factor on the advantages of a rollout; 0 if its programs all earn the same `rewards` [2, N]."""
+    """The factor on the advantages of a rollout; 0 if its programs all earn the same `rewards` [3, N]."""
     if settings.scale_rewards is ScaleRewards.NONE:
         return 1.0
     deviation = float(rewards.sum(axis=0).std(ddof=1)) if rewards.shape[1] > 1 else 0.0
@@ -156,7 +173,7 @@ def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:
 def _shape(
     advantages: NDArray[np.float64], verdicts: Sequence[Verdict], settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """Cut off and damp the advantages [2, N] by the sign of each program's total, so its two terms never swap signs."""
+    """Cut off and damp the advantages [3, N] by the sign of each program's total, so its terms never swap signs."""
     total = advantages.sum(axis=0).round(9)  # a total that only rounding keeps from 0 has no sign
     scale = np.where(total < 0, settings.negative_scale, 1.0)
     if settings.failing_never_positive:
@@ -169,16 +186,18 @@ def _shape(
 def _score(
     program: ProgramTokens,
     verdict: Verdict,
-    coarse: float,
-    adaptive: float,
+    plain: tuple[float, float, float],
     advantage: NDArray[np.float64],
     settings: RewardSettings,
 ) -> ScoredSample:
-    """Spread the advantages [2] (coarse, adaptive) and the penalties of one program over its tokens."""
+    """Spread the advantages [3] and the penalties of one program over its tokens.
+
+    Both `plain`, the rewards themselves, and `advantage` are coarse, adaptive and structure, in this order.
+    """
     weights = np.zeros((len(Granularity), len(program.char_spans)), dtype=np.float32)
     carriers = slice(-1, None) if settings.placement is Placement.LAST else slice(None)
-    weights[Granularity.COARSE, carriers] = advantage[0]
-    weights[Granularity.ADAPTIVE, carriers] = advantage[1]
+    for row, value in zip((Granularity.COARSE, Granularity.ADAPTIVE, Granularity.STRUCTURE), advantage, strict=True):
+        weights[row, carriers] = value
     whole = token_range(program.char_spans, 0, len(program.text) - 1)
     start, num_tokens = (0, 0) if whole is None else (whole[0], whole[1] - whole[0] + 1)
     error = verdict.error
@@ -197,10 +216,11 @@ def _score(
     return ScoredSample(
         verdict=verdict,
         category=category,
-        coarse=coarse,
+        coarse=plain[0],
         fine=FINE_PENALTY if span is not None else 0.0,
-        adaptive=adaptive,
+        adaptive=plain[1],
         static=STATIC_PENALTY if findings else 0.0,
+        structure=plain[2],
         fine_span=None if span is None else (span[0] - start, span[1] - start),
         num_tokens=num_tokens,
         token_weights=weights,

@@ -22,6 +22,8 @@ class Granularity(IntEnum):
     """The share of tests passed, on every token."""
     STATIC = 3
     """The findings of a static analyzer, on the tokens of their lines."""
+    STRUCTURE = 4
+    """The structure that the program shares with a reference program, on every token."""
 
 
 class Category(StrEnum):
@@ -74,7 +76,7 @@ class ProgramReward:
 class ScoredSample:
     """The rewards of one sampled program and the weights of its tokens.
 
-    `coarse`, `fine`, `adaptive` and `static` are the method's plain rewards R, without weights, baseline or alpha.
+    `coarse`, `fine`, `adaptive`, `static` and `structure` are the plain rewards R, without weights, baseline or alpha.
     `category` is None if no test ended in an error. `fine_span` (first, last; both included) counts the program's own
     `num_tokens` tokens from 0 and is None if there is no fine penalty. `token_weights` [G, T] multiplies `-log p` of
     every sampled token, one row per `Granularity`, with everything applied.
@@ -86,6 +88,7 @@ class ScoredSample:
     fine: float
     adaptive: float
     static: float
+    structure: float
     fine_span: tuple[int, int] | None
     num_tokens: int
     token_weights: NDArray[np.float32]

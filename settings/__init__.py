@@ -221,6 +221,11 @@ class Settings(Section):
                 "likelihood ratios would be biased below 1: set it to 1, or use a loss without ratios "
                 "(learner.loss.policy_loss reinforce with learner.loss.rollout_is_threshold null)"
             )
+        if self.rewards.structure_weight and self.rewards.needs_greedy:
+            raise ValueError(
+                f"rewards.baseline {self.rewards.baseline} knows only the coarse and the adaptive reward of a greedy "
+                "decode: set rewards.structure_weight to 0, or rewards.baseline to leave_one_out, mean or none"
+            )
         if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "

@@ -19,6 +19,8 @@ class Algorithm(StrEnum):
     """RLTF as the paper describes it."""
     RLTF_CODE = "rltf-code"
     """RLTF as the authors' released code computes it."""
+    PPOCODER = "ppocoder"
+    """PPOCoder: PPO, with a reward for the structure of the reference programs."""
     PPO = "ppo"
     """PPO with a value head."""
     GRPO = "grpo"
@@ -185,6 +187,8 @@ class PolicyLoss(StrEnum):
 
     REINFORCE = "reinforce"
     """The log-probability, times a truncated importance weight."""
+    PPOCODER = "ppocoder"
+    """PPOCoder: PPO, with a reward for the structure of the reference programs."""
     PPO = "ppo"
     """The likelihood ratio of the token, clipped (Schulman et al. 2017)."""
     GSPO = "gspo"

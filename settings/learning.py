@@ -127,6 +127,12 @@ class AdvantageSettings(Section):
     kl_reward_coef: float = Field(
         0.0, ge=0, description="Penalty on each token for its log-ratio to the policy that RL starts from."
     )
+    kl_target: PositiveFloat | None = Field(
+        None,
+        description="KL divergence per program, in nats, that `kl_reward_coef` is adapted to during the run; null: it "
+        "stays as it is.",
+    )
+    kl_horizon: PositiveInt = Field(10_000, description="Programs over which `kl_reward_coef` adapts.")
     vf_coef: float = Field(0.1, gt=0, description="Weight of the value head's loss, for gae.")
     cliprange_value: PositiveFloat | None = Field(
         None, description="Maximum change of a value in one update that its loss follows, for gae; null: no maximum."

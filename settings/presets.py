@@ -44,6 +44,7 @@ _OUTCOME_ALONE: Fields = {
     "coarse_weight": 1.0,
     "fine_weight": 0.0,
     "adaptive_weight": 0.0,
+    "structure_weight": 0.0,
     "static_weight": 0.0,
     "baseline": Baseline.NONE,
     "scale_rewards": ScaleRewards.NONE,
@@ -77,6 +78,8 @@ _NO_ESTIMATE: Fields = {
     "lam": 1.0,
     "whiten": False,
     "kl_reward_coef": 0.0,
+    "kl_target": None,
+    "kl_horizon": 10_000,
     "vf_coef": 0.1,
     "cliprange_value": None,
 }
@@ -117,6 +120,22 @@ PRESETS: Mapping[Algorithm, Preset] = {
             "negative_scale": 1.0,
         },
         loss={"loss_agg_mode": LossAggMode.TOKEN_MEAN, "rollout_is_threshold": None},
+    ),
+    # PPO on the last token's reward, coarse + AST match + data-flow match, with an adaptive KL penalty on every token
+    # (Shojaee et al. 2023). The paper's learning rate is 1e-6.
+    Algorithm.PPOCODER: Preset(
+        rewards={**_LAST_TOKEN, "outcome": OutcomeReward.COARSE, "structure_weight": 1.0},
+        loss=_CLIPPED,
+        advantage={
+            **_NO_ESTIMATE,
+            "estimator": AdvantageEstimator.GAE,
+            "lam": 0.95,
+            "whiten": True,
+            "kl_reward_coef": 0.1,
+            "kl_target": 1.0,
+            "vf_coef": 1e-3,
+            "cliprange_value": 0.2,
+        },
     ),
     # max(-A r, -A clip(r, 0.8, 1.2)) with A from generalized advantage estimation, whitened (Schulman et al. 2017).
     Algorithm.PPO: Preset(

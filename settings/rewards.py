@@ -19,6 +19,9 @@ class RewardSettings(Section):
     coarse_weight: Weight = Field(1.0, description="Weight of the reward for the program's outcome; 0: off.")
     fine_weight: Weight = Field(1.0, description="Weight of the penalty on the line that raised an error; 0: off.")
     adaptive_weight: Weight = Field(1.0, description="Weight of the reward for the share of tests passed; 0: off.")
+    structure_weight: Weight = Field(
+        0.0, description="Weight of the reward for the syntax and the data flow of the reference programs; 0: off."
+    )
     static_weight: Weight = Field(0.0, description="Weight of the penalty on lines that pyflakes reports; 0: off.")
     baseline: Baseline = Field(
         Baseline.LEAVE_ONE_OUT,

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from learner.advantages import generalized_advantages, value_loss, whitened
+from learner.estimates import adapted
+from learner.objectives import TokenTable
 from learner.policy_losses import TokenInputs, policy_factor
-from settings import LossSettings
+from settings import AdvantageSettings, LossSettings
 
 PPO = {"policy_loss": "ppo", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
 DAPO = {**PPO, "clip_ratio_high": 0.28}
@@ -111,3 +113,15 @@ def test_value_loss_follows_the_larger_error() -> None:
     value, old, target = torch.tensor([0.9]), torch.tensor([0.5]), torch.tensor([1.0])
     assert value_loss(value, old, target, 0.2).item() == pytest.approx(0.045)  # 0.7 is further away than 0.9
     assert value_loss(value, old, target, None).item() == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("divergence", "expected"), [(2.0, 0.100512), (0.9, 0.099744), (1.0, 0.1)])
+def test_the_kl_penalty_adapts_to_its_target(divergence: float, expected: float) -> None:
+    """256 samples of two tokens, and reference programs, which do not count."""
+    sequence = torch.arange(260).repeat_interleave(2)
+    sampled = sequence < 256
+    old = torch.where(sampled, divergence / 2, 7.0).double()
+    zeros = torch.zeros_like(old)
+    table = TokenTable(zeros[None], zeros, zeros, sampled, zeros, sequence, old=old, reference=zeros)
+    settings = AdvantageSettings(estimator="gae", kl_reward_coef=0.1, kl_target=1.0)
+    assert adapted(0.1, table, settings) == pytest.approx(expected, abs=1e-9)

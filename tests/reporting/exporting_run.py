@@ -24,7 +24,7 @@ from controller.rollouts import GradingCounts
 from evaluation import EvaluationResult
 from learner.buffer import BufferStats
 from learner.metrics import StepMetrics, UpdateStats
-from reporting.telemetry import SERIES, Telemetry
+from reporting.telemetry import LOSS_TERMS, SERIES, Telemetry
 from sandbox.pool import PoolStats
 from sandbox.verdict import Isolation, Outcome
 from settings import Settings
@@ -34,9 +34,7 @@ DEADLINE_S = 60.0
 
 def step_metrics(step: int) -> StepMetrics:
     """The metrics of an update with 16 samples."""
-    terms = dict.fromkeys(
-        ("loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_static", "loss_kl", "loss_value"), 0.1
-    )
+    terms = dict.fromkeys((f"loss_{term}" for term in LOSS_TERMS), 0.1)
     rest = dict.fromkeys(
         ("loss", "grad_norm", "ratio_mean", "ratio_max", "mismatch_mean", "mismatch_max", "clip_fraction"), 1.0
     )

@@ -50,7 +50,26 @@ def test_renaming_variables_changes_nothing(template: str, names: list[str]) -> 
     assert dataflow_match(original, renamed) == 1
 
 
-PIECES = ["x = 1\n", "é", "\0", "\ud800", "\n", "'", "(", "[", "if", "else", "for", "in", "lambda", "=", ":", "not", "a", "b"]
+PIECES = [
+    "x = 1\n",
+    "é",
+    "\0",
+    "\ud800",
+    "\n",
+    "'",
+    "(",
+    "[",
+    "if",
+    "else",
+    "for",
+    "in",
+    "lambda",
+    "=",
+    ":",
+    "not",
+    "a",
+    "b",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES)), st.sampled_from(PROGRAMS))
