@@ -124,6 +124,15 @@ class FineFallback(StrEnum):
     """It penalizes nothing."""
 
 
+class Localize(StrEnum):
+    """How the negative weight of a wrong answer is moved to the lines that are to blame."""
+
+    OFF = "off"
+    """It is not: all tokens get the same weight."""
+    SIBLINGS = "siblings"
+    """To the lines that differ from the nearest program of the rollout that passes."""
+
+
 class LossAggMode(StrEnum):
     """What the sum over tokens is divided by, separately for supervised and for sampled sequences."""
 
