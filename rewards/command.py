@@ -12,8 +12,7 @@ from rich.console import Console
 from errors import UserError
 from files import write_jsonl
 from problems.index import ProblemIndex
-from rewards.explain import explain_settings, explained_row, render, split
-from rewards.scoring import score_group
+from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from rewards.types import ProgramTokens
 from sandbox.command import add_grading_options, exit_status, load_problems, positive
 from sandbox.grading import Graders, ProgramRow, read_programs
@@ -46,20 +45,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    """Grade and score the programs of the file, in its order. All are tokenized before the first one runs."""
+    """Grade and score the programs of the file. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
     problems = load_problems(options.problems).problems
     programs = list(read_programs(options.programs, ProblemIndex(problems)))
     splits = [_split(program, tokenizer, options) for program, _ in programs]
-    settings = explain_settings(options.preset)
+    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
+        verdicts = [verdict for _, verdict in graders.verdicts(programs)]
+    scores = score_by_problem(splits, verdicts, explain_settings(options.preset))
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
-        for ((program, _), verdict), tokens in zip(graders.verdicts(programs), splits, strict=True):
-            (scored,) = score_group([tokens], [verdict], settings).samples
-            rows.append(explained_row(program, verdict, scored))
-            if options.text:
-                console.print(render(tokens, verdict, scored), soft_wrap=True)
+    for (program, _), tokens, verdict, scored in zip(programs, splits, verdicts, scores, strict=True):
+        rows.append(explained_row(program, verdict, scored))
+        if options.text:
+            console.print(render(tokens, verdict, scored), soft_wrap=True)
     if options.output is not None:
         try:
             write_jsonl(options.output, rows)

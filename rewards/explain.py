@@ -7,6 +7,7 @@ the method states them: with a zero baseline, and before advantages are damped o
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from problems.token_spans import char_spans
 from rewards.lines import line_starts
+from rewards.scoring import score_group
 from rewards.types import Category, Granularity, ProgramTokens, ScoredSample
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Verdict
@@ -42,6 +44,20 @@ def split(code: str, tokenizer: Any, *, max_tokens: int | None = None) -> Progra
     """
     spans = char_spans(tokenizer, tokenizer.encode(code, add_special_tokens=False), code)
     return ProgramTokens(code, spans, truncated=max_tokens is not None and len(spans) >= max_tokens)
+
+
+def score_by_problem(
+    programs: Sequence[ProgramTokens], verdicts: Sequence[Verdict], settings: RewardSettings
+) -> list[ScoredSample | None]:
+    """The scores of `programs`, in their order. The programs of a problem are scored together, as one rollout."""
+    groups: dict[str, list[int]] = {}
+    for place, verdict in enumerate(verdicts):
+        groups.setdefault(verdict.task_id, []).append(place)
+    scores: dict[int, ScoredSample | None] = {}
+    for places in groups.values():
+        samples = score_group([programs[i] for i in places], [verdicts[i] for i in places], settings).samples
+        scores.update(zip(places, samples, strict=True))
+    return [scores[place] for place in range(len(programs))]
 
 
 def explained_row(program: ProgramRow, verdict: Verdict, scored: ScoredSample | None) -> dict[str, Any]:

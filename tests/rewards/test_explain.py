@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from rewards import score_group
-from rewards.explain import explain_settings, explained_row, render, split
+from rewards import Granularity, score_group
+from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Outcome, ProgramError, Verdict
+from settings import rewards_of
 from tests.rewards.samples import make_verdict
 from tests.small_tokenizers import END, FAMILIES, character_level
 
@@ -70,6 +71,19 @@ def test_the_length_limit_makes_a_syntax_error_global() -> None:
     verdict = make_verdict(Outcome.SYNTAX_ERROR, (Outcome.SYNTAX_ERROR,), error=ProgramError("SyntaxError", line=2))
     assert row_of(verdict, max_tokens=16)["category"] == "line"
     assert row_of(verdict, max_tokens=15)["category"] == "global"
+
+
+def test_programs_of_a_problem_are_scored_together_and_stay_in_their_order() -> None:
+    """With a baseline, the two programs of `t0` are compared with each other, and the one of `t1` with nothing."""
+    outcomes = [("t0", Outcome.PASSED), ("t1", Outcome.FAILED), ("t0", Outcome.TIMEOUT)]
+    verdicts = [make_verdict(outcome, (outcome,), task_id=task_id) for task_id, outcome in outcomes]
+    verdicts.append(make_verdict(Outcome.INFRASTRUCTURE_ERROR, task_id="t2"))
+    programs = [split(CODE, wrapped("character_level"))] * 4
+    settings = rewards_of("rltf-paper", adaptive_weight=0, fine_weight=0, baseline="leave_one_out")
+    scores = score_by_problem(programs, verdicts, settings)
+    weights = [float(scored.token_weights[Granularity.COARSE, 0]) for scored in scores if scored is not None]
+    assert weights == pytest.approx([1.6, -0.3, -1.6])
+    assert scores[3] is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
