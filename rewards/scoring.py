@@ -18,9 +18,10 @@ from rewards.lines import (
     unclosed_triple_quote_line,
     unmatched_dedent_line,
 )
+from rewards.siblings import localized
 from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 from sandbox.verdict import Outcome, Verdict
-from settings import RewardSettings
+from settings import Localize, RewardSettings
 
 FINE_PENALTY = -0.3
 STATIC_PENALTY = -0.1
@@ -70,6 +71,8 @@ def score_group(
     samples: list[ScoredSample | None] = [None] * len(verdicts)
     for i, (place, program, verdict) in enumerate(graded):
         samples[place] = _score(program, verdict, float(coarse[i]), float(adaptive[i]), advantages[:, i], settings)
+    if settings.localize is Localize.SIBLINGS:
+        samples = localized(programs, samples, settings)
     return GroupScores(samples=tuple(samples), greedy=kept)
 
 

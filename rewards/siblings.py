@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -16,13 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems.python_source import BLOCK_FIELDS, IMPORTS, SCOPES, parse
-from rewards.lines import MAX_CHARACTERS
+from rewards.lines import MAX_CHARACTERS, line_characters, token_range
+from rewards.types import Granularity, ProgramTokens, ScoredSample
+from sandbox.verdict import Outcome
+from settings import RewardSettings
 
 logger = logging.getLogger(__name__)
 
 # Sampled programs have a few dozen statements. Comparing two programs takes time quadratic in their number.
 MAX_STATEMENTS = 200
 
+_WHOLE_ROWS = [Granularity.COARSE, Granularity.ADAPTIVE]
 # Clauses of compound statements have conditions of their own, so they count as statements.
 _STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 # These declare or enclose. What is wrong with a program is what it does inside them.
@@ -44,6 +49,27 @@ class Statement(NamedTuple):
     can_be_blamed: bool
 
 
+def localized(
+    programs: Sequence[ProgramTokens], samples: Sequence[ScoredSample | None], settings: RewardSettings
+) -> list[ScoredSample | None]:
+    """The scores of a rollout, with negative weight of its wrong answers moved to the lines to blame.
+
+    `samples[i]` is the score of `programs[i]`. Weight moves within the coarse and the adaptive row, and only between
+    the tokens of a program, so their sums and signs stay.
+    """
+    passing = [
+        program.text
+        for program, scored in zip(programs, samples, strict=True)
+        if scored is not None and scored.verdict.passed
+    ]
+    wrong = {place: scored for place, scored in enumerate(samples) if scored is not None and _is_penalized(scored)}
+    blamed = blamed_lines([programs[place].text for place in wrong], passing, settings.localize_distance)
+    moved = list(samples)
+    for (place, scored), lines in zip(wrong.items(), blamed, strict=True):
+        moved[place] = _moved(programs[place], scored, lines, settings)
+    return moved
+
+
 def blamed_lines(wrong: Sequence[str], passing: Sequence[str], max_distance: float) -> list[tuple[int, ...]]:
     """The lines (from 1) to blame in each `wrong` program, given those programs of its rollout that are `passing`.
 
@@ -57,17 +83,14 @@ def blamed_lines(wrong: Sequence[str], passing: Sequence[str], max_distance: flo
     return [_differing_lines(found[program], list(siblings), max_distance) for program in wrong]
 
 
-def factors(is_blamed: NDArray[np.bool_], share: float, cap: float) -> NDArray[np.float64]:
-    """What to multiply the weight of each program token [T] by; the sum of all factors is T.
+def blame_factors(is_blamed: NDArray[np.bool_], share: float, cap: float) -> NDArray[np.float64]:
+    """What to multiply the weight of each program token [T] by. The sum of all factors is T.
 
-    `share` of the weight moves to the blamed tokens, but none of their factors exceeds `cap`. Every factor is 1 if no
-    token is blamed, or every one.
+    `share` of the weight moves to the blamed tokens (some, but not all), unless their factor would exceed `cap`.
     """
     num_tokens, num_blamed = len(is_blamed), int(is_blamed.sum())
-    if num_blamed in (0, num_tokens):
-        return np.ones(num_tokens)
     inside = min(1 - share + share * num_tokens / num_blamed, cap)
-    outside = (num_tokens - num_blamed * inside) / (num_tokens - num_blamed)
+    outside = max(0.0, (num_tokens - num_blamed * inside) / (num_tokens - num_blamed))  # rounding may turn its sign
     return np.where(is_blamed, inside, outside)
 
 
@@ -86,8 +109,32 @@ def statements(program: str) -> tuple[Statement, ...]:
         return ()
 
 
+def _is_penalized(scored: ScoredSample) -> bool:
+    """Whether it is a wrong answer with a negative weight on every token."""
+    total = scored.token_weights[_WHOLE_ROWS].sum(axis=0).round(6)  # only rounding keeps some totals from 0
+    return scored.verdict.outcome is Outcome.FAILED and len(total) > 0 and bool((total < 0).all())
+
+
+def _moved(
+    program: ProgramTokens, scored: ScoredSample, lines: tuple[int, ...], settings: RewardSettings
+) -> ScoredSample:
+    """The score of a program with weight moved to `lines`, unless they hold none of its tokens, or all."""
+    is_blamed = np.zeros(len(program.char_spans), dtype=np.bool_)
+    characters = line_characters(program.text)
+    for line in lines:
+        if tokens := token_range(program.char_spans, *characters[line - 1].tolist()):
+            is_blamed[tokens[0] : tokens[1] + 1] = True
+    whole = token_range(program.char_spans, 0, len(program.text) - 1)
+    own = slice(0, 0) if whole is None else slice(whole[0], whole[1] + 1)
+    if not is_blamed[own].any() or is_blamed[own].all():
+        return scored
+    weights = scored.token_weights.copy()
+    weights[_WHOLE_ROWS, own] *= blame_factors(is_blamed[own], settings.localize_share, settings.localize_cap)
+    return replace(scored, token_weights=weights, blamed=lines)
+
+
 def _statements(program: str) -> Iterator[Statement]:
-    # A completion may be the body of a function that began in the prompt.
+    # A completion may be the body of a function that began in the prompt. That line counts, as in a whole function.
     for before in ("", "def prompt():\n"):
         tree = parse(before + program)
         if isinstance(tree, ast.Module):
@@ -96,8 +143,8 @@ def _statements(program: str) -> Iterator[Statement]:
 
 
 def _in_order(tree: ast.Module, lines_before: int) -> Iterator[Statement]:
-    nodes = [node for node in ast.walk(tree) if isinstance(node, _STATEMENTS) and not _is_bare_string(node)]
-    nodes = sorted((node for node in nodes if _position(node)[0] > lines_before), key=_position)
+    found = (node for node in ast.walk(tree) if isinstance(node, _STATEMENTS) and not _is_bare_string(node))
+    nodes = sorted(found, key=_position)
     if len(nodes) > MAX_STATEMENTS:
         return
     _rename_variables(tree)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rewards.lines import MAX_CHARACTERS
-from rewards.siblings import MAX_STATEMENTS, blamed_lines, factors, statements
+from rewards.siblings import MAX_STATEMENTS, blame_factors, blamed_lines, statements
 
 WRONG = """\
 def f(xs):
@@ -104,13 +105,17 @@ def test_headers_end_where_their_last_expression_ends() -> None:
 
 
 def test_a_completion_may_be_the_body_of_a_function() -> None:
+    """The line of the prompt that it continues counts, so distances are those of whole functions."""
     found = statements("\n    n = len(xs)\n    return n\n\ndef helper(): pass\n")
-    assert [(statement.key, statement.first) for statement in found] == [
+    assert [(statement.key, statement.first) for statement in found[1:]] == [
         ("v0 = len(xs)", 2),
         ("return v0", 3),
         ("def helper():", 5),
         ("pass", 5),
     ]
+    for program in (WRONG, UNSORTED):
+        assert len(statements(program.partition("\n")[2])) == len(statements(program))
+    assert blamed(WRONG.partition("\n")[2], EVEN.partition("\n")[2].replace("nums", "xs"), max_distance=1 / 6) == (3,)
 
 
 def test_longer_programs_have_no_statements() -> None:
@@ -245,24 +250,24 @@ def test_each_program_of_a_rollout_is_parsed_once(monkeypatch: pytest.MonkeyPatc
 # Factors
 
 
-def marked(num_tokens: int, num_blamed: int) -> np.ndarray:
+def marked(num_tokens: int, num_blamed: int) -> NDArray[np.bool_]:
     return np.arange(num_tokens) < num_blamed
 
 
 def test_factors_by_hand() -> None:
-    """T 40, N 8: 0.5 + 0.5 * 40 / 8 = 3, and (40 - 8 * 3) / 32 = 0.5. T 100, N 5: 10.5, capped at 4, and 80 / 95."""
-    assert factors(marked(40, 8), 0.5, 4).tolist() == [3.0] * 8 + [0.5] * 32
-    np.testing.assert_allclose(factors(marked(100, 5), 0.5, 4), [4.0] * 5 + [80 / 95] * 95)
-    np.testing.assert_allclose(factors(marked(100, 5), 1.0, np.inf), [20.0] * 5 + [0.0] * 95)
+    """T 40, N 8: 0.5 + 0.5 * 40/8 = 3 and (40 - 8 * 3) / 32 = 0.5. T 100, N 5: 10.5, but at most 4, and 80/95."""
+    np.testing.assert_allclose(blame_factors(marked(40, 8), 0.5, 4), [3.0] * 8 + [0.5] * 32)
+    np.testing.assert_allclose(blame_factors(marked(100, 5), 0.5, 4), [4.0] * 5 + [80 / 95] * 95)
+    np.testing.assert_allclose(blame_factors(marked(100, 5), 1.0, np.inf), [20.0] * 5 + [0.0] * 95)
+    assert all(blame_factors(marked(n + 1, n), 1.0, np.inf).min() >= 0 for n in range(1, 60)), "despite rounding"
 
 
-@given(st.lists(st.booleans(), max_size=60), st.floats(0.01, 1), st.floats(1, 50))
-def test_factors_keep_the_sum_and_their_bounds(is_blamed: list[bool], share: float, cap: float) -> None:
-    marks = np.array(is_blamed, dtype=np.bool_)
-    found = factors(marks, share, cap)
-    assert found.sum() == pytest.approx(len(is_blamed))
-    if marks.any() and not marks.all():
-        assert ((found[marks] >= 1) & (found[marks] <= cap)).all()
-        assert ((found[~marks] >= 1 - share - 1e-9) & (found[~marks] <= 1)).all()
-    else:
-        assert (found == 1).all()
+@given(
+    st.permutations([True, False, *[True] * 5, *[False] * 20]), st.integers(2, 27), st.floats(0.01, 1), st.floats(1, 50)
+)
+def test_factors_keep_the_sum_and_their_bounds(order: list[bool], num_tokens: int, share: float, cap: float) -> None:
+    marks = np.array([True, False, *order][:num_tokens], dtype=np.bool_)
+    found = blame_factors(marks, share, cap)
+    assert found.sum() == pytest.approx(num_tokens)
+    assert ((found[marks] >= 1 - 1e-9) & (found[marks] <= cap)).all()
+    assert ((found[~marks] >= max(0, 1 - share - 1e-9)) & (found[~marks] <= 1 + 1e-9)).all()
