@@ -141,6 +141,29 @@ def test_text_colors_only_the_penalized_tokens() -> None:
     assert ";48;5;" not in first
 
 
+def test_the_lines_to_blame_are_in_the_row_and_have_a_color_of_their_own() -> None:
+    """The other program has 2, so -0.6 becomes -2.6. 12 of 42 tokens are on line 2: factors 2.25 and 0.5."""
+    passing = make_verdict(Outcome.PASSED, completion_id="c1")
+    failed = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
+    code = "def f(x):\n    return x + 1\nprint()\nprint()"
+    tokens = [split(text, wrapped("character_level")) for text in (code, code.replace("+", "-"))]
+    wrong, right = score_by_problem(tokens, [failed, passing], explain_settings("rltf", "siblings"))
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c0", code=code), failed, wrong, with_blamed=True)
+    assert row["blamed"] == [2]
+    assert row["token_weights"] == pytest.approx([-1.3] * 14 + [-5.85] * 12 + [-1.3] * 16, abs=1e-6)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="truecolor", width=100, highlight=False)
+    console.print(render(tokens[0], failed, wrong), soft_wrap=True)
+    colored = [line for line in file.getvalue().splitlines() if ";48;5;" in line]
+    assert [line.partition("|")[0].split()[-1] for line in colored] == ["2"]
+    assert "-2.9250 to -0.6500" in file.getvalue(), "the coarse weights"
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, right, with_blamed=True)
+    assert row["blamed"] == []
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, None, with_blamed=True)
+    assert row["blamed"] is None
+    assert "blamed" not in row_of(FAILING)
+
+
 def test_a_program_cannot_control_the_terminal() -> None:
     code = "x = '\x1b]0;owned\x07\u202e'\n"
     text = rendered(code, make_verdict(Outcome.FAILED, (Outcome.FAILED,)))
