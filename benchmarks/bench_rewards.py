@@ -1,7 +1,8 @@
 """Speed of the rewards: spans and token weights of 1,000 programs of 500 tokens, on one core.
 
 Prints one JSON object per case. `spans` is the work of a generator on sampled ids. `score` is the work of a grading
-worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis.
+worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis. `siblings`
+finds the lines to blame in half of the programs, each by one sibling from the other half.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from problems.token_spans import char_spans
 from rewards import ProgramTokens, score_group
+from rewards.siblings import blamed_lines
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from settings import RewardSettings
 
@@ -77,6 +79,14 @@ def score_all(programs: list[tuple[list[int], str]], spans: list[NDArray[np.int3
         score_group(tokens[start : start + GROUP], verdicts[start : start + GROUP], settings)
 
 
+def blame_half(programs: list[tuple[list[int], str]]) -> None:
+    """Find the lines to blame in every second program, given the next one. Both lose the function that was cut off."""
+    texts = [text[: text.rindex("def step_")] for _, text in programs]
+    for wrong, passing in zip(texts[::2], texts[1::2], strict=True):
+        (lines,) = blamed_lines([wrong.replace("== 0", "== 1", 1)], [passing], RewardSettings().localize_distance)
+        assert lines
+
+
 def measure(name: str, run: Callable[[], object]) -> float:
     """Median CPU seconds of `run`, printed and returned."""
     run()
@@ -104,13 +114,16 @@ def measure(name: str, run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure the three cases, and compare spans and scores together with the limit."""
+    """Measure all cases, and compare spans and scores together with the limit."""
     tokenizer = build_tokenizer("".join(BLOCK.format(i=i) for i in range(200)))
     programs = build_programs(tokenizer)
     spans = [char_spans(tokenizer, ids, text) for ids, text in programs]
     total = measure("spans", lambda: [char_spans(tokenizer, ids, text) for ids, text in programs])
     total += measure("score", lambda: score_all(programs, spans, RewardSettings()))
     measure("static", lambda: score_all(programs, spans, RewardSettings(static_weight=1.0)))
+    seconds = measure("siblings", lambda: blame_half(programs))
+    pairs = {"num_pairs": NUM_PROGRAMS // 2, "ms_per_pair": round(1000 * seconds / (NUM_PROGRAMS // 2), 3)}
+    print(json.dumps({"benchmark": "rewards", "case": "siblings, by pair", **pairs}))
     result = {"cpu_s": round(total, 4), "limit_s": LIMIT_S, "within_limit": total < LIMIT_S}
     print(json.dumps({"benchmark": "rewards", "case": "spans+score", **result}))
 

@@ -26,7 +26,6 @@ _QUOTED_OR_BLANK = re.compile(
 )
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
-_BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
 _MAX_SITE_CHARACTERS = 1 << 16
 _SOLUTION = re.compile(r"^class Solution\b", re.MULTILINE)
 _TYPING_NAME = re.compile(
@@ -36,6 +35,8 @@ _FUTURE_IMPORT = re.compile(r"^from __future__ import", re.MULTILINE)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 """The statements with a scope of their own."""
 IMPORTS = (ast.Import, ast.ImportFrom)
+BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""The fields of a compound statement that hold statements or clauses."""
 
 
 def parse(source: str) -> ast.Module | int:
@@ -63,7 +64,7 @@ def outer_statements(body: Sequence[ast.stmt]) -> Iterator[ast.AST]:
         node = pending.pop()
         yield node
         if not isinstance(node, SCOPES):
-            for field in _BLOCK_FIELDS:
+            for field in BLOCK_FIELDS:
                 pending.extend(reversed(getattr(node, field, None) or []))
 
 

@@ -1,7 +1,8 @@
 """Turns verdicts into rewards and token weights. Pure functions: no Ray, no torch.
 
 Invariants: nothing a program claims about its error raises a reward; the fine term never raises a weight; penalties
-change weights only inside their span; an `infrastructure_error` is never scored.
+change weights only inside their span; lines to blame for a wrong answer change neither the sum nor the sign of its
+weights; an `infrastructure_error` is never scored.
 """
 
 from rewards.scoring import score_group

@@ -12,12 +12,11 @@ from rich.console import Console
 from errors import UserError
 from files import write_jsonl
 from problems.index import ProblemIndex
-from rewards.explain import explain_settings, explained_row, render, split
-from rewards.scoring import score_group
+from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from rewards.types import ProgramTokens
 from sandbox.command import add_grading_options, exit_status, load_problems, positive
 from sandbox.grading import Graders, ProgramRow, read_programs
-from settings import Algorithm, SandboxSettings
+from settings import Algorithm, Localize, SandboxSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", required=True, metavar="DIR", help="model or tokenizer folder, or a Hub id")
     variant = "variant of the method, `algorithm` in the settings (default: %(default)s)"
     add("--preset", choices=[one.value for one in Algorithm], default=Algorithm.RLTF.value, help=variant)
+    blame = "how to find the lines to blame for a wrong answer, as `rewards.localize` (default: %(default)s)"
+    add("--localize", choices=[one.value for one in Localize], default=Localize.OFF.value, help=blame)
     add("--output", type=Path, metavar="FILE.jsonl", help="write one row per program")
     add("--text", action="store_true", help="print the programs with their penalized tokens in color")
     add("--max-tokens", type=positive, metavar="N", help="length limit the programs were sampled with, if any")
@@ -46,20 +47,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    """Grade and score the programs of the file, in its order. All are tokenized before the first one runs."""
+    """Grade and score the programs of the file. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
     problems = load_problems(options.problems).problems
     programs = list(read_programs(options.programs, ProblemIndex(problems)))
     splits = [_split(program, tokenizer, options) for program, _ in programs]
-    settings = explain_settings(options.preset)
+    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
+        verdicts = [verdict for _, verdict in graders.verdicts(programs)]
+    scores = score_by_problem(splits, verdicts, explain_settings(options.preset, options.localize))
+    with_blamed = options.localize != Localize.OFF
     console = Console(highlight=False)
     rows = []
-    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
-        for ((program, _), verdict), tokens in zip(graders.verdicts(programs), splits, strict=True):
-            (scored,) = score_group([tokens], [verdict], settings).samples
-            rows.append(explained_row(program, verdict, scored))
-            if options.text:
-                console.print(render(tokens, verdict, scored), soft_wrap=True)
+    for (program, _), tokens, verdict, scored in zip(programs, splits, verdicts, scores, strict=True):
+        rows.append(explained_row(program, verdict, scored, with_blamed=with_blamed))
+        if options.text:
+            console.print(render(tokens, verdict, scored), soft_wrap=True)
     if options.output is not None:
         try:
             write_jsonl(options.output, rows)

@@ -2,11 +2,13 @@
 
 Programs from a file have no sampled token ids, so here, and only here, a tokenizer splits them. Rewards are shown as
 the method states them: with a zero baseline, and before advantages are damped or cut off, since that needs a baseline.
+Only if wrong answers are localized, the programs of a problem are each other's baseline.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +18,35 @@ from rich.table import Table
 from rich.text import Text
 
 from problems.token_spans import char_spans
-from rewards.lines import line_starts
+from rewards.lines import line_characters, line_starts
+from rewards.scoring import score_group
 from rewards.types import Category, Granularity, ProgramTokens, ScoredSample
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Verdict
-from settings import RewardSettings, rewards_of
+from settings import Baseline, Localize, RewardSettings, ScaleRewards, rewards_of
 
 _LINE_PENALTY = Style(color="white", bgcolor="red3", bold=True)
+_BLAMED = Style(color="black", bgcolor="dark_orange")
 _FINDING = Style(color="yellow", underline=True)
 _NEGATIVE = Style(color="red")
 _POSITIVE = Style(color="green")
 
 
-def explain_settings(preset: str) -> RewardSettings:
-    """The settings of a preset, but with a zero baseline and unchanged advantages."""
-    return rewards_of(preset, baseline="none", negative_scale=1.0, failing_never_positive=False)
+def explain_settings(preset: str, localize: str = Localize.OFF) -> RewardSettings:
+    """The settings of a preset, but with a zero baseline and unchanged advantages.
+
+    With `localize`, the baseline is the mean of the problem's other programs: what moves to the lines to blame is a
+    negative advantage, and without a baseline a wrong answer that passes most tests has a positive one.
+    """
+    baseline = Baseline.NONE if localize == Localize.OFF else Baseline.LEAVE_ONE_OUT
+    return rewards_of(
+        preset,
+        baseline=baseline,
+        scale_rewards=ScaleRewards.NONE,
+        negative_scale=1.0,
+        failing_never_positive=False,
+        localize=localize,
+    )
 
 
 def split(code: str, tokenizer: Any, *, max_tokens: int | None = None) -> ProgramTokens:
@@ -44,7 +60,23 @@ def split(code: str, tokenizer: Any, *, max_tokens: int | None = None) -> Progra
     return ProgramTokens(code, spans, truncated=max_tokens is not None and len(spans) >= max_tokens)
 
 
-def explained_row(program: ProgramRow, verdict: Verdict, scored: ScoredSample | None) -> dict[str, Any]:
+def score_by_problem(
+    programs: Sequence[ProgramTokens], verdicts: Sequence[Verdict], settings: RewardSettings
+) -> list[ScoredSample | None]:
+    """The scores of `programs`, in their order. The programs of a problem are scored together, as one rollout."""
+    groups: dict[str, list[int]] = {}
+    for place, verdict in enumerate(verdicts):
+        groups.setdefault(verdict.task_id, []).append(place)
+    scores: dict[int, ScoredSample | None] = {}
+    for places in groups.values():
+        samples = score_group([programs[i] for i in places], [verdicts[i] for i in places], settings).samples
+        scores.update(zip(places, samples, strict=True))
+    return [scores[place] for place in range(len(programs))]
+
+
+def explained_row(
+    program: ProgramRow, verdict: Verdict, scored: ScoredSample | None, *, with_blamed: bool = False
+) -> dict[str, Any]:
     """The program's row in the output file; its rewards are null if it could not be graded."""
     row: dict[str, Any] = {
         "task_id": program.task_id,
@@ -54,15 +86,19 @@ def explained_row(program: ProgramRow, verdict: Verdict, scored: ScoredSample | 
         "error_line": verdict.error.line if verdict.error else None,
     }
     if scored is None:
-        return row | dict.fromkeys(("category", "rewards", "fine_span", "num_tokens", "token_weights"))
-    total = scored.token_weights.sum(axis=0, dtype=np.float64)
-    return row | {
-        "category": scored.category.value if scored.category else None,
-        "rewards": {"coarse": scored.coarse, "fine": scored.fine, "adaptive": round(scored.adaptive, 9)},
-        "fine_span": list(scored.fine_span) if scored.fine_span else None,
-        "num_tokens": scored.num_tokens,
-        "token_weights": [round(float(weight), 7) for weight in total],
-    }
+        row |= dict.fromkeys(("category", "rewards", "fine_span", "num_tokens", "token_weights"))
+    else:
+        total = scored.token_weights.sum(axis=0, dtype=np.float64)
+        row |= {
+            "category": scored.category.value if scored.category else None,
+            "rewards": {"coarse": scored.coarse, "fine": scored.fine, "adaptive": round(scored.adaptive, 9)},
+            "fine_span": list(scored.fine_span) if scored.fine_span else None,
+            "num_tokens": scored.num_tokens,
+            "token_weights": [round(float(weight), 7) for weight in total],
+        }
+    if with_blamed:
+        row["blamed"] = list(scored.blamed) if scored else None
+    return row
 
 
 def render(program: ProgramTokens, verdict: Verdict, scored: ScoredSample | None) -> Group:
@@ -87,6 +123,10 @@ def _numbered_lines(program: ProgramTokens, scored: ScoredSample) -> list[Text]:
             code.stylize(_FINDING, start, end)
         elif total[token]:
             code.stylize(_NEGATIVE if total[token] < 0 else _POSITIVE, start, end)
+    characters = line_characters(program.text)
+    for blamed in scored.blamed:
+        first, last = characters[blamed - 1].tolist()
+        code.stylize(_BLAMED, first, last + 1)
     error = scored.verdict.error
     faulty = error.line if error else None
     lines = code.divide(line_starts(program.text)[1:])
@@ -108,16 +148,17 @@ def _visible(character: str) -> str:
 
 def _totals(scored: ScoredSample) -> Table:
     table = Table("term", "reward", "on", "weight of a token", "sum", box=None, pad_edge=False)
-    rewards = (scored.coarse, scored.fine, scored.adaptive, scored.static)
+    rewards = (scored.coarse, scored.fine, scored.adaptive, scored.static, scored.structure)
     for granularity, reward in zip(Granularity, rewards, strict=True):
         row = scored.token_weights[granularity]
-        if granularity is Granularity.STATIC and not row.any():
-            continue  # the term is off by default
+        if granularity in (Granularity.STATIC, Granularity.STRUCTURE) and not row.any():
+            continue  # these terms are off by default
         weighted = row[row != 0]
         shares = f"{len(weighted)} of {len(row)} tokens"
         if granularity is Granularity.FINE and scored.category:
             shares += f" ({scored.category})"
-        weight = f"{weighted[0]:+.4f}" if weighted.size else "0"
+        bounds = (weighted.min(), weighted.max()) if weighted.size else ()
+        weight = " to ".join(dict.fromkeys(f"{bound:+.4f}" for bound in bounds)) or "0"
         table.add_row(granularity.name.lower(), f"{reward:+.4f}", shares, weight, f"{row.sum():+.4f}")
     total = scored.token_weights.sum()
     passed = f"{scored.verdict.pass_ratio:.0%} of tests passed"

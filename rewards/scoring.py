@@ -18,10 +18,11 @@ from rewards.lines import (
     unclosed_triple_quote_line,
     unmatched_dedent_line,
 )
+from rewards.siblings import localized
 from rewards.structure import structure_match
 from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 from sandbox.verdict import Outcome, Verdict
-from settings import AdaptiveScope, Baseline, OutcomeReward, Placement, RewardSettings, ScaleRewards
+from settings import AdaptiveScope, Baseline, Localize, OutcomeReward, Placement, RewardSettings, ScaleRewards
 
 FINE_PENALTY = -0.3
 STATIC_PENALTY = -0.1
@@ -88,6 +89,8 @@ def score_group(
     for i, (place, program, verdict) in enumerate(graded):
         plain = (float(coarse[i]), float(adaptive[i]), float(structure[i]))
         samples[place] = _score(program, verdict, plain, advantages[:, i], settings)
+    if settings.localize is Localize.SIBLINGS:
+        samples = localized(programs, samples, settings)
     return GroupScores(samples=tuple(samples), greedy=kept)
 
 

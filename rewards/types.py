@@ -79,7 +79,8 @@ class ScoredSample:
     `coarse`, `fine`, `adaptive`, `static` and `structure` are the plain rewards R, without weights, baseline or alpha.
     `category` is None if no test ended in an error. `fine_span` (first, last; both included) counts the program's own
     `num_tokens` tokens from 0 and is None if there is no fine penalty. `token_weights` [G, T] multiplies `-log p` of
-    every sampled token, one row per `Granularity`, with everything applied.
+    every sampled token, one row per `Granularity`, with everything applied. `blamed` are the lines (from 1) of a wrong
+    answer that `rewards.localize` moved weight to, if any.
     """
 
     verdict: Verdict
@@ -92,6 +93,7 @@ class ScoredSample:
     fine_span: tuple[int, int] | None
     num_tokens: int
     token_weights: NDArray[np.float32]
+    blamed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from settings.choices import (
     FineFallback,
     Isolation,
     KlLossType,
+    Localize,
     LoraPublish,
     LossAggMode,
     OldLogprobs,
@@ -81,6 +82,7 @@ __all__ = [
     "Isolation",
     "KlLossType",
     "LearnerSettings",
+    "Localize",
     "LoraPublish",
     "LoraSettings",
     "LossAggMode",
@@ -225,6 +227,11 @@ class Settings(Section):
             raise ValueError(
                 f"rewards.baseline {self.rewards.baseline} knows only the coarse and the adaptive reward of a greedy "
                 "decode: set rewards.structure_weight to 0, or rewards.baseline to leave_one_out, mean or none"
+            )
+        if self.rewards.localize is not Localize.OFF and self.rewards.placement is Placement.LAST:
+            raise ValueError(
+                f"rewards.localize {self.rewards.localize} moves weight between the tokens of a program, but "
+                "rewards.placement last puts all of it on one: set rewards.localize to off"
             )
         if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
             raise ValueError(

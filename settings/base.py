@@ -17,3 +17,9 @@ class Section(BaseModel):
     """What all sections share: unknown fields are errors, and values are validated and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def as_word(value: object) -> object:
+    """YAML reads `on` and `off` as booleans."""
+    words = {True: "on", False: "off", "true": "on", "false": "off"}
+    return words.get(value, value) if isinstance(value, bool | str) else value

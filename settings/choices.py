@@ -187,8 +187,6 @@ class PolicyLoss(StrEnum):
 
     REINFORCE = "reinforce"
     """The log-probability, times a truncated importance weight."""
-    PPOCODER = "ppocoder"
-    """PPOCoder: PPO, with a reward for the structure of the reference programs."""
     PPO = "ppo"
     """The likelihood ratio of the token, clipped (Schulman et al. 2017)."""
     GSPO = "gspo"
@@ -213,6 +211,15 @@ class KlLossType(StrEnum):
     """Half the squared log-ratio: its gradient is that of KL(policy || reference)."""
     K3 = "k3"
     """As in GRPO: its gradient is that of KL(reference || policy)."""
+
+
+class Localize(StrEnum):
+    """How the negative weight of a wrong answer is moved to the lines that are to blame."""
+
+    OFF = "off"
+    """It is not: all tokens get the same weight."""
+    SIBLINGS = "siblings"
+    """To the lines that differ from the nearest program of the rollout that passes."""
 
 
 class LossAggMode(StrEnum):

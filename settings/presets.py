@@ -19,6 +19,7 @@ from settings.choices import (
     Baseline,
     FineFallback,
     KlLossType,
+    Localize,
     LossAggMode,
     OldLogprobs,
     OutcomeReward,
@@ -58,6 +59,10 @@ _OUTCOME_ALONE: Fields = {
     "unlocated_category": FineFallback.IGNORE,
     "failing_never_positive": False,
     "negative_scale": 1.0,
+    "localize": Localize.OFF,
+    "localize_share": 0.5,
+    "localize_cap": 4.0,
+    "localize_distance": 0.3,
 }
 _PLAIN_LOSS: Fields = {
     "rl_weight": 1.0,

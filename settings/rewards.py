@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from settings.base import Section, Weight
-from settings.choices import AdaptiveScope, Baseline, FineFallback, OutcomeReward, Placement, ScaleRewards
+from pydantic import BeforeValidator, Field
+
+from settings.base import Section, Weight, as_word
+from settings.choices import AdaptiveScope, Baseline, FineFallback, Localize, OutcomeReward, Placement, ScaleRewards
 
 
 class RewardSettings(Section):
@@ -73,6 +75,17 @@ class RewardSettings(Section):
         ge=0,
         le=1,
         description="Factor on negative advantages and penalties. At 1 they can destroy a small model.",
+    )
+
+    localize: Annotated[Localize, BeforeValidator(as_word)] = Field(
+        Localize.OFF,
+        description="Move the negative weight of a wrong answer to the lines that differ from the nearest program of "
+        "the rollout that passes, its sibling.",
+    )
+    localize_share: float = Field(0.5, gt=0, le=1, description="Share of the weight to move to those lines.")
+    localize_cap: float = Field(4.0, ge=1, description="Maximum factor on the weight of their tokens; inf: no maximum.")
+    localize_distance: float = Field(
+        0.3, ge=0, lt=1, description="Maximum share of statements in which a program and its sibling may differ."
     )
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from settings.base import GIB, MIB, Cores, Section
+from settings.base import GIB, MIB, Cores, Section, as_word
 from settings.choices import (
     ChatTemplate,
     Dtype,
@@ -19,13 +19,6 @@ from settings.choices import (
     OnUpdate,
     WeightTransfer,
 )
-
-
-def _as_word(value: object) -> object:
-    """YAML reads `on` and `off` as booleans."""
-    words = {True: "on", False: "off", "true": "on", "false": "off"}
-    return words.get(value, value) if isinstance(value, bool | str) else value
-
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -86,7 +79,7 @@ class ModelSettings(Section):
         "`auto`: bfloat16 on GPUs and on CPUs that multiply it in hardware, else (and if `run.deterministic`) float32.",
     )
     max_model_len: PositiveInt = Field(1536, description="Maximum tokens of prompt and completion together.")
-    chat_template: Annotated[ChatTemplate, BeforeValidator(_as_word)] = Field(
+    chat_template: Annotated[ChatTemplate, BeforeValidator(as_word)] = Field(
         ChatTemplate.AUTO,
         description="Format prompts with the tokenizer's chat template; `auto`: if the model ends its answers with the "
         "token that closes a turn in the template.",

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from rewards import score_group
-from rewards.explain import explain_settings, explained_row, render, split
+from rewards import Granularity, score_group
+from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Outcome, ProgramError, Verdict
+from settings import rewards_of
 from tests.rewards.samples import make_verdict
 from tests.small_tokenizers import END, FAMILIES, character_level
 
@@ -72,6 +73,19 @@ def test_the_length_limit_makes_a_syntax_error_global() -> None:
     assert row_of(verdict, max_tokens=15)["category"] == "global"
 
 
+def test_programs_of_a_problem_are_scored_together_and_stay_in_their_order() -> None:
+    """With a baseline, the two programs of `t0` are compared with each other, and the one of `t1` with nothing."""
+    outcomes = [("t0", Outcome.PASSED), ("t1", Outcome.FAILED), ("t0", Outcome.TIMEOUT)]
+    verdicts = [make_verdict(outcome, (outcome,), task_id=task_id) for task_id, outcome in outcomes]
+    verdicts.append(make_verdict(Outcome.INFRASTRUCTURE_ERROR, task_id="t2"))
+    programs = [split(CODE, wrapped("character_level"))] * 4
+    settings = rewards_of("rltf-paper", adaptive_weight=0, fine_weight=0, baseline="leave_one_out")
+    scores = score_by_problem(programs, verdicts, settings)
+    weights = [float(scored.token_weights[Granularity.COARSE, 0]) for scored in scores if scored is not None]
+    assert weights == pytest.approx([1.6, -0.3, -1.6])
+    assert scores[3] is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_split_covers_the_program(family: str) -> None:
     spans = split(" \tx = 'é'\r\n", wrapped(family)).char_spans
@@ -125,6 +139,29 @@ def test_text_colors_only_the_penalized_tokens() -> None:
     (second,) = [line for line in lines if "2 | " in line]
     assert ";48;5;" in second, "a background color"
     assert ";48;5;" not in first
+
+
+def test_the_lines_to_blame_are_in_the_row_and_have_a_color_of_their_own() -> None:
+    """The other program has 2, so -0.6 becomes -2.6. 12 of 42 tokens are on line 2: factors 2.25 and 0.5."""
+    passing = make_verdict(Outcome.PASSED, completion_id="c1")
+    failed = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
+    code = "def f(x):\n    return x + 1\nprint()\nprint()"
+    tokens = [split(text, wrapped("character_level")) for text in (code, code.replace("+", "-"))]
+    wrong, right = score_by_problem(tokens, [failed, passing], explain_settings("rltf", "siblings"))
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c0", code=code), failed, wrong, with_blamed=True)
+    assert row["blamed"] == [2]
+    assert row["token_weights"] == pytest.approx([-1.3] * 14 + [-5.85] * 12 + [-1.3] * 16, abs=1e-6)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="truecolor", width=100, highlight=False)
+    console.print(render(tokens[0], failed, wrong), soft_wrap=True)
+    colored = [line for line in file.getvalue().splitlines() if ";48;5;" in line]
+    assert [line.partition("|")[0].split()[-1] for line in colored] == ["2"]
+    assert "-2.9250 to -0.6500" in file.getvalue(), "the coarse weights"
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, right, with_blamed=True)
+    assert row["blamed"] == []
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, None, with_blamed=True)
+    assert row["blamed"] is None
+    assert "blamed" not in row_of(FAILING)
 
 
 def test_a_program_cannot_control_the_terminal() -> None:

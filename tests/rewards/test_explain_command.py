@@ -131,6 +131,22 @@ def test_every_kind_of_program_in_a_real_sandbox(
     assert ">   3 |     return value" in text
 
 
+def test_a_program_that_passes_shows_which_line_of_a_wrong_one_to_blame(
+    files: tuple[str, Path], tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = "def first(values):\n    size = len(values)\n    chosen = values[0]\n    return chosen\n"
+    codes = {"wrong": right.replace("values[0]", "max(values)").replace("chosen", "best"), "right": right}
+    rows = [{"task_id": "first", "completion_id": name, "code": code} for name, code in codes.items()]
+    files[1].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    output = tmp_path / "explained.jsonl"
+    assert run(files, tokenizer_dir, "--output", output, "--text", "--localize", "siblings") == 0
+    wrong, passing = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+    assert (wrong["outcome"], wrong["blamed"]) == ("failed", [3])
+    assert (passing["outcome"], passing["blamed"]) == ("passed", [])
+    assert len(set(wrong["token_weights"])) == 2, "one weight on the line, one elsewhere"
+    assert "first / wrong  failed" in capsys.readouterr().out
+
+
 def test_unusable_input_gives_one_message_and_status_2(
     files: tuple[str, Path], tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +174,7 @@ def test_unknown_preset_and_no_output_are_usage_errors(
 ) -> None:
     cases: list[tuple[list[object], str]] = [
         (["--preset", "rltf-papers", "--text"], "invalid choice: 'rltf-papers'"),
+        (["--localize", "sibling", "--text"], "invalid choice: 'sibling'"),
         ([], "nowhere to write to"),
         (["--text", "--max-tokens", 0], "expected a number from 1, got '0'"),
     ]

@@ -63,14 +63,14 @@ def test_overlong_completions_earn_less(length: int, penalty: float) -> None:
 
 
 def test_structure_earns_on_the_last_token() -> None:
-    program = "def f(a):\n    b = a + 1\n    return b\n"
-    reference = "def f(a):\n    return a + 1\n"  # AST match 0.25, data-flow match 0.4
+    reference = "def f(a):\n    b = a + 1\n    return b\n"
+    program = "def f(a):\n    return a + 1\n"  # AST match 0.25, data-flow match 0.4
     verdict = make_verdict(F, (F,))
     (scored,) = score_group(
         [character_tokens(program)], [verdict], rewards_of("ppocoder"), references=[reference]
     ).samples
     assert scored is not None
-    assert (scored.coarse, scored.structure) == (-0.3, pytest.approx(0.65))
+    assert [scored.coarse, scored.structure] == pytest.approx([-0.3, 0.65])
     assert scored.token_weights[Granularity.STRUCTURE].tolist() == pytest.approx([0.0] * len(program) + [0.65])
     assert scored.token_weights.sum() == pytest.approx(0.35)
 

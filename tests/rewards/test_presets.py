@@ -21,6 +21,7 @@ def test_presets_by_name() -> None:
         assert (preset.negative_scale, preset.failing_never_positive) == (1.0, False)
     for preset in (paper, code, ours):
         assert preset.static_weight == 0
+        assert preset.localize == "off"
         assert (preset.coarse_weight, preset.fine_weight, preset.adaptive_weight) == (1, 1, 1)
 
 
@@ -40,11 +41,19 @@ def test_given_fields_override_the_preset_and_survive_a_round_trip() -> None:
         ({"alpha_cap": math.nan}, "greater than or equal to 1"),
         ({"baseline": "greedy"}, "'leave_one_out'"),
         ({"negative_scale": 2}, "less than or equal to 1"),
+        ({"localize": "sibling"}, "'siblings'"),
+        ({"localize_share": 0}, "greater than 0"),
+        ({"localize_cap": 0.9}, "greater than or equal to 1"),
+        ({"localize_distance": 1}, "less than 1"),
     ],
 )
 def test_nonsensical_values_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RewardSettings.model_validate(fields)
+
+
+def test_localize_reads_what_yaml_makes_of_off() -> None:
+    assert RewardSettings.model_validate({"localize": False}).localize == "off"
 
 
 @pytest.mark.parametrize("algorithm", ["rltf-papers", ["rltf"]])
