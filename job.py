@@ -20,7 +20,7 @@ from rich.console import Console
 from controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
 from controller.events import Began, Event, Said
 from controller.model_checks import check_model
-from controller.problems import ProblemSets, load_problem_sets, without_failing_references
+from controller.problems import ProblemSets, check_structure, load_problem_sets, without_failing_references
 from controller.profile import measured_forecast
 from controller.ray_session import ray_running
 from controller.resume import find_resumption
@@ -139,7 +139,7 @@ def opened(settings: Settings, options: CliOptions) -> Iterator[OpenRun]:
     folder then stays as it was.
     """
     with locked(settings.run.folder):
-        problems = load_problem_sets(settings.problems, settings.sandbox)
+        problems = check_structure(load_problem_sets(settings.problems, settings.sandbox), settings.rewards)
         resumption = None
         if options.resume is not None:
             resumption = find_resumption(options.resume, options.checkpoint, settings, problems.fingerprints)

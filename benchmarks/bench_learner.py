@@ -153,6 +153,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
     """This project's update, including packing."""
     from learner.data import Experience, TokenSequence
     from learner.learner import Learner
+    from rewards import Granularity
     from sandbox.verdict import Outcome
     from settings import Dtype, LearnerSettings, ModelSettings, OptimSettings, Settings
 
@@ -171,7 +172,7 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
         if kind == "supervised":
             references.append(TokenSequence(prompt, completion))
         else:
-            advantages = np.full((4, len(completion)), 1.0 if index % 2 else -1.0, np.float32)
+            advantages = np.full((len(Granularity), len(completion)), 1.0 if index % 2 else -1.0, np.float32)
             logprobs = np.full(len(completion), -np.log(VOCABULARY), np.float32)
             sample = Experience("t", str(index), prompt, completion, logprobs, advantages, 0, 0.0, Outcome.FAILED)
             experiences.append(sample)

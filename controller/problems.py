@@ -18,7 +18,7 @@ from problems.spec import Refusal
 from sandbox.grading import Graders, validate_references
 from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
-from settings import ProblemsSettings, SandboxSettings, Settings
+from settings import ProblemsSettings, RewardSettings, SandboxSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,23 @@ def _measured(folders: Sequence[str], train: Sequence[Problem]) -> dict[str, Pas
         for row in rows:
             tally.add(row["task_id"], Outcome(row["outcome"]))
     return {task_id: Passes(tally.num_passed[task_id], count) for task_id, count in tally.num_samples.items() if count}
+
+
+def check_structure(sets: ProblemSets, rewards: RewardSettings) -> ProblemSets:
+    """`sets`, with a warning if the structure reward finds no reference program for some training problems.
+
+    Raises UserError if it finds none at all.
+    """
+    missing = [problem.task_id for problem in sets.train if not problem.references]
+    if not rewards.structure_weight or not missing:
+        return sets
+    if len(missing) == len(sets.train):
+        raise UserError(
+            f"rewards.structure_weight {rewards.structure_weight} compares programs with reference programs, and no "
+            "problem of problems.train has one: add some, or set it to 0"
+        )
+    said = f"{len(missing)} training problems have no reference program, so their structure reward is 0: {missing[0]}"
+    return replace(sets, warnings=(*sets.warnings, said + (" ..." if len(missing) > 1 else "")))
 
 
 def _union(sets: Mapping[str, tuple[Problem, ...]]) -> tuple[Problem, ...]:

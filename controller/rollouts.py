@@ -32,6 +32,7 @@ DRAIN_S = 3600.0
 FETCH_S = 60.0
 # A problem whose rollouts are lost so often in a row shows that something is wrong with the rollout store.
 MAX_LOST_IN_A_ROW = 10
+SILENT_WARNING_EVERY = 100
 NUM_SHOWN = 2
 MAX_SHOWN = 16
 # The share of the last BREAKER_WINDOW programs that may be lost to grader errors, once BREAKER_MIN_SEEN were seen.
@@ -131,6 +132,7 @@ class RolloutLoop:
     grading: GradingCounts = field(default_factory=GradingCounts)
     breaker: Breaker = field(default_factory=Breaker)
     _num_graded: int = 0
+    _num_silent: int = 0
     _allowed: int = 0
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
@@ -243,6 +245,7 @@ class RolloutLoop:
         if (added := graded.added) is None:
             reason = DropReason.SILENT if graded.num_samples else DropReason.UNGRADED
             self.ledger.drop(graded.rollout_id, reason, *UNGRADED)
+            self._warn_of_silence(reason)
         elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
             self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
         else:
@@ -257,6 +260,15 @@ class RolloutLoop:
         if graded.greedy is not None:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)
+
+    def _warn_of_silence(self, reason: DropReason) -> None:
+        self._num_silent += reason is DropReason.SILENT
+        if reason is DropReason.SILENT and self._num_silent % SILENT_WARNING_EVERY == 0:
+            logger.warning(
+                "rewards.filter_groups has dropped %d of %d rollouts, in which all programs earned the same: if the "
+                "run hardly advances, choose easier or harder problems, or set rewards.filter_groups to false",
+                self._num_silent, self._num_graded,
+            )  # fmt: skip
 
 
 def lost_too_often(task_id: str) -> GaveUpError:

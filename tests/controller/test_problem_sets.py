@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.problems import load_problem_sets, without_failing_references
+from controller.problems import check_structure, load_problem_sets, without_failing_references
 from errors import UserError
-from settings import ProblemsSettings, SandboxSettings
+from settings import ProblemsSettings, SandboxSettings, rewards_of
 
 
 def write(path: Path, references: dict[str, list[str]], **more: str) -> str:
@@ -117,3 +117,13 @@ def test_an_evaluation_of_other_problems_says_nothing_about_pass_rates(tmp_path:
     (tmp_path / "samples.jsonl").write_text('{"task_id": "elsewhere", "outcome": "passed"}\n')
     with pytest.raises(UserError, match=r"problems\.pass_rates: .* has no programs for problems of problems\.train"):
         load_problem_sets(settings)
+
+
+def test_the_structure_reward_needs_reference_programs(tmp_path: Path) -> None:
+    with_one = load_problem_sets(ProblemsSettings(train=(write(tmp_path / "one.jsonl", {"a": ["print(1)"], "b": []}),)))
+    without = load_problem_sets(ProblemsSettings(train=(write(tmp_path / "none.jsonl", {"a": [], "b": []}),)))
+    assert check_structure(without, rewards_of("ppo")) == without
+    (said,) = check_structure(with_one, rewards_of("ppocoder")).warnings
+    assert said == "1 training problems have no reference program, so their structure reward is 0: b"
+    with pytest.raises(UserError, match=r"no problem of problems\.train has one: add some, or set it to 0"):
+        check_structure(without, rewards_of("ppocoder"))
