@@ -1,7 +1,8 @@
 """Speed of the rewards: spans and token weights of 1,000 programs of 500 tokens, on one core.
 
 Prints one JSON object per case. `spans` is the work of a generator on sampled ids. `score` is the work of a grading
-worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis.
+worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis. `structure` is
+the match of every program with the same five references.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from problems.token_spans import char_spans
 from rewards import ProgramTokens, score_group
+from rewards.structure import MAX_REFERENCES, structure_match
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from settings import RewardSettings
 
@@ -96,6 +98,7 @@ def measure(name: str, run: Callable[[], object]) -> float:
                 "cpu_s": round(seconds, 4),
                 "min_s": round(min(times), 4),
                 "max_s": round(max(times), 4),
+                "ms_per_program": round(1e3 * seconds / NUM_PROGRAMS, 3),
                 "programs_per_s": round(NUM_PROGRAMS / seconds),
             }
         )
@@ -104,13 +107,15 @@ def measure(name: str, run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure the three cases, and compare spans and scores together with the limit."""
+    """Measure the four cases, and compare spans and scores together with the limit."""
     tokenizer = build_tokenizer("".join(BLOCK.format(i=i) for i in range(200)))
     programs = build_programs(tokenizer)
     spans = [char_spans(tokenizer, ids, text) for ids, text in programs]
     total = measure("spans", lambda: [char_spans(tokenizer, ids, text) for ids, text in programs])
     total += measure("score", lambda: score_all(programs, spans, RewardSettings()))
     measure("static", lambda: score_all(programs, spans, RewardSettings(static_weight=1.0)))
+    references = [text for _, text in programs[:MAX_REFERENCES]]
+    measure("structure", lambda: [structure_match(text, references) for _, text in programs])
     result = {"cpu_s": round(total, 4), "limit_s": LIMIT_S, "within_limit": total < LIMIT_S}
     print(json.dumps({"benchmark": "rewards", "case": "spans+score", **result}))
 
