@@ -2,7 +2,8 @@
 
 Prints one JSON object per case. `spans` is the work of a generator on sampled ids. `score` is the work of a grading
 worker on verdicts: groups of 20, with five outcomes in turn. `static` is the same with static analysis. `siblings`
-finds the lines to blame in half of the programs, each by one sibling from the other half.
+finds the lines to blame in half of the programs, each by one sibling from the other half. `structure` is the match of
+every program with the same five references.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from problems.token_spans import char_spans
 from rewards import ProgramTokens, score_group
 from rewards.siblings import blamed_lines
+from rewards.structure import MAX_REFERENCES, structure_match
 from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from settings import RewardSettings
 
@@ -106,6 +108,7 @@ def measure(name: str, run: Callable[[], object]) -> float:
                 "cpu_s": round(seconds, 4),
                 "min_s": round(min(times), 4),
                 "max_s": round(max(times), 4),
+                "ms_per_program": round(1e3 * seconds / NUM_PROGRAMS, 3),
                 "programs_per_s": round(NUM_PROGRAMS / seconds),
             }
         )
@@ -124,6 +127,8 @@ def main() -> None:
     seconds = measure("siblings", lambda: blame_half(programs))
     pairs = {"num_pairs": NUM_PROGRAMS // 2, "ms_per_pair": round(1000 * seconds / (NUM_PROGRAMS // 2), 3)}
     print(json.dumps({"benchmark": "rewards", "case": "siblings, by pair", **pairs}))
+    references = [text for _, text in programs[:MAX_REFERENCES]]
+    measure("structure", lambda: [structure_match(text, references) for _, text in programs])
     result = {"cpu_s": round(total, 4), "limit_s": LIMIT_S, "within_limit": total < LIMIT_S}
     print(json.dumps({"benchmark": "rewards", "case": "spans+score", **result}))
 

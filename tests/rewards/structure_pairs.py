@@ -143,4 +143,23 @@ print(text)
         7 / 12,
         1 / 2,
     ),
+    "missing bracket": Pair("def f():\n    pass\n", "def f(:\n    pass\n", 2 / 5, 0),
+    "else": Pair(
+        "def f(x):\n    if c:\n        x = 1\n    return x\n",
+        "def f(x):\n    if c:\n        x = 1\n    else:\n        x = 2\n    return x\n",
+        5 / 9,
+        1 / 4,
+    ),
+    "separate branches": Pair(
+        "if a:\n    y = 1\nelif b:\n    x = 2\nelse:\n    z = x\n",
+        "if a:\n    y = 1\nelif b:\n    x = 2\nz = x\n",
+        9 / 13,
+        5 / 6,
+    ),
+    "while and no loop": Pair("while c:\n    a = b\n    b = c\n", "a = b\nb = c\n", 4 / 7, 1 / 5),
+    "second round of while": Pair(
+        "while c:\n    a = b\n    b = 1\n", "for c in d:\n    a = b\n    b = 1\n", 5 / 7, 1 / 5
+    ),
+    "second round of for": Pair("for c in d:\n    a = b\n    b = 1\n", "a = b\nb = 1\n", 4 / 7, 1 / 6),
+    "string": Pair("x = 'a b'\ny = x\n", "x = 1\ny = x\n", 1 / 3, 1),
 }
