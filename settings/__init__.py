@@ -221,6 +221,11 @@ class Settings(Section):
                 "likelihood ratios would be biased below 1: set it to 1, or use a loss without ratios "
                 "(learner.loss.policy_loss reinforce with learner.loss.rollout_is_threshold null)"
             )
+        if self.algorithm is Algorithm.CODERL and advantage.critic is None and loss.rl_weight:
+            raise ValueError(
+                "algorithm coderl needs learner.advantage.critic, the folder of a critic: train one with `rltf critic "
+                "--model DIR --samples DIR --problems SPEC --output DIR`"
+            )
         if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "

@@ -79,6 +79,7 @@ _NO_ESTIMATE: Fields = {
     "kl_reward_coef": 0.0,
     "vf_coef": 0.1,
     "cliprange_value": None,
+    "critic": None,
 }
 _GROUP_RELATIVE: Fields = {**_OUTCOME_ALONE, "baseline": Baseline.MEAN, "scale_rewards": ScaleRewards.GROUP}
 _LAST_TOKEN: Fields = {**_OUTCOME_ALONE, "placement": Placement.LAST}
@@ -117,6 +118,13 @@ PRESETS: Mapping[Algorithm, Preset] = {
             "negative_scale": 1.0,
         },
         loss={"loss_agg_mode": LossAggMode.TOKEN_MEAN, "rollout_is_threshold": None},
+    ),
+    # -A q_t log p, with A = R - R of the latest greedy decode, and q_t the probability that a critic gives the outcome
+    # at token t (Le et al. 2022, CodeRL, equations 4 to 9; the mean over tokens as in its released code).
+    Algorithm.CODERL: Preset(
+        rewards={**_OUTCOME_ALONE, "outcome": OutcomeReward.COARSE, "baseline": Baseline.GREEDY_LATEST},
+        loss={**_PLAIN_LOSS, "supervised_weight": 1.0},
+        advantage=_NO_ESTIMATE,
     ),
     # max(-A r, -A clip(r, 0.8, 1.2)) with A from generalized advantage estimation, whitened (Schulman et al. 2017).
     Algorithm.PPO: Preset(
