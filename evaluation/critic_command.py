@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from errors import UserError
 from evaluation.progress import ProgramProgress
 from evaluation.sources import add_prompt_options, machine_dtype
@@ -80,20 +82,24 @@ def _train(options: argparse.Namespace) -> None:
         raise UserError(f"--output {options.output} exists already; delete it, or choose another folder")
     if options.model == TINY:
         raise UserError("--model tiny is only built and trained by the starter job; give one of its checkpoints")
+    settings = _model_settings(options)
     problems = _load_problems(options.problems)
     graded = _read_graded(options.samples, problems)
     # Imported late: they bring torch, and a mistake in the options or the samples needs none.
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from learner.critic import ErrorCritic
     from learner.critic_training import evaluate_critic, labeled_programs, split_programs, train_critic
     from learner.model_source import model_folder
-    from transport.model_folder import chat_warning, prompt_format
+    from transport.model_folder import chat_warning, check_model_folder, prompt_format
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = model_folder(options.model, (), CACHE_DIR, seed=options.seed)
+    check_model_folder(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     critic = ErrorCritic(folder, compute_dtype=machine_dtype(), device=device, seed=options.seed)
-    tokenizer, settings = critic.backbone.tokenizer, _model_settings(options)
+    tokenizer = critic.backbone.tokenizer
     if warning := chat_warning(folder, tokenizer, settings):
         logging.getLogger(__name__).warning("%s", warning)
     form = prompt_format(folder, tokenizer, settings)
@@ -150,13 +156,19 @@ def _read_graded(folders: Sequence[Path], problems: Sequence[Problem]) -> dict[s
 
 
 def _model_settings(options: argparse.Namespace) -> ModelSettings:
-    return ModelSettings(
-        name=options.model,
-        chat_template=ChatTemplate(options.chat_template),
-        chat_template_kwargs=options.chat_template_kwargs,
-        system_prompt=options.system_prompt,
-        prompt_template=options.prompt_template,
-    )
+    """How the job puts problems to the model. Raises UserError for an unusable template."""
+    try:
+        return ModelSettings(
+            name=options.model,
+            chat_template=ChatTemplate(options.chat_template),
+            chat_template_kwargs=options.chat_template_kwargs,
+            system_prompt=options.system_prompt,
+            prompt_template=options.prompt_template,
+        )
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _write(
