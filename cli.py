@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "evaluation.command:main"),
     "grade": Command("Grade a file of programs.", "sandbox.command:main", ("grade",)),
     "doctor": Command("Show how well this machine isolates programs.", "sandbox.command:main", ("doctor",)),
+    "critic": Command("Train a critic on graded programs, for the algorithm coderl.", "evaluation.critic_command:main"),
     "show-prompt": Command("Print the exact prompts of a job.", "controller.command:main"),
     "explain": Command("Show what a reward says about each token of a program.", "rewards.command:main", ("explain",)),
     "augment": Command("Add tests to problems that have too few.", "augmentation.__main__:main"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from learner.critic_folder import check_critic
 from settings import Settings
 from transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
 
@@ -14,9 +15,15 @@ _ADAPTER_FACTOR = 10
 
 
 def check_model(model: Path, settings: Settings) -> None:
-    """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template."""
+    """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template.
+
+    The critic, if any, must be one for this model.
+    """
     check_engine(model, settings.generator.engine)
-    prompt_format(model, load_tokenizer(model), settings.model)
+    tokenizer = load_tokenizer(model)
+    prompt_format(model, tokenizer, settings.model)
+    if settings.learner.advantage.critic is not None:
+        check_critic(settings.learner.advantage.critic, model, tokenizer)
 
 
 def model_warnings(model: Path, settings: Settings) -> list[str]:

@@ -228,7 +228,9 @@ class _Spawner:
         run = self.settings.run
         recorder = Recorder(run.folder.resolve() / "replay", run.log_batches, self.home) if run.log_batches else None
         options = self.placement.learner() | {"name": named("learner", life)}
-        return _LEARNER.options(**options).remote(self.model, self.settings, self.home, recorder)
+        critic = self.settings.learner.advantage.critic
+        critic = None if critic is None else critic.resolve()  # another node has another working directory
+        return _LEARNER.options(**options).remote(self.model, self.settings, self.home, recorder, critic)
 
     def generator(self, index: int, life: int) -> Any:
         name = named(f"generator-{index}", life)

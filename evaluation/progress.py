@@ -1,4 +1,4 @@
-"""How far an evaluation is, and how long it will take: a bar on a terminal, a line now and then elsewhere."""
+"""How far work on many programs is, and how long it will take: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_EVERY_S = 30.0
 
 
 def time_left(task: Task) -> str:
-    """The time that the programs left will take, from the time that this call took for those it has graded."""
+    """The time that the programs left will take, from the time that this call took for those it has done."""
     num_now = task.completed - task.fields["num_stored"]
     if task.elapsed is None or task.total is None or num_now <= 0:
         return ""
@@ -27,16 +27,17 @@ def time_left(task: Task) -> str:
     return f"about {ceil(seconds / 60)} min left"
 
 
-class GradingProgress:
-    """Shows how many programs of an evaluation are graded. A context manager.
+class ProgramProgress:
+    """Shows how many programs are done, which is what `verb` says. A context manager.
 
-    `num_stored` of `num_programs` were graded by an earlier call. Nothing is shown before the first `begin`.
+    `num_stored` of `num_programs` were done by an earlier call. Nothing is shown before the first `begin`.
     """
 
-    def __init__(self, num_programs: int, num_stored: int) -> None:
+    def __init__(self, num_programs: int, num_stored: int, verb: str = "graded") -> None:
+        self._verb = verb
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("graded {task.completed} of {task.total} programs"),
+            TextColumn(f"{verb} {{task.completed}} of {{task.total}} programs"),
             BarColumn(),
             TimeElapsedColumn(),
             _TimeLeft(),
@@ -47,7 +48,7 @@ class GradingProgress:
         (self._task,) = self._bar.tasks
         self._exit = ExitStack()
 
-    def __enter__(self) -> GradingProgress:
+    def __enter__(self) -> ProgramProgress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -65,13 +66,13 @@ class GradingProgress:
             self._exit.callback(closed.set)
             threading.Thread(target=self._log, args=(closed,), name="progress", daemon=True).start()
 
-    def advance(self) -> None:
-        """One more program is graded."""
-        self._bar.advance(self._task.id)
+    def advance(self, num_programs: int = 1) -> None:
+        """More programs are done."""
+        self._bar.advance(self._task.id, num_programs)
 
     def describe(self) -> str:
         """The line for a log."""
-        shown = f"graded {self._task.completed:.0f} of {self._task.total:.0f} programs"
+        shown = f"{self._verb} {self._task.completed:.0f} of {self._task.total:.0f} programs"
         return ", ".join(filter(None, (shown, time_left(self._task))))
 
     def _log(self, closed: threading.Event) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from errors import UserError
 from evaluation.passes import Tally, compare_tallies, evaluate_tally
-from evaluation.progress import GradingProgress
+from evaluation.progress import ProgramProgress
 from evaluation.sources import PreparedPrograms, Programs, ProgramSource
 from evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from files import write_json
@@ -130,7 +130,7 @@ def run_evaluations(
             graders = stack.enter_context(Graders(num_workers, SandboxSettings(), min_isolation))
             num_programs = sum(one.programs.num_programs for one in evaluations.values())
             num_stored = sum(one.store.num_rows for one in evaluations.values())
-            progress = stack.enter_context(GradingProgress(num_programs, num_stored))
+            progress = stack.enter_context(ProgramProgress(num_programs, num_stored))
             for name, evaluation in evaluations.items():
                 counts = _grade_into(evaluation, graders, comparison, progress)
                 results[name] = evaluation.results(counts, ks)
@@ -220,7 +220,7 @@ def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Compa
 
 
 def _grade_into(
-    evaluation: _Evaluation, graders: Graders, comparison: Comparison, progress: GradingProgress
+    evaluation: _Evaluation, graders: Graders, comparison: Comparison, progress: ProgramProgress
 ) -> _Counts:
     """Grade what is not stored yet and what the grader failed on before; return the counts of everything."""
     store, problems = evaluation.store, evaluation.loaded.problems

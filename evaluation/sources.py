@@ -246,15 +246,15 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
     return SampledModel(
         name=options.model,
         max_length=options.max_length,
-        dtype=_dtype(options.dtype),
+        dtype=machine_dtype(options.dtype),
         engine=Engine(options.engine or Engine.VLLM),
         chat_template=ChatTemplate(options.chat_template),
         **asked,
     )
 
 
-def _dtype(asked: str | None) -> Dtype:
-    """The type that this machine computes in."""
+def machine_dtype(asked: str | None = None) -> Dtype:
+    """The type that this machine computes in, unless another one is `asked` for."""
     if asked is not None and asked != Dtype.AUTO:
         return Dtype(asked)
     import torch  # late, as above

@@ -130,8 +130,9 @@ class LearnerActor:
         settings: Settings,
         home: HomeFolders | None = None,
         recorder: Recorder | None = None,
+        critic: Path | None = None,
     ) -> None:
-        """`model`, and every path given to a method, is on the node of `home`; by default on this node."""
+        """`model`, `critic`, and every path given to a method, is on the node of `home`; by default on this node."""
         self._home = home if home is not None else HomeFolders.here()
         disable_progress_bar()  # type: ignore[no-untyped-call]
         _keep_freed_memory()
@@ -141,7 +142,7 @@ class LearnerActor:
         elif settings.learner.num_threads is not None:
             torch.set_num_threads(settings.learner.num_threads)
         folder = self._home.fetch(model)
-        self._learner = Learner(folder, settings)
+        self._learner = Learner(folder, settings, None if critic is None else self._home.fetch(critic))
         self._form = prompt_format(folder, self._learner.policy.tokenizer, settings.model)
         context = self._learner.policy.max_length
         if settings.model.max_model_len > context:

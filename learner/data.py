@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,11 @@ class TokenSequence:
 
     prompt_ids: Ids
     token_ids: Ids
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and completion together."""
+        return len(self.prompt_ids) + len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +105,27 @@ def encode_references(
     for problem in problems:
         if not problem.references:
             continue
-        prompt_ids = np.array(encode_prompt(problem, tokenizer, form), np.int32)
-        thought_end = end_of_thought(render_prompt(problem, form, tokenizer))
-        for program in problem.references:
-            token_ids = encode_answer(program, tokenizer, chat=form.chat, thought_end=thought_end)
-            if len(prompt_ids) + len(token_ids) > max_length:
+        for sequence in encode_programs(problem, problem.references, tokenizer, form):
+            if sequence.length > max_length:
                 num_too_long += 1
             else:
-                references.append(TokenSequence(prompt_ids, np.array(token_ids, np.int32)))
+                references.append(sequence)
     if num_too_long:
         logger.warning(
             "left out %d reference programs that are longer than %d tokens with their prompt", num_too_long, max_length
         )
     return references
+
+
+def encode_programs(
+    problem: Problem, programs: Iterable[str], tokenizer: PreTrainedTokenizerBase, form: PromptFormat
+) -> Iterator[TokenSequence]:
+    """Each program, end token included, after the prompt that RL samples from."""
+    prompt_ids = np.array(encode_prompt(problem, tokenizer, form), np.int32)
+    thought_end = end_of_thought(render_prompt(problem, form, tokenizer))
+    for program in programs:
+        token_ids = encode_answer(program, tokenizer, chat=form.chat, thought_end=thought_end)
+        yield TokenSequence(prompt_ids, np.array(token_ids, np.int32))
 
 
 class ReferenceSampler:
@@ -146,20 +159,25 @@ def split(
 
     Raises UserError if there are fewer than two different prompts.
     """
-    prompts = sorted({reference.prompt_ids.tobytes() for reference in references})
+    prompts = {reference.prompt_ids.tobytes() for reference in references}
     if len(prompts) < 2:
         raise UserError(
             f"SFT cannot hold out problems for validation: it has {len(references)} reference programs of "
             f"{len(prompts)} problems that fit into model.max_model_len; add problems with reference programs, raise "
             "model.max_model_len, or set learner.sft.num_steps to 0"
         )
-    num_validation = min(max(1, round(validation_share * len(prompts))), len(prompts) - 1)
-    chosen = np.random.default_rng(seed).permutation(len(prompts))[:num_validation]
-    held_out = {prompts[index] for index in chosen}
+    held_out = hold_out(prompts, validation_share, seed)
     sides: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
     for reference in references:
         sides[reference.prompt_ids.tobytes() in held_out].append(reference)
     return sides
+
+
+def hold_out(prompts: set[bytes], share: float, seed: int) -> set[bytes]:
+    """A `share` of at least two prompts, at random: at least one, and not all."""
+    ordered = sorted(prompts)
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    return {ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))[:count]}
 
 
 def fingerprint(references: Sequence[TokenSequence]) -> str:

@@ -1,17 +1,18 @@
 """What an objective needs to know about the tokens of an update before its gradient: one more forward pass.
 
-Log-probabilities under the old policy and under the policy that RL started from, the values of the value head, and the
-advantages that come from them.
+Log-probabilities under the old policy and under the policy that RL started from, the values of the value head, what the
+critic says about each token, and the advantages that come from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
 from learner.advantages import discounted_returns, generalized_advantages, whitened
+from learner.critic import ErrorCritic, true_class_probabilities
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.objectives import TokenTable
 from learner.packing import MicroBatch
@@ -19,24 +20,35 @@ from learner.policy import Policy
 from settings import AdvantageEstimator, AdvantageSettings
 
 Batches = Sequence[MicroBatch] | Sequence[EncoderDecoderBatch]
+_Pass = Callable[[MicroBatch | EncoderDecoderBatch, TokenTable], torch.Tensor]
+"""A forward pass: one number [N] for each token of a micro-batch with its part of the table."""
 
 
 @torch.no_grad()
 def look_up(
-    table: TokenTable, batches: Batches, policy: Policy, *, old: Policy | None, reference: Policy | None
+    table: TokenTable,
+    batches: Batches,
+    policy: Policy,
+    old: Policy | None = None,
+    reference: Policy | None = None,
+    critic: ErrorCritic | None = None,
 ) -> TokenTable:
-    """`table` with the log-probabilities of `old` and `reference`, where given, and the values of `policy`, if any."""
-    columns = {"old": old, "reference": reference, "values": policy if policy.value_head is not None else None}
-    found = {name: torch.zeros_like(table.behavior) for name, model in columns.items() if model is not None}
+    """`table` with what the given models say about each token, and the values of `policy`, if it has a value head."""
+    passes: dict[str, _Pass] = {}
+    if old is not None:
+        passes["old"] = lambda batch, part: old.forward(batch, part.temperature).logprobs
+    if reference is not None:
+        passes["reference"] = lambda batch, part: reference.forward(batch, part.temperature).logprobs
+    if policy.value_head is not None:
+        passes["values"] = lambda batch, _: policy.values(policy.hidden_states(batch))
+    if critic is not None:
+        passes["critic"] = lambda batch, part: true_class_probabilities(critic.token_logits(batch), part.error_class)
+    found = {name: torch.zeros_like(table.behavior) for name in passes}
     for batch in batches if found else ():
         moved = batch.to(policy.device)
+        part = table.select(moved.source)
         for name, column in found.items():
-            model = columns[name]
-            assert model is not None
-            outputs = model.forward(moved, table.temperature[moved.source])
-            result = outputs.values if name == "values" else outputs.logprobs
-            assert result is not None
-            column[moved.source] = result
+            column[moved.source] = passes[name](moved, part)
     return replace(table, **found)
 
 
@@ -45,6 +57,8 @@ def estimate(table: TokenTable, settings: AdvantageSettings, kl_coef: float) -> 
 
     `kl_coef` multiplies the penalty on each token for its log-ratio to the policy that RL started from.
     """
+    if table.critic is not None:
+        table = replace(table, weights=table.weights * table.critic)
     if settings.estimator is AdvantageEstimator.OUTCOME:
         return whiten(table) if settings.whiten else table
     sampled = table.sampled

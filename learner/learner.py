@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from files import read_json, set_aside, write_folder, write_json
+from files import set_aside, write_folder, write_json
+from learner.checkpoints import CHECKPOINT_FORMAT, load_value_head, read_state
+from learner.critic import ErrorCritic
+from learner.critic_folder import critic_fingerprint
 from learner.data import Experience, ReferenceSampler, TokenSequence
 from learner.encoder_decoder import EncoderDecoderBatch
 from learner.estimates import adapted, estimate, look_up
@@ -26,8 +29,6 @@ from settings import AdvantageEstimator, LossAggMode, LossSettings, OldLogprobs,
 from transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +64,8 @@ class Learner:
     whole state. Raises UserError for an unusable model.
     """
 
-    def __init__(self, model: Path, settings: Settings) -> None:
-        """Load `model`, a Hugging Face folder, which need not be that of `settings`."""
+    def __init__(self, model: Path, settings: Settings, critic: Path | None = None) -> None:
+        """Load `model`, a Hugging Face folder, and `critic`, if any. They need not be the folders of `settings`."""
         self.model_settings = settings.model
         self.settings = settings.learner
         self.objective = settings.learner.loss
@@ -95,11 +96,14 @@ class Learner:
         """The policy that RL starts from, for KL terms."""
         self._old: Policy | None = None
         """The policy with the weights published last, for likelihood ratios that refer to it."""
+        critic = critic or self.advantage.critic
+        self._critic = None if critic is None else ErrorCritic.frozen(critic, self.policy, settings.model)
+        self._critic_fingerprint = None if critic is None else critic_fingerprint(critic)
         self.start_reinforcement()
 
     def start_reinforcement(self) -> None:
         """Make the current weights those that RL starts from, which KL terms refer to. Resets the optimizer."""
-        self._optimizer = make_optimizer(self.policy, self.settings.optim.weight_decay)
+        self._optimizer = make_optimizer(self.policy.trained_parameters(), self.settings.optim.weight_decay)
         if self.objective.kl_loss_coef or self.advantage.kl_reward_coef:
             self._reference = self._frozen_copy()
         if self.objective.old_logprobs is OldLogprobs.RECOMPUTE:
@@ -226,7 +230,7 @@ class Learner:
         table = prepared.table.to(self.device)
         if not objective.rl_weight and not objective.kl_loss_coef:
             return table
-        table = look_up(table, prepared.batches, self.policy, old=self._old, reference=self._reference)
+        table = look_up(table, prepared.batches, self.policy, self._old, self._reference, self._critic)
         estimated = estimate(table, self.advantage, self._kl_coef)
         if self._kl_coef:
             self._kl_coef = adapted(self._kl_coef, table, self.advantage)
@@ -291,19 +295,14 @@ class Learner:
         The next published weights are newer than `version` too. Call `set_references` first. Raises UserError if `path`
         is not a checkpoint of this program, or belongs to another model or run.
         """
+        state = read_state(
+            path,
+            seed=self._seed,
+            references=self._sampler.fingerprint,
+            critic=self._critic_fingerprint,
+            allow_changes=self._allow_changes,
+        )
         state_folder = path / "trainer_state"
-        if not (state_folder / "state.json").is_file():
-            raise UserError(f"{path}: not a checkpoint (it has no trainer_state/state.json)")
-        state = read_json(state_folder / "state.json")
-        if (found := state.get("format")) != CHECKPOINT_FORMAT:
-            raise UserError(f"{path}: its format is {found}; this program reads format {CHECKPOINT_FORMAT}")
-        if state["seed"] != self._seed:
-            raise UserError(f"{path}: written with run.seed {state['seed']}, not {self._seed}")
-        if state["references"] != self._sampler.fingerprint and not self._allow_changes:
-            raise UserError(
-                f"{path}: written with other reference programs; use the problems.train, problems.supervised and "
-                "model.max_model_len of the run that wrote it, or set problems.allow_changes"
-            )
         adapter_folder = state_folder / "adapter"
         if adapter_folder.is_dir() != self.policy.has_adapters:
             written = "without" if self.policy.has_adapters else "with"
@@ -312,7 +311,7 @@ class Learner:
             self.policy.load_weights(adapter_folder if self.policy.has_adapters else path)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
-        self._load_value_head(state_folder / "value_head.pt")
+        load_value_head(self.policy.value_head, state_folder / "value_head.pt")
         optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
         self._optimizer.load_state_dict(optimizer)
         if self._reference is not None:
@@ -326,16 +325,6 @@ class Learner:
         if self.advantage.kl_target is not None:
             self._kl_coef = state["kl_coef"]
         self.keep_as_old()
-
-    def _load_value_head(self, path: Path) -> None:
-        head = self.policy.value_head
-        if path.is_file() != (head is not None):
-            written = "without" if head is not None else "with"
-            raise UserError(
-                f"{path.parents[1]}: written {written} a value head; use the algorithm of the run that wrote it"
-            )
-        if head is not None:
-            head.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
 
     def _write(self, folder: Path) -> None:
         self.policy.save(folder)
@@ -355,13 +344,14 @@ class Learner:
             "published_step": self._published_step,
             "seed": self._seed,
             "references": self._sampler.fingerprint,
+            "critic": self._critic_fingerprint,
             "num_drawn": self._num_trained,
             "kl_coef": self._kl_coef,
         }
         write_json(state_folder / "state.json", state)
 
     def _pack(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch] | list[EncoderDecoderBatch]:
-        longest = max((len(s.prompt_ids) + len(s.token_ids) for s in sequences), default=0)
+        longest = max((s.length for s in sequences), default=0)
         if longest > self.policy.max_length:
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than the {self.policy.max_length} tokens that model "

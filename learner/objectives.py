@@ -25,9 +25,11 @@ import numpy as np
 import torch
 
 from learner.advantages import value_loss
+from learner.critic_folder import error_class
 from learner.data import Experience, TokenSequence
 from learner.policy_losses import TokenInputs, policy_factor
 from rewards import Granularity
+from sandbox.verdict import Outcome
 from settings import AdvantageEstimator, AdvantageSettings, KlLossType, LossAggMode, LossSettings
 
 
@@ -38,11 +40,13 @@ class TokenTable:
     `weights` [R, M] are what `-rho` of a token is multiplied by, in rows that are summed: the token weights of each
     granularity, or one row of estimated advantages. `behavior` [M] are log-probabilities at sampling, `temperature` [M]
     that at which the policy is evaluated (1 for reference programs). `sampled` [M] is false for reference programs.
-    `scale` [M] is 1 over the divisor of `LossAggMode`, and `sequence` [M] numbers the sequences.
+    `scale` [M] is 1 over the divisor of `LossAggMode`, `sequence` [M] numbers the sequences, and `error_class` [M] is
+    that of the outcome of a token's program (`learner.critic_folder`); reference programs count as passed.
 
     The others come from forward passes before the update (`learner.estimates`), if the objective needs them: log-
     probabilities under the `old` policy and under the `reference` that RL started from, the `values` of the value head
-    before the update, and the `returns` that it learns, all [M].
+    before the update, the `returns` that it learns, and the probability that the `critic` gives the `error_class`, all
+    [M].
     """
 
     weights: torch.Tensor
@@ -51,10 +55,12 @@ class TokenTable:
     sampled: torch.Tensor
     scale: torch.Tensor
     sequence: torch.Tensor
+    error_class: torch.Tensor
     old: torch.Tensor | None = None
     reference: torch.Tensor | None = None
     values: torch.Tensor | None = None
     returns: torch.Tensor | None = None
+    critic: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> TokenTable:
         """The same table on `device`."""
@@ -113,6 +119,7 @@ def token_table(
     if experiences:
         weights[:, :num_sampled] = np.concatenate([e.token_weights for e in experiences], axis=1)
         behavior[:num_sampled] = np.concatenate([e.logprobs for e in experiences])
+    classes = [error_class(e.outcome) for e in experiences] + [error_class(Outcome.PASSED)] * len(references)
     num_tokens = np.where(sampled, num_sampled_tokens, num_supervised)
     num_sequences = np.where(sampled, num_sampled_sequences, len(references))
     match loss_agg_mode:
@@ -131,6 +138,7 @@ def token_table(
         sampled=torch.from_numpy(sampled),
         scale=torch.from_numpy(scale).to(dtype),
         sequence=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        error_class=torch.from_numpy(np.repeat(np.array(classes, np.int64), lengths)),
     )
 
 

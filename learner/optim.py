@@ -1,10 +1,11 @@
-"""The optimizer of the policy, and its learning-rate schedule."""
+"""The optimizer, and its learning-rate schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from learner.policy import Policy
 from settings import OptimSettings
 
 
@@ -15,9 +16,9 @@ def learning_rate(settings: OptimSettings, step: int) -> float:
     return settings.learning_rate * rise * fall
 
 
-def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(trained: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """AdamW without decay of biases and normalization gains, the parameters with fewer than two dimensions."""
-    parameters = list(policy.trained_parameters().values())
+    parameters = list(trained.values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

@@ -72,8 +72,7 @@ class Policy:
                 raise UserError(f"model.lora: {error}") from error
         self.value_head: torch.nn.Linear | None = None
         if with_values:
-            width = self.model.get_output_embeddings().weight.shape[1]
-            self.value_head = torch.nn.Linear(width, 1).to(device)
+            self.value_head = torch.nn.Linear(self.width, 1).to(device)
             torch.nn.init.zeros_(self.value_head.weight)
             torch.nn.init.zeros_(self.value_head.bias)
         self._chunk_tokens = chunk_tokens
@@ -83,6 +82,11 @@ class Policy:
         else:
             self.model.eval()
         self._self_test()
+
+    @property
+    def width(self) -> int:
+        """The size H of the states that predict tokens."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
 
     @property
     def max_length(self) -> int:
@@ -113,22 +117,7 @@ class Policy:
 
         All are float32 (float64 for a float64 model).
         """
-        autocast = self._compute_dtype == Dtype.BFLOAT16
-        dtype = torch.bfloat16 if autocast else self.model.dtype
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            if isinstance(batch, EncoderDecoderBatch):
-                hidden = encoder_decoder.hidden_states(self.model, batch)
-            else:
-                output = self.model.base_model(
-                    input_ids=batch.input_ids,
-                    attention_mask=batch.attention_mask(dtype),
-                    position_ids=batch.position_ids,
-                    use_cache=False,
-                )
-                hidden = output.last_hidden_state.flatten(0, 1)[batch.predictor]
-        values = None
-        if self.value_head is not None:
-            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        hidden, dtype = self.hidden_states(batch), self._matrix_dtype
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         logprobs, entropy = chunked_logprobs(
@@ -139,7 +128,33 @@ class Policy:
             temperature,
             chunk_tokens=self._chunk_tokens,
         )
-        return TokenOutputs(logprobs, entropy, values)
+        return TokenOutputs(logprobs, entropy, None if self.value_head is None else self.values(hidden))
+
+    def hidden_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
+        """The states [N, H] that predict the completion tokens of `batch`: the input of the output layer."""
+        dtype = self._matrix_dtype
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if isinstance(batch, EncoderDecoderBatch):
+                return encoder_decoder.hidden_states(self.model, batch)
+            output = self.model.base_model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask(dtype),
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
+        hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)[batch.predictor]
+        return hidden
+
+    def values(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The values [N] that the value head gives to `hidden_states`."""
+        assert self.value_head is not None
+        values: torch.Tensor = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        return values
+
+    @property
+    def _matrix_dtype(self) -> torch.dtype:
+        """The type of matrix products: bfloat16, or that of the weights."""
+        return torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else self.model.dtype
 
     @property
     def has_adapters(self) -> bool:

@@ -94,7 +94,7 @@ def _train(
     settings = learner.settings.sft
     training, validation = split(references, validation_share=settings.validation_share, seed=seed)
     sampler = ReferenceSampler(training, seed=seed)
-    optimizer = make_optimizer(learner.policy, learner.settings.optim.weight_decay)
+    optimizer = make_optimizer(learner.policy.trained_parameters(), learner.settings.optim.weight_decay)
     best_loss, best_step = math.inf, 0
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0

@@ -233,6 +233,11 @@ class Settings(Section):
                 f"rewards.localize {self.rewards.localize} moves weight between the tokens of a program, but "
                 "rewards.placement last puts all of it on one: set rewards.localize to off"
             )
+        if self.algorithm is Algorithm.CODERL and advantage.critic is None and loss.rl_weight:
+            raise ValueError(
+                "algorithm coderl needs learner.advantage.critic, the folder of a critic: train one with `rltf critic "
+                "--model DIR --samples DIR --problems SPEC --output DIR`"
+            )
         if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "

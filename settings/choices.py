@@ -19,6 +19,8 @@ class Algorithm(StrEnum):
     """RLTF as the paper describes it."""
     RLTF_CODE = "rltf-code"
     """RLTF as the authors' released code computes it."""
+    CODERL = "coderl"
+    """The coarse reward, with a critic that says which tokens decided the outcome."""
     PPOCODER = "ppocoder"
     """PPOCoder: PPO, with a reward for the structure of the reference programs."""
     PPO = "ppo"

@@ -137,9 +137,19 @@ class AdvantageSettings(Section):
     cliprange_value: PositiveFloat | None = Field(
         None, description="Maximum change of a value in one update that its loss follows, for gae; null: no maximum."
     )
+    critic: Path | None = Field(
+        None,
+        description="Folder of a critic (`rltf critic`) that multiplies each token weight by the probability of the "
+        "program's true outcome; null: none.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> AdvantageSettings:
+        if self.critic is not None and self.estimator is not AdvantageEstimator.OUTCOME:
+            raise ValueError(
+                f"estimator {self.estimator} does not use the token weights that critic multiplies: set estimator to "
+                "outcome, or critic to null"
+            )
         if self.kl_reward_coef and self.estimator is AdvantageEstimator.OUTCOME:
             raise ValueError("kl_reward_coef needs the rewards of later tokens: set estimator to return or gae")
         return self

@@ -87,6 +87,7 @@ _NO_ESTIMATE: Fields = {
     "kl_horizon": 10_000,
     "vf_coef": 0.1,
     "cliprange_value": None,
+    "critic": None,
 }
 _GROUP_RELATIVE: Fields = {**_OUTCOME_ALONE, "baseline": Baseline.MEAN, "scale_rewards": ScaleRewards.GROUP}
 _LAST_TOKEN: Fields = {**_OUTCOME_ALONE, "placement": Placement.LAST}
@@ -141,6 +142,13 @@ PRESETS: Mapping[Algorithm, Preset] = {
             "vf_coef": 1e-3,
             "cliprange_value": 0.2,
         },
+    ),
+    # -A q_t log p, with A = R - R of the latest greedy decode, and q_t the probability that a critic gives the outcome
+    # at token t (Le et al. 2022, CodeRL, equations 4 to 9; the mean over tokens as in its released code).
+    Algorithm.CODERL: Preset(
+        rewards={**_OUTCOME_ALONE, "outcome": OutcomeReward.COARSE, "baseline": Baseline.GREEDY_LATEST},
+        loss={**_PLAIN_LOSS, "supervised_weight": 1.0},
+        advantage=_NO_ESTIMATE,
     ),
     # max(-A r, -A clip(r, 0.8, 1.2)) with A from generalized advantage estimation, whitened (Schulman et al. 2017).
     Algorithm.PPO: Preset(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from controller.model_checks import model_warnings
+from controller.model_checks import check_model, model_warnings
 from errors import UserError
 from learner.model_source import model_folder
 from problems import load
@@ -37,6 +37,12 @@ def test_rates_that_destroy_pretrained_weights_are_named(pretrained: Path) -> No
     assert model_warnings(pretrained, job("--model.lora.rank", "8", "--learner.optim.learning_rate", "2e-4")) == []
     fitting = job("--learner.optim.learning_rate", "1e-4", "--learner.sft.learning_rate", "1e-3")
     assert model_warnings(pretrained, fitting) == []
+
+
+def test_a_critic_that_does_not_fit_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    settings = job("--algorithm", "coderl", "--learner.advantage.critic", str(tmp_path))
+    with pytest.raises(UserError, match=r"learner\.advantage\.critic: .* is not a critic: it has no critic\.json"):
+        check_model(pretrained, settings)
 
 
 def test_a_chat_model_ends_its_answers_with_the_token_that_closes_a_turn(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from rich.progress import Task, TaskID
 
 import evaluation.progress
-from evaluation.progress import GradingProgress, time_left
+from evaluation.progress import ProgramProgress, time_left
 from evaluation.run import run_evaluations
 from evaluation.sources import PreparedPrograms, Programs, StoredRows
 from problems import LoadedProblems
@@ -42,7 +42,7 @@ def test_the_time_left_counts_the_programs_of_this_call_only() -> None:
 
 
 def test_nothing_is_known_before_the_first_program() -> None:
-    progress = GradingProgress(100, 40)
+    progress = ProgramProgress(100, 40)
     assert progress.describe() == "graded 40 of 100 programs"
     with progress:
         progress.begin()
@@ -110,9 +110,9 @@ def _read(terminal: int) -> Iterator[bytes]:
 
 def test_log_lines_leave_the_bar_whole() -> None:
     code = (
-        "import logging\nfrom evaluation.progress import GradingProgress\nfrom entry import run_command\n"
+        "import logging\nfrom evaluation.progress import ProgramProgress\nfrom entry import run_command\n"
         "def run():\n    logging.basicConfig(format='%(levelname)s %(message)s')\n"
-        "    with GradingProgress(2, 0) as progress:\n"
+        "    with ProgramProgress(2, 0) as progress:\n"
         "        progress.begin()\n        progress.advance()\n        logging.warning('in between')\n"
         "    logging.warning('afterwards')\n    return 0\n"
         "run_command('test', run)"

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from files import write_folder
+from learner.critic import ErrorCritic
+from learner.critic_folder import tokenizer_fingerprint
 from learner.data import Experience, Experiences, TokenSequence
 from learner.learner import Learner
 from learner.policy import Policy
@@ -112,6 +115,31 @@ def plain_logprobs(policy: Policy, sequence: TokenSequence, temperature: float) 
     start = len(sequence.prompt_ids)
     rows: torch.Tensor = torch.log_softmax(logits, dim=-1)[range(start - 1, len(ids) - 1), ids[start:]]
     return rows
+
+
+def make_critic(model: Path, folder: Path, *, seed: int = 0) -> Path:
+    """A critic with a random head, written as `rltf critic` does."""
+    critic = ErrorCritic(model, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"), seed=seed)
+    facts = {"tokenizer": tokenizer_fingerprint(critic.backbone.tokenizer)}
+    write_folder(folder, lambda path: critic.save(path, facts))
+    return folder
+
+
+def plain_class_logits(critic: ErrorCritic, sequence: TokenSequence) -> torch.Tensor:
+    """Class logits [T, 4] of the states that predict the tokens of one completion by the model's own forward pass."""
+    model = critic.backbone.model
+    prompt, completion = (torch.from_numpy(x.astype(np.int64)) for x in (sequence.prompt_ids, sequence.token_ids))
+    if model.config.is_encoder_decoder:
+        ids = torch.cat([torch.tensor([model.config.decoder_start_token_id]), completion[:-1]])
+        output = model(input_ids=prompt[None], decoder_input_ids=ids[None], use_cache=False, output_hidden_states=True)
+        hidden = output.decoder_hidden_states[-1][0]
+        if model.config.scale_decoder_outputs:
+            hidden = hidden * model.config.d_model**-0.5
+    else:
+        ids = torch.cat([prompt, completion])
+        hidden = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0][len(prompt) - 1 : -1]
+    logits: torch.Tensor = critic.head(hidden)
+    return logits
 
 
 def plain_values(policy: Policy, sequence: TokenSequence) -> torch.Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from learner.critic_folder import error_class
 from learner.data import Experience, TokenSequence
 from learner.learner import Learner
 from learner.objectives import contributing
@@ -20,15 +21,19 @@ from settings import Algorithm, LossAggMode
 from tests.learner.samples import (
     gradients,
     largest_difference,
+    make_critic,
     make_experiences,
     make_learner,
     make_references,
+    plain_class_logits,
     plain_logprobs,
     plain_values,
     settings,
 )
+from tests.tiny_model import build_tiny_model
 
 TEMPERATURE = 0.8
+CRITIC = "the fixture critic_dir"
 MAX_TOKENS = 32
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -41,9 +46,32 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ppo", {"gamma": 0.9, "whiten": False, "cliprange_value": None, "kl_reward_coef": 0.2}),
     ("rltf", {"kl_loss_coef": 0.5}),
     ("rltf", {"kl_loss_coef": 0.5, "kl_loss_type": "k3"}),
+    ("coderl", {"critic": CRITIC}),
+    ("rltf-code", {"critic": CRITIC, "loss_agg_mode": "seq-mean-token-sum"}),
     ("rltf-paper", {"rl_weight": 0.0}),
     ("rltf", {"supervised_weight": 0.0}),
 ]
+
+
+@pytest.fixture(scope="module")
+def critic_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A critic with other weights than the policy."""
+    folder = tmp_path_factory.mktemp("critic")
+    return make_critic(build_tiny_model(folder / "model", seed=1), folder / "critic")
+
+
+def doubled(learner: Learner) -> Learner:
+    """The learner, computing in float64."""
+    policies = [learner.policy, learner._reference, learner._old]
+    if learner._critic is not None:
+        policies.append(learner._critic.backbone)
+        learner._critic.head.double()
+    for policy in policies:
+        if policy is not None:
+            policy.model.double()
+    if learner.policy.value_head is not None:
+        learner.policy.value_head.double()
+    return learner
 
 
 class Direct:
@@ -107,6 +135,10 @@ class Direct:
             rewards = experience.token_weights.astype(np.float64).sum(0)
             if self.advantage.kl_reward_coef:
                 rewards = rewards - self.advantage.kl_reward_coef * (old[i] - reference[i])
+            if self.learner._critic is not None:
+                sequence = TokenSequence(experience.prompt_ids, experience.token_ids)
+                logits = plain_class_logits(self.learner._critic, sequence)
+                rewards = rewards * logits.softmax(-1)[:, error_class(experience.outcome)].numpy()
             own = list(rewards)
             if self.advantage.estimator != "outcome":
                 gamma = self.advantage.gamma
@@ -153,16 +185,14 @@ class Direct:
 
 @pytest.mark.parametrize(("algorithm", "fields"), CASES, ids=lambda value: str(value))
 def test_loss_and_gradient_equal_direct_computation(
-    tiny_model_dir: Path, algorithm: str, fields: dict[str, Any]
+    tiny_model_dir: Path, critic_dir: Path, algorithm: str, fields: dict[str, Any]
 ) -> None:
-    learner = make_learner(tiny_model_dir, algorithm=algorithm, temperature=TEMPERATURE, **fields)
-    learner.policy.model.double()
+    given = fields | ({"critic": critic_dir} if "critic" in fields else {})
+    learner = doubled(make_learner(tiny_model_dir, algorithm=algorithm, temperature=TEMPERATURE, **given))
     if learner.policy.value_head is not None:
-        learner.policy.value_head.double()
         torch.nn.init.normal_(learner.policy.value_head.weight)
     for other, factor in ((learner._reference, 1.05), (learner._old, 0.98)):
         if other is not None:  # differs from the policy, as after the first update
-            other.model.double()
             with torch.no_grad():
                 for parameter in other.model.parameters():
                     parameter.mul_(factor)
@@ -185,19 +215,16 @@ def test_loss_and_gradient_equal_direct_computation(
 
 
 @pytest.mark.parametrize("algorithm", [algorithm.value for algorithm in Algorithm])
-def test_micro_batches_make_no_difference(tiny_model_dir: Path, algorithm: str) -> None:
+def test_micro_batches_make_no_difference(tiny_model_dir: Path, critic_dir: Path, algorithm: str) -> None:
+    fields: dict[str, Any] = {"critic": critic_dir} if algorithm == "coderl" else {}
     experiences, references = make_experiences(0), make_references(1)
     results = []
     for micro_batch_tokens in (2048, 64):
-        learner = make_learner(
-            tiny_model_dir, algorithm=algorithm, micro_batch_tokens=micro_batch_tokens, row_tokens=64
+        learner = doubled(
+            make_learner(
+                tiny_model_dir, algorithm=algorithm, micro_batch_tokens=micro_batch_tokens, row_tokens=64, **fields
+            )
         )
-        learner.policy.model.double()
-        for other in (learner._reference, learner._old):
-            if other is not None:
-                other.model.double()
-        if learner.policy.value_head is not None:
-            learner.policy.value_head.double()
         prepared = learner.prepare_with(experiences, references)
         results.append((len(prepared.batches), learner.update(prepared), gradients(learner.policy)))
     (one, stats, expected), (many, other_stats, found) = results
@@ -253,6 +280,7 @@ def test_algorithm_sets_the_loss_unless_given() -> None:
         ("rltf", {"old_logprobs": "recompute"}, "policy_loss reinforce has no likelihood ratios"),
         ("rltf", {"kl_reward_coef": 0.1}, "set estimator to return or gae"),
         ("rltf", {"rl_weight": 0, "supervised_weight": 0}, "nothing to train"),
+        ("ppo", {"critic": "folder"}, "estimator gae does not use the token weights that critic multiplies: set"),
     ],
 )
 def test_unusable_loss_is_refused(algorithm: str, fields: dict[str, float], message: str) -> None:

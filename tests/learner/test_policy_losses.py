@@ -122,6 +122,6 @@ def test_the_kl_penalty_adapts_to_its_target(divergence: float, expected: float)
     sampled = sequence < 256
     old = torch.where(sampled, divergence / 2, 7.0).double()
     zeros = torch.zeros_like(old)
-    table = TokenTable(zeros[None], zeros, zeros, sampled, zeros, sequence, old=old, reference=zeros)
+    table = TokenTable(zeros[None], zeros, zeros, sampled, zeros, sequence, sequence, old=old, reference=zeros)
     settings = AdvantageSettings(estimator="gae", kl_reward_coef=0.1, kl_target=1.0)
     assert adapted(0.1, table, settings) == pytest.approx(expected, abs=1e-9)

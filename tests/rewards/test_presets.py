@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -79,15 +80,30 @@ def test_rivals_set_every_field(algorithm: Algorithm) -> None:
     assert preset.rewards.keys() == RewardSettings.model_fields.keys()
     assert preset.loss.keys() == LossSettings.model_fields.keys()
     assert preset.advantage.keys() == AdvantageSettings.model_fields.keys()
-    settings = Settings.model_validate({"algorithm": algorithm})
+    settings = Settings.model_validate({"algorithm": algorithm, **needs(algorithm)})
     assert settings.rewards.model_dump() == {**settings.rewards.model_dump(), **preset.rewards}
-    assert (settings.rewards.fine_weight, settings.learner.loss.supervised_weight) == (0, 0)
+    supervised_weight = 1 if algorithm is Algorithm.CODERL else 0
+    assert (settings.rewards.fine_weight, settings.learner.loss.supervised_weight) == (0, supervised_weight)
+
+
+def needs(algorithm: Algorithm) -> dict[str, object]:
+    """The settings without which an algorithm is refused."""
+    return {"learner": {"advantage": {"critic": "critic"}}} if algorithm is Algorithm.CODERL else {}
+
+
+def test_coderl_needs_a_critic() -> None:
+    with pytest.raises(ValidationError, match=r"needs learner\.advantage\.critic, .*one with `rltf critic --model"):
+        Settings.model_validate({"algorithm": "coderl"})
+    without_rl = {"algorithm": "coderl", "learner": {"loss": {"rl_weight": 0}}}
+    assert Settings.model_validate(without_rl).learner.advantage.critic is None
+    rltf_code = {"algorithm": "rltf-code", "learner": {"advantage": {"critic": "critic"}}}
+    assert Settings.model_validate(rltf_code).learner.advantage.critic == Path("critic")
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_likelihood_ratios_need_the_whole_distribution(algorithm: Algorithm) -> None:
-    given = {"algorithm": algorithm, "generator": {"top_p": 0.95}}
-    if algorithm in (Algorithm.RLTF_PAPER, Algorithm.RLTF_CODE):  # -A log p, without ratios
+    given = {"algorithm": algorithm, "generator": {"top_p": 0.95}, **needs(algorithm)}
+    if algorithm in (Algorithm.RLTF_PAPER, Algorithm.RLTF_CODE, Algorithm.CODERL):  # -A log p, without ratios
         assert Settings.model_validate(given).generator.top_p == 0.95
     else:
         with pytest.raises(ValidationError, match=r"generator\.top_p 0\.95 renormalizes .* set it to 1"):

@@ -1,0 +1,107 @@
+"""The critic of CodeRL: how likely the true outcome of a program looks at each of its tokens (Le et al. 2022).
+
+A language model reads the program after its prompt. A head turns the state that predicts token `t` into the logits
+`E_t` of the four outcome classes:
+
+    E_t             Linear(ReLU(Linear(state_t)))                 [4]
+    program         max over t of E_t, for each class             [4]; the critic learns their cross-entropy
+    q_t             softmax(E_t)[u], with the true class u of the program
+
+The advantages of a sampled token are multiplied by q_t. `E_t` has seen the tokens before `t` only, so q_t says nothing
+about the token `t` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from errors import UserError
+from files import write_json
+from learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic
+from learner.encoder_decoder import EncoderDecoderBatch
+from learner.packing import MicroBatch
+from learner.policy import Policy
+from settings import Dtype, ModelSettings
+
+_HEAD_WIDTH = 128
+
+
+def program_logits(token_logits: torch.Tensor, program: torch.Tensor) -> torch.Tensor:
+    """The maximum over the tokens of each program, [S, C], of `token_logits` [N, C].
+
+    `program` [N] numbers the programs from 0, and each of the S has a token.
+    """
+    num_programs, num_classes = int(program.max()) + 1, token_logits.shape[1]
+    empty = token_logits.new_full((num_programs, num_classes), -torch.inf)
+    return empty.scatter_reduce(0, program[:, None].expand_as(token_logits), token_logits, "amax")
+
+
+def critic_loss(token_logits: torch.Tensor, program: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """The sum over programs of the cross-entropy of their true `classes` [S], in nats; see `program_logits`."""
+    logits = program_logits(token_logits, program)
+    return torch.nn.functional.cross_entropy(logits, classes, reduction="sum")
+
+
+def true_class_probabilities(token_logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """q [N]: the probability, at each token, of the true class of its program, given in `classes` [N]."""
+    return token_logits.softmax(-1).gather(-1, classes[:, None])[:, 0]
+
+
+class ErrorCritic:
+    """A language model with a head that predicts the outcome class of a program at each of its tokens.
+
+    Usage:
+        critic = ErrorCritic(model_folder, compute_dtype=dtype, device=device, seed=0)
+        ...                                                # learner.critic_training
+        critic.save(folder, facts)                         # inside files.write_folder
+        critic = ErrorCritic.frozen(folder, policy, settings.model)
+    """
+
+    def __init__(self, folder: Path, *, compute_dtype: Dtype, device: torch.device, seed: int = 0) -> None:
+        """Load the model in `folder`, with a new head whose weights depend on `seed`. Raises UserError as `Policy`."""
+        self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = torch.nn.Sequential(
+                torch.nn.Linear(self.backbone.width, _HEAD_WIDTH),
+                torch.nn.ReLU(),
+                torch.nn.Linear(_HEAD_WIDTH, len(ERROR_CLASSES)),
+            ).to(device)
+
+    @classmethod
+    def frozen(cls, folder: Path, policy: Policy, settings: ModelSettings) -> ErrorCritic:
+        """The critic in `folder`, for the completions of `policy`.
+
+        Raises UserError as `check_critic`, and if the critic's context is too short.
+        """
+        check_critic(folder, Path(policy.name), policy.tokenizer)
+        critic = cls(folder, compute_dtype=settings.dtype, device=policy.device)
+        if critic.backbone.max_length < settings.max_model_len:
+            raise UserError(
+                f"learner.advantage.critic: {folder} reads at most {critic.backbone.max_length} tokens, fewer than "
+                f"model.max_model_len {settings.max_model_len}: lower model.max_model_len, or train a critic from a "
+                "model with a longer context"
+            )
+        state = torch.load(folder / HEAD_FILE, map_location=policy.device, weights_only=True)
+        critic.head.load_state_dict(state)
+        critic.backbone.model.requires_grad_(False)
+        critic.head.requires_grad_(False)
+        return critic
+
+    def token_logits(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
+        """The logits E [N, 4] of the classes at each completion token of `batch`."""
+        logits: torch.Tensor = self.head(self.backbone.hidden_states(batch).to(next(self.head.parameters()).dtype))
+        return logits
+
+    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters of model and head."""
+        return self.backbone.trained_parameters() | {f"head.{name}": p for name, p in self.head.named_parameters()}
+
+    def save(self, folder: Path, facts: Mapping[str, object]) -> None:
+        """Write the model, the tokenizer, the head, and `facts` with the classes as `critic.json`."""
+        self.backbone.save(folder)
+        torch.save(self.head.state_dict(), folder / HEAD_FILE)
+        write_json(folder / CRITIC_FILE, {"classes": list(ERROR_CLASSES), **facts})
