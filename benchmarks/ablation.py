@@ -46,6 +46,7 @@ def arguments_of(row: str) -> list[str]:
         "coarse": off["fine"] + off["adaptive"],
         "coarse-fine": off["adaptive"],
         "rltf": [],
+        "siblings": ["--rewards.localize", "siblings"],
         "static": ["--rewards.static_weight", "1"],
         # The generators never get new weights: every sample comes from the fine-tuned model.
         OFFLINE: ["--buffer.refresh_every", str(settings.run.num_steps)],

@@ -30,6 +30,7 @@ ROWS = {
     "coarse-fine": "+ fine",
     "rltf": "+ adaptive (preset `rltf`)",
     "static": "+ static analysis",
+    "siblings": "+ lines to blame for wrong answers",
     OFFLINE: "`rltf`, offline samples",
     "rltf-paper": "preset `rltf-paper`",
     "rltf-code": "preset `rltf-code`",
@@ -37,7 +38,11 @@ ROWS = {
 TERMS = tuple(ROWS)
 # Two rows for each rival: with its own reward, and with the same one for all, coarse and adaptive.
 SAME = "-same"
-RIVALS = tuple(algorithm.value for algorithm in Algorithm if not algorithm.startswith("rltf"))
+RIVALS = tuple(
+    one.value
+    for one in Algorithm
+    if not one.startswith("rltf") and one is not Algorithm.CODERL  # it needs a critic
+)
 ROWS |= {f"rltf{SAME}": "`rltf`, same reward"}
 for _rival in RIVALS:
     ROWS |= {_rival: f"preset `{_rival}`", f"{_rival}{SAME}": f"`{_rival}`, same reward"}
@@ -48,6 +53,7 @@ COMPARISONS = (
     ("rltf", "coarse-fine"),
     ("rltf", "sl"),
     ("static", "rltf"),
+    ("siblings", "rltf"),
     ("rltf", OFFLINE),
     ("rltf", "rltf-paper"),
     ("rltf", "rltf-code"),
