@@ -1,4 +1,4 @@
-"""The policy update: data, packing, objectives, SFT, checkpoints, replay, and the learner actor.
+"""The policy update: data, packing, objectives, the critic, SFT, checkpoints, replay, and the learner actor.
 
 Invariants: the learner takes references into the object store, never data from the driver; it trains only on samples
 that are fresh enough; a checkpoint is complete or absent.

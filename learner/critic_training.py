@@ -100,7 +100,7 @@ def train_critic(
 ) -> None:
     """Train for `num_epochs` passes, each in another order, with AdamW at a constant rate.
 
-    Calls `advance` with the number of programs of each update. Raises FloatingPointError if the gradient is not finite.
+    Calls `advance` with the number of programs of each update. Raises RuntimeError if the gradient is not finite.
     """
     optim = OptimSettings()
     optimizer = make_optimizer(critic.trained_parameters(), optim.weight_decay)
