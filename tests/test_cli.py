@@ -40,7 +40,7 @@ def test_help_for_a_job_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "train", "--help")
     for section in Settings.model_fields:
         assert section in text
-    assert "--algorithm {rltf,rltf-paper,rltf-code}" in text
+    assert "--algorithm {rltf,rltf-paper,rltf-code,coderl," in text
     assert "--learner.optim.weight_decay" not in text
 
 
@@ -51,7 +51,7 @@ def test_help_unfolds_a_section(arguments: tuple[str, ...], capsys: pytest.Captu
     text = shown(capsys, *arguments)
     for path in leaf_fields(Settings):
         assert (f"--{'.'.join(path)} " in text) == (path[0] == "learner")
-    assert "--learner.loss.loss_agg_mode {token-mean,seq-mean-token-mean,seq-mean-token-sum}" in text
+    assert "--learner.loss.loss_agg_mode {token-mean,seq-mean-token-mean,seq-mean-token-sum," in text
     assert "--learner.micro_batch_tokens INT > 0, multiple of 8" in text
     assert "--learner.sft.final_learning_rate FLOAT ≥ 0, ≤ 1" in text
 
