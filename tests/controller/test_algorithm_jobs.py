@@ -45,7 +45,7 @@ def test_a_job_with_a_critic(tmp_path: Path) -> None:
     model, problems = str(tmp_path / "start" / "checkpoints" / "step-1"), "starter:train[:24]"
     sampling = ("--num-samples", "2", "--k", "1", "--max-tokens", "24", "--engine", "transformers")
     graded = ("--model", model, "--problems", problems, *sampling, "--output", str(tmp_path / "graded"))
-    trained = ("--samples", str(tmp_path / "graded"), "--epochs", "1", "--output", str(tmp_path / "critic"))
+    trained = ("--samples", str(tmp_path / "graded"), "--num-epochs", "1", "--output", str(tmp_path / "critic"))
     for command in (
         ("evaluate.py", *graded),
         ("cli.py", "critic", "--model", model, "--problems", problems, *trained),
