@@ -54,7 +54,13 @@ def _explain(options: argparse.Namespace) -> None:
     splits = [_split(program, tokenizer, options) for program, _ in programs]
     with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
         verdicts = [verdict for _, verdict in graders.verdicts(programs)]
-    scores = score_by_problem(splits, verdicts, explain_settings(options.preset, options.localize))
+    scores = score_by_problem(
+        splits,
+        verdicts,
+        explain_settings(options.preset, options.localize),
+        references={problem.task_id: problem.references for problem in problems},
+        max_tokens=options.max_tokens,
+    )
     with_blamed = options.localize != Localize.OFF
     console = Console(highlight=False)
     rows = []

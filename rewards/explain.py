@@ -8,7 +8,7 @@ Only if wrong answers are localized, the programs of a problem are each other's 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,16 +61,30 @@ def split(code: str, tokenizer: Any, *, max_tokens: int | None = None) -> Progra
 
 
 def score_by_problem(
-    programs: Sequence[ProgramTokens], verdicts: Sequence[Verdict], settings: RewardSettings
+    programs: Sequence[ProgramTokens],
+    verdicts: Sequence[Verdict],
+    settings: RewardSettings,
+    *,
+    references: Mapping[str, Sequence[str]] | None = None,
+    max_tokens: int | None = None,
 ) -> list[ScoredSample | None]:
-    """The scores of `programs`, in their order. The programs of a problem are scored together, as one rollout."""
+    """The scores of `programs`, in their order. The programs of a problem are scored together, as one rollout.
+
+    `references` are reference programs by task id. `max_tokens` is the length limit that programs were sampled with.
+    """
     groups: dict[str, list[int]] = {}
     for place, verdict in enumerate(verdicts):
         groups.setdefault(verdict.task_id, []).append(place)
     scores: dict[int, ScoredSample | None] = {}
-    for places in groups.values():
-        samples = score_group([programs[i] for i in places], [verdicts[i] for i in places], settings).samples
-        scores.update(zip(places, samples, strict=True))
+    for task_id, places in groups.items():
+        group = score_group(
+            [programs[i] for i in places],
+            [verdicts[i] for i in places],
+            settings,
+            max_tokens=max_tokens,
+            references=(references or {}).get(task_id, ()),
+        )
+        scores.update(zip(places, group.samples, strict=True))
     return [scores[place] for place in range(len(programs))]
 
 

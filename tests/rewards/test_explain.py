@@ -169,3 +169,16 @@ def test_a_program_cannot_control_the_terminal() -> None:
     text = rendered(code, make_verdict(Outcome.FAILED, (Outcome.FAILED,)))
     assert not any(c in text for c in "\x1b\x07\u202e")
     assert "\u241b]0;owned\u2407" in text
+
+
+def test_reference_programs_are_what_structure_is_compared_with() -> None:
+    verdict = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
+    program = character_tokens("def f(a):\n    return a + 1\n")
+    reference = "def f(a):\n    b = a + 1\n    return b\n"
+    settings = explain_settings("ppocoder")
+    (found,) = score_by_problem([program], [verdict], settings, references={verdict.task_id: [reference]})
+    (without,) = score_by_problem([program], [verdict], settings)
+    assert found is not None
+    assert without is not None
+    assert [found.structure, without.structure] == pytest.approx([0.65, 0.0])
+    assert found.token_weights[:, -1].sum() == pytest.approx(0.35)
