@@ -15,7 +15,7 @@ from rewards.explain import explain_settings, explained_row, render, score_by_pr
 from sandbox.grading import ProgramRow
 from sandbox.verdict import Outcome, ProgramError, Verdict
 from settings import rewards_of
-from tests.rewards.samples import make_verdict
+from tests.rewards.samples import character_tokens, make_verdict
 from tests.small_tokenizers import END, FAMILIES, character_level
 
 CODE = "a = 1\nb = a[0]\n"
