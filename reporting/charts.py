@@ -98,6 +98,10 @@ def training_charts() -> list[Chart]:
             note="Mean absolute difference between the log-probabilities of sampled tokens. Staleness adds to it.",
         ),
         Chart("Largest importance ratio", "ratio", {"largest ratio": "ratio_max"}, from_zero=False),
+        Chart(
+            "Clipped tokens", "share", {"clipped": "clip_fraction"}, hides_zeros=True,
+            note="Sampled tokens that the clip range of the policy loss holds back.",
+        ),
     ]  # fmt: skip
 
 

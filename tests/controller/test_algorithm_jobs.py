@@ -11,10 +11,7 @@ from settings import Algorithm
 from tests.controller.test_resume import DETERMINISTIC, arguments, assert_same_bits, finish, serial_loop, weights
 from tests.jobs import launch, python
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-IN_CI = Algorithm.PPO  # a value head, values and whitening, and a reward on the last token
-OTHERS = [pytest.param(one, marks=pytest.mark.long) for one in Algorithm if one not in (IN_CI, Algorithm.CODERL)]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def check(runs: Path, **options: object) -> None:
@@ -32,13 +29,12 @@ def check(runs: Path, **options: object) -> None:
     assert_same_bits(serial_loop(runs, **given), weights(runs / "whole"))
 
 
-@pytest.mark.parametrize("algorithm", [IN_CI, *OTHERS])
+@pytest.mark.parametrize("algorithm", [one for one in Algorithm if one is not Algorithm.CODERL])
 def test_a_job_of_every_algorithm(algorithm: Algorithm, tmp_path: Path) -> None:
     structured = {"problems__train": "starter:train?references=yes[:24]"} if algorithm is Algorithm.PPOCODER else {}
     check(tmp_path, algorithm=algorithm, **structured)
 
 
-@pytest.mark.long
 def test_a_job_with_a_critic(tmp_path: Path) -> None:
     """The critic learns from programs of the model that RL starts from."""
     finish(*arguments(tmp_path, "start", **DETERMINISTIC), "--run.num_steps", "1")
