@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from ray.exceptions import ActorDiedError, ObjectLostError
@@ -113,7 +114,7 @@ class SimulatedGraders:
         samples = Experiences(
             _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        is_filtered = self.cluster.random.random() < 0.03  # they teach nothing
+        is_filtered = crc32(rollout_id.encode()) % 32 == 0  # its programs teach nothing
         added = None if is_filtered or not samples else await self.buffer.add.remote(rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout_id,

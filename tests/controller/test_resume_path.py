@@ -247,8 +247,8 @@ def test_a_state_of_another_program_is_refused(copy: Path, capsys: pytest.Captur
     file = copy / "checkpoints" / "step-4" / "trainer_state" / "run_state.json"
     stored = json.loads(file.read_text())
     for value, message in [
-        ({}, "expected format 3, found None"),
-        (stored | {"format": 2}, "expected format 3, found 2"),
+        ({}, "expected format 4, found None"),
+        (stored | {"format": 3}, "expected format 4, found 3"),
         (stored | {"batches": 3}, "batches: Input should be a valid list"),
         (stored | {"ledger": stored["ledger"] | {"num_trained": 5}}, "the ledger does not balance"),
         (stored | {"ledger": stored["ledger"] | {"live": [{}]}}, "ledger.live.0.rollout_id: Field required"),

@@ -117,9 +117,9 @@ def test_metadata_summarizes_a_rollout() -> None:
     experiences = make_rollout(np.random.default_rng(0), "r0", version=3)
     meta = RolloutMeta.of("r0", experiences)
     assert (meta.rollout_id, meta.num_samples, meta.version) == ("r0", 4, 3)
-    # Ids, log-probabilities and four weights of a token; the prompt that the samples share.
+    # Ids, log-probabilities and the weights of a token; the prompt that the samples share.
     num_tokens = sum(len(e.token_ids) for e in experiences)
-    assert meta.size_bytes == 24 * num_tokens + 4 * len(experiences[0].prompt_ids)
+    assert meta.size_bytes == 4 * (2 + len(Granularity)) * num_tokens + 4 * len(experiences[0].prompt_ids)
 
 
 def test_a_rollout_that_arrives_again_counts_once() -> None:
