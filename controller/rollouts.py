@@ -19,6 +19,7 @@ from actors.messages import RolloutHandle, RolloutRequest
 from controller.grading import GradedRollout, GradedSample, UngradedRollout
 from controller.ledger import DropReason, Ledger, Live, State
 from controller.problem_sampler import ProblemSampler
+from errors import UserError
 from rewards import ProgramReward
 from sandbox.pool import CallLostError
 from settings import Settings
@@ -32,7 +33,8 @@ DRAIN_S = 3600.0
 FETCH_S = 60.0
 # A problem whose rollouts are lost so often in a row shows that something is wrong with the rollout store.
 MAX_LOST_IN_A_ROW = 10
-SILENT_WARNING_EVERY = 100
+# So many rollouts without a signal show that there is nothing to learn.
+MAX_SILENT_IN_A_ROW = 500
 NUM_SHOWN = 2
 MAX_SHOWN = 16
 # The share of the last BREAKER_WINDOW programs that may be lost to grader errors, once BREAKER_MIN_SEEN were seen.
@@ -245,10 +247,11 @@ class RolloutLoop:
         if (added := graded.added) is None:
             reason = DropReason.SILENT if graded.num_samples else DropReason.UNGRADED
             self.ledger.drop(graded.rollout_id, reason, *UNGRADED)
-            self._warn_of_silence(reason)
+            self._count_silence(reason)
         elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
             self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
         else:
+            self._num_silent = 0
             self.ledger.buffer(graded.rollout_id, added.meta, added.epoch)
             for rollout_id in added.evicted:
                 self.ledger.drop(rollout_id, DropReason.EVICTED, State.BUFFERED)
@@ -261,14 +264,15 @@ class RolloutLoop:
             self.greedy[graded.task_id] = graded.greedy
         self.shown.extend(graded.shown)
 
-    def _warn_of_silence(self, reason: DropReason) -> None:
-        self._num_silent += reason is DropReason.SILENT
-        if reason is DropReason.SILENT and self._num_silent % SILENT_WARNING_EVERY == 0:
-            logger.warning(
-                "rewards.filter_groups has dropped %d of %d rollouts, in which all programs earned the same: if the "
-                "run hardly advances, choose easier or harder problems, or set rewards.filter_groups to false",
-                self._num_silent, self._num_graded,
-            )  # fmt: skip
+    def _count_silence(self, reason: DropReason) -> None:
+        """Raise UserError if `rewards.filter_groups` drops everything, since such a run would never advance."""
+        self._num_silent = self._num_silent + 1 if reason is DropReason.SILENT else 0
+        if self._num_silent >= MAX_SILENT_IN_A_ROW:
+            raise UserError(
+                f"rewards.filter_groups dropped {self._num_silent} rollouts in a row, because all programs of each "
+                "earned the same: train on problems that the model solves sometimes, fine-tune it first "
+                "(learner.sft.num_steps), or set rewards.filter_groups to false"
+            )
 
 
 def lost_too_often(task_id: str) -> GaveUpError:

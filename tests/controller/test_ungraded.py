@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ray.exceptions import ObjectLostError
 from actors.messages import RolloutHandle, RolloutRequest
 from controller.controller import Controller
 from controller.events import Evaluated, Event, Said, Ungraded
-from controller.rollouts import MAX_LOST_IN_A_ROW, GraderFailedError
+from controller.rollouts import MAX_LOST_IN_A_ROW, MAX_SILENT_IN_A_ROW, GraderFailedError
+from errors import UserError
 from files import read_rows
 from problems.types import Problem, StdinTest
 from reporting.run_folder import RunFolder
@@ -22,6 +24,7 @@ from sandbox.verdict import Outcome
 from settings import Settings
 from supervise import GaveUpError
 from tests.controller.virtual_cluster import run_virtually
+from tests.reporting.exporting_run import graded_rollout
 from transport.rollouts import Completion, FinishReason, Rollout
 
 KILLER = "p0"
@@ -132,3 +135,22 @@ def test_rollouts_that_are_lost_again_and_again_end_the_run(tmp_path: Path) -> N
         run_virtually(controller.evaluate())
     raised = run_rollouts(controller)
     assert raised.group_contains(GaveUpError, match="rollouts of p. in a row died")
+
+
+class SilentGraders(Graders):
+    """Grade rollouts that teach nothing."""
+
+    num_graded = 0
+
+    async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
+        rollout = await arguments[0][0]
+        self.num_graded += 1
+        about = {"rollout_id": rollout.rollout_id, "task_id": rollout.task_id, "num_samples": 8, "num_faults": 0}
+        return replace(graded_rollout(), **about, has_signal=False, added=None)
+
+
+def test_a_run_that_drops_every_rollout_ends_and_says_why(tmp_path: Path) -> None:
+    graders = SilentGraders()
+    raised = run_rollouts(start(tmp_path, graders, []))
+    assert graders.num_graded == MAX_SILENT_IN_A_ROW
+    assert raised.group_contains(UserError, match=r"rewards\.filter_groups dropped 500 rollouts in a row")
