@@ -81,7 +81,7 @@ def contributing(
 ) -> list[Experience]:
     """The experiences with a gradient; samples of a rollout with equal rewards often have only token weights of 0.
 
-    With an estimator other than `outcome`, token weights of 0 are rewards like any other.
+    With an estimator other than `outcome`, token weights of 0 are rewards like any other, and whitening shifts them.
 
     Raises ValueError for an experience whose arrays do not fit together or hold a number that is not finite.
     """
@@ -89,7 +89,7 @@ def contributing(
         _check(experience)
     if objective.kl_loss_coef:
         return list(experiences)
-    if advantage.estimator is not AdvantageEstimator.OUTCOME:
+    if advantage.estimator is not AdvantageEstimator.OUTCOME or advantage.whiten:
         return list(experiences) if objective.rl_weight else []
     return [e for e in experiences if objective.rl_weight and e.token_weights.any()]
 

@@ -50,6 +50,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rltf-code", {"critic": CRITIC, "loss_agg_mode": "seq-mean-token-sum"}),
     ("rltf-paper", {"rl_weight": 0.0}),
     ("rltf", {"supervised_weight": 0.0}),
+    ("grpo", {"kl_loss_coef": 0.0, "whiten": True}),
 ]
 
 
@@ -205,7 +206,8 @@ def test_loss_and_gradient_equal_direct_computation(
     stats = learner.update(learner.prepare_with(experiences, references))
 
     assert stats.loss == pytest.approx(expected.item(), abs=1e-6)
-    all_count = learner.objective.kl_loss_coef or learner.advantage.estimator != "outcome"
+    advantage = learner.advantage
+    all_count = learner.objective.kl_loss_coef or advantage.estimator != "outcome" or advantage.whiten
     num_idle = len(experiences) if fields.get("rl_weight") == 0 else 0 if all_count else 1
     assert stats.num_idle_samples == num_idle
     norm = math.sqrt(sum(g.square().sum().item() for g in expected_gradients))
