@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 
@@ -48,7 +49,66 @@ class CheckTest:
     entry_point: str
 
 
-Test = StdinTest | CallTest | AssertTest | CheckTest
+@dataclass(frozen=True, slots=True)
+class ReferenceTest:
+    """Call `function` with `arguments`; the expected value is the one that the problem's first reference returns."""
+
+    function: str
+    arguments: tuple[Any, ...]
+
+
+Test = StdinTest | CallTest | AssertTest | CheckTest | ReferenceTest
+
+
+class Order(StrEnum):
+    """What may come in any order in an answer."""
+
+    LINES = "lines"
+    TOKENS = "tokens"
+    """All words of the output, whatever their lines."""
+    ITEMS = "items"
+    """The items of a returned list."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRule:
+    """Answers that are right besides the expected one.
+
+    An answer may come in any order, or in upper or lower case. Its numbers may differ from expected floats by
+    `absolute + relative * abs(expected)`; None stands for the grader's own tolerance.
+    """
+
+    any_order: Order | None = None
+    ignore_case: bool = False
+    absolute: float | None = None
+    relative: float | None = None
+
+
+class CheckerForm(StrEnum):
+    """How a checker is written."""
+
+    FUNCTION = "function"
+    """Defines `check(input, expected, actual)`, which returns whether the answer is right. For a stdin test the three
+    are text, for a call test the list of arguments and two values."""
+    PROGRAM = "program"
+    """A Python program that gets the names of three files: input, the answer, the expected answer. Its exit status is
+    0 if the answer is right, and 1 or 2 if it is wrong (testlib)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Source code that decides whether an answer is right, for problems with several right answers."""
+
+    source: str
+    form: CheckerForm = CheckerForm.FUNCTION
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the benchmark allows a program in one test. None stands for the sandbox's own limit."""
+
+    time_s: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +117,8 @@ class Problem:
 
     `task_id` is unique within its benchmark. The statement shows the first `num_visible_tests` tests. `references` are
     programs known to be right; there may be none. A completion continues `code_prefix` (HumanEval's prompt), or is a
-    whole program if that is empty. `entry_point` names the function that call and assert tests use, if any.
+    whole program if that is empty. `entry_point` names the function that call and assert tests use, if any. `checker`
+    says which answers to stdin, call and reference tests are right; None means the expected one alone.
     """
 
     task_id: str
@@ -70,6 +131,8 @@ class Problem:
     starter_code: str = ""
     code_prefix: str = ""
     num_visible_tests: int = 0
+    limits: Limits = Limits()
+    checker: AnswerRule | Checker | None = None
 
 
 class UnusableRowError(ValueError):

@@ -15,7 +15,7 @@ from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound
 from errors import UserError
 from files import RowWriter, has_torn_tail, keep_rows_until, read_steps, write_json, write_text
 from lock import LOCK
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest, Test
 from reporting.curves import TensorBoardWriter, WandbWriter
 from reporting.report import build_report
 from sandbox.verdict import Outcome
@@ -247,5 +247,7 @@ def _describe(test: Test) -> str:
             return f"{function}({', '.join(map(repr, arguments))}) == {expected!r}"
         case AssertTest(assertion):
             return assertion
-        case _:
-            return test.source
+        case CheckTest(source):
+            return source
+        case ReferenceTest(function, arguments):
+            return f"{function}({', '.join(map(repr, arguments))})"

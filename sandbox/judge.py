@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
+import hashlib
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,9 +26,19 @@ from typing import Any
 
 from problems.assertions import Closeness, Relation, Shape, Truth, split_assertion, split_with_setup
 from problems.checks import Check, marked_source
+from problems.python_source import as_run
 from problems.scope import bound_names, is_literal, used_names
 from problems.syntax import expression_tree, syntax_tree
-from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test, UnusableRowError
+from problems.types import (
+    AssertTest,
+    CallTest,
+    CheckTest,
+    Problem,
+    ReferenceTest,
+    StdinTest,
+    Test,
+    UnusableRowError,
+)
 from sandbox import codec
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
@@ -63,6 +76,21 @@ Accepts = Callable[[RunResult, Any, Comparison], bool]
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedJob:
+    """A job that runs trusted source only, in a jail that no graded program enters."""
+
+    job: ExpressionJob | CallJob
+    source: str = ""
+
+    @property
+    def key(self) -> bytes:
+        """The same for equal jobs. Arguments may be lists, which cannot be hashed as they are."""
+        fields = [getattr(self.job, field.name) for field in dataclasses.fields(self.job)]
+        content = codec.encode((type(self.job).__name__, *fields), sys.maxsize)
+        return hashlib.sha256(content + self.source.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one test is run and judged.
 
@@ -73,12 +101,19 @@ class Plan:
 
     job: Job
     accepts: Accepts
-    closed: ExpressionJob | None = None
-    setup: ExpressionJob | None = None
+    closed: ClosedJob | None = None
+    setup: ClosedJob | None = None
 
 
-def plan(test: Test) -> Plan:
-    """The plan for a test.
+def plans(problem: Problem) -> list[Plan]:
+    """The plan for each of a problem's tests. Raises like `plan`."""
+    needs_reference = any(isinstance(test, ReferenceTest) for test in problem.tests)
+    reference = "".join(as_run(problem, problem.references[0])) if needs_reference else ""
+    return [plan(test, reference) for test in problem.tests]
+
+
+def plan(test: Test, reference: str = "") -> Plan:
+    """The plan for a test. `reference` is the program whose answers a reference test expects.
 
     Raises:
         UnusableRowError: the assertion cannot be split. Loading a benchmark already refuses such a test.
@@ -92,6 +127,9 @@ def plan(test: Test) -> Plan:
             return Plan(CheckJob(_marked(source, entry_point), entry_point), _accepts_any)
         case AssertTest(assertion, setup, classes):
             return _plan_assertion(assertion, setup, classes)
+        case ReferenceTest(function, arguments):
+            job = CallJob(function, arguments)
+            return Plan(job, _accepts_returned, ClosedJob(job, reference))
 
 
 def outcome_of(
@@ -134,6 +172,10 @@ def _accepts_value(expected: Any, *, unwrap: bool) -> Accepts:
     return accepts
 
 
+def _accepts_returned(result: RunResult, expected: Any, _: Comparison) -> bool:
+    return call_matches(result.value, expected, unwrap=False)
+
+
 def _accepts_any(*_: object) -> bool:
     return True
 
@@ -145,7 +187,7 @@ _marked = lru_cache(maxsize=10_000)(marked_source)
 def _plan_assertion(assertion: str, setup: str, classes: tuple[str, ...] | None) -> Plan:
     shape, rest_of_setup = split_with_setup(assertion, setup, classes)
     planned = _plan_shape(shape, rest_of_setup)
-    return replace(planned, setup=ExpressionJob("None", setup)) if _stands_alone(setup) else planned
+    return replace(planned, setup=ClosedJob(ExpressionJob("None", setup))) if _stands_alone(setup) else planned
 
 
 def _stands_alone(setup: str) -> bool:
@@ -161,7 +203,7 @@ def _plan_shape(shape: Shape, setup: str) -> Plan:
             parsed = expression_tree(expected).body
             if is_literal(parsed):
                 return Plan(ExpressionJob(source, setup), _accepts_relation(name, ast.literal_eval(parsed)))
-            closed = ExpressionJob(expected, imports)
+            closed = ClosedJob(ExpressionJob(expected, imports))
             return Plan(ExpressionJob(source, setup), _accepts_relation(name), closed)
         case Truth(source, wanted):
             # The value may be of any type, but only its truth matters. A program cannot redefine `not`.

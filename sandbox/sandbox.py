@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from problems.python_source import as_run, shift_of
 from problems.types import Problem
 from sandbox import judge, selftest
 from sandbox.compare import Comparison
-from sandbox.jobs import End, ExpressionJob, Job, RunResult
+from sandbox.jobs import End, Job, RunResult
 from sandbox.process import Jail, JailError
 from sandbox.shown import shown
 from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
@@ -71,7 +72,7 @@ class Sandbox:
         self.isolation = finding.level
         self.num_restarts = 0
         self.last_grader_error = ""
-        self._closed_results: dict[ExpressionJob, RunResult] = {}
+        self._closed_values: dict[bytes, RunResult] = {}
         self._clean_jail: Jail | None = None
         self._jail: Jail | None = self._start()
 
@@ -102,12 +103,12 @@ class Sandbox:
         try:
             text = normalized(program)
             prefix, source = as_run(problem, text)
-            plans = [judge.plan(test) for test in problem.tests]
-            closed = [self._closed_result(plan.closed) for plan in plans]
+            plans = judge.plans(problem)
+            closed = self._closed_results([plan.closed for plan in plans])
 
             def take(index: int, result: RunResult) -> None:
                 # If the setup fails without the program too, the test is broken. Good runs need no such check.
-                setup = None if result.end is End.OK else self._closed_result(plans[index].setup)
+                (setup,) = [None] if result.end is End.OK else self._closed_results([plans[index].setup])
                 follows_passed = index == 0 or judged[index - 1].all_passed
                 judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison, follows_passed)
 
@@ -186,25 +187,31 @@ class Sandbox:
         self._jail = None
         self.num_restarts += 1
 
-    def _closed_result(self, job: ExpressionJob | None) -> RunResult | None:
-        """The value of trusted source that needs no program. Evaluated once, in a jail that no program ever enters."""
-        if job is None:
-            return None
-        if job not in self._closed_results:
-            if self._clean_jail is None:
-                self._clean_jail = self._start()
-            try:
-                (result,) = self._clean_jail.run("", [job])
-            finally:
-                if not self._clean_jail.is_clean:
-                    self._clean_jail.close()
-                    self._clean_jail = None
-            if result.end is not End.OK:
-                return result
-            while len(self._closed_results) >= _MAX_CLOSED_RESULTS:
-                del self._closed_results[next(iter(self._closed_results))]
-            self._closed_results[job] = result
-        return self._closed_results[job]
+    def _closed_results(self, jobs: Sequence[judge.ClosedJob | None]) -> list[RunResult | None]:
+        """The results of trusted sources. Those of one source run together, once, where no graded program enters."""
+        keys = [job.key if job is not None else b"" for job in jobs]
+        missing: defaultdict[str, dict[bytes, Job]] = defaultdict(dict)
+        for key, job in zip(keys, jobs, strict=True):
+            if job is not None and key not in self._closed_values:
+                missing[job.source][key] = job.job
+        found: dict[bytes, RunResult] = {}
+        for source, by_key in missing.items():
+            found |= zip(by_key, self._run_trusted(source, list(by_key.values())), strict=True)
+        results = [self._closed_values.get(key) or found.get(key) for key in keys]
+        self._closed_values |= {key: result for key, result in found.items() if result.end is End.OK}
+        while len(self._closed_values) > _MAX_CLOSED_RESULTS:
+            del self._closed_values[next(iter(self._closed_values))]
+        return results
+
+    def _run_trusted(self, source: str, jobs: Sequence[Job]) -> list[RunResult]:
+        if self._clean_jail is None:
+            self._clean_jail = self._start()
+        try:
+            return list(self._clean_jail.run(source, jobs))
+        finally:
+            if not self._clean_jail.is_clean:
+                self._clean_jail.close()
+                self._clean_jail = None
 
 
 def _judge(

@@ -16,7 +16,7 @@ from problems.types import AssertTest, CallTest, CheckTest, StdinTest
 from sandbox.codec import Opaque
 from sandbox.compare import Comparison
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, RunResult, StdinJob
-from sandbox.judge import outcome_of, plan
+from sandbox.judge import ClosedJob, outcome_of, plan
 from sandbox.verdict import Outcome
 
 
@@ -136,7 +136,7 @@ def test_values_are_judged_by_the_statement(assertion: str, value: Any, outcome:
 
 def test_expression_answers_are_evaluated_with_an_empty_program() -> None:
     made = plan(AssertTest("assert f(2) == Counter('aab')"))
-    assert made.closed == ExpressionJob("Counter('aab')", "from collections import Counter")
+    assert made.closed == ClosedJob(ExpressionJob("Counter('aab')", "from collections import Counter"))
     result = RunResult(End.OK, value=Counter("aab"))
     assert outcome_of(made, result, RunResult(End.OK, value=Counter("baa"))) is Outcome.PASSED
     assert outcome_of(made, result, RunResult(End.OK, value=Counter("bb"))) is Outcome.FAILED

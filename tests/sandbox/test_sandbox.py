@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest
+from problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest
 from sandbox import judge
 from sandbox.jobs import CallJob, CheckJob, End
 from sandbox.sandbox import Sandbox
@@ -239,3 +239,19 @@ def test_exception_in_the_judge_affects_one_verdict(sandbox: Sandbox, monkeypatc
     assert (verdict.error.type, verdict.error.message) == ("GraderError", "OverflowError: too large")
     monkeypatch.undo()
     assert sandbox.grade(squares(2), RIGHT, "c").passed
+
+
+def test_a_reference_test_expects_what_the_reference_returns(sandbox: Sandbox) -> None:
+    tests = tuple(ReferenceTest("add", (n, [n])) for n in range(3))
+    problem = Problem("1", "any", "", tests, references=("def add(n, ns):\n    return [n + 1, *ns]\n",))
+    assert sandbox.grade(problem, "def add(n, ns):\n    return [1 + n] + ns\n", "0").passed
+    verdict = sandbox.grade(problem, "def add(n, ns):\n    return [2, 1]\n", "1")
+    assert verdict.tests == (Outcome.FAILED, Outcome.PASSED, Outcome.FAILED)
+
+
+def test_a_reference_that_fails_says_nothing_about_the_program(sandbox: Sandbox) -> None:
+    problem = Problem("1", "any", "", (ReferenceTest("f", (0,)),), references=("def f(n):\n    return 1 / n\n",))
+    verdict = sandbox.grade(problem, "def f(n):\n    return 0\n", "0")
+    assert verdict.outcome is Outcome.INFRASTRUCTURE_ERROR
+    assert verdict.error is not None
+    assert "the expected value of test 0 fails (ZeroDivisionError" in verdict.error.message
