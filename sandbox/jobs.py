@@ -7,10 +7,13 @@ in a process of its own, which executes the program anew; jobs cannot see one an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import sys
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from sandbox import codec
 from sandbox.verdict import ProgramError
 
 
@@ -62,6 +65,30 @@ class CheckJob:
 
 
 Job = StdinJob | CallJob | ExpressionJob | CheckJob
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedJob:
+    """A job that runs trusted source only, in a jail that no graded program enters."""
+
+    job: ExpressionJob | CallJob
+    source: str = ""
+
+    @property
+    def key(self) -> bytes:
+        """The same for equal jobs. Arguments may be lists, which cannot be hashed as they are."""
+        parts = [getattr(self.job, field.name) for field in fields(self.job)]
+        content = codec.encode((type(self.job).__name__, *parts), sys.maxsize)
+        return hashlib.sha256(content + self.source.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What each job of a program may use."""
+
+    cpu_s: float
+    wall_s: float
+    memory_bytes: int
 
 
 class End(StrEnum):

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-import dataclasses
-import hashlib
 import math
 import operator
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -30,8 +27,10 @@ from problems.python_source import as_run
 from problems.scope import bound_names, is_literal, used_names
 from problems.syntax import expression_tree, syntax_tree
 from problems.types import (
+    AnswerRule,
     AssertTest,
     CallTest,
+    Checker,
     CheckTest,
     Problem,
     ReferenceTest,
@@ -40,8 +39,9 @@ from problems.types import (
     UnusableRowError,
 )
 from sandbox import codec
-from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
-from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
+from sandbox.answer_checker import Question
+from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches, values_match
+from sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
 
@@ -76,60 +76,52 @@ Accepts = Callable[[RunResult, Any, Comparison], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedJob:
-    """A job that runs trusted source only, in a jail that no graded program enters."""
-
-    job: ExpressionJob | CallJob
-    source: str = ""
-
-    @property
-    def key(self) -> bytes:
-        """The same for equal jobs. Arguments may be lists, which cannot be hashed as they are."""
-        fields = [getattr(self.job, field.name) for field in dataclasses.fields(self.job)]
-        content = codec.encode((type(self.job).__name__, *fields), sys.maxsize)
-        return hashlib.sha256(content + self.source.encode("utf-8", "surrogatepass")).digest()
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """How one test is run and judged.
 
     `accepts(result, expected, comparison)` is asked only about runs that ended well. `expected` is the value of
     `closed`, None if there is no such job. `setup` runs the test's setup without the program, if it uses none of the
-    program's names: if it fails there, the test is broken.
+    program's names: if it fails there, the test is broken. `question` is for the problem's checker, which is asked
+    about answers that are not accepted.
     """
 
     job: Job
     accepts: Accepts
     closed: ClosedJob | None = None
     setup: ClosedJob | None = None
+    question: Question | None = None
 
 
 def plans(problem: Problem) -> list[Plan]:
     """The plan for each of a problem's tests. Raises like `plan`."""
     needs_reference = any(isinstance(test, ReferenceTest) for test in problem.tests)
     reference = "".join(as_run(problem, problem.references[0])) if needs_reference else ""
-    return [plan(test, reference) for test in problem.tests]
+    return [plan(test, problem.checker, reference) for test in problem.tests]
 
 
-def plan(test: Test, reference: str = "") -> Plan:
-    """The plan for a test. `reference` is the program whose answers a reference test expects.
+def plan(test: Test, checker: AnswerRule | Checker | None = None, reference: str = "") -> Plan:
+    """The plan for a test of a problem with this `checker`. A reference test expects what `reference` answers.
 
     Raises:
         UnusableRowError: the assertion cannot be split. Loading a benchmark already refuses such a test.
     """
+    rule = checker if isinstance(checker, AnswerRule) else AnswerRule()
+    own = checker if isinstance(checker, Checker) else None
     match test:
         case StdinTest(stdin, expected):
-            return Plan(StdinJob(stdin.encode("utf-8", "surrogatepass")), _accepts_stdout(expected))
+            job = StdinJob(stdin.encode("utf-8", "surrogatepass"))
+            return Plan(job, _accepts_stdout(expected, rule), question=Question(own, stdin, expected) if own else None)
         case CallTest(function, arguments, expected, unwrap):
-            return Plan(CallJob(function, arguments), _accepts_value(expected, unwrap=unwrap))
+            question = Question(own, list(arguments), expected) if own else None
+            return Plan(CallJob(function, arguments), _accepts_value(expected, rule, unwrap=unwrap), question=question)
         case CheckTest(source, entry_point):
             return Plan(CheckJob(_marked(source, entry_point), entry_point), _accepts_any)
         case AssertTest(assertion, setup, classes):
             return _plan_assertion(assertion, setup, classes)
         case ReferenceTest(function, arguments):
-            job = CallJob(function, arguments)
-            return Plan(job, _accepts_returned, ClosedJob(job, reference))
+            call = CallJob(function, arguments)
+            question = Question(own, list(arguments)) if own else None
+            return Plan(call, _accepts_returned(rule), ClosedJob(call, reference), question=question)
 
 
 def outcome_of(
@@ -153,27 +145,27 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _accepts_stdout(expected: str) -> Accepts:
+def _accepts_stdout(expected: str, rule: AnswerRule) -> Accepts:
     def accepts(result: RunResult, _: Any, comparison: Comparison) -> bool:
         stdout = result.stdout.decode("utf-8", "replace")
-        if stdin_matches(stdout, expected):
+        if stdin_matches(stdout, expected, rule):
             return True
         return comparison is Comparison.APPS and apps_stdin_matches(stdout, expected)
 
     return accepts
 
 
-def _accepts_value(expected: Any, *, unwrap: bool) -> Accepts:
+def _accepts_value(expected: Any, rule: AnswerRule, *, unwrap: bool) -> Accepts:
     def accepts(result: RunResult, _: Any, comparison: Comparison) -> bool:
-        if call_matches(result.value, expected, unwrap=unwrap):
+        if call_matches(result.value, expected, unwrap=unwrap, rule=rule):
             return True
         return comparison is Comparison.APPS and apps_call_matches(result.value, expected)
 
     return accepts
 
 
-def _accepts_returned(result: RunResult, expected: Any, _: Comparison) -> bool:
-    return call_matches(result.value, expected, unwrap=False)
+def _accepts_returned(rule: AnswerRule) -> Accepts:
+    return lambda result, expected, _: values_match(result.value, expected, rule)
 
 
 def _accepts_any(*_: object) -> bool:

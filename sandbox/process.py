@@ -22,7 +22,7 @@ from typing import Any
 
 from sandbox import cgroups, codec, reports, runtime
 from sandbox.jail import protocol, supervision
-from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
+from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
 from sandbox.verdict import Isolation
 from settings import MIB, SandboxSettings
 
@@ -56,6 +56,7 @@ class Jail:
         """Start the jail and wait until it serves. Raises `JailError` with the reason if it cannot."""
         self._level = level
         self._settings = settings
+        self.limits = RunLimits(settings.cpu_s, settings.wall_s, settings.memory_bytes)
         self._in_namespaces = level in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP)
         self._cleanup = contextlib.ExitStack()
         self._init: int | None = None
@@ -133,7 +134,6 @@ class Jail:
                 program_cpu_s=settings.program_cpu_s,
                 program_wall_s=settings.program_wall_s,
                 program_output_bytes=PROGRAM_OUTPUT_BYTES,
-                address_bytes=settings.memory_bytes + _ADDRESS_HEADROOM_BYTES,
                 output_bytes=settings.output_bytes,
                 num_processes=num_processes,
             )
@@ -173,21 +173,21 @@ class Jail:
         return os.pread(self._log, _MAX_LOG_BYTES, 0).decode("utf-8", "replace").strip()
 
     def run(
-        self, source: str, jobs: Sequence[Job], seed: int = 0, cpu_s: float | None = None, wall_s: float | None = None
+        self, source: str, jobs: Sequence[Job], seed: int = 0, limits: RunLimits | None = None
     ) -> Iterator[RunResult]:
         """Yield the result of each job of the program `source` in order, holding at most a few in memory at a time.
 
-        `cpu_s` and `wall_s` replace the limits in the settings. `is_clean` is False until the last result is taken, and
-        stays False if the jail can no longer be used. Raises `JailError` if the jail breaks, and `codec.CodecError` if
-        the arguments of a call job cannot be sent.
+        `limits` replace those in the settings; they can only lower the memory. `is_clean` is False until the last
+        result is taken, and stays False if the jail can no longer be used. Raises `JailError` if the jail breaks, and
+        `codec.CodecError` if the arguments of a call job cannot be sent.
         """
         settings = self._settings
-        cpu_s, wall_s = cpu_s or settings.cpu_s, wall_s or settings.wall_s
+        limits = limits or self.limits
         self.is_clean = False
-        self._send_request(source, [_part(job) for job in jobs], seed, cpu_s, wall_s)
-        budget_s = settings.program_wall_s + wall_s + 0.01 * len(jobs)
+        self._send_request(source, [_part(job) for job in jobs], seed, limits)
+        budget_s = settings.program_wall_s + limits.wall_s + 0.01 * len(jobs)
         deadline = time.monotonic() + supervision.HARD_WALL_FACTOR * budget_s + _GRACE_S
-        reader = reports.Reader(jobs, source, settings)
+        reader = reports.Reader(jobs, source, settings.output_bytes, limits.memory_bytes)
         try:
             while True:
                 packet, descriptors = self._receive(deadline)
@@ -210,14 +210,16 @@ class Jail:
         self.is_clean = bool(is_clean)
         yield from reader.unreported(cause, status, out_of_memory=bool(out_of_memory))
 
-    def _send_request(self, source: str, parts: list[protocol.Part], seed: int, cpu_s: float, wall_s: float) -> None:
+    def _send_request(self, source: str, parts: list[protocol.Part], seed: int, limits: RunLimits) -> None:
         text, first = source.encode("utf-8", "surrogatepass"), parts[0]
         lengths = len(text), first.kind, len(first.payload), len(first.module)
         files = [_file_with(*protocol.contents(text, parts, seed))]
         try:
             is_alone = len(parts) == 1 and first.kind == protocol.STDIN
             files.append(_file_with(first.payload if is_alone else b""))
-            socket.send_fds(self._control, [protocol.REQUEST.pack(len(parts), *lengths, cpu_s, wall_s)], files)
+            address_bytes = limits.memory_bytes + _ADDRESS_HEADROOM_BYTES
+            request = protocol.REQUEST.pack(len(parts), *lengths, limits.cpu_s, limits.wall_s, address_bytes)
+            socket.send_fds(self._control, [request], files)
         except OSError as error:
             raise JailError(f"the jail ended: {self._log_text() or error}") from error
         finally:

@@ -17,7 +17,6 @@ from sandbox import codec
 from sandbox.jail import checker, program, protocol, supervision, zygote
 from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
 from sandbox.verdict import GRADER_ERROR, ProgramError
-from settings import SandboxSettings
 
 _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)
@@ -54,10 +53,11 @@ class _Report(NamedTuple):
 class Reader:
     """Turns the reports on one program into results, one for each of its `jobs`."""
 
-    def __init__(self, jobs: Sequence[Job], source: str, settings: SandboxSettings) -> None:
+    def __init__(self, jobs: Sequence[Job], source: str, output_bytes: int, memory_bytes: int) -> None:
         self._jobs = jobs
         self._lines = source.split("\n")
-        self._settings = settings
+        self._output_bytes = output_bytes
+        self._memory_bytes = memory_bytes
         self._last: RunResult | None = None
         self._num_read = 0
         self.saw_kill = False
@@ -76,7 +76,7 @@ class Reader:
                     raise MalformedReportError("there is a report after the last job's")
                 job = self._jobs[self._num_read]
                 report = self._with_contents(_Report(*fields), files, job)
-                self._last = _result(report, job, self._lines, self._settings)
+                self._last = _result(report, job, self._lines, self._output_bytes, self._memory_bytes)
                 self._num_read += 1
                 self.saw_kill |= bool(report.out_of_memory)
                 yield self._last
@@ -89,7 +89,7 @@ class Reader:
     def _with_contents(self, report: _Report, files: deque[int], job: Job) -> _Report:
         output = value = milestones = b""
         if report.output_bytes:
-            output = _content(files, self._settings.output_bytes if isinstance(job, StdinJob) else 0)
+            output = _content(files, self._output_bytes if isinstance(job, StdinJob) else 0)
         if report.value_bytes:
             value = _content(files, codec.MAX_BYTES + 1)
         if report.reached == b"S":
@@ -123,8 +123,8 @@ class Reader:
         yield from [RunResult(end), *[RunResult(End.SKIPPED)] * (count - 1)][:count]
 
 
-def _result(report: _Report, job: Job, lines: list[str], settings: SandboxSettings) -> RunResult:
-    end, value, error = _judge(report, job, lines, settings)
+def _result(report: _Report, job: Job, lines: list[str], output_bytes: int, memory_bytes: int) -> RunResult:
+    end, value, error = _judge(report, job, lines, output_bytes, memory_bytes)
     return RunResult(
         end,
         stdout=report.output,
@@ -153,18 +153,18 @@ def _content(files: deque[int], max_bytes: int) -> bytes:
 
 
 def _judge(
-    report: _Report, job: Job, lines: list[str], settings: SandboxSettings
+    report: _Report, job: Job, lines: list[str], output_bytes: int, memory_bytes: int
 ) -> tuple[End, Any, ProgramError | None]:
     """How the run ended, its value, and its error. The order of the questions is the order of trust."""
     if report.reached == b"S":
         error = _error(report.milestones[1:], lines, in_bytes=False)
         return End.SYNTAX_ERROR, None, error or ProgramError("SyntaxError")
     # Only before the program has answered: afterwards, its answers may be what fills the test's memory.
-    is_tests = report.finding == protocol.NOTHING_FOUND and report.partner_peak_bytes > settings.memory_bytes // 2
+    is_tests = report.finding == protocol.NOTHING_FOUND and report.partner_peak_bytes > memory_bytes // 2
     if report.out_of_memory and is_tests:
         return End.INFRASTRUCTURE, None, ProgramError(GRADER_ERROR, "the test module used up the memory")
     # Before the timeouts: filling memory takes CPU time, and which limit is hit first must not depend on the level.
-    if report.out_of_memory or report.peak_bytes >= settings.memory_bytes:
+    if report.out_of_memory or report.peak_bytes >= memory_bytes:
         return End.MEMORY, None, None
     if report.reached not in (b"C", b"R"):
         return End.INFRASTRUCTURE, None, None
@@ -172,7 +172,7 @@ def _judge(
         return End.CPU_TIMEOUT, None, None
     if report.cause == supervision.WALL_TIMEOUT:
         return End.WALL_TIMEOUT, None, None
-    if max(report.output_bytes, report.stderr_bytes) >= settings.output_bytes:
+    if max(report.output_bytes, report.stderr_bytes) >= output_bytes:
         return End.OUTPUT, None, None
     if isinstance(job, CheckJob):
         if report.finding in _CHECK_ENDS:

@@ -9,24 +9,24 @@ from __future__ import annotations
 import logging
 import signal
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from errors import UserError
 from problems.python_source import as_run, shift_of
-from problems.types import Problem
+from problems.types import Limits, Problem
 from sandbox import judge, selftest
+from sandbox.answer_checker import Answers
 from sandbox.compare import Comparison
-from sandbox.jobs import End, Job, RunResult
+from sandbox.jobs import End, Job, RunLimits, RunResult
 from sandbox.process import Jail, JailError
 from sandbox.shown import shown
+from sandbox.trusted import TrustedJail
 from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
 from settings import SandboxSettings
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2
-_MAX_CLOSED_RESULTS = 4096
 _MAX_MESSAGE = 500
 _BOM = "\ufeff"
 _NO_REPORT = "a jail ended without a report on the program"
@@ -52,6 +52,10 @@ class _Judged:
     all_passed: bool = False
     actual: str | None = None
 
+    @property
+    def has_wrong_answer(self) -> bool:
+        return self.outcome is Outcome.FAILED and self.result.end is End.OK
+
 
 class Sandbox:
     """Grades one program at a time, in a jail of its own. Not thread-safe: use one per thread.
@@ -72,8 +76,7 @@ class Sandbox:
         self.isolation = finding.level
         self.num_restarts = 0
         self.last_grader_error = ""
-        self._closed_values: dict[bytes, RunResult] = {}
-        self._clean_jail: Jail | None = None
+        self._trusted = TrustedJail(self._start)
         self._jail: Jail | None = self._start()
 
     def __enter__(self) -> Sandbox:
@@ -84,10 +87,10 @@ class Sandbox:
 
     def close(self) -> None:
         """End the jails. Safe to call twice."""
-        for jail in (self._jail, self._clean_jail):
-            if jail is not None:
-                jail.close()
-        self._jail = self._clean_jail = None
+        self._trusted.close()
+        if self._jail is not None:
+            self._jail.close()
+            self._jail = None
 
     def grade(
         self, problem: Problem, program: str, completion_id: str, comparison: Comparison = Comparison.STRICT
@@ -104,15 +107,22 @@ class Sandbox:
             text = normalized(program)
             prefix, source = as_run(problem, text)
             plans = judge.plans(problem)
-            closed = self._closed_results([plan.closed for plan in plans])
+            closed = self._trusted.results([plan.closed for plan in plans])
+            answers = Answers()
 
             def take(index: int, result: RunResult) -> None:
                 # If the setup fails without the program too, the test is broken. Good runs need no such check.
-                (setup,) = [None] if result.end is End.OK else self._closed_results([plans[index].setup])
+                (setup,) = [None] if result.end is End.OK else self._trusted.results([plans[index].setup])
                 follows_passed = index == 0 or judged[index - 1].all_passed
                 judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison, follows_passed)
+                question = plans[index].question
+                if question is not None and judged[index].has_wrong_answer:
+                    answers.keep(index, question, plans[index].job, result, closed[index])
 
-            self._run(prefix + source, [plan.job for plan in plans], None, take)
+            limits = run_limits(problem.limits, self._settings)
+            self._run(prefix + source, [plan.job for plan in plans], None, take, limits)
+            for index, (found, reason) in answers.outcomes(self._trusted).items():
+                judged[index] = replace(judged[index], outcome=found, grader_error=reason)
             errors = (error_of(test.result) for test in judged.values())
             error = _as_submitted(next(filter(None, errors), None), prefix, source, program)
         except Exception as failure:  # noqa: BLE001 - one verdict's border: a failure in it must not affect the others
@@ -135,7 +145,7 @@ class Sandbox:
             seconds=sum(result.wall_seconds for result in results),
             cpu_seconds=sum(result.cpu_seconds for result in results),
             peak_memory_bytes=max(result.peak_memory_bytes for result in results),
-            actual=next((test.actual for test in judged.values() if test.actual is not None), None),
+            actual=next((test.actual for test in judged.values() if test.outcome is not Outcome.PASSED), None),
         )
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
@@ -147,14 +157,21 @@ class Sandbox:
         self._run(normalized(source), jobs, seed, results.__setitem__)
         return list(results.values())
 
-    def _run(self, source: str, jobs: Sequence[Job], seed: int | None, take: Callable[[int, RunResult], None]) -> None:
+    def _run(
+        self,
+        source: str,
+        jobs: Sequence[Job],
+        seed: int | None,
+        take: Callable[[int, RunResult], None],
+        limits: RunLimits | None = None,
+    ) -> None:
         """Call `take` with each job's number and result, in order. If a jail fails, start over from 0."""
         seed = zlib.crc32(source.encode("utf-8", "surrogatepass")) if seed is None else seed
         for attempt in range(_ATTEMPTS):
             is_complete = True
             try:
                 jail = self._jail = self._jail or self._start()
-                for index, result in enumerate(jail.run(source, jobs, seed)):
+                for index, result in enumerate(jail.run(source, jobs, seed, limits)):
                     take(index, result)
                     if result.end is End.INFRASTRUCTURE:
                         # A broken test stays broken: retry only if the jail itself failed.
@@ -187,31 +204,12 @@ class Sandbox:
         self._jail = None
         self.num_restarts += 1
 
-    def _closed_results(self, jobs: Sequence[judge.ClosedJob | None]) -> list[RunResult | None]:
-        """The results of trusted sources. Those of one source run together, once, where no graded program enters."""
-        keys = [job.key if job is not None else b"" for job in jobs]
-        missing: defaultdict[str, dict[bytes, Job]] = defaultdict(dict)
-        for key, job in zip(keys, jobs, strict=True):
-            if job is not None and key not in self._closed_values:
-                missing[job.source][key] = job.job
-        found: dict[bytes, RunResult] = {}
-        for source, by_key in missing.items():
-            found |= zip(by_key, self._run_trusted(source, list(by_key.values())), strict=True)
-        results = [self._closed_values.get(key) or found.get(key) for key in keys]
-        self._closed_values |= {key: result for key, result in found.items() if result.end is End.OK}
-        while len(self._closed_values) > _MAX_CLOSED_RESULTS:
-            del self._closed_values[next(iter(self._closed_values))]
-        return results
 
-    def _run_trusted(self, source: str, jobs: Sequence[Job]) -> list[RunResult]:
-        if self._clean_jail is None:
-            self._clean_jail = self._start()
-        try:
-            return list(self._clean_jail.run(source, jobs))
-        finally:
-            if not self._clean_jail.is_clean:
-                self._clean_jail.close()
-                self._clean_jail = None
+def run_limits(limits: Limits, settings: SandboxSettings) -> RunLimits:
+    """What each test of a problem may use: the problem's own limits if it has any, otherwise those in the settings."""
+    time_s = settings.cpu_s if limits.time_s is None else limits.time_s * settings.time_factor
+    memory_bytes = min(settings.memory_bytes, limits.memory_bytes or settings.memory_bytes)
+    return RunLimits(time_s, time_s * settings.wall_s / settings.cpu_s, memory_bytes)
 
 
 def _judge(
@@ -237,15 +235,15 @@ def _judge(
         if own is not None and own.end is not End.OK:
             reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
             outcome, grader_error = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
-    passed = outcome is Outcome.PASSED
-    has_wrong_answer = outcome is Outcome.FAILED and result.end is End.OK
-    return _Judged(
+    judged = _Judged(
         outcome,
         replace(result, stdout=b"", value=None),
         grader_error,
-        all_passed=follows_passed and passed,
-        actual=shown(plan.job, result) if follows_passed and has_wrong_answer else None,
+        all_passed=follows_passed and outcome is Outcome.PASSED,
     )
+    # With a checker, the tests before this one may turn out to have passed.
+    is_shown = judged.has_wrong_answer and (follows_passed or plan.question is not None)
+    return replace(judged, actual=shown(plan.job, result)) if is_shown else judged
 
 
 def normalized(program: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -107,12 +107,10 @@ def _check_one(jail: Jail, canary: Canary) -> None:
     # Short limits only for canaries that must run into them: no other may hit one, however busy the machine is.
     sleeps = canary.ends == (End.WALL_TIMEOUT,)
     loops = End.CPU_TIMEOUT in canary.ends
-    (result,) = jail.run(
-        canary.source,
-        [StdinJob(b"5\n")],
-        cpu_s=_CPU_S if loops else None,
-        wall_s=_WALL_S if sleeps else _PATIENCE_S,
+    limits = replace(
+        jail.limits, cpu_s=_CPU_S if loops else jail.limits.cpu_s, wall_s=_WALL_S if sleeps else _PATIENCE_S
     )
+    (result,) = jail.run(canary.source, [StdinJob(b"5\n")], limits=limits)
     _expect(canary.name, result, lambda: result.end in canary.ends and canary.stdout in (None, result.stdout))
 
 

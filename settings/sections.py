@@ -226,9 +226,16 @@ class SandboxSettings(Section):
     )
     cpu_s: PositiveFloat = Field(4.0, description="CPU seconds allowed for one test.")
     wall_s: PositiveFloat = Field(10.0, description="Wall-clock seconds allowed for one test.")
+    time_factor: PositiveFloat = Field(
+        1.0,
+        description="Factor on the time limits that problems carry themselves, which replace `cpu_s`. Raise it on slow "
+        "machines. The wall-clock limit grows by the same ratio.",
+    )
     program_cpu_s: PositiveFloat = Field(120.0, description="CPU seconds allowed for all tests of a program.")
     program_wall_s: PositiveFloat = Field(240.0, description="Wall-clock seconds allowed for all tests of a program.")
-    memory_bytes: PositiveInt = Field(512 * MIB, description="Memory that a test may use.")
+    memory_bytes: PositiveInt = Field(
+        512 * MIB, description="Memory that a test may use. The limit of a problem can lower this, but not raise it."
+    )
     output_bytes: PositiveInt = Field(8 * MIB, description="Output that a test may write.")
     scratch_bytes: PositiveInt = Field(16 * MIB, description="Size of the /tmp folder that a test may fill.")
 

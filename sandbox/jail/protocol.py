@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 STDIN, CALL, EXPRESSION, CHECK = range(4)
-# Number of jobs and length of the source; kind of a single job and lengths of its payload and test module; CPU and wall
-# seconds per job.
-REQUEST = struct.Struct("<IQBQQdd")
+# Number of jobs and length of the source; kind of a single job and lengths of its payload and test module; CPU seconds,
+# wall seconds and bytes of address space per job.
+REQUEST = struct.Struct("<IQBQQddQ")
 # Cause and wait status of the loader (0, 0 if there was none), whether it was killed for memory, and whether the
 # scratch folder is clean.
 END = struct.Struct("<BIBB")
@@ -54,7 +54,6 @@ class Config(NamedTuple):
     program_cpu_s: float
     program_wall_s: float
     program_output_bytes: int
-    address_bytes: int
     output_bytes: int
     num_processes: int | None
 

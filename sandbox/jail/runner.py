@@ -102,12 +102,13 @@ class Reporter:
 
 
 class Runner:
-    """Runs jobs one after another, within `limits`."""
+    """Runs jobs one after another, within `limits`, which each request sets."""
 
-    def __init__(self, reporter: Reporter, limits: program.ProcessLimits, *, has_scratch: bool) -> None:
+    limits: program.ProcessLimits
+
+    def __init__(self, reporter: Reporter, *, has_scratch: bool) -> None:
         self._reporter = reporter
         self._control = reporter.control.fileno()
-        self._limits = limits
         self._filter = confinement.ProgramFilter(may_set_times=has_scratch)
 
     def run(self, task: Task, stdin: int, code: CodeType | None, cpu_s: float, wall_s: float) -> supervision.Ending:
@@ -120,7 +121,7 @@ class Runner:
         if task.kind == CHECK:
             ending, finding = self._run_check(task, files, code, cpu_s, wall_s)
         else:
-            pid = supervision.start(job.become, task, files, MAX_DESCRIPTORS, code, self._filter, self._limits, cpu_s)
+            pid = supervision.start(job.become, task, files, MAX_DESCRIPTORS, code, self._filter, self.limits, cpu_s)
             ending = supervision.supervise(pid, cpu_s, wall_s, self._control)
         os.close(stdin)
         self._reporter.add(ending, output, errors, value, milestones, finding)
@@ -140,7 +141,7 @@ class Runner:
         # which the checker reads in its own process.
         testing = supervision.start(self._check, task, (*own, found, files[4], answers[0], calls[1]), cpu_s)
         files = (*files, calls[0], answers[1])
-        tested = supervision.start(job.become, task, files, MAX_DESCRIPTORS, code, self._filter, self._limits, cpu_s)
+        tested = supervision.start(job.become, task, files, MAX_DESCRIPTORS, code, self._filter, self.limits, cpu_s)
         for descriptor in (*own, *calls, *answers):
             os.close(descriptor)
         watched = supervision.supervise(testing, cpu_s, wall_s, self._control, tested)
@@ -153,4 +154,4 @@ class Runner:
         asked, module = os.pread(task.descriptor, task.payload_bytes, task.at), task.module()
         program.keep_only(files, MAX_DESCRIPTORS)
         os.close(program.MILESTONES)
-        checker.run_check(asked.decode(), module, self._filter, self._limits, cpu_s)
+        checker.run_check(asked.decode(), module, self._filter, self.limits, cpu_s)

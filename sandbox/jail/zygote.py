@@ -56,9 +56,8 @@ class Zygote:
         confinement.install_service_filter()
         os.chdir(config.scratch or "/")
         self._scratch = scratch.Scratch(config.scratch, self._control.fileno())
-        self._limits = program.ProcessLimits(config.address_bytes, config.output_bytes)
         self._reporter = Reporter(self._control, counter)
-        self._runner = Runner(self._reporter, self._limits, has_scratch=bool(config.scratch))
+        self._runner = Runner(self._reporter, has_scratch=bool(config.scratch))
         self._scratch.clear()
         job.warm_up()
         gc.collect()
@@ -86,7 +85,8 @@ class Zygote:
                 self._answer(packet, *struct.unpack("ii", ancillary[0][2]))
 
     def _answer(self, packet: bytes, descriptor: int, stdin: int) -> None:
-        num_jobs, source_bytes, kind, payload_bytes, module_bytes, cpu_s, wall_s = REQUEST.unpack(packet)
+        num_jobs, source_bytes, kind, payload_bytes, module_bytes, cpu_s, wall_s, address_bytes = REQUEST.unpack(packet)
+        self._runner.limits = program.ProcessLimits(address_bytes, self._config.output_bytes)
         cause, status, out_of_memory = supervision.SELF_ENDED, 0, False
         if num_jobs == 1:
             at = SEED.size + source_bytes
@@ -116,7 +116,7 @@ class Zygote:
         # The compiler's warnings go to a file that ends with the loader.
         os.dup2(os.memfd_create("stream"), 2)
         tasks = read_tasks(descriptor, source_bytes, num_jobs)
-        resource.setrlimit(resource.RLIMIT_AS, self._limits.address)
+        resource.setrlimit(resource.RLIMIT_AS, self._runner.limits.address)
         code = self._compile(tasks[0])
         status = DONE if code is None else self._run_all(tasks, code, cpu_s, wall_s)
         self._reporter.flush()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest
 from sandbox.codec import Opaque
 from sandbox.compare import Comparison
-from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, RunResult, StdinJob
-from sandbox.judge import ClosedJob, outcome_of, plan
+from sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, RunResult, StdinJob
+from sandbox.judge import outcome_of, plan
 from sandbox.verdict import Outcome
 
 

@@ -1,0 +1,135 @@
+"""Problems with several right answers: a program of the problem's author says whether an answer is right.
+
+The checker is trusted, but it reads what a hostile program wrote. So it runs in a jail as well, one that no graded
+program enters, and gets nothing but the input, the expected answer and the program's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from problems.types import Checker, CheckerForm
+from sandbox import codec
+from sandbox.jobs import CallJob, ClosedJob, End, Job, RunResult, StdinJob
+from sandbox.trusted import TrustedJail
+from sandbox.verdict import Outcome
+from settings import MIB
+
+# The answers of one program that may wait for its checker, and how much of them and their inputs goes into one run.
+_MAX_KEPT_BYTES = 64 * MIB
+_MAX_RUN_BYTES = 16 * MIB
+
+# The checker's three files are where contest checkers expect them: input, the program's answer, the expected answer.
+_RUN_PROGRAM = """
+import sys
+
+def check(source, input, expected, actual):
+    names = ["input.txt", "output.txt", "answer.txt"]
+    for name, text in zip(names, (input, actual, expected)):
+        with open(name, "w", newline="") as file:
+            file.write(text)
+    sys.argv = ["checker", *names]
+    try:
+        exec(compile(source, "<checker>", "exec"), {"__name__": "__main__"})
+    except SystemExit as error:
+        return 0 if error.code is None else error.code
+    return 0
+"""
+_FUNCTION = "check"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a checker is asked about a test: `given` is the input. `expected` is None if a reference computes it."""
+
+    checker: Checker
+    given: Any
+    expected: Any = None
+
+    def job(self, answer: Any, expected: Any) -> ClosedJob:
+        """The job that asks about an answer, given the value that the test expects."""
+        if self.checker.form is CheckerForm.FUNCTION:
+            return ClosedJob(CallJob(_FUNCTION, (self.given, expected, answer)), self.checker.source)
+        return ClosedJob(CallJob(_FUNCTION, (self.checker.source, self.given, expected, answer)), _RUN_PROGRAM)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    question: Question
+    expected: Any
+    answer: Any
+    num_bytes: int
+
+    def about(self, answer: Any) -> ClosedJob:
+        return self.question.job(answer, self.expected)
+
+
+class Answers:
+    """The answers of one program that its problem's checker has to look at, by the number of their test."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, _Asked] = {}
+        self._outcomes: dict[int, tuple[Outcome, str]] = {}
+
+    def keep(self, number: int, question: Question, job: Job, result: RunResult, closed: RunResult | None) -> None:
+        """Keep what came out of a test that did not give the expected answer."""
+        expected = question.expected if closed is None else closed.value
+        answer = result.stdout.decode("utf-8", "replace") if isinstance(job, StdinJob) else result.value
+        try:
+            num_bytes = len(codec.encode((question.given, expected, answer), strict=True))
+        except codec.CodecError:  # an object of the program: no answer to any question
+            return
+        if num_bytes + sum(one.num_bytes for one in self._asked.values()) > _MAX_KEPT_BYTES:
+            self._outcomes[number] = Outcome.OUTPUT_LIMIT, ""
+            return
+        self._asked[number] = _Asked(question, expected, answer, num_bytes)
+
+    def outcomes(self, trusted: TrustedJail) -> dict[int, tuple[Outcome, str]]:
+        """Ask the checker: the outcome of each test, and the reason if it is the checker that fails.
+
+        Raises `JailError` if the jail breaks.
+        """
+        found = dict(self._outcomes)
+        for part in self._parts():
+            jobs = [one.about(one.answer) for one in part.values()]
+            results = trusted.run(jobs[0].source, [job.job for job in jobs])
+            for (number, asked), result in zip(part.items(), results, strict=True):
+                found[number] = _outcome(number, asked, result, trusted)
+        return found
+
+    def _parts(self) -> Iterator[dict[int, _Asked]]:
+        part: dict[int, _Asked] = {}
+        for number, asked in self._asked.items():
+            if part and asked.num_bytes + sum(one.num_bytes for one in part.values()) > _MAX_RUN_BYTES:
+                yield part
+                part = {}
+            part[number] = asked
+        if part:
+            yield part
+
+
+def _outcome(number: int, asked: _Asked, result: RunResult, trusted: TrustedJail) -> tuple[Outcome, str]:
+    checker = asked.question.checker
+    if _accepts(checker, result):
+        return Outcome.PASSED, ""
+    if result.end is End.SKIPPED:  # the checker has used up its time on an earlier answer
+        return Outcome.SKIPPED, ""
+    (control,) = trusted.results([asked.about(asked.expected)])
+    assert control is not None
+    if _accepts(checker, control):
+        return Outcome.FAILED, ""
+    reason = "rejects the expected answer" if control.end is End.OK else f"ends with {control.end}"
+    if control.error is not None:
+        reason = f"fails ({control.error.type}: {control.error.message})"
+    return Outcome.INFRASTRUCTURE_ERROR, f"the checker of test {number} {reason}"
+
+
+def _accepts(checker: Checker, result: RunResult) -> bool:
+    """Whether a checker found an answer right. One that fails on an answer did not."""
+    if result.end is not End.OK:
+        return False
+    if checker.form is CheckerForm.FUNCTION:
+        return result.value is True
+    return type(result.value) is int and result.value == 0
