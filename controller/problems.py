@@ -15,8 +15,8 @@ from problems import Problem, describe_rejected, load
 from problems.fingerprints import ShortFingerprints, short_fingerprints
 from problems.index import find_leaks
 from problems.spec import Refusal
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, validate_references
-from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
 from settings import ProblemsSettings, RewardSettings, SandboxSettings, Settings
 

@@ -20,9 +20,9 @@ from problems import LoadedProblems, Problem, describe_rejected, load
 from problems.fingerprints import changed_tests, fingerprints, some
 from problems.index import ProblemIndex
 from problems.spec import parse_spec
+from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders, ProgramRow, verdict_row
-from sandbox.judge import reason_to_refuse
 from sandbox.verdict import Isolation, Outcome
 from settings import SandboxSettings
 

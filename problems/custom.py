@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from errors import UserError
 from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test, UnusableRowError
+from problems.types import (
+    AnswerRule,
+    AssertTest,
+    CallTest,
+    Checker,
+    CheckerForm,
+    Limits,
+    Order,
+    Problem,
+    StdinTest,
+    Test,
+    UnusableRowError,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -68,6 +81,56 @@ TestRow = Annotated[
 ]
 
 
+class RuleRow(_Row):
+    """`{"any_order": "lines", "ignore_case": true, "absolute": 1e-4, "relative": 1e-6}`"""
+
+    any_order: Order | None = None
+    ignore_case: bool = False
+    absolute: float | None = Field(None, ge=0, allow_inf_nan=False)
+    relative: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+    def to_checker(self) -> AnswerRule | Checker:
+        return AnswerRule(self.any_order, self.ignore_case, self.absolute, self.relative)
+
+
+class FunctionRow(_Row):
+    """`{"function": "def check(input, expected, actual): ..."}`"""
+
+    function: str
+
+    def to_checker(self) -> AnswerRule | Checker:
+        return Checker(self.function, CheckerForm.FUNCTION)
+
+
+class ProgramCheckerRow(_Row):
+    """`{"program": "import sys ..."}`"""
+
+    program: str
+
+    def to_checker(self) -> AnswerRule | Checker:
+        return Checker(self.program, CheckerForm.PROGRAM)
+
+
+def _checker_kind(checker: Any) -> str:
+    keys = checker.keys() if isinstance(checker, dict) else ()
+    return next((kind for kind in ("function", "program") if kind in keys), "rule")
+
+
+CheckerRow = Annotated[
+    Annotated[RuleRow, Tag("rule")]
+    | Annotated[FunctionRow, Tag("function")]
+    | Annotated[ProgramCheckerRow, Tag("program")],
+    Discriminator(_checker_kind),
+]
+
+
+class LimitsRow(_Row):
+    """`{"time_s": 2.0, "memory_bytes": 268435456}`"""
+
+    time_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    memory_bytes: int | None = Field(None, gt=0)
+
+
 class ProblemRow(_Row):
     """One row of a file."""
 
@@ -78,7 +141,13 @@ class ProblemRow(_Row):
     difficulty: str | None = None
     starter_code: str = ""
     num_visible_tests: int = Field(0, ge=0)
+    limits: LimitsRow = LimitsRow()
+    checker: CheckerRow | None = None
     provenance: list[dict[str, Any]] = Field([], description="Where tests come from, written by `augment`; never read.")
+
+
+_TAGS = ("stdin", "call", "rule", "function", "program")
+"""Names that pydantic adds to the place of an error."""
 
 
 def task_id_of(row: Any) -> str | None:
@@ -97,9 +166,8 @@ def to_problem(data: Any) -> Problem:
         row = ProblemRow.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(
-            str(part) for part in first["loc"] if part not in ("stdin", "call") or part == first["loc"][-1]
-        )
+        loc = first["loc"]
+        place = ".".join(str(part) for number, part in enumerate(loc, 1) if part not in _TAGS or number == len(loc))
         raise UnusableRowError(f"{place or 'row'}: {first['msg']}") from error
     tests = tuple(test.to_test(row.references) for test in row.tests)
     if row.num_visible_tests > len(tests):
@@ -115,6 +183,8 @@ def to_problem(data: Any) -> Problem:
         or function_under_test(parse_assertion(test.assertion) for test in tests if isinstance(test, AssertTest)),
         starter_code=row.starter_code,
         num_visible_tests=row.num_visible_tests,
+        limits=Limits(row.limits.time_s, row.limits.memory_bytes),
+        checker=None if row.checker is None else row.checker.to_checker(),
     )
 
 
@@ -132,7 +202,15 @@ def to_row(problem: Problem) -> dict[str, Any]:
         "difficulty": problem.difficulty,
         "starter_code": problem.starter_code,
         "num_visible_tests": problem.num_visible_tests,
+        "limits": asdict(problem.limits),
+        "checker": _checker_row(problem.checker),
     }
+
+
+def _checker_row(checker: AnswerRule | Checker | None) -> dict[str, Any] | None:
+    if isinstance(checker, Checker):
+        return {checker.form.value: checker.source}
+    return None if checker is None else asdict(checker)
 
 
 def _test_row(test: Test) -> dict[str, Any]:

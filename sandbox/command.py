@@ -18,8 +18,8 @@ from errors import UserError
 from files import RowWriter
 from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, read_programs, verdict_row
-from sandbox.judge import reason_to_refuse
 from sandbox.runtime import find_runtime
 from sandbox.selftest import CANARIES, CONFINED, LEVELS, find_level, fix
 from sandbox.verdict import Isolation, Outcome

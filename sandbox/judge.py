@@ -3,10 +3,6 @@
 `plan` decides what is sent into the jail and keeps the right answer outside; `outcome_of` compares afterwards. A right
 answer that is an expression (`float('inf')`, `set([1, 2])`) is never evaluated here. `Plan.closed` evaluates it once,
 with an empty program, in a jail that no program has touched.
-
-`reason_to_refuse` finds problems that cannot be graded because their values do not fit through the grader. Such a
-problem would count against every program, so its values go through the codec and the limits when the problem is loaded,
-as the answers will.
 """
 
 from __future__ import annotations
@@ -15,13 +11,13 @@ import ast
 import builtins
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from problems.assertions import Closeness, Relation, Shape, Truth, split_assertion, split_with_setup
+from problems.assertions import Closeness, Relation, Shape, Truth, split_with_setup
 from problems.checks import Check, marked_source
 from problems.python_source import as_run
 from problems.scope import bound_names, is_literal, used_names
@@ -36,14 +32,12 @@ from problems.types import (
     ReferenceTest,
     StdinTest,
     Test,
-    UnusableRowError,
 )
 from sandbox import codec
 from sandbox.answer_checker import Question
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches, values_match
 from sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, Job, RunResult, StdinJob
 from sandbox.verdict import Outcome
-from settings import SandboxSettings
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -240,72 +234,3 @@ def _accepts_close(closeness: Closeness) -> Accepts:
         return bool(difference < allowed if closeness.strict else difference <= allowed)
 
     return accepts
-
-
-def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | None]:
-    """A function that says why a problem cannot be graded within the limits in `settings`; None if it can."""
-
-    def reason(problem: Problem) -> str | None:
-        try:
-            _check_texts(problem)
-            for number, test in enumerate(problem.tests):
-                _check_test(f"tests[{number}]", test, settings.output_bytes)
-        except UnusableRowError as error:
-            return str(error)
-        return None
-
-    return reason
-
-
-def _check_texts(problem: Problem) -> None:
-    for place, text in _texts(problem):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UnusableRowError(f"{place}: holds a lone surrogate, which cannot be encoded as UTF-8") from error
-
-
-def _texts(problem: Problem) -> Iterator[tuple[str, str]]:
-    yield "task_id", problem.task_id
-    yield "statement", problem.statement
-    yield "starter code", problem.starter_code
-    yield "prompt", problem.code_prefix
-    for number, reference in enumerate(problem.references):
-        yield f"references[{number}]", reference
-    for number, test in enumerate(problem.tests):
-        match test:
-            case StdinTest(stdin, expected):
-                yield f"tests[{number}]: input", stdin
-                yield f"tests[{number}]: expected output", expected
-            case AssertTest(assertion, setup, _):
-                yield f"tests[{number}]", assertion + setup
-            case CheckTest(source, _):
-                yield f"tests[{number}]", source
-
-
-def _check_test(place: str, test: Test, output_bytes: int) -> None:
-    # An answer leaves its process through a file, in a record of one letter and the value.
-    answer_bytes = min(codec.MAX_BYTES, output_bytes - 1)
-    match test:
-        case StdinTest(_, expected):
-            num_bytes = len(expected.encode())
-            if num_bytes >= output_bytes:
-                raise UnusableRowError(
-                    f"{place}: expects {num_bytes} bytes of output; the limit is {output_bytes} (sandbox.output_bytes)"
-                )
-        case CallTest(function, arguments, expected, _):
-            _check_value(f"{place}: arguments", (function, arguments), codec.MAX_BYTES)
-            _check_value(f"{place}: expected value", expected, answer_bytes)
-        case AssertTest(assertion, setup, classes):
-            shape = split_assertion(assertion, setup, classes)
-            if isinstance(shape, Relation):
-                expected = expression_tree(shape.expected).body
-                if is_literal(expected):
-                    _check_value(f"{place}: expected value", ast.literal_eval(expected), answer_bytes)
-
-
-def _check_value(place: str, value: object, max_bytes: int) -> None:
-    try:
-        codec.encode(value, max_bytes, strict=True)
-    except codec.CodecError as error:
-        raise UnusableRowError(f"{place}: {error}") from error

@@ -11,7 +11,7 @@ import pytest
 from errors import UserError
 from problems import AssertTest, load
 from problems.assertions import split_assertion
-from sandbox.judge import reason_to_refuse
+from sandbox.admission import reason_to_refuse
 from settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))

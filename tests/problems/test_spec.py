@@ -272,6 +272,9 @@ def test_a_refused_problem_is_a_rejected_row(tmp_path: Path) -> None:
     assert str(loaded.rejected[0]) == f"{file}:2: problem 602: too odd"
 
 
+ONE_TEST = {"task_id": 1, "statement": "s", "tests": [{"stdin": "", "expected": "1"}]}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -286,6 +289,11 @@ def test_a_refused_problem_is_a_rejected_row(tmp_path: Path) -> None:
             {"task_id": 1, "statement": "s", "tests": [{"stdin": "", "expected": "1"}], "num_visible_tests": 2},
             "visible",
         ),
+        (ONE_TEST | {"checker": {"any_order": "words"}}, "checker.any_order: Input should be 'lines', 'tokens' or"),
+        (ONE_TEST | {"checker": {"function": 1}}, "checker.function: Input should be a valid string"),
+        (ONE_TEST | {"checker": {"programme": "x"}}, "checker.programme: Extra inputs are not permitted"),
+        (ONE_TEST | {"checker": {"absolute": -1}}, "checker.absolute: Input should be greater than or equal to 0"),
+        (ONE_TEST | {"limits": {"time_s": 0}}, "limits.time_s: Input should be greater than 0"),
     ],
 )
 def test_custom_rows_are_checked(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
@@ -298,7 +306,7 @@ def test_custom_rows_are_checked(tmp_path: Path, row: dict[str, Any], reason: st
 
 def test_the_example_of_custom_problems_loads() -> None:
     loaded = load(f"jsonl:{Path(__file__).parents[2] / 'examples' / 'own_problems.jsonl'}")
-    assert len(loaded.problems) == 3
+    assert len(loaded.problems) == 4
     assert not loaded.rejected
     assert {type(test).__name__ for problem in loaded.problems for test in problem.tests} == {
         "StdinTest",

@@ -13,8 +13,8 @@ from errors import UserError
 from problems import load
 from problems.extraction import extract_program
 from problems.types import Problem
+from sandbox.admission import reason_to_refuse
 from sandbox.grading import ProgramRow
-from sandbox.judge import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
 from settings import SandboxSettings

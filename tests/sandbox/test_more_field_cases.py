@@ -11,7 +11,7 @@ import pytest
 
 from errors import UserError
 from problems import load
-from sandbox.judge import reason_to_refuse
+from sandbox.admission import reason_to_refuse
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
 from settings import SandboxSettings

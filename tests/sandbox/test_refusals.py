@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from problems.types import (
+    AnswerRule,
+    AssertTest,
+    CallTest,
+    Checker,
+    CheckerForm,
+    Order,
+    Problem,
+    ReferenceTest,
+    StdinTest,
+    Test,
+)
+from sandbox.admission import reason_to_refuse
 from sandbox.codec import MAX_DEPTH
-from sandbox.judge import reason_to_refuse
 from settings import SandboxSettings
 
 LIMITS = SandboxSettings(output_bytes=1000)
@@ -49,6 +60,37 @@ def test_texts_that_are_not_utf8_are_refused(field: str) -> None:
     changed: Any = {field: "a\ud800"}
     assert "lone surrogate" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, **changed)))
     assert "references[0]" in str(reason_to_refuse(LIMITS)(replace(PROBLEM, references=("\ud800",))))
+
+
+CHECK = "def check(input, expected, actual):\n    return True\n"
+IN_ANY_ORDER = AnswerRule(any_order=Order.ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("test", "checker", "reason"),
+    [
+        (AssertTest("assert f(1) == 2"), AnswerRule(ignore_case=True), "checker: the problem has assertions"),
+        (StdinTest("1", "2"), Checker("x = 1"), r"expected a function check\(input, expected, actual\)"),
+        (StdinTest("1", "2"), Checker("def check(a, b, c"), "checker is not Python"),
+        (CallTest("f", (1,), 2), Checker("exit(0)", CheckerForm.PROGRAM), "all tests must be stdin tests"),
+        (StdinTest("1", "2"), IN_ANY_ORDER, "any_order is items; expected lines or tokens for stdin tests"),
+        (CallTest("f", (1,), 2), AnswerRule(any_order=Order.LINES), "any_order is lines; expected items for calls"),
+        (CallTest("f", (1,), [0] * 1001), IN_ANY_ORDER, r"tests\[0\]: 1001 items in any order; at most 1000"),
+        (ReferenceTest("f", (1,)), None, r"tests\[0\]: expects what a reference returns"),
+    ],
+)
+def test_checkers_that_do_not_fit_are_refused(test: Test, checker: AnswerRule | Checker | None, reason: str) -> None:
+    found = reason_to_refuse(LIMITS)(replace(PROBLEM, tests=(test,), checker=checker))
+    assert found is not None
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(found)
+
+
+@pytest.mark.parametrize("checker", [Checker(CHECK), Checker("exit(0)", CheckerForm.PROGRAM), AnswerRule(Order.LINES)])
+def test_checkers_that_fit_are_accepted(checker: AnswerRule | Checker) -> None:
+    assert reason_to_refuse(LIMITS)(replace(PROBLEM, checker=checker)) is None
+    unordered = replace(PROBLEM, tests=(CallTest("f", (1,), [0] * 100),), checker=IN_ANY_ORDER)
+    assert reason_to_refuse(LIMITS)(unordered) is None
 
 
 def test_everything_else_is_accepted() -> None:
