@@ -25,11 +25,6 @@ from sandbox.grading import Graders
 from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import SandboxSettings
 
-SEVERAL_ANSWERS = frozenset(
-    "0002 0005 0024 0033 0041 0044 2023 2025 2029 2033 2365 2378 2391 2398 2400".split()  # noqa: SIM905 - a table
-)
-"""APPS problems that accept any of several answers or orders, although their tests list only one."""
-
 WITH_VERDICTS = [name for name in CORPORA if name != "codegen-humaneval"]  # `bench_evaluate.py` runs that one
 
 BY_NAME = {
@@ -57,8 +52,6 @@ def explanation(case: Case, verdict: Verdict) -> str | None:
     if case.name in BY_NAME:
         return BY_NAME[case.name]
     if verdict.outcome is Outcome.FAILED and case.problem.benchmark == "apps":
-        if case.problem.task_id in SEVERAL_ANSWERS:
-            return "another of several right answers, of which the tests hold one"
         return "prints on one line what is expected on two" if case.problem.task_id == "2011" else None
     message = verdict.error.message if verdict.error else ""
     if case.problem.benchmark == "mbpp" and message in _USES_MODULE_UNIMPORTED:

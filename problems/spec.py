@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
 from problems import apps, custom, humaneval, mbpp, starter
+from problems.checkers import known_checker
 from problems.index import nearest
 from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
-from problems.types import Problem, RejectedRow, UnusableRowError
+from problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
                 raise UnusableRowError(row.problem)
             check_text(row.data, "")
             _refuse_evalplus(row.data, spec.kind, benchmark)
-            problem = benchmark.to_problem(row.data)
+            problem = _with_checker(benchmark.to_problem(row.data))
             if problem.task_id in problems:
                 raise UnusableRowError("task_id: another problem already has this id")
             reason = refuse(problem) if refuse is not None else None
@@ -178,6 +179,13 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
         first = f"; the first: {rejected[0]}" if rejected else ""
         raise UserError(f"{spec.path}: none of its {len(rejected)} rows can be used as {spec.kind}{first}")
     return tuple(problems.values()), tuple(rejected)
+
+
+def _with_checker(problem: Problem) -> Problem:
+    """The problem with the checker that is known for its statement, unless it has one."""
+    has_stdin = problem.checker is None and all(isinstance(test, StdinTest) for test in problem.tests)
+    checker = known_checker(problem.statement) if has_stdin else None
+    return problem if checker is None else replace(problem, checker=checker)
 
 
 def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
