@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -36,7 +37,7 @@ class TokenMark:
 class GradedSample:
     """A graded program to show to people: its verdict, and its tokens with their weights.
 
-    `completion` is the text that it was taken from, as sampled.
+    `completion` is the text that it was taken from, as sampled. `test_numbers` says which of the problem's tests ran.
     """
 
     verdict: Verdict
@@ -44,6 +45,7 @@ class GradedSample:
     program: str
     reward: float
     tokens: tuple[TokenMark, ...]
+    test_numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,11 @@ class GradingWorker(SandboxWorker):
         """
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
-        verdicts = [self._verdict(completion) for completion in rollout.samples]
-        greedy = None if rollout.greedy is None else self._verdict(rollout.greedy)
+        problem = self.problems[rollout.task_id]
+        chosen = chosen_tests(len(problem.tests), self._settings.max_tests, rollout.rollout_id)
+        asked = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
+        verdicts = [self._verdict(asked, completion) for completion in rollout.samples]
+        greedy = None if rollout.greedy is None else self._verdict(asked, rollout.greedy)
         scores = score_group(
             [program_tokens(completion) for completion in rollout.samples],
             verdicts,
@@ -124,7 +129,7 @@ class GradingWorker(SandboxWorker):
             greedy=greedy,
             previous=previous,
             max_tokens=self._max_tokens,
-            references=self.problems[rollout.task_id].references,
+            references=problem.references,
         )
         graded = [
             (completion, verdict, scored)
@@ -150,7 +155,7 @@ class GradingWorker(SandboxWorker):
             isolation=self.isolation,
             added=added,
             greedy=scores.greedy,
-            shown=tuple(_shown(*triple) for triple in graded[:num_shown]),
+            shown=tuple(_shown(*triple, chosen) for triple in graded[:num_shown]),
             num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
             has_signal=has_signal,
         )
@@ -158,10 +163,21 @@ class GradingWorker(SandboxWorker):
     def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> list[Outcome]:
         """The outcomes of the programs sampled for a held-out problem. They never reach the buffer."""
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
-        return [self._verdict(completion).outcome for completion in rollout.completions]
+        problem = self.problems[rollout.task_id]
+        return [self._verdict(problem, completion).outcome for completion in rollout.completions]
 
-    def _verdict(self, completion: Completion) -> Verdict:
-        return self.sandbox.grade(self.problems[completion.task_id], completion.program, completion.completion_id)
+    def _verdict(self, problem: Problem, completion: Completion) -> Verdict:
+        return self.sandbox.grade(problem, completion.program, completion.completion_id)
+
+
+def chosen_tests(num_tests: int, max_tests: int | None, rollout_id: str) -> tuple[int, ...]:
+    """The numbers of the tests that the programs of a rollout run: all, or a random choice, the same for all of them.
+
+    Each rollout of a problem gets another choice, so that no test can be ignored for long.
+    """
+    if max_tests is None or num_tests <= max_tests:
+        return tuple(range(num_tests))
+    return tuple(sorted(random.Random(rollout_id).sample(range(num_tests), max_tests)))
 
 
 def program_tokens(completion: Completion) -> ProgramTokens:
@@ -188,7 +204,9 @@ def experience(completion: Completion, scored: ScoredSample) -> Experience:
     )
 
 
-def _shown(completion: Completion, verdict: Verdict, scored: ScoredSample) -> GradedSample:
+def _shown(
+    completion: Completion, verdict: Verdict, scored: ScoredSample, test_numbers: tuple[int, ...]
+) -> GradedSample:
     weights = scored.token_weights.sum(axis=0)
     marks = []
     end = completion.program_start
@@ -197,4 +215,4 @@ def _shown(completion: Completion, verdict: Verdict, scored: ScoredSample) -> Gr
         if last > end:
             marks.append(TokenMark(completion.text[end:last], round(weight, 4)))
             end = last
-    return GradedSample(verdict, completion.text, completion.program, scored.coarse, tuple(marks))
+    return GradedSample(verdict, completion.text, completion.program, scored.coarse, tuple(marks), test_numbers)

@@ -222,18 +222,18 @@ def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:
         **verdict.to_json(),
         "reward": sample.reward,
         "statement": problem.statement,
-        "failing_test": _failing_test(verdict.tests, problem),
+        "failing_test": _failing_test(sample, problem),
         "program": sample.program,
         "completion": sample.completion,
         "tokens": [[mark.text, mark.weight] for mark in sample.tokens],
     }
 
 
-def _failing_test(outcomes: tuple[Outcome, ...], problem: Problem) -> str | None:
+def _failing_test(sample: GradedSample, problem: Problem) -> str | None:
     """A readable description of the first test that did not pass."""
-    not_passed = (number for number, outcome in enumerate(outcomes) if outcome is not Outcome.PASSED)
-    number = next(not_passed, None)
-    if number is None or number >= len(problem.tests):
+    ran = zip(sample.test_numbers, sample.verdict.tests, strict=True)
+    number = next((number for number, outcome in ran if outcome is not Outcome.PASSED), None)
+    if number is None:
         return None
     text = _describe(problem.tests[number])
     return text if len(text) <= MAX_SHOWN_TEST else text[:MAX_SHOWN_TEST] + " ..."

@@ -226,6 +226,11 @@ class SandboxSettings(Section):
     )
     cpu_s: PositiveFloat = Field(4.0, description="CPU seconds allowed for one test.")
     wall_s: PositiveFloat = Field(10.0, description="Wall-clock seconds allowed for one test.")
+    max_tests: PositiveInt | None = Field(
+        None,
+        description="Most tests that a program runs in training. If its problem has more, each rollout gets another "
+        "random choice. Evaluation always runs all tests.",
+    )
     time_factor: PositiveFloat = Field(
         1.0,
         description="Factor on the time limits that problems carry themselves, which replace `cpu_s`. Raise it on slow "

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from controller.grading import chosen_tests
 from controller.rollouts import GradingCounts
 from tests.reporting.exporting_run import graded_rollout
 
@@ -15,3 +16,11 @@ def test_truncated_completions_and_silent_groups_are_counted() -> None:
     assert counts.num_truncated == 3
     assert (counts.num_groups, counts.num_silent_groups) == (2, 1)
     assert counts.isolation == {"namespaces": 2 * 9 + 1}
+
+
+def test_each_rollout_runs_its_own_choice_of_tests() -> None:
+    assert chosen_tests(5, None, "r1") == chosen_tests(5, 5, "r1") == (0, 1, 2, 3, 4)
+    choices = [chosen_tests(40, 6, f"r{n}") for n in range(60)]
+    assert all(len(set(choice)) == 6 and list(choice) == sorted(choice) for choice in choices)
+    assert choices[3] == chosen_tests(40, 6, "r3")
+    assert {number for choice in choices for number in choice} == set(range(40))

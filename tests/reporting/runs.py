@@ -112,7 +112,7 @@ def evaluation_row(step: int, rate: float) -> dict[str, object]:
 
 def _graded(verdict: Verdict, tokens: tuple[TokenMark, ...], reward: float) -> GradedSample:
     program = "".join(mark.text for mark in tokens)
-    return GradedSample(verdict, f"Sure:\n{program}", program, reward, tokens)
+    return GradedSample(verdict, f"Sure:\n{program}", program, reward, tokens, tuple(range(len(verdict.tests))))
 
 
 def failed_sample() -> GradedSample:
