@@ -10,7 +10,7 @@ import pytest
 
 from tests.jobs import launch
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def test_mbpp_runs_through_several_refreshes(tmp_path: Path) -> None:
