@@ -118,10 +118,10 @@ class GradingWorker(SandboxWorker):
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
         problem = self.problems[rollout.task_id]
-        chosen = chosen_tests(len(problem.tests), self._settings.max_tests, rollout.rollout_id)
-        asked = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
-        verdicts = [self._verdict(asked, completion) for completion in rollout.samples]
-        greedy = None if rollout.greedy is None else self._verdict(asked, rollout.greedy)
+        chosen = chosen_tests(problem, self._settings.max_tests, rollout.rollout_id)
+        graded_by = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
+        verdicts = [self._verdict(graded_by, completion) for completion in rollout.samples]
+        greedy = None if rollout.greedy is None else self._verdict(graded_by, rollout.greedy)
         scores = score_group(
             [program_tokens(completion) for completion in rollout.samples],
             verdicts,
@@ -170,11 +170,12 @@ class GradingWorker(SandboxWorker):
         return self.sandbox.grade(problem, completion.program, completion.completion_id)
 
 
-def chosen_tests(num_tests: int, max_tests: int | None, rollout_id: str) -> tuple[int, ...]:
+def chosen_tests(problem: Problem, max_tests: int | None, rollout_id: str) -> tuple[int, ...]:
     """The numbers of the tests that the programs of a rollout run: all, or a random choice, the same for all of them.
 
     Each rollout of a problem gets another choice, so that no test can be ignored for long.
     """
+    num_tests = len(problem.tests)
     if max_tests is None or num_tests <= max_tests:
         return tuple(range(num_tests))
     return tuple(sorted(random.Random(rollout_id).sample(range(num_tests), max_tests)))

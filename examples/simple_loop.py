@@ -10,7 +10,7 @@ It takes the settings of `launch.py` and saves the trained model in the run fold
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from actors.engine import SamplingRequest, build_engine
 from actors.messages import RolloutRequest
 from actors.prompting import Prompter
 from controller.batches import split
-from controller.grading import experience, program_tokens
+from controller.grading import chosen_tests, experience, program_tokens
 from controller.problem_sampler import Passes, ProblemSampler
 from controller.problems import ProblemSets, load_problem_sets
 from controller.rollouts import seed_of
@@ -93,6 +93,8 @@ class Loop:
         while sum(map(len, groups)) < num_samples:
             rollout = self.sample(self.sampler.next(), self.sampler.position)
             problem = self.problems.by_id[rollout.task_id]
+            chosen = chosen_tests(problem, self.settings.sandbox.max_tests, rollout.rollout_id)
+            problem = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
             verdicts = [sandbox.grade(problem, c.program, c.completion_id) for c in rollout.samples]
             decoded = rollout.greedy
             scores = score_group(

@@ -29,7 +29,16 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     runs = tmp_path_factory.mktemp("runs")
     count = runs / "driver_bytes"
     sets = '{"first": "starter:test[:2]", "second": ["starter:test[2:4]", "starter:test[4:6]"]}'
-    options = ("--run.log_batches", "4", "--learner.loss.kl_loss_coef", "0.1", "--problems.evaluation", sets)
+    options = (
+        "--run.log_batches",
+        "4",
+        "--learner.loss.kl_loss_coef",
+        "0.1",
+        "--problems.evaluation",
+        sets,
+        "--sandbox.max_tests",
+        "3",
+    )
     done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job", *options))
     assert done.returncode == 0, done.stdout + done.stderr
     return FinishedJob(runs / "job", runs, done.stdout, int(count.read_text()))

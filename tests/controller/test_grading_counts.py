@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from controller.grading import chosen_tests
 from controller.rollouts import GradingCounts
+from problems.types import Problem, StdinTest
 from tests.reporting.exporting_run import graded_rollout
 
 
@@ -19,8 +20,9 @@ def test_truncated_completions_and_silent_groups_are_counted() -> None:
 
 
 def test_each_rollout_runs_its_own_choice_of_tests() -> None:
-    assert chosen_tests(5, None, "r1") == chosen_tests(5, 5, "r1") == (0, 1, 2, 3, 4)
-    choices = [chosen_tests(40, 6, f"r{n}") for n in range(60)]
+    few, many = (Problem("p", "any", "", (StdinTest("", "1"),) * count) for count in (5, 40))
+    assert chosen_tests(few, None, "r1") == chosen_tests(few, 5, "r1") == (0, 1, 2, 3, 4)
+    choices = [chosen_tests(many, 6, f"r{n}") for n in range(60)]
     assert all(len(set(choice)) == 6 and list(choice) == sorted(choice) for choice in choices)
-    assert choices[3] == chosen_tests(40, 6, "r3")
+    assert choices[3] == chosen_tests(many, 6, "r3")
     assert {number for choice in choices for number in choice} == set(range(40))

@@ -73,6 +73,8 @@ def test_the_run_has_samples_and_a_report(job: FinishedJob) -> None:
     for row in shown:
         assert "".join(text for text, _ in row["tokens"]) == row["program"]
         assert row["isolation"].startswith("namespaces")
+        assert len(row["tests"]) == 3  # `sandbox.max_tests`
+        assert (row["failing_test"] is None) == (row["outcome"] == "passed")
     assert "<html" in (job.folder / "report.html").read_text()
 
 
