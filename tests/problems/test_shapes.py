@@ -128,7 +128,7 @@ FORCES = {
     "generated_checker": CHECK,
     "executable": True,
 }
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "codecontests": CONTESTS,
     "codeforces": FORCES,
     "deepcoder": DEEP,

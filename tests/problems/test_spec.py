@@ -53,6 +53,8 @@ def test_specs_are_taken_apart() -> None:
         ("mbpp:sanitized-mbpp.json", "mbpp-sanitized-mbpp"),
         ("humaneval:/data/HumanEval.jsonl.gz[:5]", "humaneval-0..5"),
         ("apps:APPS/test/?difficulty=interview[-3:]", "apps-test-interview--3..end"),
+        ("taco:data/train-00000-of-00009.parquet[0:5]", "taco-train-00000-of-00009-0..5"),
+        ("livecodebench:some/lite?version=release_v5&from=2024-08-01", "livecodebench-lite-release_v5-2024-08-01"),
         ("jsonl:../my problems?difficulty=a/../b", "jsonl-my_problems-a_.._b"),
     ],
 )
