@@ -1,8 +1,8 @@
 """Benchmarks as one type.
 
-Every benchmark (`starter`, `apps`, `mbpp`, `humaneval`, your own rows) becomes a tuple of `Problem`s. Invariants: a
-`Problem` has at least one test; loading it checks everything its tests need; a row that cannot be used is reported
-with file, line and reason, never skipped silently. This room does not know Ray, models or any other room.
+Every benchmark (docs/problem-sets.md) and your own rows become a tuple of `Problem`s. Invariants: a `Problem` has at
+least one test; loading it checks everything its tests need; a row that cannot be used is reported with file, line and
+reason, never skipped silently. This room does not know Ray, models or any other room.
 """
 
 from problems.spec import LoadedProblems, load

@@ -144,7 +144,7 @@ def tests_from_cases(cases: Any) -> tuple[Test, ...]:
 
 def _stdin_tests(inputs: list[Any], outputs: list[Any]) -> tuple[Test, ...]:
     tests = tuple(
-        StdinTest(_text(f"inputs[{i}]", stdin), _text(f"outputs[{i}]", expected))
+        StdinTest(text_of(f"inputs[{i}]", stdin), text_of(f"outputs[{i}]", expected))
         for i, (stdin, expected) in enumerate(zip(inputs, outputs, strict=True))
     )
     if not any(test.expected.strip() for test in tests):
@@ -152,7 +152,12 @@ def _stdin_tests(inputs: list[Any], outputs: list[Any]) -> tuple[Test, ...]:
     return tests
 
 
-def _text(place: str, value: Any) -> str:
+def text_of(place: str, value: Any) -> str:
+    """Input or output of a program: text, or the list of its lines.
+
+    Raises:
+        UnusableRowError: neither; the message starts with `place`.
+    """
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
     if not isinstance(value, str):

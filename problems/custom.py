@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from errors import UserError
 from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
@@ -93,34 +93,31 @@ class RuleRow(_Row):
         return AnswerRule(self.any_order, self.ignore_case, self.absolute, self.relative)
 
 
-class FunctionRow(_Row):
-    """`{"function": "def check(input, expected, actual): ..."}`"""
+class SourceRow(_Row):
+    """`{"function": "def check(input, expected, actual): ..."}`, or a `program` or `score` (see `CheckerForm`)."""
 
-    function: str
+    function: str | None = None
+    program: str | None = None
+    score: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SourceRow:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"expected one of function, program and score, got {len(self.model_fields_set)}")
+        return self
 
     def to_checker(self) -> AnswerRule | Checker:
-        return Checker(self.function, CheckerForm.FUNCTION)
-
-
-class ProgramCheckerRow(_Row):
-    """`{"program": "import sys ..."}`"""
-
-    program: str
-
-    def to_checker(self) -> AnswerRule | Checker:
-        return Checker(self.program, CheckerForm.PROGRAM)
+        ((form, source),) = self.model_dump(exclude_unset=True).items()
+        return Checker(source, CheckerForm(form))
 
 
 def _checker_kind(checker: Any) -> str:
     keys = checker.keys() if isinstance(checker, dict) else ()
-    return next((kind for kind in ("function", "program") if kind in keys), "rule")
+    return "source" if set(CheckerForm) & set(keys) else "rule"
 
 
 CheckerRow = Annotated[
-    Annotated[RuleRow, Tag("rule")]
-    | Annotated[FunctionRow, Tag("function")]
-    | Annotated[ProgramCheckerRow, Tag("program")],
-    Discriminator(_checker_kind),
+    Annotated[RuleRow, Tag("rule")] | Annotated[SourceRow, Tag("source")], Discriminator(_checker_kind)
 ]
 
 
@@ -146,10 +143,6 @@ class ProblemRow(_Row):
     provenance: list[dict[str, Any]] = Field([], description="Where tests come from, written by `augment`; never read.")
 
 
-_TAGS = ("stdin", "call", "rule", "function", "program")
-"""Names that pydantic adds to the place of an error."""
-
-
 def task_id_of(row: Any) -> str | None:
     """The row's `task_id`, as text."""
     value = row.get("task_id") if isinstance(row, dict) else None
@@ -166,8 +159,7 @@ def to_problem(data: Any) -> Problem:
         row = ProblemRow.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        loc = first["loc"]
-        place = ".".join(str(part) for number, part in enumerate(loc, 1) if part not in _TAGS or number == len(loc))
+        place = ".".join(map(str, _without_tags(first["loc"])))
         raise UnusableRowError(f"{place or 'row'}: {first['msg']}") from error
     tests = tuple(test.to_test(row.references) for test in row.tests)
     if row.num_visible_tests > len(tests):
@@ -186,6 +178,14 @@ def to_problem(data: Any) -> Problem:
         limits=Limits(row.limits.time_s, row.limits.memory_bytes),
         checker=None if row.checker is None else row.checker.to_checker(),
     )
+
+
+def _without_tags(loc: Sequence[str | int]) -> Iterator[str | int]:
+    """The place of an error without what pydantic adds to it: which member of a union it tried."""
+    for number, part in enumerate(loc, start=1):
+        is_field = part in ("stdin", "call") and number == len(loc)
+        if is_field or part not in ("stdin", "call", "rule", "source"):
+            yield part
 
 
 def to_row(problem: Problem) -> dict[str, Any]:

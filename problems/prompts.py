@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from problems.token_spans import decode_with_spans
-from problems.types import AssertTest, Problem, StdinTest
+from problems.types import AssertTest, CallTest, Problem, StdinTest
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +134,16 @@ def _continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _apps(problem: Problem) -> str:
     kind = "Standard Input" if isinstance(problem.tests[0], StdinTest) else "Call-Based"
-    return f"\nQUESTION:\n{problem.statement}\n{problem.starter_code}\nUse {kind} format\nANSWER:\n"
+    code = problem.starter_code or _function_name(problem)
+    return f"\nQUESTION:\n{problem.statement}\n{code}\nUse {kind} format\nANSWER:\n"
+
+
+def _function_name(problem: Problem) -> str:
+    """The name of the function that call tests use, if the statement does not mention it. Nobody could guess it."""
+    test = problem.tests[0]
+    if not isinstance(test, CallTest) or re.search(rf"\b{re.escape(test.function)}\b", problem.statement):
+        return ""
+    return f"Name the function {test.function}."
 
 
 def _visible_tests(problem: Problem) -> str:

@@ -1,4 +1,4 @@
-"""Reading raw rows from JSON lines, a JSON list, or the Hugging Face Hub, each with the place it came from."""
+"""Reading raw rows from JSON lines, a JSON list, Parquet, Arrow or the Hugging Face Hub, each with its place."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _PARQUET_BRANCH = "refs/convert/parquet"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SEPARATORS = re.compile(r"[\s,]*")
+_ROWS_PER_BATCH = 16
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow")
+"""The ends of the names of files with rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,19 @@ def _parse_int(digits: str) -> int:
 
 
 def read_file(path: Path) -> Iterator[Row]:
-    """The rows of a `.jsonl`, `.jsonl.gz` or `.json` (a list) file. Blank lines are skipped.
+    """The rows of a file: JSON lines, a JSON list, Parquet or Arrow. Blank lines are skipped.
+
+    Lines of Parquet and Arrow files are row numbers, from 1.
 
     Raises:
         UserError: another kind of file, or one that cannot be decoded.
     """
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    if path.suffix in (".parquet", ".arrow"):
+        yield from _read_columns(path)
+        return
     is_list = path.suffix == ".json"
-    if not is_list and path.suffix != ".jsonl" and path.suffixes[-2:] != [".jsonl", ".gz"]:
-        raise UserError(f"{path}: expected a folder or a file that ends in .jsonl, .jsonl.gz or .json")
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             if is_list:
@@ -106,6 +114,38 @@ def read_file(path: Path) -> Iterator[Row]:
                     yield Row(str(path), line, None, str(error))
     except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_columns(path: Path) -> Iterator[Row]:
+    """The rows of a Parquet file, or of an Arrow file or stream (as `datasets` keeps them)."""
+    import pyarrow as pa
+
+    try:
+        number = 0
+        for batch in _batches(path):
+            for index in range(batch.num_rows):  # one by one, because a row may have tens of megabytes of tests
+                number += 1
+                yield Row(str(path), number, batch.slice(index, 1).to_pylist()[0])
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(_ROWS_PER_BATCH)
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            file = pa.ipc.open_file(source)
+        except pa.ArrowInvalid:
+            source.seek(0)
+            yield from pa.ipc.open_stream(source)
+        else:
+            yield from (file.get_batch(number) for number in range(file.num_record_batches))
 
 
 def _read_list(path: Path, text: str) -> Iterator[Row]:
@@ -132,7 +172,7 @@ def _read_list(path: Path, text: str) -> Iterator[Row]:
 
 def is_hub_id(path: str) -> bool:
     """Whether `path`, which is no local file, can be the id of a data set on the Hub."""
-    return bool(_HUB_ID.fullmatch(path)) and not path.endswith((".json", ".jsonl", ".gz"))
+    return bool(_HUB_ID.fullmatch(path)) and not path.endswith(SUFFIXES)
 
 
 def read_hub(
@@ -155,20 +195,43 @@ def read_hub(
             yield Row(f"{hub_id}[{split}]", line, data)
 
 
+def hub_file(hub_id: str, name: str) -> Path:
+    """One file of a data set on the Hub, downloaded into the Hub's cache if it is not there yet.
+
+    Raises:
+        UserError: the Hub does not answer in time, or has no such data set or file.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    _check_hub(hub_id)
+    try:
+        return Path(hf_hub_download(hub_id, name, repo_type="dataset"))
+    except EntryNotFoundError as error:  # also if the cache lacks it and the Hub is out of reach
+        raise UserError(f"{hub_id}: {name} is neither on the Hub nor in its cache") from error
+    except (_http_error(), OSError) as error:
+        raise UserError(f"{hub_id}: {name} cannot be downloaded: {error}") from error
+
+
+def _http_error() -> type[Exception]:
+    """The base of the connection errors of whichever HTTP client the installed Hub library uses (httpx or its fork)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+
+
 def _check_hub(hub_id: str) -> None:
     """Ask the Hub for the data set's card first: without a network, loading would retry for minutes."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         return
-    # The base of the connection errors of whichever HTTP client the installed Hub library uses (httpx or its fork).
-    http_error: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
     try:
         HfApi().dataset_info(hub_id, timeout=_HUB_TIMEOUT_S)
     except RepositoryNotFoundError as error:
         raise UserError(f"{hub_id}: not a local file or folder and not a data set on the Hub") from error
-    except (http_error, OSError) as error:
+    except (_http_error(), OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{hub_id}: not a local file or folder, and the Hub cannot be reached ({reason}); give the path of a "

@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, humaneval, mbpp, starter
+from problems import apps, custom, humaneval, livecodebench, mbpp, shapes, starter
 from problems.checkers import known_checker
 from problems.index import nearest
-from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
+from problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 
 
@@ -37,7 +38,7 @@ class Spec:
     @property
     def name(self) -> str:
         """A name for a folder: the kind, the last part of the path if it says more, and the selections."""
-        stem = re.split(r"[.]json", Path(self.path).name)[0]
+        stem = re.split(r"[.](?:json|parquet|arrow)", Path(self.path).name)[0]
         parts = [self.kind, *([] if stem.lower() == self.kind else [stem])]
         for one in self.selections:
             parts.append(
@@ -51,27 +52,42 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class _Benchmark:
-    """How the rows of a benchmark become problems and back.
+    """How the rows of a benchmark become problems and back. `to_row` is None if it has no row format to write.
 
-    `mirror_folder` is the folder to read in the Hub's Parquet mirror. `evalplus` is the name of the larger benchmark
-    with rows that look alike (EvalPlus, Liu et al. 2023).
+    `mirror_folder` is the folder to read in the Hub's Parquet mirror. With `splits`, ids repeat in each of these splits
+    on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1. `evalplus` is the
+    name of the larger benchmark with rows that look alike (EvalPlus, Liu et al. 2023).
     """
 
     to_problem: Callable[[Any], Problem]
     task_id_of: Callable[[Any], str | None]
-    to_row: Callable[[Problem], dict[str, Any]]
+    to_row: Callable[[Problem], dict[str, Any]] | None = None
     mirror_folder: str | None = None
+    splits: tuple[str, ...] = ()
+    numbered: bool = False
     evalplus: str = ""
 
 
 _BENCHMARKS = {
-    "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all"),
+    "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
     "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row, evalplus="HumanEval+"),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
     "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row, evalplus="MBPP+"),
+    **{
+        kind: _Benchmark(
+            partial(shapes.to_problem, kind),
+            partial(shapes.task_id_of, kind),
+            mirror_folder=shape.mirror_folder,
+            splits=shape.splits,
+            numbered=bool(shape.splits),
+        )
+        for kind, shape in shapes.SHAPES.items()
+    },
 }
 KINDS = ("starter", *_BENCHMARKS)
 _KEYS = ("difficulty", "split", "references", "config")
+_RELEASE_KEYS = ("version", "from", "to")
+"""Keys for LiveCodeBench. They choose rows before every other selection."""
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
 _EVALPLUS_INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
 _EVALPLUS_ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)
@@ -101,15 +117,20 @@ def parse_spec(text: str) -> Spec:
             selections.insert(0, slice(first, end))
     if not rest:
         raise UserError(f"{text!r}: no PATH after {kind}:")
-    return Spec(text, kind, rest, tuple(selections))
+    spec = Spec(text, kind, rest, tuple(selections))
+    for key in ("split", "config") if kind == "livecodebench" else _RELEASE_KEYS:
+        if spec.value_of(key) is not None:
+            raise UserError(f"{text!r}: ?{key}= is not for {kind} problems")
+    return spec
 
 
 def _query(text: str, item: str) -> tuple[str, str]:
     key, equals, value = item.partition("=")
-    if key not in _KEYS or not equals or not value:
+    keys = (*_KEYS, *_RELEASE_KEYS)
+    if key not in keys or not equals or not value:
         raise UserError(
-            f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME or ?references=yes|no, got {item!r}"
-            f"{nearest(key, _KEYS)}"
+            f"{text!r}: expected ?difficulty=NAME, ?split=NAME, ?config=NAME, ?references=yes|no, or for livecodebench "
+            f"?version=NAME, ?from=DATE or ?to=DATE, got {item!r}{nearest(key, keys)}"
         )
     return key, value
 
@@ -142,9 +163,13 @@ def row_of(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """
-    if problem.benchmark not in _BENCHMARKS:
-        raise UserError(f"{problem.benchmark} problems have no row format; {', '.join(_BENCHMARKS)} problems have one")
-    return _BENCHMARKS[problem.benchmark].to_row(problem)
+    benchmark = _BENCHMARKS.get(problem.benchmark)
+    if benchmark is None or benchmark.to_row is None:
+        raise UserError(
+            f"{problem.benchmark} problems have no row format to write them in; use rows of the KIND jsonl "
+            "(docs/own-problems.md)"
+        )
+    return benchmark.to_row(problem)
 
 
 def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
@@ -156,8 +181,10 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
     benchmark = _BENCHMARKS[spec.kind]
     problems: dict[str, Problem] = {}
     rejected: list[RejectedRow] = []
-    for row in _rows(spec, benchmark):
+    for number, row in enumerate(_rows(spec, benchmark), start=1):
         task_id = benchmark.task_id_of(row.data)
+        if task_id is None and benchmark.numbered and isinstance(row.data, dict):
+            row.data["task_id"] = task_id = str(number)
         try:
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
@@ -203,19 +230,22 @@ def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
 
 def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:
     path = Path(spec.path).expanduser()
+    if not path.exists() and not is_hub_id(spec.path):
+        siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file or folder{nearest(path.name, siblings)}")
+    if spec.kind == "livecodebench":
+        return livecodebench.read_rows(spec.path, *(spec.value_of(key) for key in _RELEASE_KEYS))
     if path.is_dir():
         if spec.kind != "apps":
-            raise UserError(f"{path}: a folder; {spec.kind} problems are read from a .jsonl, .jsonl.gz or .json file")
+            raise UserError(f"{path}: a folder; {spec.kind} problems are read from a file ({', '.join(SUFFIXES)})")
         return apps.read_folder(path)
     if path.is_file():
         return read_file(path)
-    if not is_hub_id(spec.path):
-        siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file or folder{nearest(path.name, siblings)}")
     split = spec.value_of("split")
-    if spec.kind == "apps" and split is None:
-        raise UserError(f"{spec.text}: APPS has two splits on the Hub; add ?split=train or ?split=test")
-    # MBPP reads all of the Hub's splits, because its ids tell the split. Both of APPS's splits number from 0.
+    if benchmark.splits and split is None:
+        choices = " or ".join(f"?split={name}" for name in benchmark.splits)
+        raise UserError(f"{spec.text}: the ids of {spec.kind} repeat in each split on the Hub; add {choices}")
+    # MBPP reads all of the Hub's splits, because its ids tell the split.
     splits = None if split is None or spec.kind == "mbpp" else (split,)
     return read_hub(spec.path, spec.value_of("config"), benchmark.mirror_folder, splits)
 
@@ -230,6 +260,8 @@ def _select(spec: Spec, problems: tuple[Problem, ...], selection: slice | tuple[
         if value not in ("yes", "no"):
             raise UserError(f"{spec.text}: ?references= expects yes or no, got {value!r}")
         return tuple(problem for problem in problems if bool(problem.references) == (value == "yes"))
+    if key in _RELEASE_KEYS:  # `_rows` has applied it
+        return problems
     on_hub = spec.kind != "starter" and not Path(spec.path).expanduser().exists()
     if key == "config":
         if not on_hub:

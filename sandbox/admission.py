@@ -90,7 +90,7 @@ def _check_checker(problem: Problem) -> None:
         has_function = "check" in bound_names(module)
         if checker.form is CheckerForm.FUNCTION and not has_function:
             raise UnusableRowError("checker: expected a function check(input, expected, actual)")
-        if checker.form is CheckerForm.PROGRAM and not all(isinstance(test, StdinTest) for test in problem.tests):
+        if checker.form is not CheckerForm.FUNCTION and not all(isinstance(test, StdinTest) for test in problem.tests):
             raise UnusableRowError("checker: a checker program reads text, so all tests must be stdin tests")
         return
     for number, test in enumerate(problem.tests):

@@ -21,21 +21,23 @@ from settings import MIB
 _MAX_KEPT_BYTES = 64 * MIB
 _MAX_RUN_BYTES = 16 * MIB
 
-# The checker's three files are where contest checkers expect them: input, the program's answer, the expected answer.
+# Runs a checker program on three files, and returns its exit status and what it printed.
 _RUN_PROGRAM = """
-import sys
+import io, sys
 
-def check(source, input, expected, actual):
-    names = ["input.txt", "output.txt", "answer.txt"]
-    for name, text in zip(names, (input, actual, expected)):
+def check(source, input, second, third):
+    names = ["input.txt", "second.txt", "third.txt"]
+    for name, text in zip(names, (input, second, third)):
         with open(name, "w", newline="") as file:
             file.write(text)
     sys.argv = ["checker", *names]
+    sys.stdout = io.StringIO()
+    status = 0
     try:
         exec(compile(source, "<checker>", "exec"), {"__name__": "__main__"})
     except SystemExit as error:
-        return 0 if error.code is None else error.code
-    return 0
+        status = 0 if error.code is None else error.code
+    return status, sys.stdout.getvalue()
 """
 _FUNCTION = "check"
 
@@ -52,7 +54,8 @@ class Question:
         """The job that asks about an answer, given the value that the test expects."""
         if self.checker.form is CheckerForm.FUNCTION:
             return ClosedJob(CallJob(_FUNCTION, (self.given, expected, answer)), self.checker.source)
-        return ClosedJob(CallJob(_FUNCTION, (self.checker.source, self.given, expected, answer)), _RUN_PROGRAM)
+        pair = (answer, expected) if self.checker.form is CheckerForm.PROGRAM else (expected, answer)
+        return ClosedJob(CallJob(_FUNCTION, (self.checker.source, self.given, *pair)), _RUN_PROGRAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +135,7 @@ def _accepts(checker: Checker, result: RunResult) -> bool:
         return False
     if checker.form is CheckerForm.FUNCTION:
         return result.value is True
-    return type(result.value) is int and result.value == 0
+    match result.value:
+        case (0, str(printed)):
+            return checker.form is CheckerForm.PROGRAM or printed.strip() == "1"
+    return False

@@ -31,6 +31,7 @@ pytestmark = [
         ("apps:{}/apps/train", 153, {"StdinTest": 951, "CallTest": 20}, 2331),
         ("apps:{}/apps/train?difficulty=introductory", 51, None, None),
         ("apps:{}/apps/test", 49, {"StdinTest": 605}, 0),
+        ("codecontests:{}/codecontests/problems.jsonl", 30, {"StdinTest": 300}, 30),
     ],
 )
 def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, num_references: int | None) -> None:
@@ -73,7 +74,13 @@ def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["mbpp:{}/mbpp/mbpp.jsonl", "humaneval:{}/humaneval/HumanEval.jsonl.gz", "apps:{}/apps/train"]
+    "spec",
+    [
+        "mbpp:{}/mbpp/mbpp.jsonl",
+        "humaneval:{}/humaneval/HumanEval.jsonl.gz",
+        "apps:{}/apps/train",
+        "codecontests:{}/codecontests/problems.jsonl",
+    ],
 )
 def test_every_problem_can_be_graded(spec: str) -> None:
     loaded = load(spec.format(DATA), reason_to_refuse(SandboxSettings()))

@@ -53,6 +53,8 @@ def test_specs_are_taken_apart() -> None:
         ("mbpp:sanitized-mbpp.json", "mbpp-sanitized-mbpp"),
         ("humaneval:/data/HumanEval.jsonl.gz[:5]", "humaneval-0..5"),
         ("apps:APPS/test/?difficulty=interview[-3:]", "apps-test-interview--3..end"),
+        ("taco:data/train-00000-of-00009.parquet[0:5]", "taco-train-00000-of-00009-0..5"),
+        ("livecodebench:some/lite?version=release_v5&from=2024-08-01", "livecodebench-lite-release_v5-2024-08-01"),
         ("jsonl:../my problems?difficulty=a/../b", "jsonl-my_problems-a_.._b"),
     ],
 )
@@ -291,6 +293,10 @@ ONE_TEST = {"task_id": 1, "statement": "s", "tests": [{"stdin": "", "expected": 
         ),
         (ONE_TEST | {"checker": {"any_order": "words"}}, "checker.any_order: Input should be 'lines', 'tokens' or"),
         (ONE_TEST | {"checker": {"function": 1}}, "checker.function: Input should be a valid string"),
+        (
+            ONE_TEST | {"checker": {"function": "x", "score": "y"}},
+            "checker: Value error, expected one of",
+        ),
         (ONE_TEST | {"checker": {"programme": "x"}}, "checker.programme: Extra inputs are not permitted"),
         (ONE_TEST | {"checker": {"absolute": -1}}, "checker.absolute: Input should be greater than or equal to 0"),
         (ONE_TEST | {"limits": {"time_s": 0}}, "limits.time_s: Input should be greater than 0"),

@@ -28,6 +28,12 @@ except ValueError:
     sys.exit(2)
 sys.exit(0 if a + b == int(given) and len(expected.split()) == 2 else 1)
 """
+# As in open-r1's Codeforces problems: prints 1 if the answer is right. The answer is the last file.
+SCORE = """
+import sys
+given, expected, answer = (open(name).read().split() for name in sys.argv[1:])
+print(int(len(answer) == len(expected) and sum(map(int, answer)) == int(given[0])))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,9 @@ def sums(checker: Checker | AnswerRule | None) -> Problem:
     return Problem("sum", "any", "", tests, checker=checker)
 
 
-@pytest.mark.parametrize("checker", [Checker(ANY_SUM), Checker(PROGRAM, CheckerForm.PROGRAM)])
+@pytest.mark.parametrize(
+    "checker", [Checker(ANY_SUM), Checker(PROGRAM, CheckerForm.PROGRAM), Checker(SCORE, CheckerForm.SCORE)]
+)
 @pytest.mark.parametrize(
     ("program", "outcomes"),
     [

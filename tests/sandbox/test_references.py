@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from problems import load
 from problems.types import Problem, StdinTest
 from sandbox.grading import Graders, validate_references
 from sandbox.verdict import Isolation
 from settings import SandboxSettings
 
+DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"
 TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
 
@@ -47,3 +50,22 @@ def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders:
     assert validate_references([problem], graders, cache).problems == (problem,), "damage was not noticed"
     changed = replace(problem, tests=TESTS[:1])
     assert validate_references([changed], graders, cache).problems == (changed,)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+def test_references_of_codecontests(tmp_path: Path, graders: Graders) -> None:
+    """Four problems accept several answers, of which the tests know one. One reference forgets the last `% mod`."""
+    problems = load(f"codecontests:{DATA}/codecontests/problems.jsonl").problems
+    # The reference of this one is for PyPy: it takes minutes on a test.
+    problems = tuple(problem for problem in problems if problem.task_id != "1238_e_keyboard_purchase_2831")
+    found = validate_references(problems, graders, tmp_path / "cache.json")
+    several_answers = {
+        "1041_e_tree_reconstruction_8858",
+        "1071_c_triple_flips_5739",
+        "1427_e_xum_2840",
+        "715_b_complete_the_graph_3806",
+    }
+    assert len(found.problems) == 24
+    assert {problem.task_id for problem in found.left_out} == several_answers | {"1540_b_tree_array_3053"}
+    assert all(item.reason.startswith("failed at test") for item in found.rejected)
