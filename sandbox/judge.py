@@ -18,7 +18,7 @@ import hashlib
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -27,7 +27,7 @@ from typing import Any
 from problems.assertions import Closeness, Relation, Shape, Truth, split_assertion, split_with_setup
 from problems.checks import Check, marked_source
 from problems.python_source import as_run
-from problems.scope import bound_names, is_literal, used_names
+from problems.scope import bound_names, imported_modules, is_literal, used_names
 from problems.syntax import expression_tree, syntax_tree
 from problems.types import (
     AssertTest,
@@ -42,6 +42,7 @@ from problems.types import (
 from sandbox import codec
 from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunResult, StdinJob
+from sandbox.packages import find_packages
 from sandbox.verdict import Outcome
 from settings import SandboxSettings
 
@@ -251,12 +252,18 @@ def _accepts_close(closeness: Closeness) -> Accepts:
 
 
 def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | None]:
-    """A function that says why a problem cannot be graded within the limits in `settings`; None if it can."""
+    """A function that says why a problem cannot be graded with these settings; None if it can.
+
+    Raises:
+        UserError: a package in the settings is not installed.
+    """
+    importable = sys.stdlib_module_names | find_packages(settings.packages).modules.keys()
 
     def reason(problem: Problem) -> str | None:
         try:
             _check_texts(problem)
             for number, test in enumerate(problem.tests):
+                _check_imports(f"tests[{number}]", test, importable)
                 _check_test(f"tests[{number}]", test, settings.output_bytes)
         except UnusableRowError as error:
             return str(error)
@@ -289,6 +296,20 @@ def _texts(problem: Problem) -> Iterator[tuple[str, str]]:
                 yield f"tests[{number}]", assertion + setup
             case CheckTest(source, _):
                 yield f"tests[{number}]", source
+
+
+def _check_imports(place: str, test: Test, importable: Set[str]) -> None:
+    match test:
+        case AssertTest(assertion, setup, _):
+            source = f"{setup}\n{assertion}"
+        case CheckTest(source, _):
+            pass
+        case _:
+            return
+    for name in sorted(imported_modules(source) - importable):
+        raise UnusableRowError(
+            f"{place}: imports {name}, which is neither in the standard library nor in sandbox.packages"
+        )
 
 
 def _check_test(place: str, test: Test, output_bytes: int) -> None:
