@@ -151,12 +151,12 @@ def _encoder(kind: type) -> Callable[[Any], tuple[bytes, Any]]:
             as_text: Any = base.__str__
             return lambda value: (b"/", as_text(value).encode("utf-8", "surrogatepass"))
         if base is getattr(sys.modules.get("numpy"), "generic", None):
-            as_python: Any = base.item  # some have no counterpart, and give themselves
-            return lambda value: _ENCODERS.get(type(plain := as_python(value)), _encode_opaque)(plain)
+            item = vars(base)["item"]  # a scalar without a counterpart in Python gives itself
+            return lambda value: _ENCODERS.get(type(plain := item(value)), _encode_opaque)(plain)
     return _encode_opaque
 
 
-def _encode_opaque(value: Any) -> tuple[bytes, bytes]:
+def _encode_opaque(value: Any) -> tuple[bytes, Any]:
     name = type.__getattribute__(type(value), "__qualname__").encode("utf-8", "replace")[:200]
     return (b"X" if callable(value) else b"O"), name
 

@@ -49,18 +49,18 @@ def find_packages(names: tuple[str, ...]) -> Packages:
     modules: dict[str, str] = {}
     paths: list[str] = []
     preloaded: list[str] = []
-    asked = {canonicalize_name(name): name for name in names}
+    asked: dict[str, str] = {canonicalize_name(name): name for name in names}
     for key, package in found.items():
         own = dict(_entries(package))
         named = {module: path for path, module in own.items() if module is not None}
-        if key in asked and not named:
+        if (name := asked.get(key)) and not named:
             raise UserError(
-                f"sandbox.packages: {asked[key]} is installed without modules that the sandbox can bind (namespace "
+                f"sandbox.packages: {name} is installed without modules that the sandbox can bind (namespace "
                 "packages and editable installs have none): install it as an ordinary package, or remove it"
             )
         paths += own
         modules |= named
-        if key in asked or key == "numpy":
+        if name or key == "numpy":
             preloaded += [module for module, path in named.items() if _is_for_import(module, path)]
     preloaded.sort(key=lambda module: module != "numpy")  # others choose their code by what they find loaded
     versions = {name: found[key].version for key, name in asked.items()}

@@ -76,7 +76,7 @@ def _prepare_numpy() -> None:
     from numpy.random import bit_generator, mtrand
 
     entropy, seed_global = random.Random(0), mtrand._rand.seed
-    bit_generator.randbits = entropy.getrandbits
+    vars(bit_generator)["randbits"] = entropy.getrandbits
     _seeders.extend((entropy.seed, lambda value: seed_global(value % (1 << 32))))
     seed(0)
 
