@@ -47,3 +47,11 @@ def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders:
     assert validate_references([problem], graders, cache).problems == (problem,), "damage was not noticed"
     changed = replace(problem, tests=TESTS[:1])
     assert validate_references([changed], graders, cache).problems == (changed,)
+
+
+def test_cached_findings_hold_for_the_same_packages(tmp_path: Path, graders: Graders) -> None:
+    cache = tmp_path / "cache.json"
+    problem = Problem("p", "own", "?", TESTS, references=("import numpy\nprint(numpy.square(int(input())))",))
+    assert validate_references([problem], graders, cache).left_out == (problem,)
+    with Graders(1, SandboxSettings(packages=("numpy",)), Isolation.NAMESPACES) as with_numpy:
+        assert validate_references([problem], with_numpy, cache).problems == (problem,)
