@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 
 from errors import UserError
 from files import read_text, yaml_message
-from settings import PlanOptions, Settings
+from settings import PlanOptions, SandboxSettings, Settings
 from settings.reference import FieldPath, is_list, is_mapping, is_optional, leaf_fields
 
 ENV_PREFIX = "RLTF_"
@@ -36,6 +36,11 @@ SHORT_OPTIONS: dict[FieldPath, tuple[str, ...]] = {
     ("model", "name"): ("--model",),
     ("problems", "validate_references"): ("--problems.validate",),
 }
+
+# Settings of the sandbox that say nothing about how a program is run.
+_OF_WORKERS = {
+    "min_workers", "max_workers", "min_isolation", "num_cpus", "backlog_per_worker", "idle_s", "start_timeout_s",
+}  # fmt: skip
 
 # Names from earlier versions, and what replaced them: a name, or a sentence.
 RENAMED = {
@@ -130,6 +135,26 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
     return settings, options
 
 
+def load_sandbox_settings(argv: Sequence[str]) -> SandboxSettings:
+    """The sandbox's settings of a command that is not a job: `--sandbox.FIELD VALUE` for what concerns a program's run.
+
+    Raises UserError as `load_settings` does.
+    """
+    fields = sandbox_fields()
+    arguments = _parsed(_setting_parser(fields), argv, fields)
+    given = _command_line(arguments, fields)
+    try:
+        return Settings.model_validate(_nested(given)).sandbox
+    except ValidationError as error:
+        raise UserError(_explain(error, given)) from None
+
+
+def sandbox_fields() -> dict[FieldPath, FieldInfo]:
+    """The settings of the sandbox that concern a program's run, and not the workers of a job."""
+    fields = leaf_fields(SandboxSettings, ("sandbox",))
+    return {path: field for path, field in fields.items() if path[-1] not in _OF_WORKERS}
+
+
 def to_yaml(settings: Settings) -> str:
     """The resolved settings as YAML text that `--config` accepts."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -143,12 +168,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str], fields: Mapping[FieldPath, FieldInfo]) -> argparse.Namespace:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _setting_parser(fields)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--replay", type=Path)
+    return _parsed(parser, argv, fields)
+
+
+def _setting_parser(fields: Mapping[FieldPath, FieldInfo]) -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
     for path, field in fields.items():
         parser.add_argument(
             "--" + ".".join(path),
@@ -158,6 +188,10 @@ def _parse(argv: Sequence[str], fields: Mapping[FieldPath, FieldInfo]) -> argpar
             const="true" if field.annotation is bool else None,
             default=argparse.SUPPRESS,
         )
+    return parser
+
+
+def _parsed(parser: _Parser, argv: Sequence[str], fields: Mapping[FieldPath, FieldInfo]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(list(argv))
     for argument in unknown:
         if argument.startswith("--"):

@@ -19,20 +19,23 @@ from files import write_jsonl
 from problems import Problem
 from problems.index import ProblemIndex
 from problems.spec import row_of
-from sandbox.command import add_grading_options, exit_status, load_problems, positive
+from sandbox.command import add_grading_options, exit_status, limits_of, load_problems, parse_options, positive
 from sandbox.grading import Graders, read_programs
 from settings import SandboxSettings
 
 logger = logging.getLogger("augmentation")
-# Half of what a test may take, so that programs half as fast as the references still finish in time.
-LIMITS = SandboxSettings(cpu_s=2.0, wall_s=5.0)
 _LOG_EVERY = 100
+
+
+def halved(limits: SandboxSettings) -> SandboxSettings:
+    """`limits` with half the time per test, so that programs half as fast as the references still finish in time."""
+    return limits.model_copy(update={"cpu_s": limits.cpu_s / 2, "wall_s": limits.wall_s / 2})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. The exit status is 2 if the data, the model or the machine cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    return exit_status(_augment_file, _parser().parse_args(arguments))
+    return exit_status(_augment_file, parse_options(_parser(), arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +65,8 @@ def _augment_file(options: argparse.Namespace) -> None:
         UserError: problems that cannot be written as rows, a bad row of programs, a model that cannot be asked, or a
             machine with less isolation than required.
     """
-    problems = load_problems(options.problems).problems
+    limits = limits_of(options)
+    problems = load_problems(options.problems, limits).problems
     if options.max_references < options.min_references:
         raise UserError(f"--max-references {options.max_references} is below --min-references {options.min_references}")
     row_of(problems[0])  # raises if problems of this kind have no rows
@@ -84,7 +88,7 @@ def _augment_file(options: argparse.Namespace) -> None:
                 logger.info("%d problems, %d new tests", len(results), sum(len(done.new) for done in results))
             yield result.row(rules.seed)
 
-    with Graders(options.workers, LIMITS, options.min_isolation) as graders:
+    with Graders(options.workers, halved(limits), options.min_isolation) as graders:
         write_jsonl(options.output, rows())
     print("\n".join(_described(results)))
     print(f"written: {options.output}")

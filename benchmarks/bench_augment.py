@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from augmentation.__main__ import LIMITS
+from augmentation.__main__ import halved
 from augmentation.agreement import Reference, Rules, augment
 from augmentation.inputs import AssertInput, input_of
 from benchmarks.corpora import CORPORA
@@ -99,7 +99,7 @@ def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) ->
     started = time.monotonic()
     counts: defaultdict[str, int] = defaultdict(int)
     with (
-        Graders(workers, LIMITS, Isolation.NAMESPACES) as making,
+        Graders(workers, halved(SandboxSettings()), Isolation.NAMESPACES) as making,
         Graders(workers, SandboxSettings(), Isolation.NAMESPACES) as g,
     ):
 

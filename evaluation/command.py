@@ -19,13 +19,13 @@ from typing import Any
 from errors import UserError
 from evaluation.run import run_evaluations
 from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
-from sandbox.command import add_grading_options, exit_status, positive
+from sandbox.command import add_grading_options, exit_status, limits_of, parse_options, positive
 from sandbox.compare import Comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print the table, and return the exit status; 2 means the evaluation cannot run as asked."""
-    options = _parser().parse_args(arguments)
+    options = parse_options(_parser(), arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return exit_status(_evaluate, options)
 
@@ -40,6 +40,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         against=options.against,
         num_workers=options.workers,
         min_isolation=options.min_isolation,
+        limits=limits_of(options),
     )
     print(_table(results, options.against))
     print(f"written: {options.output / 'results.json'}")

@@ -21,9 +21,9 @@ from evaluation.store import read_samples
 from files import write_folder
 from problems import Problem
 from problems.index import ProblemIndex
-from sandbox.command import exit_status, load_problems, positive
+from sandbox.command import add_sandbox_settings, exit_status, limits_of, load_problems, parse_options, positive
 from sandbox.verdict import Outcome
-from settings import CACHE_DIR, ChatTemplate, ModelSettings
+from settings import CACHE_DIR, ChatTemplate, ModelSettings, SandboxSettings
 
 if TYPE_CHECKING:
     from learner.critic import ErrorCritic
@@ -35,7 +35,7 @@ TINY = "tiny"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a critic and return the exit status; 2 means that the samples, the problems or the model are unusable."""
-    options = _parser().parse_args(arguments)
+    options = parse_options(_parser(), arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return exit_status(_train, options)
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-length", type=positive, default=LENGTH_LIMIT, metavar="N", help=length)
     add("--seed", type=int, default=0, help="seed of the head, the order and the held-out problems (default: 0)")
     add_prompt_options(parser.add_argument_group("prompts, as in the settings model.* of the job"))
+    add_sandbox_settings(parser)
     return parser
 
 
@@ -83,7 +84,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.model == TINY:
         raise UserError("--model tiny is only built and trained by the starter job; give one of its checkpoints")
     settings = _model_settings(options)
-    problems = _load_problems(options.problems)
+    problems = _load_problems(options.problems, limits_of(options))
     graded = _read_graded(options.samples, problems)
     # Imported late: they bring torch, and a mistake in the options or the samples needs none.
     import torch
@@ -123,11 +124,11 @@ def _train(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
-def _load_problems(specs: Sequence[str]) -> tuple[Problem, ...]:
+def _load_problems(specs: Sequence[str], limits: SandboxSettings) -> tuple[Problem, ...]:
     """The problems of all SPECs. Raises UserError if a task id is in two of them."""
     problems: dict[str, Problem] = {}
     for spec in specs:
-        for problem in load_problems(spec).problems:
+        for problem in load_problems(spec, limits).problems:
             if problems.setdefault(problem.task_id, problem) is not problem:
                 raise UserError(f"--problems {spec}: task_id {problem.task_id} is in two SPECs; ids must be unique")
     return tuple(problems.values())

@@ -109,11 +109,12 @@ def run_evaluations(
     against: Path | None = None,
     num_workers: int = 1,
     min_isolation: Isolation = Isolation.NAMESPACES,
+    limits: SandboxSettings | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Grade the programs of `source` that `output` lacks, write `results.json`, and return the results by SPEC's name.
 
     The evaluation of a single SPEC is in `output`. Those of several are in its folders, named after the SPECs, and
-    `output/results.json` has the results of all.
+    `output/results.json` has the results of all. `limits` are the usual ones by default.
 
     Raises:
         UserError: the problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine
@@ -122,12 +123,13 @@ def run_evaluations(
     specs_by_name = _named(specs)
     folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}
     _check_folder(output, is_single=len(specs) == 1)
+    limits = limits or SandboxSettings()
     results: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         stack.callback(source.close)
-        evaluations = _prepare(stack, source, specs_by_name, folders, max(ks), comparison, against)
+        evaluations = _prepare(stack, source, specs_by_name, folders, max(ks), comparison, against, limits)
         try:
-            graders = stack.enter_context(Graders(num_workers, SandboxSettings(), min_isolation))
+            graders = stack.enter_context(Graders(num_workers, limits, min_isolation))
             num_programs = sum(one.programs.num_programs for one in evaluations.values())
             num_stored = sum(one.store.num_rows for one in evaluations.values())
             progress = stack.enter_context(ProgramProgress(num_programs, num_stored))
@@ -173,15 +175,18 @@ def _prepare(
     k: int,
     comparison: Comparison,
     against: Path | None,
+    limits: SandboxSettings,
 ) -> dict[str, _Evaluation]:
     """Check all evaluations. Their stores close with `stack`."""
-    sets = {name: _load(spec) for name, spec in specs.items()}
+    sets = {name: _load(spec, limits) for name, spec in specs.items()}
     others = {name: against / name if len(specs) > 1 else against for name in specs} if against else {}
     theirs = {name: _read_against(folder, sets[name].problems, comparison) for name, folder in others.items()}
     identity = source.identity
+    given = limits.model_dump(mode="json", exclude_defaults=True)
+    changed = {f"sandbox.{name}": value for name, value in given.items()}
     stores = {}
     for name, loaded in sets.items():
-        made_of = {"problems": specs[name], "comparison": comparison.value} | identity
+        made_of = {"problems": specs[name], "comparison": comparison.value} | identity | changed
         stores[name] = stack.enter_context(SampleStore(folders[name], made_of))
         stores[name].check_problems(loaded.problems)
     return {
@@ -190,8 +195,8 @@ def _prepare(
     }
 
 
-def _load(spec: str) -> LoadedProblems:
-    loaded = load(spec, reason_to_refuse(SandboxSettings()))
+def _load(spec: str, limits: SandboxSettings) -> LoadedProblems:
+    loaded = load(spec, reason_to_refuse(limits))
     if loaded.rejected:
         logger.warning("%d unusable rows:\n%s", len(loaded.rejected), describe_rejected(loaded.rejected))
     return loaded

@@ -14,15 +14,15 @@ from files import write_jsonl
 from problems.index import ProblemIndex
 from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from rewards.types import ProgramTokens
-from sandbox.command import add_grading_options, exit_status, load_problems, positive
+from sandbox.command import add_grading_options, exit_status, limits_of, load_problems, parse_options, positive
 from sandbox.grading import Graders, ProgramRow, read_programs
-from settings import Algorithm, Localize, SandboxSettings
+from settings import Algorithm, Localize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; 2 means unusable data, tokenizer or isolation."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parse_options(parser, arguments)
     if options.output is None and not options.text:
         parser.error("nowhere to write to; give --output FILE.jsonl, --text, or both")
     return exit_status(_explain, options)
@@ -49,10 +49,11 @@ def _parser() -> argparse.ArgumentParser:
 def _explain(options: argparse.Namespace) -> None:
     """Grade and score the programs of the file. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
-    problems = load_problems(options.problems).problems
+    limits = limits_of(options)
+    problems = load_problems(options.problems, limits).problems
     programs = list(read_programs(options.programs, ProblemIndex(problems)))
     splits = [_split(program, tokenizer, options) for program, _ in programs]
-    with Graders(options.workers, SandboxSettings(), options.min_isolation) as graders:
+    with Graders(options.workers, limits, options.min_isolation) as graders:
         verdicts = [verdict for _, verdict in graders.verdicts(programs)]
     scores = score_by_problem(
         splits,

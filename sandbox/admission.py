@@ -7,10 +7,11 @@ loaded, as the answers will.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Set
 
 from problems.assertions import Relation, split_assertion
-from problems.scope import bound_names, check_imports, is_literal, parse_module
+from problems.scope import bound_names, imported_modules, is_literal, parse_module
 from problems.syntax import expression_tree
 from problems.types import (
     AssertTest,
@@ -27,6 +28,7 @@ from problems.types import (
 )
 from sandbox import codec
 from sandbox.compare import MAX_UNORDERED_ITEMS
+from sandbox.packages import find_packages
 from settings import SandboxSettings
 
 _ORDERS = {True: "lines or tokens for stdin tests", False: "items for calls"}
@@ -34,15 +36,21 @@ _NO_REFERENCE = "expects what a reference returns, but the problem has no refere
 
 
 def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | None]:
-    """A function that says why a problem cannot be graded within the limits in `settings`; None if it can."""
+    """A function that says why a problem cannot be graded with these settings; None if it can.
+
+    Raises:
+        UserError: a package in the settings is not installed.
+    """
+    importable = sys.stdlib_module_names | find_packages(settings.packages).modules.keys()
 
     def reason(problem: Problem) -> str | None:
         try:
             _check_texts(problem)
-            _check_checker(problem)
+            _check_checker(problem, importable)
             for number, test in enumerate(problem.tests):
                 if isinstance(test, ReferenceTest) and not problem.references:
                     raise UnusableRowError(f"tests[{number}]: {_NO_REFERENCE}")
+                _check_imports(f"tests[{number}]", _source_of(test), importable)
                 _check_test(f"tests[{number}]", test, settings.output_bytes)
         except UnusableRowError as error:
             return str(error)
@@ -77,7 +85,7 @@ def _texts(problem: Problem) -> Iterator[tuple[str, str]]:
                 yield f"tests[{number}]", source
 
 
-def _check_checker(problem: Problem) -> None:
+def _check_checker(problem: Problem, importable: Set[str]) -> None:
     """Refuse a checker that does not fit the tests. Otherwise it would have no effect, or reject every answer."""
     checker = problem.checker
     if checker is None:
@@ -85,9 +93,8 @@ def _check_checker(problem: Problem) -> None:
     if any(isinstance(test, AssertTest | CheckTest) for test in problem.tests):
         raise UnusableRowError("checker: the problem has assertions, which say themselves what is right")
     if isinstance(checker, Checker):
-        module = parse_module(checker.source, "checker")
-        check_imports(module, "checker")
-        has_function = "check" in bound_names(module)
+        has_function = "check" in bound_names(parse_module(checker.source, "checker"))
+        _check_imports("checker", checker.source, importable)
         if checker.form is CheckerForm.FUNCTION and not has_function:
             raise UnusableRowError("checker: expected a function check(input, expected, actual)")
         if checker.form is not CheckerForm.FUNCTION and not all(isinstance(test, StdinTest) for test in problem.tests):
@@ -102,6 +109,22 @@ def _check_checker(problem: Problem) -> None:
             raise UnusableRowError(
                 f"tests[{number}]: {len(expected)} items in any order; at most {MAX_UNORDERED_ITEMS} can be compared"
             )
+
+
+def _source_of(test: Test) -> str:
+    match test:
+        case AssertTest(assertion, setup, _):
+            return f"{setup}\n{assertion}"
+        case CheckTest(source, _):
+            return source
+    return ""
+
+
+def _check_imports(place: str, source: str, importable: Set[str]) -> None:
+    for name in sorted(imported_modules(source) - importable):
+        raise UnusableRowError(
+            f"{place}: imports {name}, which is neither in the standard library nor in sandbox.packages"
+        )
 
 
 def _check_test(place: str, test: Test, output_bytes: int) -> None:

@@ -6,7 +6,7 @@ standard ones, and it never imports, calls or looks up anything that the bytes n
 
 A type is kept if its `==` has a meaning of its own (`OrderedDict`, `Counter`, `deque`, views of a dict). An instance of
 a class that the program defines counts as the nearest of these types that it derives from, whatever its methods say.
-Any other object becomes an `Opaque`, which equals nothing.
+A scalar of numpy counts as Python's. Any other object becomes an `Opaque`, which equals nothing.
 
 A value is a tag byte, an unsigned 32-bit little-endian number, and that many bytes or items. Nothing here recurses.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 MAX_DEPTH = 400
 MAX_BYTES = 16 << 20
-# SandboxSettings the memory that the bytes can turn into: an empty set is 5 bytes here, and 200 in memory.
+# Limits the memory that the bytes can turn into: an empty set is 5 bytes here, and 200 in memory.
 _MAX_WEIGHT = 4_000_000
 _CONTAINER_WEIGHT = 8
 # Values that are expensive to build, in time (a path, everything written as text) or in memory (a deque).
@@ -141,9 +141,8 @@ def _pack(tag: bytes, items: list[Any]) -> bytes | None:
 
 def _encoder(kind: type) -> Callable[[Any], tuple[bytes, Any]]:
     """The function that turns a value of this type into its tag and its bytes, or its tag and the list of its items."""
-    found = _ENCODERS.get(kind)
-    if found is not None:
-        return found
+    if kind in _ENCODERS:
+        return _ENCODERS[kind]
     # The true ancestry: an object can lie to `isinstance` about its `__class__`.
     for base in type.__dict__["__mro__"].__get__(kind):
         if base in _ENCODERS:
@@ -151,10 +150,13 @@ def _encoder(kind: type) -> Callable[[Any], tuple[bytes, Any]]:
         if base is getattr(sys.modules.get("pathlib"), "PurePath", None):
             as_text: Any = base.__str__
             return lambda value: (b"/", as_text(value).encode("utf-8", "surrogatepass"))
+        if base is getattr(sys.modules.get("numpy"), "generic", None):
+            item = vars(base)["item"]  # a scalar without a counterpart in Python gives itself
+            return lambda value: _ENCODERS.get(type(plain := item(value)), _encode_opaque)(plain)
     return _encode_opaque
 
 
-def _encode_opaque(value: Any) -> tuple[bytes, bytes]:
+def _encode_opaque(value: Any) -> tuple[bytes, Any]:
     name = type.__getattribute__(type(value), "__qualname__").encode("utf-8", "replace")[:200]
     return (b"X" if callable(value) else b"O"), name
 
@@ -172,8 +174,7 @@ def _encode_number(value: int) -> tuple[bytes, bytes]:
 
 
 def _encode_default_dict(value: defaultdict[Any, Any]) -> tuple[bytes, list[Any]]:
-    factory = value.default_factory
-    known = factory if id(factory) in _TYPE_NAMES else None
+    known = value.default_factory if id(value.default_factory) in _TYPE_NAMES else None
     return b"e", [known, *_pairs(dict.items(value))]
 
 

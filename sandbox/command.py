@@ -20,28 +20,46 @@ from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, read_programs, verdict_row
+from sandbox.packages import find_packages
+from sandbox.process import Jail
 from sandbox.runtime import find_runtime
-from sandbox.selftest import CANARIES, CONFINED, LEVELS, find_level, fix
+from sandbox.selftest import CANARIES, CONFINED, LEVELS, check, find_level, fix
 from sandbox.verdict import Isolation, Outcome
 from settings import SandboxSettings
+from settings_sources import load_sandbox_settings, sandbox_fields
 
 EXIT_UNUSABLE = 2
+_SETTING = "--sandbox."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for unusable data, or if the machine gives too little isolation."""
-    options = _parser().parse_args(arguments)
-    return _doctor() if options.command == "doctor" else exit_status(_grade, options)
+    options = parse_options(_parser(), arguments)
+    return exit_status(_doctor if options.command == "doctor" else _grade, options)
 
 
-def exit_status(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a command and return its exit status; what the user has to fix goes to standard error."""
+def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command that takes the sandbox's settings; these stay in `sandbox` as they are (`limits_of`)."""
+    options, rest = parser.parse_known_args(arguments)
+    foreign = [word for word in rest if word.startswith("--") and not word.startswith(_SETTING)]
+    if foreign or (rest and not rest[0].startswith(_SETTING)):
+        parser.error(f"unrecognized arguments: {' '.join(foreign or rest)}")
+    options.sandbox = rest
+    return options
+
+
+def limits_of(options: argparse.Namespace) -> SandboxSettings:
+    """The settings that the command line gives to the sandbox. Raises UserError if they are wrong."""
+    return load_sandbox_settings(options.sandbox)
+
+
+def exit_status(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
+    """Run a command and return its exit status, by default 0; what the user has to fix goes to standard error."""
     try:
-        command(options)
+        return command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,8 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     add_grading_options(grade)
     grade.add_argument("--programs", required=True, type=Path, metavar="FILE.jsonl")
     grade.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl")
-    commands.add_parser("doctor", help="show which isolation this machine gives, and how to get more")
+    doctor = commands.add_parser("doctor", help="show which isolation this machine gives, and how to get more")
+    add_sandbox_settings(doctor)
     return parser
+
+
+def add_sandbox_settings(command: argparse.ArgumentParser) -> None:
+    """Say in the command's help which settings of the sandbox it takes (`parse_options`)."""
+    names = ", ".join(path[-1] for path in sandbox_fields())
+    command.add_argument_group(
+        "settings", f"{_SETTING}FIELD VALUE, as for a job (`rltf --help sandbox`); FIELD is one of {names}"
+    )
 
 
 def add_grading_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -65,15 +92,16 @@ def add_grading_options(command: argparse.ArgumentParser, *, several: bool = Fal
     weakest = f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)"
     level = Isolation.NAMESPACES
     add("--min-isolation", "--require", type=_level, default=level, metavar="LEVEL", help=weakest)
+    add_sandbox_settings(command)
 
 
-def load_problems(spec: str) -> LoadedProblems:
-    """The problems of a SPEC that the sandbox can judge; the unusable rows are named on standard error.
+def load_problems(spec: str, limits: SandboxSettings) -> LoadedProblems:
+    """The problems of a SPEC that can be judged within `limits`; the unusable rows are named on standard error.
 
     Raises:
         UserError: as `problems.load`.
     """
-    loaded = load(spec, reason_to_refuse(SandboxSettings()))
+    loaded = load(spec, reason_to_refuse(limits))
     if loaded.rejected:
         print(f"{len(loaded.rejected)} unusable rows:\n{describe_rejected(loaded.rejected)}", file=sys.stderr)
     return loaded
@@ -93,7 +121,8 @@ def _level(text: str) -> Isolation:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    index = ProblemIndex(load_problems(options.problems).problems)
+    limits = limits_of(options)
+    index = ProblemIndex(load_problems(options.problems, limits).problems)
     for _ in read_programs(options.programs, index):
         pass  # a bad row is named before anything runs
     outcomes: Counter[Outcome] = Counter()
@@ -102,7 +131,7 @@ def _grade(options: argparse.Namespace) -> None:
     part = options.output.with_name(options.output.name + ".part")
     part.unlink(missing_ok=True)
     with (
-        Graders(options.workers, SandboxSettings(), options.min_isolation) as graders,
+        Graders(options.workers, limits, options.min_isolation) as graders,
         contextlib.closing(RowWriter(part)) as writer,
     ):
         try:
@@ -118,11 +147,15 @@ def _grade(options: argparse.Namespace) -> None:
     print(f"{outcomes.total()} programs in {seconds:.1f} s: {counts}")
 
 
-def _doctor() -> int:
-    """Print what the self-test found. Returns 0 if some level above `rlimits` holds, otherwise 1."""
+def _doctor(options: argparse.Namespace) -> int:
+    """Print what the self-test found. Returns 0 if some level above `rlimits` holds, otherwise 1.
+
+    Raises UserError if a package cannot be used.
+    """
+    limits = limits_of(options)
     started = time.monotonic()
     print(f"interpreter for programs: {find_runtime().executable}")
-    finding = find_level(SandboxSettings())
+    finding = find_level(limits.model_copy(update={"packages": ()}))
     for level in LEVELS:
         if level in finding.reasons:
             reason = finding.reasons[level]
@@ -130,4 +163,16 @@ def _doctor() -> int:
         elif level is finding.level:
             print(f"{level.value:<18} yes    {len(CANARIES)} hostile programs contained")
     print(f"isolation level: {finding.level.value if finding.level else 'none'} ({time.monotonic() - started:.1f} s)")
+    if finding.level is not None:
+        _check_packages(finding.level, limits)
     return 0 if finding.level in CONFINED else 1
+
+
+def _check_packages(level: Isolation, limits: SandboxSettings) -> None:
+    """Print the version of each package that imports in a jail. Raises UserError for the first one that does not."""
+    for name in limits.packages:
+        alone = limits.model_copy(update={"packages": (name,)})
+        version = find_packages(alone.packages).versions[name]
+        with Jail(level, alone) as jail:
+            check(jail, level, quick=True)
+        print(f"package {name} {version}: imports in the jail")

@@ -103,6 +103,7 @@ class Graders:
         self._num_workers = num_workers
         self._settings = settings
         self._min_isolation = min_isolation
+        self.packages = settings.packages
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         self._stack = ExitStack()
 
@@ -192,7 +193,7 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
     """
     problems = list(problems)
     known = _remembered(cache)
-    keys = [_fingerprint(problem) for problem in problems]
+    keys = [_fingerprint(problem, graders.packages) for problem in problems]
     unknown = [
         (key, number, problem)
         for key, problem in zip(keys, problems, strict=True)
@@ -241,7 +242,8 @@ def _reason(verdict: Verdict) -> str:
     return f"{verdict.outcome.value} at test {failing}{error}"
 
 
-def _fingerprint(problem: Problem) -> str:
-    """A hash of everything that a verdict on the problem's references depends on."""
+def _fingerprint(problem: Problem, packages: tuple[str, ...]) -> str:
+    """A hash of everything that a verdict on the problem's references depends on, besides limits."""
     parts: list[Any] = [problem.benchmark, problem.task_id, problem.code_prefix, problem.tests, problem.references]
+    parts += packages
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

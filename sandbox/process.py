@@ -20,9 +20,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from errors import UserError
 from sandbox import cgroups, codec, reports, runtime
 from sandbox.jail import protocol, supervision
 from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
+from sandbox.packages import find_packages, place_in_namespaces
 from sandbox.verdict import Isolation
 from settings import MIB, SandboxSettings
 
@@ -31,9 +33,11 @@ PROGRAM_OUTPUT_BYTES = 256 * MIB
 _NUM_PROCESSES = 192
 # The zygote, a loader, and a program's output and input, on top of what the program itself may use.
 _OVERHEAD_BYTES = 48 * MIB
-# Address space is not memory: threads reserve stacks, and allocators arenas, that they never touch.
+# Address space is not memory: threads reserve stacks, and allocators arenas, that they never touch. Packages map files.
 _ADDRESS_HEADROOM_BYTES = 1024 * MIB
-_START_DEADLINE_S = 20.0
+# What packages may use while they are imported; afterwards, only what they still take is added to the limit.
+_IMPORT_BYTES = 1024 * MIB
+_START_DEADLINE_S = 60.0
 _GRACE_S = 5.0
 _END_DEADLINE_S = 1.0
 # Each file costs about a kilobyte of kernel memory beyond its contents.
@@ -53,11 +57,16 @@ class Jail:
     """A running jail. Not thread-safe; `close` it, or use it as a context manager."""
 
     def __init__(self, level: Isolation, settings: SandboxSettings) -> None:
-        """Start the jail and wait until it serves. Raises `JailError` with the reason if it cannot."""
+        """Start the jail and wait until it serves.
+
+        Raises `JailError` with the reason if it cannot, and `UserError` if a package is missing or cannot be used.
+        """
         self._level = level
         self._settings = settings
         self.limits = RunLimits(settings.cpu_s, settings.wall_s, settings.memory_bytes)
         self._in_namespaces = level in (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP)
+        self._packages = find_packages(settings.packages)
+        self._runtime = runtime.find_runtime().with_packages(self._packages.paths, in_namespaces=self._in_namespaces)
         self._cleanup = contextlib.ExitStack()
         self._init: int | None = None
         self.is_clean = True
@@ -80,7 +89,9 @@ class Jail:
         self.cgroup: cgroups.Cgroup | None = None
         oom_counter = None
         if self._level is Isolation.NAMESPACES_CGROUP:
-            self.cgroup = cgroups.create_cgroup(self._settings.memory_bytes + _OVERHEAD_BYTES, _NUM_PROCESSES)
+            memory_bytes = self._settings.memory_bytes + _OVERHEAD_BYTES
+            import_bytes = _IMPORT_BYTES if self._packages.preloaded else 0
+            self.cgroup = cgroups.create_cgroup(memory_bytes + import_bytes, _NUM_PROCESSES)
             self._cleanup.callback(self.cgroup.remove)
             oom_counter = os.open(self.cgroup.oom_file, os.O_RDONLY | os.O_CLOEXEC)
         uid = _lock_uid(self._cleanup) if os.geteuid() == 0 and self._level is not Isolation.RLIMITS else None
@@ -96,7 +107,7 @@ class Jail:
         inherited += [oom_counter] if oom_counter is not None else []
         try:
             self._process = subprocess.Popen(
-                [runtime.find_runtime().executable, "-I", "-S", "-c", runtime.launcher_source(), str(specification)],
+                [self._runtime.executable, "-I", "-S", "-c", runtime.launcher_source(), str(specification)],
                 stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env={}, cwd="/",
                 pass_fds=inherited, start_new_session=True,
             )  # fmt: skip
@@ -109,9 +120,13 @@ class Jail:
         if self._in_namespaces:
             self._init = os.pidfd_open(json.load(info)["child-pid"])
         info.close()
-        if hello[:1] != b"Z":
+        if hello[:1] == protocol.FAILED:
+            raise UserError(f"sandbox.packages: {hello[1:].decode('utf-8', 'replace')}; remove it")
+        if hello[:1] != protocol.READY or len(hello) != protocol.HELLO.size:
             raise JailError(f"the jail does not start: unexpected greeting {hello[:20]!r}")
-        self.landlock_abi = hello[1]
+        _, self.landlock_abi, package_bytes = protocol.HELLO.unpack(hello)
+        if self.cgroup is not None:
+            self.cgroup.limit_memory(self._settings.memory_bytes + _OVERHEAD_BYTES + package_bytes)
         self._kills_known = 0
 
     def _config(self, control: int, oom_counter: int | None) -> tuple[Any, ...]:
@@ -121,11 +136,12 @@ class Jail:
         scratch = "/tmp" if self._in_namespaces else ""
         # If the jail has no user of its own, the limit would count every process of the real user.
         num_processes = _NUM_PROCESSES if os.geteuid() == 0 and confined else None
+        place = place_in_namespaces if self._in_namespaces else str
         return tuple(
             protocol.Config(
                 control=control,
                 oom_counter=oom_counter,
-                readable=runtime.find_runtime().readable,
+                readable=self._runtime.readable,
                 writable=("/dev/null", *([scratch] if scratch else [])),
                 scratch=scratch,
                 scratch_bytes=settings.scratch_bytes,
@@ -136,11 +152,13 @@ class Jail:
                 program_output_bytes=PROGRAM_OUTPUT_BYTES,
                 output_bytes=settings.output_bytes,
                 num_processes=num_processes,
+                modules=tuple((name, place(path)) for name, path in self._packages.modules.items()),
+                preloaded=self._packages.preloaded,
             )
         )
 
     def _launch_specification(self, uid: int | None, modules: int, info: int) -> dict[str, Any]:
-        found = runtime.find_runtime()
+        found = self._runtime
         # Not `-I`, which would ignore the fixed hash seed in the environment.
         argv = [found.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", runtime.BOOT, str(modules)]
         if self._in_namespaces:

@@ -6,12 +6,15 @@ import os
 import shutil
 import sys
 import sysconfig
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CodeType
 
 import tzdata
+
+from sandbox.packages import place_in_namespaces
 
 ZONES = "/usr/share/zoneinfo"
 """The folder of time zones inside a jail."""
@@ -19,6 +22,9 @@ ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "1",
+    # Packages must not start threads: none survives a fork.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
     "PYTHONHASHSEED": "0",
     "TZ": "UTC",
@@ -28,11 +34,12 @@ _MODULES = (
     "sandbox.codec",
     "sandbox.jail.protocol",
     "sandbox.jail.confinement",
+    "sandbox.jail.supervision",
+    "sandbox.jail.packages",
     "sandbox.jail.program",
     "sandbox.jail.calls",
     "sandbox.jail.job",
     "sandbox.jail.checker",
-    "sandbox.jail.supervision",
     "sandbox.jail.scratch",
     "sandbox.jail.runner",
     "sandbox.jail.zygote",
@@ -74,6 +81,12 @@ class Runtime:
     binds: tuple[tuple[str, str], ...]
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
+
+    def with_packages(self, paths: Sequence[str], *, in_namespaces: bool) -> Runtime:
+        """This runtime with these files and folders of packages as well."""
+        binds = tuple((path, place_in_namespaces(path)) for path in paths)
+        readable = tuple(target if in_namespaces else path for path, target in binds)
+        return replace(self, binds=self.binds + binds, readable=self.readable + readable)
 
 
 @cache

@@ -21,7 +21,8 @@ LEVELS = tuple(Isolation)
 _CPU_S, _WALL_S, _PATIENCE_S = 0.05, 0.05, 30.0
 _ENVIRONMENT = (
     "import os; print(sorted(set(os.environ) - "
-    "{'HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'PWD', 'PYTHONHASHSEED', 'PYTHONTZPATH', 'TZ', 'LC_CTYPE'}))"
+    "{'HOME', 'LANG', 'LC_CTYPE', 'MALLOC_ARENA_MAX', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'PATH', 'PWD', "
+    "'PYTHONHASHSEED', 'PYTHONTZPATH', 'TZ'}))"
 )
 _OOM_HEADROOM_BYTES = 16 * MIB
 CONFINED = frozenset(LEVELS) - {Isolation.RLIMITS}

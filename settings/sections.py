@@ -243,6 +243,11 @@ class SandboxSettings(Section):
     )
     output_bytes: PositiveInt = Field(8 * MIB, description="Output that a test may write.")
     scratch_bytes: PositiveInt = Field(16 * MIB, description="Size of the /tmp folder that a test may fill.")
+    packages: tuple[str, ...] = Field(
+        (),
+        description="Installed packages, such as numpy, that programs may import besides the standard library, with "
+        "everything that they require.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> SandboxSettings:

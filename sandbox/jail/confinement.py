@@ -16,6 +16,7 @@ from typing import Any
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _SIGKILL = 9
+_EINVAL = 22
 
 # System calls by name: (x86_64, aarch64), None if the architecture does not have the call.
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
@@ -218,6 +219,12 @@ def die_with_parent(parent: int) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def has_one_thread() -> bool:
+    """Whether this process has a single thread. To be asked before the filters are installed."""
+    # The kernel refuses to detach one of several threads, and for a single one there is nothing to do.
+    return _LIBC.unshare(_CLONE_THREAD) == 0 or ctypes.get_errno() != _EINVAL
 
 
 def forbid_new_privileges() -> None:

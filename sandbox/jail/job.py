@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any
 
 from sandbox import codec
-from sandbox.jail import calls, confinement, program
+from sandbox.jail import calls, confinement, packages, program
 from sandbox.jail.protocol import CALL, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
 
 # Saved before any program runs: a program may replace what the modules hold.
@@ -43,6 +43,7 @@ def become(
     program.keep_only(files, max_descriptors)
     # What `random.seed` does with an integer, minus its Python code.
     _seed(random._inst, seed + number)
+    packages.seed(seed + number)
     limits.apply(cpu_s)
     program_filter.install()
     if code is None:

@@ -34,6 +34,10 @@ END = struct.Struct("<BIBB")
 # each for how far the program got and what a check found.
 REPORT = struct.Struct("<BBIQQQQQQQcc")
 MAX_REPORTS = 8
+# The first packet of a jail: the kernel's Landlock version, and the resident bytes that the packages take. `FAILED` and
+# a text instead: a package cannot be used.
+HELLO = struct.Struct("<cBQ")
+READY, FAILED = b"Z", b"P"
 # A report's finding if the check found nothing yet, and if the job is not a check.
 NOTHING_FOUND, NOT_A_CHECK = b"\0", b"-"
 SEED = struct.Struct("<Q")
@@ -41,7 +45,10 @@ _JOB = struct.Struct("<BQQ")
 
 
 class Config(NamedTuple):
-    """What the trusted side tells the zygote when it starts. Times in seconds; `scratch` is "" if there is none."""
+    """What the trusted side tells the zygote when it starts. Times in seconds; `scratch` is "" if there is none.
+
+    `modules` are pairs (top-level module of a package, its path in the jail), `preloaded` those to import at the start.
+    """
 
     control: int
     oom_counter: int | None
@@ -56,6 +63,8 @@ class Config(NamedTuple):
     program_output_bytes: int
     output_bytes: int
     num_processes: int | None
+    modules: tuple[tuple[str, str], ...]
+    preloaded: tuple[str, ...]
 
 
 class Part(NamedTuple):

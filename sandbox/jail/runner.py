@@ -29,11 +29,13 @@ class Reporter:
 
     Several reports share a packet, since waking the trusted side for every test would slow each one down. Their number
     is bounded because the kernel limits the descriptors in transit, and so are the bytes that they describe, because
-    these count as the jail's memory. `total_bytes` is what the programs of all reports wrote.
+    these count as the jail's memory. `total_bytes` is what the programs of all reports wrote. Every process inherits
+    `package_bytes` of memory from the zygote, which no report counts.
     """
 
-    def __init__(self, control: _socket.socket, oom_counter: int | None) -> None:
+    def __init__(self, control: _socket.socket, oom_counter: int | None, package_bytes: int) -> None:
         self.control = control
+        self._package_bytes = package_bytes
         self._oom = supervision.OomCounter(oom_counter)
         self._reports = bytearray()
         self._num_reports = self._num_bytes = 0
@@ -64,12 +66,15 @@ class Reporter:
         may_be_killed = status & 0x7F == _SIGKILL or reached == b"\0" or finding != NOT_A_CHECK
         is_killed = may_be_killed and self._oom.rose()
         self._reports += REPORT.pack(
-            cause, is_killed, status, int(cpu_s * 1e6), int(wall_s * 1e6), peak_bytes, partner_peak_bytes,
-            num_output, num_errors, num_value, reached, finding,
+            cause, is_killed, status, int(cpu_s * 1e6), int(wall_s * 1e6), self._own_bytes(peak_bytes),
+            self._own_bytes(partner_peak_bytes), num_output, num_errors, num_value, reached, finding,
         )  # fmt: skip
         self._num_reports += 1
         self._num_bytes += num_output + num_errors + num_value
         self.total_bytes += num_output + num_errors + num_value
+
+    def _own_bytes(self, peak_bytes: int) -> int:
+        return max(0, peak_bytes - self._package_bytes)
 
     @property
     def is_full(self) -> bool:

@@ -17,8 +17,21 @@ import struct
 import time
 from types import CodeType
 
-from sandbox.jail import confinement, job, program, scratch, supervision
-from sandbox.jail.protocol import END, NOT_A_CHECK, REQUEST, SEED, STDIN, Config, Task, read_source, read_tasks
+from sandbox.jail import confinement, job, packages, program, scratch, supervision
+from sandbox.jail.protocol import (
+    END,
+    FAILED,
+    HELLO,
+    NOT_A_CHECK,
+    READY,
+    REQUEST,
+    SEED,
+    STDIN,
+    Config,
+    Task,
+    read_source,
+    read_tasks,
+)
 from sandbox.jail.runner import MAX_DESCRIPTORS, Reporter, Runner
 
 # What contest programs import: loading it once saves each of them milliseconds. Not `threading`: its fork hook would
@@ -29,6 +42,7 @@ _PRELOADED = (
 )  # fmt: skip
 _FIRST_HIGH_DESCRIPTOR = 16
 _STACK_BYTES = 64 << 20
+_MAX_MESSAGE = 500
 # How a loader ends: everything is done, or the program has used up its total output.
 DONE, TOO_MUCH_OUTPUT = 0, 3
 
@@ -53,15 +67,23 @@ class Zygote:
         self.landlock_abi = 0
         if config.use_landlock:
             self.landlock_abi = confinement.restrict_paths(list(config.readable), list(config.writable))
+        self._package_bytes = self._load_packages()
         confinement.install_service_filter()
         os.chdir(config.scratch or "/")
         self._scratch = scratch.Scratch(config.scratch, self._control.fileno())
-        self._reporter = Reporter(self._control, counter)
+        self._reporter = Reporter(self._control, counter, self._package_bytes)
         self._runner = Runner(self._reporter, has_scratch=bool(config.scratch))
         self._scratch.clear()
         job.warm_up()
         gc.collect()
         gc.freeze()
+
+    def _load_packages(self) -> int:
+        try:
+            return packages.load(dict(self._config.modules), self._config.preloaded)
+        except packages.PackageError as error:
+            self._control.send(FAILED + str(error).encode("utf-8", "replace")[:_MAX_MESSAGE])
+            raise
 
     def _limit_resources(self) -> None:
         limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: MAX_DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0}
@@ -76,7 +98,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Answer requests one after another."""
-        self._control.send(b"Z" + struct.pack("<B", self.landlock_abi))
+        self._control.send(HELLO.pack(READY, self.landlock_abi, self._package_bytes))
         while True:
             packet, ancillary, _, _ = self._control.recvmsg(64, _socket.CMSG_SPACE(8))
             if not packet:

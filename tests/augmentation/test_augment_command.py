@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from augmentation.__main__ import LIMITS, main
+from augmentation.__main__ import halved, main
 from augmentation.agreement import Rules
 from augmentation.agreement import augment as augment_problem
 from files import read_rows
@@ -19,6 +19,7 @@ from problems.index import ProblemIndex
 from sandbox.grading import Graders
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
+from settings import SandboxSettings
 from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 
@@ -152,7 +153,7 @@ def test_wrong_programs_that_pass_an_apps_test_are_caught() -> None:
     programs = [row["code"] for row in rows if row["problem_id"] == "4184"]
     whole = ProblemIndex(load(f"apps:{DATA}/apps/train").problems).find("4184")
     kept = replace(whole, tests=whole.tests[:1])
-    with Graders(1, LIMITS, Isolation.NAMESPACES) as graders:
+    with Graders(1, halved(SandboxSettings()), Isolation.NAMESPACES) as graders:
         augmented = augment_problem(kept, (), graders, Rules())
         caught = {True: 0, False: 0}
         for program in programs:

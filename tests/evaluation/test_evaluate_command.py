@@ -60,6 +60,21 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
+def test_settings_of_the_sandbox_apply_and_are_part_of_the_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import numpy as np\nprint(np.array(input().split(), dtype=int).sum())"
+    samples, output = write(tmp_path / "samples.jsonl", [row("sum-of-line", "0", code)]), tmp_path / "out"
+    numpy = ["--sandbox.packages", "numpy"]
+    assert evaluate(samples, output, *numpy, "--workers", "1") == 0
+    assert results(output)["pass@1"]["all"] == 1.0
+    assert evaluate(samples, output) == 2
+    assert "sandbox.packages: ['numpy'] there, None now" in capsys.readouterr().err
+    assert evaluate(samples, output, "--sandbox.pakages", "numpy") == 2
+    assert "did you mean --sandbox.packages?" in capsys.readouterr().err
+    assert evaluate(samples, output, "--workers", "1", *numpy) == 0
+
+
 def test_a_file_of_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = write(tmp_path / "samples.jsonl", ROWS)
     assert evaluate(samples, tmp_path / "out", "--k", "1", "2") == 0

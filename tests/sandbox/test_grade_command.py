@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,41 @@ def test_bad_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     missing[2] = OWN
     assert main(missing) == 2
     assert "no such file of programs" in capsys.readouterr().err
+
+
+def test_settings_of_the_sandbox_apply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    array = "import numpy as np\na = np.array(input().split(), dtype=int)\nprint(a.sum())\n"
+    rows = [program(array), program("while True: pass", 1), program(RIGHT + "print('x' * 3000)", 2)]
+    given = ["--sandbox.packages", "numpy", "--sandbox.cpu_s", "0.2", "--sandbox.output_bytes=2000"]
+    status, verdicts = grade(tmp_path, rows, *given, "--workers", "1")
+    assert status == 0
+    assert [row["outcome"] for row in verdicts] == ["passed", "timeout", "output_limit"]
+    status, verdicts = grade(tmp_path, rows[:1])
+    assert [row["error_type"] for row in verdicts] == ["ModuleNotFoundError"]
+    for words, message in (
+        (["--sandbox.package", "numpy"], "unknown option --sandbox.package: did you mean --sandbox.packages?"),
+        (["--sandbox.cpu_s", "fast"], "sandbox.cpu_s = 'fast' (--sandbox.cpu_s): input should be a valid number"),
+        (["--sandbox.cpu_s", "20"], "wall_s 10 is below cpu_s 20"),
+        (["--sandbox.max_workers", "2"], "unknown option --sandbox.max_workers"),
+        (["--sandbox.packages", "numpy-absent"], "sandbox.packages: 'numpy-absent' is not installed here"),
+    ):
+        assert grade(tmp_path, rows, *words)[0] == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        grade(tmp_path, rows, "--sandbox.cpu_s", "1", "--wokers", "2")
+    assert "unrecognized arguments: --wokers" in capsys.readouterr().err
+
+
+def test_doctor_says_whether_packages_import(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--sandbox.packages", "numpy"]) == 0
+    assert f"package numpy {version('numpy')}: imports in the jail" in capsys.readouterr().out
+    assert main(["doctor", "--sandbox.packages", "ray"]) == 2
+    found = capsys.readouterr()
+    assert "isolation level: " in found.out
+    assert "ray cannot be imported in the jail: " in found.err
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "--sandbox.FIELD VALUE" in capsys.readouterr().out
 
 
 def test_numbers_are_found_with_and_without_leading_zeros() -> None:

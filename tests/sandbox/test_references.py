@@ -69,3 +69,11 @@ def test_references_of_codecontests(tmp_path: Path, graders: Graders) -> None:
     assert len(found.problems) == 24
     assert {problem.task_id for problem in found.left_out} == several_answers | {"1540_b_tree_array_3053"}
     assert all(item.reason.startswith("failed at test") for item in found.rejected)
+
+
+def test_cached_findings_hold_for_the_same_packages(tmp_path: Path, graders: Graders) -> None:
+    cache = tmp_path / "cache.json"
+    problem = Problem("p", "own", "?", TESTS, references=("import numpy\nprint(numpy.square(int(input())))",))
+    assert validate_references([problem], graders, cache).left_out == (problem,)
+    with Graders(1, SandboxSettings(packages=("numpy",)), Isolation.NAMESPACES) as with_numpy:
+        assert validate_references([problem], with_numpy, cache).problems == (problem,)

@@ -13,6 +13,7 @@ from problems.types import (
     CallTest,
     Checker,
     CheckerForm,
+    CheckTest,
     Order,
     Problem,
     ReferenceTest,
@@ -46,6 +47,9 @@ def nested(depth: int) -> Any:
         (AssertTest(f"assert f(1) == {'x' * 1000!r}"), "expected value: the value takes more than"),
         (AssertTest("assert f(1) == 2", "x = '\ud800'"), "lone surrogate"),
         (AssertTest("assert f(1).val == 2"), "no plain value has"),
+        (AssertTest("assert f(1) == 2", "import numpy.linalg as la"), r"tests\[0\]: imports numpy, which is"),
+        (CheckTest("def check(c):\n  from pandas import Series\n  assert c(1) == 2", "f"), "imports pandas, which is"),
+        (CheckTest("from .other import f\ndef check(c): assert c(1) == f(1)", "f"), "imports ., which is"),
     ],
 )
 def test_tests_that_no_program_can_pass_are_refused(test: Test, reason: str) -> None:
@@ -99,5 +103,6 @@ def test_everything_else_is_accepted() -> None:
         CallTest("f", ("\ud800",), [1.5, None, {"a": [True]}]),
         AssertTest("assert f(1) == Counter('aab')"),
         AssertTest("assert len(f(1)) == 2"),
+        AssertTest("assert f(1) == 2", "import os.path, json as j\nfrom collections.abc import Set"),
     )
     assert reason_to_refuse(LIMITS)(replace(PROBLEM, tests=tests)) is None

@@ -17,6 +17,7 @@ from tests.sandbox.crew import Crew, crew_of, selected
 from tests.sandbox.threats import Threat
 
 LIMITS = SandboxSettings(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)
+WITH_NUMPY = LIMITS.model_copy(update={"packages": ("numpy",)})
 SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"),))
 CALL = Problem("call", "tests", "", (CallTest("f", (5,), 25),))
 ASSERT = Problem("assert", "tests", "", (AssertTest("assert f(5) == 25"),))
@@ -34,15 +35,25 @@ def finding() -> selftest.Finding:
     return selftest.find_level(LIMITS)
 
 
-@pytest.fixture(scope="module", params=[Isolation.NAMESPACES_CGROUP, Isolation.NAMESPACES, Isolation.LANDLOCK])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (Isolation.NAMESPACES_CGROUP, LIMITS),
+        (Isolation.NAMESPACES, LIMITS),
+        (Isolation.LANDLOCK, LIMITS),
+        pytest.param((Isolation.NAMESPACES, WITH_NUMPY), marks=pytest.mark.slow),
+    ],
+    ids=[*map(str, (Isolation.NAMESPACES_CGROUP, Isolation.NAMESPACES, Isolation.LANDLOCK)), "numpy"],
+)
 def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
-    """Sandboxes at each level that this machine can give, not only at the best."""
-    if reason := finding().reasons.get(request.param):
+    """Sandboxes at each level that this machine can give, not only at the best, and some with a package loaded."""
+    level, limits = request.param
+    if reason := finding().reasons.get(level):
         pytest.skip(reason)
     cases = [(check, *case) for case in selected(request, "problem", "threat", crew=request.param)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selftest, "find_level", lambda _: selftest.Finding(request.param))
-        with crew_of(lambda: Sandbox(LIMITS, request.param), cases) as crew:
+        patch.setattr(selftest, "find_level", lambda _: selftest.Finding(level))
+        with crew_of(lambda: Sandbox(limits, level), cases) as crew:
             yield crew
 
 
