@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, humaneval, mbpp, starter
+from problems import apps, custom, evalplus, humaneval, mbpp, starter
 from problems.index import nearest
 from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, UnusableRowError
@@ -52,28 +52,26 @@ class Spec:
 class _Benchmark:
     """How the rows of a benchmark become problems and back.
 
-    `mirror_folder` is the folder to read in the Hub's Parquet mirror. `evalplus` is the name of the larger benchmark
-    with rows that look alike (EvalPlus, Liu et al. 2023).
+    `to_row` is None if there is no way back. `mirror_folder` is the folder to read in the Hub's Parquet mirror.
     """
 
     to_problem: Callable[[Any], Problem]
     task_id_of: Callable[[Any], str | None]
-    to_row: Callable[[Problem], dict[str, Any]]
+    to_row: Callable[[Problem], dict[str, Any]] | None = None
     mirror_folder: str | None = None
-    evalplus: str = ""
 
 
 _BENCHMARKS = {
     "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all"),
-    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row, evalplus="HumanEval+"),
+    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
+    "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
-    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row, evalplus="MBPP+"),
+    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
+    "mbppplus": _Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),
 }
 KINDS = ("starter", *_BENCHMARKS)
 _KEYS = ("difficulty", "split", "references", "config")
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
-_EVALPLUS_INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
-_EVALPLUS_ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)
 
 
 def parse_spec(text: str) -> Spec:
@@ -83,9 +81,6 @@ def parse_spec(text: str) -> Spec:
         UserError: unknown KIND or key (the message names the nearest one), or no PATH.
     """
     kind, colon, rest = text.partition(":")
-    base = kind.removesuffix("plus")
-    if base != kind and base in _BENCHMARKS and _BENCHMARKS[base].evalplus:
-        raise UserError(f"{text!r}: {kind} from EvalPlus is not supported yet; {base}:PATH has the base tests")
     if kind not in KINDS or not colon:
         raise UserError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
@@ -141,9 +136,10 @@ def row_of(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """
-    if problem.benchmark not in _BENCHMARKS:
-        raise UserError(f"{problem.benchmark} problems have no row format; {', '.join(_BENCHMARKS)} problems have one")
-    return _BENCHMARKS[problem.benchmark].to_row(problem)
+    with_rows = {kind: one.to_row for kind, one in _BENCHMARKS.items() if one.to_row is not None}
+    if problem.benchmark not in with_rows:
+        raise UserError(f"{problem.benchmark} problems have no row format; {', '.join(with_rows)} problems have one")
+    return with_rows[problem.benchmark](problem)
 
 
 def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
@@ -161,8 +157,9 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
             check_text(row.data, "")
-            _refuse_evalplus(row.data, spec.kind, benchmark)
-            problem = benchmark.to_problem(row.data)
+            # A row of EvalPlus in a file of the base benchmark is never read with its base tests alone.
+            kind = f"{spec.kind}plus" if evalplus.is_evalplus_row(row.data) else spec.kind
+            problem = _BENCHMARKS.get(kind, benchmark).to_problem(row.data)
             if problem.task_id in problems:
                 raise UnusableRowError("task_id: another problem already has this id")
             reason = refuse(problem) if refuse is not None else None
@@ -178,19 +175,6 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
         first = f"; the first: {rejected[0]}" if rejected else ""
         raise UserError(f"{spec.path}: none of its {len(rejected)} rows can be used as {spec.kind}{first}")
     return tuple(problems.values()), tuple(rejected)
-
-
-def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
-    """Refuse a row from EvalPlus: with only its base tests, results would look as if they came from the full set."""
-    if not benchmark.evalplus or not isinstance(row, dict):
-        return
-    test = row.get("test")
-    has_inputs = isinstance(test, str) and _EVALPLUS_INPUTS.search(test) and _EVALPLUS_ANSWERS.search(test)
-    if has_inputs or "base_input" in row or "plus_input" in row:
-        raise UnusableRowError(
-            f"a row of {benchmark.evalplus} from EvalPlus: its inputs and tolerances are not supported yet; for the "
-            f"base tests use {kind}:... with the benchmark's own file"
-        )
 
 
 def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
 from problems import AssertTest, load
 from problems.assertions import split_assertion
 from sandbox.judge import reason_to_refuse
@@ -58,18 +57,6 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
         if isinstance(test, AssertTest)
     )
     assert found == shapes
-
-
-@pytest.mark.parametrize(
-    ("kind", "file"),
-    [
-        ("mbpp", "mbppplus/MbppPlus-OriginFmt-third.jsonl.gz"),
-        ("humaneval", "humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz"),
-    ],
-)
-def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
-    with pytest.raises(UserError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
-        load(f"{kind}:{DATA / file}")
 
 
 @pytest.mark.parametrize(
