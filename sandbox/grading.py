@@ -243,5 +243,6 @@ def _reason(verdict: Verdict) -> str:
 
 def _fingerprint(problem: Problem) -> str:
     """A hash of everything that a verdict on the problem's references depends on."""
-    parts: list[Any] = [problem.benchmark, problem.task_id, problem.code_prefix, problem.tests, problem.references]
+    parts: list[Any] = [problem.benchmark, problem.task_id, problem.preamble, problem.code_prefix]
+    parts += [problem.tests, problem.references]
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
