@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, evalplus, humaneval, leetcode, mbpp, starter
+from problems import apps, custom, evalplus, humaneval, kodcode, leetcode, mbpp, starter
 from problems.index import nearest
 from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, UnusableRowError
@@ -66,6 +66,7 @@ _BENCHMARKS = {
     "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
     "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
+    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of),
     "leetcode": _Benchmark(leetcode.to_problem, leetcode.task_id_of),
     "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
     "mbppplus": _Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),

@@ -136,7 +136,6 @@ def test_counts() -> None:
     spec = f"leetcode:{DATA}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz"
     loaded = load(spec, reason_to_refuse(SandboxSettings()))
     assert (len(loaded.problems), loaded.rejected) == (200, ())
-    assert Counter(test.function == problem.entry_point for problem in loaded.problems for test in problem.tests) == {
-        True: 492
-    }
+    tests = [(problem.entry_point, test) for problem in loaded.problems for test in problem.tests]
+    assert Counter(isinstance(test, CallTest) and test.function == name for name, test in tests) == {True: 492}
     assert Counter(problem.difficulty for problem in loaded.problems) == {"Easy": 51, "Medium": 102, "Hard": 47}
