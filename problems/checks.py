@@ -141,7 +141,7 @@ def check_function(module: ast.Module) -> ast.FunctionDef | None:
 def _program_functions(module: ast.Module, entry_point: str) -> set[str]:
     """The names under which a test module calls the program."""
     check = check_function(module)
-    return {entry_point} | ({check.args.args[0].arg} if check is not None else set())
+    return set(entry_point.split(",")) | ({check.args.args[0].arg} if check is not None else set())
 
 
 def _refuse_other_process(module: ast.Module, entry_point: str) -> None:
@@ -195,7 +195,7 @@ def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
         raise UnusableRowError(f"test does not compile: {error}") from error
     if any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(module)):
         return
-    known = bound_names(module) | vars(builtins).keys() | _MODULE_NAMES | {entry_point}
+    known = bound_names(module) | vars(builtins).keys() | _MODULE_NAMES | set(entry_point.split(","))
     unknown = sorted(used_names(module) - known)
     if unknown:
         raise UnusableRowError(f"test uses a name that nothing defines: {', '.join(unknown)}")

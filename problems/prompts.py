@@ -156,11 +156,12 @@ def _mbpp(problem: Problem) -> str:
 
 
 def _by_tests(problem: Problem) -> str:
+    if problem.code_prefix:
+        return problem.code_prefix
     return _mbpp(problem) if isinstance(problem.tests[0], AssertTest) and problem.num_visible_tests else _apps(problem)
 
 
 _FORMATS: dict[str, Callable[[Problem], str]] = {
-    "humaneval": lambda problem: problem.code_prefix,
     "starter": lambda problem: f"{problem.statement}\n",
     QUESTION: lambda problem: problem.statement,
 }

@@ -91,16 +91,17 @@ def defines(tree: ast.Module, name: str) -> bool:
 def source_before(problem: Problem, program: str) -> str:
     """The source that goes before a submitted program when it runs; empty if the program stands alone.
 
-    A program may continue the problem's `code_prefix`, or define the whole function again after it and use its imports
-    and helper functions. Call-based problems come from sites that import what their programs use (`List`), so names
-    that the program uses but does not define are imported for it. The same goes for a class `Solution` that asserts
-    test. In custom problems, a program gets the names of `typing` that the problem itself uses. A program with
-    `__future__` imports always stands alone, because these must come first.
+    A problem's `preamble` comes first. A program may continue the problem's `code_prefix`, or define the whole function
+    again after it and use its imports and helper functions. Call-based problems come from sites that import what their
+    programs use (`List`), so names that the program uses but does not define are imported for it. The same goes for a
+    class `Solution` that asserts test. In custom problems, a program gets the names of `typing` that the problem itself
+    uses. A program with `__future__` imports always stands alone, because these must come first.
     """
-    if _has_future_import(problem.code_prefix, program):
+    prefix = problem.preamble + problem.code_prefix
+    if _has_future_import(prefix, program):
         return ""
-    if problem.code_prefix:
-        return problem.code_prefix
+    if prefix:
+        return prefix
     test = problem.tests[0]
     if isinstance(test, CallTest) or (isinstance(test, AssertTest) and _SOLUTION.search(program)):
         return site_imports(program)

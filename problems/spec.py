@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, humaneval, livecodebench, mbpp, shapes, starter
+from problems import apps, custom, evalplus, humaneval, kodcode, leetcode, livecodebench, mbpp, shapes, starter
 from problems.checkers import known_checker
 from problems.index import nearest
 from problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
@@ -55,8 +55,7 @@ class _Benchmark:
     """How the rows of a benchmark become problems and back. `to_row` is None if it has no row format to write.
 
     `mirror_folder` is the folder to read in the Hub's Parquet mirror. With `splits`, ids repeat in each of these splits
-    on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1. `evalplus` is the
-    name of the larger benchmark with rows that look alike (EvalPlus, Liu et al. 2023).
+    on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1.
     """
 
     to_problem: Callable[[Any], Problem]
@@ -65,14 +64,17 @@ class _Benchmark:
     mirror_folder: str | None = None
     splits: tuple[str, ...] = ()
     numbered: bool = False
-    evalplus: str = ""
 
 
 _BENCHMARKS = {
     "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
-    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row, evalplus="HumanEval+"),
+    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
+    "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
-    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row, evalplus="MBPP+"),
+    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of),
+    "leetcode": _Benchmark(leetcode.to_problem, leetcode.task_id_of),
+    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
+    "mbppplus": _Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),
     **{
         kind: _Benchmark(
             partial(shapes.to_problem, kind),
@@ -89,8 +91,6 @@ _KEYS = ("difficulty", "split", "references", "config")
 _RELEASE_KEYS = ("version", "from", "to")
 """Keys for LiveCodeBench. They choose rows before every other selection."""
 _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<query>[^?\[\]]*))", re.DOTALL)
-_EVALPLUS_INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
-_EVALPLUS_ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)
 
 
 def parse_spec(text: str) -> Spec:
@@ -100,9 +100,6 @@ def parse_spec(text: str) -> Spec:
         UserError: unknown KIND or key (the message names the nearest one), or no PATH.
     """
     kind, colon, rest = text.partition(":")
-    base = kind.removesuffix("plus")
-    if base != kind and base in _BENCHMARKS and _BENCHMARKS[base].evalplus:
-        raise UserError(f"{text!r}: {kind} from EvalPlus is not supported yet; {base}:PATH has the base tests")
     if kind not in KINDS or not colon:
         raise UserError(
             f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
@@ -174,7 +171,7 @@ def row_of(problem: Problem) -> dict[str, Any]:
 
 def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
     """The problem of a row after a round trip through JSON."""
-    return _BENCHMARKS[benchmark].to_problem(json.loads(json.dumps(row)))
+    return _with_checker(_BENCHMARKS[benchmark].to_problem(json.loads(json.dumps(row))))
 
 
 def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
@@ -189,8 +186,9 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
             check_text(row.data, "")
-            _refuse_evalplus(row.data, spec.kind, benchmark)
-            problem = _with_checker(benchmark.to_problem(row.data))
+            # A row of EvalPlus in a file of the base benchmark is never read with its base tests alone.
+            kind = f"{spec.kind}plus" if evalplus.is_evalplus_row(row.data) else spec.kind
+            problem = _with_checker(_BENCHMARKS.get(kind, benchmark).to_problem(row.data))
             if problem.task_id in problems:
                 raise UnusableRowError("task_id: another problem already has this id")
             reason = refuse(problem) if refuse is not None else None
@@ -213,19 +211,6 @@ def _with_checker(problem: Problem) -> Problem:
     has_stdin = problem.checker is None and all(isinstance(test, StdinTest) for test in problem.tests)
     checker = known_checker(problem.statement) if has_stdin else None
     return problem if checker is None else replace(problem, checker=checker)
-
-
-def _refuse_evalplus(row: Any, kind: str, benchmark: _Benchmark) -> None:
-    """Refuse a row from EvalPlus: with only its base tests, results would look as if they came from the full set."""
-    if not benchmark.evalplus or not isinstance(row, dict):
-        return
-    test = row.get("test")
-    has_inputs = isinstance(test, str) and _EVALPLUS_INPUTS.search(test) and _EVALPLUS_ANSWERS.search(test)
-    if has_inputs or "base_input" in row or "plus_input" in row:
-        raise UnusableRowError(
-            f"a row of {benchmark.evalplus} from EvalPlus: its inputs and tolerances are not supported yet; for the "
-            f"base tests use {kind}:... with the benchmark's own file"
-        )
 
 
 def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:

@@ -120,8 +120,9 @@ class Problem:
 
     `task_id` is unique within its benchmark. The statement shows the first `num_visible_tests` tests. `references` are
     programs known to be right; there may be none. A completion continues `code_prefix` (HumanEval's prompt), or is a
-    whole program if that is empty. `entry_point` names the function that call and assert tests use, if any. `checker`
-    says which answers to stdin, call and reference tests are right; None means the expected one alone.
+    whole program if that is empty. `preamble` is source code that runs before it and is not shown. `entry_point` names
+    the function that call and assert tests use, if any. `checker` says which answers to stdin, call and reference tests
+    are right; None means the expected one alone.
     """
 
     task_id: str
@@ -133,6 +134,7 @@ class Problem:
     entry_point: str | None = None
     starter_code: str = ""
     code_prefix: str = ""
+    preamble: str = ""
     num_visible_tests: int = 0
     limits: Limits = Limits()
     checker: AnswerRule | Checker | None = None

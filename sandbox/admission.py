@@ -46,6 +46,7 @@ def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | Non
     def reason(problem: Problem) -> str | None:
         try:
             _check_texts(problem)
+            _check_imports("code before the program", problem.preamble, importable)
             _check_checker(problem, importable)
             for number, test in enumerate(problem.tests):
                 if isinstance(test, ReferenceTest) and not problem.references:
@@ -90,17 +91,18 @@ def _check_checker(problem: Problem, importable: Set[str]) -> None:
     checker = problem.checker
     if checker is None:
         return
-    if any(isinstance(test, AssertTest | CheckTest) for test in problem.tests):
-        raise UnusableRowError("checker: the problem has assertions, which say themselves what is right")
+    tests = {n: test for n, test in enumerate(problem.tests) if not isinstance(test, AssertTest | CheckTest)}
+    if not tests:
+        raise UnusableRowError("checker: the problem has only assertions, which say themselves what is right")
     if isinstance(checker, Checker):
         has_function = "check" in bound_names(parse_module(checker.source, "checker"))
         _check_imports("checker", checker.source, importable)
         if checker.form is CheckerForm.FUNCTION and not has_function:
             raise UnusableRowError("checker: expected a function check(input, expected, actual)")
-        if checker.form is not CheckerForm.FUNCTION and not all(isinstance(test, StdinTest) for test in problem.tests):
+        if checker.form is not CheckerForm.FUNCTION and not all(isinstance(test, StdinTest) for test in tests.values()):
             raise UnusableRowError("checker: a checker program reads text, so all tests must be stdin tests")
         return
-    for number, test in enumerate(problem.tests):
+    for number, test in tests.items():
         is_text = isinstance(test, StdinTest)
         if checker.any_order is not None and is_text == (checker.any_order is Order.ITEMS):
             raise UnusableRowError(f"checker: any_order is {checker.any_order}; expected {_ORDERS[is_text]}")

@@ -137,5 +137,5 @@ def _accepts(checker: Checker, result: RunResult) -> bool:
         return result.value is True
     match result.value:
         case (0, str(printed)):
-            return checker.form is CheckerForm.PROGRAM or printed.strip() == "1"
+            return checker.form is CheckerForm.PROGRAM or printed.split()[-1:] == ["1"]
     return False

@@ -243,7 +243,7 @@ def _reason(verdict: Verdict) -> str:
 
 
 def _fingerprint(problem: Problem, packages: tuple[str, ...]) -> str:
-    """A hash of everything that a verdict on the problem's references depends on, besides limits."""
-    parts: list[Any] = [problem.benchmark, problem.task_id, problem.code_prefix, problem.tests, problem.references]
-    parts += packages
+    """A hash of everything that a verdict on the problem's references depends on, besides the sandbox's limits."""
+    parts: list[Any] = [problem.benchmark, problem.task_id, problem.preamble, problem.code_prefix]
+    parts += [problem.tests, problem.checker, problem.limits, problem.references, packages]
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
 from problems import AssertTest, load
 from problems.assertions import split_assertion
 from sandbox.admission import reason_to_refuse
@@ -62,24 +61,15 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "file"),
-    [
-        ("mbpp", "mbppplus/MbppPlus-OriginFmt-third.jsonl.gz"),
-        ("humaneval", "humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz"),
-    ],
-)
-def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
-    with pytest.raises(UserError, match=r"none of its \d+ rows can be used.*EvalPlus.*not supported yet"):
-        load(f"{kind}:{DATA / file}")
-
-
-@pytest.mark.parametrize(
     "spec",
     [
         "mbpp:{}/mbpp/mbpp.jsonl",
         "humaneval:{}/humaneval/HumanEval.jsonl.gz",
         "apps:{}/apps/train",
         "codecontests:{}/codecontests/problems.jsonl",
+        "humanevalplus:{}/humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz",
+        "mbppplus:{}/mbppplus/MbppPlus-OriginFmt-third.jsonl.gz",
+        "leetcode:{}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz",
     ],
 )
 def test_every_problem_can_be_graded(spec: str) -> None:

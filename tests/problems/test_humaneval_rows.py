@@ -105,13 +105,11 @@ def test_humaneval_asserts_that_call_a_helper_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        ("import numpy as np\ndef check(candidate):\n    assert candidate(1) == 1\n", "imports numpy"),
-        ("def check(candidate):\n    import pandas\n    assert candidate(1) == 1\n", "imports pandas"),
         ("def check(candidate):\n    assert candidate(N) == 1\n", "nothing defines: N"),
         ("def check(candidate):\n    for i in range(N):\n        assert candidate(i) == i\n", "nothing defines: N"),
         ("def check(candidate):\n    return\n    yield = 3\n", "not Python"),
         ("def check(candidate):\n    nonlocal x\n    assert candidate(1) == x\n", "does not compile"),
-        ("def check(candidate):\n    inputs = [[1]]\n    results = [1]\n", "HumanEval[+] from EvalPlus"),
+        ("def check(candidate):\n    inputs = [[1]]\n    results = [1]\n", "expected a loop over inputs"),
     ],
 )
 def test_humaneval_modules_that_nothing_could_pass_are_refused(tmp_path: Path, test: str, reason: str) -> None:

@@ -255,18 +255,6 @@ def test_integers_of_any_length_load(tmp_path: Path) -> None:
     assert test.arguments[0] == -test.expected
 
 
-def test_evalplus_rows_are_refused_by_name(tmp_path: Path) -> None:
-    strong = "import numpy as np\ninputs = [[1]]\nresults = [1]\n"
-    rows = [MBPP_ROW, MBPP_ROW | {"task_id": 602, "test": strong}, MBPP_ROW | {"task_id": 603, "test": "assert f(9)"}]
-    rows.append({"task_id": "Mbpp/2", "prompt": "x", "base_input": [[1]], "plus_input": [[2]]})
-    loaded = load(f"mbpp:{write_lines(tmp_path / 'mbpp.jsonl', rows)}")
-    assert ids(loaded.problems) == ["601"]
-    assert ["EvalPlus" in row.reason for row in loaded.rejected] == [True, False, True]
-    assert "test_list" in loaded.rejected[1].reason
-    with pytest.raises(UserError, match="EvalPlus is not supported yet; mbpp:PATH"):
-        load("mbppplus:x.jsonl")
-
-
 def test_a_refused_problem_is_a_rejected_row(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mbpp.jsonl", mbpp_rows(3))
     loaded = load(f"mbpp:{file}", lambda problem: "too odd" if problem.task_id == "602" else None)

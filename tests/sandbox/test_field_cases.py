@@ -26,9 +26,6 @@ NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))
 ARGUED: dict[str, set[str]] = {
     # Refused when loaded: a match object of `re` is not a plain value, and numpy is not in the jail.
     "s09-asserts": {"regex_match", "np", "np_arr"},
-    # Rows of EvalPlus, refused by name.
-    "s11-humaneval-rows": {"0-body", "wrong"},
-    "s13-mbppplus-row": {"right", "hardcoded"},
     # The problem file is empty.
     "s15-apps-rows": {"p0", "p1", "p3a", "p3b", "p9", "p10", "p11", "p12", "bom_call", "np", "bisect"},
     # A wrong program, cut off in the middle.

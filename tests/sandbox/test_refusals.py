@@ -73,7 +73,7 @@ IN_ANY_ORDER = AnswerRule(any_order=Order.ITEMS)
 @pytest.mark.parametrize(
     ("test", "checker", "reason"),
     [
-        (AssertTest("assert f(1) == 2"), AnswerRule(ignore_case=True), "checker: the problem has assertions"),
+        (AssertTest("assert f(1) == 2"), AnswerRule(ignore_case=True), "checker: the problem has only assertions"),
         (StdinTest("1", "2"), Checker("x = 1"), r"expected a function check\(input, expected, actual\)"),
         (StdinTest("1", "2"), Checker("def check(a, b, c"), "checker is not Python"),
         (CallTest("f", (1,), 2), Checker("exit(0)", CheckerForm.PROGRAM), "all tests must be stdin tests"),
