@@ -24,6 +24,7 @@ from problems.types import CallTest, Test, UnusableRowError
 _STDIN = (None, "", "stdin", "stdin_stdout")
 _APPS_CALL = "function_call"
 _JSON_LINES = "functional"
+_MIN_CUT = 200  # characters; shorter tests are never cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,9 @@ def _from_lists(found: Fields, path: str) -> tuple[Test, ...]:
             _json(one, f"{path}.outputs[{i}]") if lines[i] and isinstance(one, str) else one
             for i, one in enumerate(outputs)
         ]
+    elif isinstance(inputs, list) and isinstance(outputs, list):
+        inputs = [_whole(f"{path}.inputs[{i}]", one) for i, one in enumerate(inputs)]
+        outputs = [_whole(f"{path}.outputs[{i}]", one) for i, one in enumerate(outputs)]
     return _apps_tests(inputs, outputs, path, found.get("fn_name") or None)
 
 
@@ -156,7 +160,17 @@ def _case(item: Any, place: str) -> Fields:
 
 
 def _pair(item: Fields, place: str) -> tuple[str, str]:
-    return apps.text_of(f"{place}.input", item.get("input")), apps.text_of(f"{place}.output", item.get("output"))
+    stdin, expected = (_whole(f"{place}.{name}", item.get(name)) for name in ("input", "output"))
+    return stdin, expected
+
+
+def _whole(place: str, found: Any) -> str:
+    """Text or lines as text. Codeforces shows only the start of long tests, and some data sets have these."""
+    text = apps.text_of(place, found)
+    start = text.rstrip().removesuffix("...")
+    if _MIN_CUT <= len(start) < len(text.rstrip()) and "." not in start:
+        raise UnusableRowError(f'{place}: cut off, as the "..." at its end says, so no program can pass the test')
+    return text
 
 
 def _call(arguments: Any, answer: Any, place: str) -> tuple[Any, Any]:

@@ -31,7 +31,6 @@ pytestmark = [
         ("apps:{}/apps/train", 153, {"StdinTest": 951, "CallTest": 20}, 2331),
         ("apps:{}/apps/train?difficulty=introductory", 51, None, None),
         ("apps:{}/apps/test", 49, {"StdinTest": 605}, 0),
-        ("codecontests:{}/codecontests/problems.jsonl", 30, {"StdinTest": 300}, 30),
     ],
 )
 def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, num_references: int | None) -> None:
@@ -74,13 +73,7 @@ def test_evalplus_rows_are_refused(kind: str, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [
-        "mbpp:{}/mbpp/mbpp.jsonl",
-        "humaneval:{}/humaneval/HumanEval.jsonl.gz",
-        "apps:{}/apps/train",
-        "codecontests:{}/codecontests/problems.jsonl",
-    ],
+    "spec", ["mbpp:{}/mbpp/mbpp.jsonl", "humaneval:{}/humaneval/HumanEval.jsonl.gz", "apps:{}/apps/train"]
 )
 def test_every_problem_can_be_graded(spec: str) -> None:
     loaded = load(spec.format(DATA), reason_to_refuse(SandboxSettings()))
@@ -91,3 +84,12 @@ def test_every_mbpp_problem_names_its_function() -> None:
     problems = load(f"mbpp:{DATA}/mbpp/mbpp.jsonl").problems
     assert all(problem.entry_point for problem in problems)
     assert next(problem.entry_point for problem in problems if problem.task_id == "126") == "sum"
+
+
+def test_codecontests_with_cut_answers() -> None:
+    loaded = load(f"codecontests:{DATA}/codecontests/problems.jsonl", reason_to_refuse(SandboxSettings()))
+    assert len(loaded.problems) == 29
+    assert {(len(problem.tests), len(problem.references)) for problem in loaded.problems} == {(10, 1)}
+    (rejected,) = loaded.rejected
+    assert rejected.task_id == "1427_e_xum_2840"
+    assert rejected.reason.startswith("tests[1].output: cut off")

@@ -155,6 +155,12 @@ def only(kind: str, row: Any) -> Problem:
     return loaded.problems[0]
 
 
+def test_boards_of_dots_are_not_cut() -> None:
+    for board in ("#...\n" * 70, "1.5 " * 70 + "2...", "1 2\n" * 20 + "...", "1 " * 200):
+        tests = {"inputs": ["1"], "outputs": [board]}
+        assert only("taco", TACO | {"input_output": json.dumps(tests)}).tests == (StdinTest("1", board),)
+
+
 def test_every_kind_is_tested() -> None:
     assert ROWS.keys() == SHAPES.keys()
 
@@ -260,6 +266,7 @@ def test_codeforces() -> None:
     assert only("codeforces", FORCES | {"generated_checker": None}).checker is None
 
 
+CUT = "1 2\n" * 70 + "1..."
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("prime", {"ability": "math"}, "ability: 'math', but only 'code'"),
     ("synthetic1", {"task_type": "verifiable_math"}, "task_type: 'verifiable_math'"),
@@ -282,6 +289,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deepcoder", {"tests": '[{"input": "1", "output": " "}]'}, "tests: outputs: all blank"),
     ("deepcoder", {"tests": '[{"input": "1", "output": "null", "testtype": "functional"}]'}, "tests[0].fn_name"),
     ("taco", {"input_output": '{"inputs": ["1"], "outputs": []}'}, "input_output: 1 inputs but 0 outputs"),
+    ("taco", {"input_output": json.dumps({"inputs": ["1"], "outputs": [CUT]})}, "input_output.outputs[0]: cut off"),
+    ("codecontests", {"private_tests": [stdin_case(CUT, "1")]}, "private_tests[0].input: cut off"),
     ("taco", {"time_limit": "2 fortnights"}, "time_limit: expected a number with a unit"),
 ]
 
@@ -596,6 +605,26 @@ def test_kinds_without_rows_to_write_say_so(kind: str) -> None:
         UserError, match=f"{kind} problems have no row format to write them in; use rows of the KIND jsonl"
     ):
         row_of(only(kind, ROWS[kind]))
+
+
+def test_sets_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses what `datasets` returns, since tests cannot reach the Hub."""
+    import datasets
+
+    rows = {"train": [DEEP], "test": [DEEP | {"tests": "{broken"}, copy.deepcopy(DEEP)]}
+    monkeypatch.setattr("problems.sources._check_hub", lambda hub_id: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, config: rows if config == "taco" else {})
+    loaded = load("deepcoder:agentica-org/DeepCoder-Preview-Dataset?config=taco&split=test")
+    assert ids(loaded) == ["2"]
+    assert str(loaded.rejected[0]).startswith(
+        "agentica-org/DeepCoder-Preview-Dataset[test]:1: problem 1: tests: not JSON"
+    )
+
+
+def test_a_file_that_the_cache_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"nobody/lite: test\.jsonl is neither on the Hub nor in its cache"):
+        load("livecodebench:nobody/lite?version=release_v1")
 
 
 def test_rows_without_ids_are_numbered(tmp_path: Path) -> None:
