@@ -18,7 +18,7 @@ from typing import Any
 
 from problems import apps
 from problems.columns import Fields, Reader, decoded, value
-from problems.sources import check_text, parse_json
+from problems.sources import check_text, parse_json, shown
 from problems.types import CallTest, Test, UnusableRowError
 
 _STDIN = (None, "", "stdin", "stdin_stdout")
@@ -77,8 +77,8 @@ def pairs(path: str) -> Reader[list[tuple[str, str]]]:
             found = [{"input": stdin, "output": expected} for stdin, expected in zip(inputs, outputs, strict=True)]
         if not isinstance(found, list):
             raise UnusableRowError(f"{path}: expected tests, got {type(found).__name__}")
-        items = [_case(item, f"{path}[{i}]") for i, item in enumerate(found)]
-        return [_pair(item, f"{path}[{i}]") for i, item in enumerate(items)]
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(found)]
+        return [_pair(_case(item, place), place) for place, item in items]
 
     return read
 
@@ -114,7 +114,7 @@ def _type_of(item: Fields, place: str) -> str:
     if kind in (_APPS_CALL, _JSON_LINES):
         return str(kind)
     if kind not in _STDIN:
-        raise UnusableRowError(f"{place}.type: expected stdin_stdout, function_call or functional, got {kind!r}")
+        raise UnusableRowError(f"{place}.type: expected stdin_stdout, function_call or functional, got {shown(kind)}")
     return _APPS_CALL if kind is None and item.get("fn_name") else "stdin"
 
 
@@ -122,7 +122,7 @@ def _function_of(item: Fields, place: str, default: Any) -> str:
     metadata = item.get("metadata")
     name = item.get("fn_name") or (metadata.get("func_name") if isinstance(metadata, dict) else None) or default
     if not isinstance(name, str) or not name.isidentifier():
-        raise UnusableRowError(f"{place}.fn_name: expected a function name, got {name!r}")
+        raise UnusableRowError(f"{place}.fn_name: expected a function name, got {shown(name)}")
     return name
 
 
