@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems.sources import Row, check_text, parse_json
+from problems.sources import Row, check_text, parse_json, shown
 from problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
 
 _INTEGER_KEY = re.compile(r"-?[0-9]{1,18}")
@@ -138,7 +138,7 @@ def tests_from_cases(cases: Any) -> tuple[Test, ...]:
     if function is None:
         return _stdin_tests(inputs, outputs)
     if not isinstance(function, str) or not function.isidentifier():
-        raise UnusableRowError(f"fn_name: expected a function name, got {function!r}")
+        raise UnusableRowError(f"fn_name: expected a function name, got {shown(function)}")
     return _call_tests(function, inputs, outputs)
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from problems import apps
 from problems.columns import Fields, Reader, decoded, value
-from problems.sources import check_text, parse_json
+from problems.sources import check_text, parse_json, shown
 from problems.types import CallTest, Test, UnusableRowError
 
 _STDIN = (None, "", "stdin", "stdin_stdout")
 _APPS_CALL = "function_call"
 _JSON_LINES = "functional"
+_MIN_CUT = 200  # characters; shorter tests are never cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ def pairs(path: str) -> Reader[list[tuple[str, str]]]:
             found = [{"input": stdin, "output": expected} for stdin, expected in zip(inputs, outputs, strict=True)]
         if not isinstance(found, list):
             raise UnusableRowError(f"{path}: expected tests, got {type(found).__name__}")
-        items = [_case(item, f"{path}[{i}]") for i, item in enumerate(found)]
-        return [_pair(item, f"{path}[{i}]") for i, item in enumerate(items)]
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(found)]
+        return [_pair(_case(item, place), place) for place, item in items]
 
     return read
 
@@ -113,7 +114,7 @@ def _type_of(item: Fields, place: str) -> str:
     if kind in (_APPS_CALL, _JSON_LINES):
         return str(kind)
     if kind not in _STDIN:
-        raise UnusableRowError(f"{place}.type: expected stdin_stdout, function_call or functional, got {kind!r}")
+        raise UnusableRowError(f"{place}.type: expected stdin_stdout, function_call or functional, got {shown(kind)}")
     return _APPS_CALL if kind is None and item.get("fn_name") else "stdin"
 
 
@@ -121,7 +122,7 @@ def _function_of(item: Fields, place: str, default: Any) -> str:
     metadata = item.get("metadata")
     name = item.get("fn_name") or (metadata.get("func_name") if isinstance(metadata, dict) else None) or default
     if not isinstance(name, str) or not name.isidentifier():
-        raise UnusableRowError(f"{place}.fn_name: expected a function name, got {name!r}")
+        raise UnusableRowError(f"{place}.fn_name: expected a function name, got {shown(name)}")
     return name
 
 
@@ -135,6 +136,9 @@ def _from_lists(found: Fields, path: str) -> tuple[Test, ...]:
             _json(one, f"{path}.outputs[{i}]") if lines[i] and isinstance(one, str) else one
             for i, one in enumerate(outputs)
         ]
+    elif isinstance(inputs, list) and isinstance(outputs, list):
+        inputs = [_whole(f"{path}.inputs[{i}]", one) for i, one in enumerate(inputs)]
+        outputs = [_whole(f"{path}.outputs[{i}]", one) for i, one in enumerate(outputs)]
     return _apps_tests(inputs, outputs, path, found.get("fn_name") or None)
 
 
@@ -156,7 +160,17 @@ def _case(item: Any, place: str) -> Fields:
 
 
 def _pair(item: Fields, place: str) -> tuple[str, str]:
-    return apps.text_of(f"{place}.input", item.get("input")), apps.text_of(f"{place}.output", item.get("output"))
+    stdin, expected = (_whole(f"{place}.{name}", item.get(name)) for name in ("input", "output"))
+    return stdin, expected
+
+
+def _whole(place: str, found: Any) -> str:
+    """Text or lines as text. Codeforces shows only the start of long tests, and some data sets have these."""
+    text = apps.text_of(place, found)
+    start = text.rstrip().removesuffix("...")
+    if _MIN_CUT <= len(start) < len(text.rstrip()) and "." not in start:
+        raise UnusableRowError(f'{place}: cut off, as the "..." at its end says, so no program can pass the test')
+    return text
 
 
 def _call(arguments: Any, answer: Any, place: str) -> tuple[Any, Any]:

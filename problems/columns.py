@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from problems.sources import check_text, parse_json
+from problems.sources import check_text, parse_json, shown
 from problems.syntax import expression_tree
 from problems.types import UnusableRowError
 
@@ -30,7 +29,7 @@ _BYTES = {
 }
 """Contest sites write megabytes and mean mebibytes."""
 _NANOSECOND = 1e-9
-_TOO_LARGE = 1e18  # no limit is; it also keeps what follows in the range of floats
+_TOO_LARGE = 1e18  # no limit, id or difficulty is; it also keeps what follows in the range of floats
 
 
 def value(row: Fields, path: str) -> Any:
@@ -107,13 +106,13 @@ def label(path: str) -> Reader[str | None]:
 
     def read(row: Fields) -> str | None:
         found = value(row, path)
-        if isinstance(found, float) and math.isfinite(found):
-            found = int(found) if found.is_integer() else found
         if found is None or found == "":
             return None
-        if isinstance(found, bool) or not isinstance(found, str | int | float):
-            raise UnusableRowError(f"{path}: expected text or a number, got {type(found).__name__}")
-        return str(found)
+        if isinstance(found, str):
+            return found
+        if isinstance(found, bool) or not isinstance(found, int | float) or not -_TOO_LARGE < found < _TOO_LARGE:
+            raise UnusableRowError(f"{path}: expected text or a number, got {shown(found)}")
+        return str(int(found)) if found == int(found) else str(found)
 
     return read
 
@@ -181,10 +180,11 @@ def _amount(found: Any, units: Mapping[str, float], path: str) -> float:
     scale = 1.0
     if isinstance(found, str):
         match = _AMOUNT.fullmatch(found)
-        unit = match["unit"].lower().removesuffix("s") if match else ""
-        if match is None or (unit or "s") not in units:
-            raise UnusableRowError(f"{path}: expected a number with a unit, got {found[:40]!r}")
-        found, scale = float(match["number"]), units[unit or "s"]
+        unit = match["unit"].lower() if match else ""
+        unit = unit if unit in units else unit.removesuffix("s")
+        if match is None or unit not in units:
+            raise UnusableRowError(f"{path}: expected a number with a unit, got {shown(found)}")
+        found, scale = float(match["number"]), units[unit]
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < _TOO_LARGE:
-        raise UnusableRowError(f"{path}: expected a positive number, got {str(found)[:40]}")
+        raise UnusableRowError(f"{path}: expected a positive number, got {shown(found)}")
     return float(found) * scale

@@ -17,7 +17,7 @@ from typing import Any
 from errors import UserError
 from problems.cases import Cases, from_items
 from problems.columns import Fields, decoded, value
-from problems.sources import Row, check_text, hub_file, parse_json, read_file
+from problems.sources import Row, check_text, hub_file, parse_json, read_file, shown
 from problems.types import UnusableRowError
 
 PUBLIC, PRIVATE = "public_test_cases", "private_test_cases"
@@ -94,7 +94,7 @@ def _contest_day(row: Fields) -> date:
     try:
         return datetime.fromisoformat(found).date()
     except (TypeError, ValueError) as error:
-        raise UnusableRowError(f"contest_date: expected a date such as 2024-08-01, got {str(found)[:40]!r}") from error
+        raise UnusableRowError(f"contest_date: expected a date such as 2024-08-01, got {shown(found)}") from error
 
 
 def tests(row: Fields) -> Cases:
@@ -108,7 +108,7 @@ def tests(row: Fields) -> Cases:
     if not hidden:
         raise UnusableRowError(f"{PRIVATE}: no tests besides those in the statement")
     items = [(f"{column}[{i}]", one) for column, found in ((PUBLIC, shown), (PRIVATE, hidden)) for i, one in found]
-    return Cases(from_items(items, PRIVATE, value(row, "metadata.func_name")), len(shown))
+    return Cases(from_items(items, f"{PUBLIC} and {PRIVATE}", value(row, "metadata.func_name")), len(shown))
 
 
 def _list(found: Any, column: str) -> list[tuple[int, Any]]:

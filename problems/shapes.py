@@ -22,6 +22,7 @@ from problems.columns import (
     value,
 )
 from problems.scope import parse_module
+from problems.sources import shown
 from problems.types import CallTest, Checker, CheckerForm, Limits, Problem, UnusableRowError
 
 _MEBIBYTE = 1 << 20
@@ -120,7 +121,7 @@ def _codecontests_level(row: Fields) -> str | None:
     found = value(row, "difficulty")
     if isinstance(found, int) and not isinstance(found, bool):
         if not 0 <= found < len(_LEVELS):
-            raise UnusableRowError(f"difficulty: expected a number below {len(_LEVELS)}, got {found}")
+            raise UnusableRowError(f"difficulty: expected a number below {len(_LEVELS)}, got {shown(found)}")
         return _LEVELS[found] or None
     return label("difficulty")(row)
 
@@ -183,7 +184,7 @@ def _expect(path: str, wanted: str, *, required: bool = True) -> Reader[None]:
     def check(row: Fields) -> None:
         found = value(row, path)
         if found != wanted and (required or found is not None):
-            raise UnusableRowError(f"{path}: {str(found)[:40]!r}, but only {wanted!r} is supported")
+            raise UnusableRowError(f"{path}: {shown(found)}, but only {wanted!r} is supported")
 
     return check
 

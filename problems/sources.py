@@ -21,6 +21,7 @@ _PARQUET_BRANCH = "refs/convert/parquet"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SEPARATORS = re.compile(r"[\s,]*")
 _ROWS_PER_BATCH = 16
+_MAX_SHOWN = 40
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow")
 """The ends of the names of files with rows."""
 
@@ -52,6 +53,14 @@ def parse_json(text: str) -> Any:
 def _fault(error: json.JSONDecodeError) -> str:
     """What is wrong and where in the line. Some of Python's messages end with a colon or "at", before its own place."""
     return f"{error.msg.rstrip(': ').removesuffix(' at')} at column {error.colno}"
+
+
+def shown(value: Any) -> str:
+    """The start of a value as Python writes it, for messages."""
+    try:
+        return repr(value)[:_MAX_SHOWN]
+    except ValueError:  # an integer with more digits than the interpreter writes
+        return f"a very long {type(value).__name__}"
 
 
 def check_text(value: Any, place: str) -> None:

@@ -94,8 +94,8 @@ class CheckerForm(StrEnum):
     """A Python program that gets the names of three files: input, the answer, the expected answer. Its exit status is
     0 if the answer is right, and 1 or 2 if it is wrong (testlib)."""
     SCORE = "score"
-    """A Python program that gets the names of three files: input, the expected answer, the answer. It prints 1 if the
-    answer is right (open-r1)."""
+    """A Python program that gets the names of three files: input, the expected answer, the answer. The last word
+    that it prints is 1 if the answer is right, and its exit status is then 0 (open-r1)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,6 @@ pytestmark = [
         ("apps:{}/apps/train", 153, {"StdinTest": 951, "CallTest": 20}, 2331),
         ("apps:{}/apps/train?difficulty=introductory", 51, None, None),
         ("apps:{}/apps/test", 49, {"StdinTest": 605}, 0),
-        ("codecontests:{}/codecontests/problems.jsonl", 30, {"StdinTest": 300}, 30),
     ],
 )
 def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, num_references: int | None) -> None:
@@ -66,7 +65,6 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
         "mbpp:{}/mbpp/mbpp.jsonl",
         "humaneval:{}/humaneval/HumanEval.jsonl.gz",
         "apps:{}/apps/train",
-        "codecontests:{}/codecontests/problems.jsonl",
         "humanevalplus:{}/humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz",
         "mbppplus:{}/mbppplus/MbppPlus-OriginFmt-third.jsonl.gz",
         "leetcode:{}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz",
@@ -81,3 +79,12 @@ def test_every_mbpp_problem_names_its_function() -> None:
     problems = load(f"mbpp:{DATA}/mbpp/mbpp.jsonl").problems
     assert all(problem.entry_point for problem in problems)
     assert next(problem.entry_point for problem in problems if problem.task_id == "126") == "sum"
+
+
+def test_codecontests_with_cut_answers() -> None:
+    loaded = load(f"codecontests:{DATA}/codecontests/problems.jsonl", reason_to_refuse(SandboxSettings()))
+    assert len(loaded.problems) == 29
+    assert {(len(problem.tests), len(problem.references)) for problem in loaded.problems} == {(10, 1)}
+    (rejected,) = loaded.rejected
+    assert rejected.task_id == "1427_e_xum_2840"
+    assert rejected.reason.startswith("tests[1].output: cut off")

@@ -141,11 +141,15 @@ FIRST, SECOND = StdinTest("1 2\n", "3\n"), StdinTest("2 2\n", "4\n")
 MIB = 1 << 20
 
 
+HUGE = "<an integer with more digits than Python writes>"
+
+
 def read(kind: str, *rows: Any) -> LoadedProblems:
     """The rows of a file with a good row first, so that the file as a whole can be used."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_text(text.replace(f'"{HUGE}"', "7" * 5000))
         return load(f"{kind}:{path}")
 
 
@@ -153,6 +157,12 @@ def only(kind: str, row: Any) -> Problem:
     loaded = read(kind, row)
     assert not loaded.rejected
     return loaded.problems[0]
+
+
+def test_boards_of_dots_are_not_cut() -> None:
+    for board in ("#...\n" * 70, "1.5 " * 70 + "2...", "1 2\n" * 20 + "...", "1 " * 200):
+        tests = {"inputs": ["1"], "outputs": [board]}
+        assert only("taco", TACO | {"input_output": json.dumps(tests)}).tests == (StdinTest("1", board),)
 
 
 def test_every_kind_is_tested() -> None:
@@ -186,6 +196,22 @@ def test_taco() -> None:
     call = only("taco", TACO | {"input_output": json.dumps(calls), "id": 77})
     assert call.task_id == "77"
     assert call.tests == (CallTest("add", (1, 2), [3], unwrap=True), CallTest("add", ({1: 2},), [4], unwrap=True))
+
+
+@pytest.mark.parametrize(
+    ("time", "memory", "limits"),
+    [
+        ("500 ms", "64 MB", Limits(0.5, 64 * MIB)),
+        ("1 second", "1 gigabyte", Limits(1.0, 1024 * MIB)),
+        ("2s", "512 KiB", Limits(2.0, MIB // 2)),
+        (3, 1000, Limits(3.0, 1000)),
+        ("None", "", Limits()),
+        ("0.0 seconds", 0, Limits()),
+        ({"seconds": 0, "nanos": 0}, None, Limits()),
+    ],
+)
+def test_limits(time: Any, memory: Any, limits: Limits) -> None:
+    assert only("taco", TACO | {"time_limit": time, "memory_limit": memory}).limits == limits
 
 
 def test_codecontests() -> None:
@@ -260,6 +286,7 @@ def test_codeforces() -> None:
     assert only("codeforces", FORCES | {"generated_checker": None}).checker is None
 
 
+CUT = "1 2\n" * 70 + "1..."
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("prime", {"ability": "math"}, "ability: 'math', but only 'code'"),
     ("synthetic1", {"task_type": "verifiable_math"}, "task_type: 'verifiable_math'"),
@@ -277,11 +304,17 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("codeforces", {"generated_checker": "#include <testlib.h>\nint main() {"}, "generated_checker: written in C++"),
     ("codeforces", {"generated_checker": "print 1"}, "generated_checker: the checker is not Python"),
     ("livecodebench", {"private_test_cases": "[]"}, "private_test_cases: no tests besides those in the statement"),
-    ("livecodebench", {"private_test_cases": LIVE_CALL["private_test_cases"]}, "private_test_cases: tests of several"),
+    (
+        "livecodebench",
+        {"private_test_cases": LIVE_CALL["private_test_cases"]},
+        "public_test_cases and private_test_cases: tests of several",
+    ),
     ("deepcoder", {"tests": '[{"type": "interactive", "input": "", "output": ""}]'}, "tests[0].type: expected"),
     ("deepcoder", {"tests": '[{"input": "1", "output": " "}]'}, "tests: outputs: all blank"),
     ("deepcoder", {"tests": '[{"input": "1", "output": "null", "testtype": "functional"}]'}, "tests[0].fn_name"),
     ("taco", {"input_output": '{"inputs": ["1"], "outputs": []}'}, "input_output: 1 inputs but 0 outputs"),
+    ("taco", {"input_output": json.dumps({"inputs": ["1"], "outputs": [CUT]})}, "input_output.outputs[0]: cut off"),
+    ("codecontests", {"private_tests": [stdin_case(CUT, "1")]}, "private_tests[0].input: cut off"),
     ("taco", {"time_limit": "2 fortnights"}, "time_limit: expected a number with a unit"),
 ]
 
@@ -296,10 +329,10 @@ def test_rows_that_cannot_be_used_say_why(kind: str, change: dict[str, Any], rea
     assert loaded.rejected[0].reason.startswith(reason)
 
 
-NOT_TEXT: list[Any] = [12, [], {}, True]
+NOT_TEXT: list[Any] = [12, HUGE, [], {}, True]
 NO_TEXT: list[Any] = [*NOT_TEXT, None, "", " \n"]
-NOT_LABEL: list[Any] = [[], {}, True]
-NOT_AMOUNT: list[Any] = [-1, [1], True, "soon", "1e999999 s", 10**400, "9" * 500 + " s"]
+NOT_LABEL: list[Any] = [HUGE, float("nan"), [], {}, True]
+NOT_AMOUNT: list[Any] = [HUGE, -1, [1], True, "soon", "1e999999 s", 10**400, "9" * 500 + " s"]
 NO_TESTS: list[Any] = [
     12,
     "{broken",
@@ -313,8 +346,13 @@ NO_TESTS: list[Any] = [
     {"input": []},
     {"inputs": ["1"]},
     True,
+    HUGE,
+    [{"input": "1", "output": HUGE}],
+    [{"input": "1", "output": "1", "type": HUGE}],
+    [{"input": [1], "output": 1, "type": "function_call", "fn_name": HUGE}],
+    {"inputs": [[1]], "outputs": [1], "fn_name": HUGE},
 ]
-NO_PROGRAMS: list[Any] = [12, "{broken", [12], {"a": 1}, "12"]
+NO_PROGRAMS: list[Any] = [12, HUGE, [HUGE], "{broken", [12], {"a": 1}, "12"]
 DAMAGES: dict[str, dict[str, list[Any]]] = {
     "livecodebench": {
         "question_id": NOT_LABEL,
@@ -341,7 +379,7 @@ DAMAGES: dict[str, dict[str, list[Any]]] = {
         "public_tests": [12, "{broken", [12], [{}], {"input": ["1"]}, {"input": [1], "output": [1]}],
         "generated_tests": [12, "{broken", [12], [{}], {"input": ["1"]}, {"input": 1, "output": 1}],
         "solutions": [12, {"language": [3]}, {"language": [3], "solution": [1]}, {"language": 3, "solution": 1}],
-        "difficulty": [-1, 29, [], True],
+        "difficulty": [-1, 29, HUGE, [], True],
         "time_limit": [*NOT_AMOUNT, {"seconds": "x"}, {"seconds": -1}],
         "memory_limit_bytes": NOT_AMOUNT,
         "input_file": NOT_TEXT,
@@ -360,10 +398,11 @@ DAMAGES: dict[str, dict[str, list[Any]]] = {
         "memory_limit": NOT_AMOUNT,
         "generated_checker": [*NOT_TEXT, "def"],
         "input_mode": NOT_TEXT,
+        "executable": [HUGE, [], None],
     },
     "prime": {
         "prompt": [None, 12, "Add.", [], [12], [{}], [{"role": "user"}], [{"role": "user", "content": 1}]],
-        "ability": [None, "", 12, []],
+        "ability": [None, "", 12, HUGE, []],
         "reward_model": [None, 12, [], {}, {"ground_truth": "{broken"}, {"ground_truth": 12}, "{broken"],
     },
     "deepcoder": {
@@ -596,6 +635,26 @@ def test_kinds_without_rows_to_write_say_so(kind: str) -> None:
         UserError, match=f"{kind} problems have no row format to write them in; use rows of the KIND jsonl"
     ):
         row_of(only(kind, ROWS[kind]))
+
+
+def test_sets_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses what `datasets` returns, since tests cannot reach the Hub."""
+    import datasets
+
+    rows = {"train": [DEEP], "test": [DEEP | {"tests": "{broken"}, copy.deepcopy(DEEP)]}
+    monkeypatch.setattr("problems.sources._check_hub", lambda hub_id: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, config: rows if config == "taco" else {})
+    loaded = load("deepcoder:agentica-org/DeepCoder-Preview-Dataset?config=taco&split=test")
+    assert ids(loaded) == ["2"]
+    assert str(loaded.rejected[0]).startswith(
+        "agentica-org/DeepCoder-Preview-Dataset[test]:1: problem 1: tests: not JSON"
+    )
+
+
+def test_a_file_that_the_cache_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"nobody/lite: test\.jsonl is neither on the Hub nor in its cache"):
+        load("livecodebench:nobody/lite?version=release_v1")
 
 
 def test_rows_without_ids_are_numbered(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders:
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 def test_references_of_codecontests(tmp_path: Path, graders: Graders) -> None:
-    """Four problems accept several answers, of which the tests know one. One reference forgets the last `% mod`."""
+    """Three problems accept several answers, of which the tests know one. One reference forgets the last `% mod`."""
     problems = load(f"codecontests:{DATA}/codecontests/problems.jsonl").problems
     # The reference of this one is for PyPy: it takes minutes on a test.
     problems = tuple(problem for problem in problems if problem.task_id != "1238_e_keyboard_purchase_2831")
@@ -63,7 +63,6 @@ def test_references_of_codecontests(tmp_path: Path, graders: Graders) -> None:
     several_answers = {
         "1041_e_tree_reconstruction_8858",
         "1071_c_triple_flips_5739",
-        "1427_e_xum_2840",
         "715_b_complete_the_graph_3806",
     }
     assert len(found.problems) == 24
