@@ -105,8 +105,6 @@ def test_humaneval_asserts_that_call_a_helper_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        ("import numpy as np\ndef check(candidate):\n    assert candidate(1) == 1\n", "imports numpy"),
-        ("def check(candidate):\n    import pandas\n    assert candidate(1) == 1\n", "imports pandas"),
         ("def check(candidate):\n    assert candidate(N) == 1\n", "nothing defines: N"),
         ("def check(candidate):\n    for i in range(N):\n        assert candidate(i) == i\n", "nothing defines: N"),
         ("def check(candidate):\n    return\n    yield = 3\n", "not Python"),
