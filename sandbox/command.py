@@ -76,10 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_sandbox_settings(command: argparse.ArgumentParser) -> None:
     """Say in the command's help which settings of the sandbox it takes (`parse_options`)."""
-    names = ", ".join(path[-1] for path in sandbox_fields())
-    command.add_argument_group(
-        "settings", f"{_SETTING}FIELD VALUE, as for a job (`rltf --help sandbox`); FIELD is one of {names}"
-    )
+    names = ", ".join("--" + ".".join(path) for path in sandbox_fields())
+    command.add_argument_group("settings", f"as for a job (`rltf --help sandbox` explains them): {names}")
 
 
 def add_grading_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:

@@ -160,9 +160,11 @@ def launcher_source() -> str:
 def covers(runtime: Runtime, uid: int) -> list[tuple[str, list[str]]]:
     """The folders that the jail's user may not enter, each with the paths of the runtime inside it."""
     found: dict[str, list[str]] = {}
+    sources = {source for source, _ in runtime.binds}
     for source, _ in runtime.binds:
         folder = blocking_folder(source, uid)
-        if folder is not None:
+        # What is inside another path of the runtime comes with it, such as a package in the standard library's folder.
+        if folder is not None and sources.isdisjoint(map(str, Path(source).parents)):
             found.setdefault(folder, []).append(source)
     return list(found.items())
 

@@ -186,7 +186,7 @@ def test_doctor_says_whether_packages_import(capsys: pytest.CaptureFixture[str])
     assert "ray cannot be imported in the jail: " in found.err
     with pytest.raises(SystemExit):
         main(["doctor", "--help"])
-    assert "--sandbox.FIELD VALUE" in capsys.readouterr().out
+    assert "--sandbox.packages" in capsys.readouterr().out
 
 
 def test_numbers_are_found_with_and_without_leading_zeros() -> None:

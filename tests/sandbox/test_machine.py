@@ -65,6 +65,8 @@ def test_version_2_group_gets_its_limits(tmp_path: Path) -> None:
     assert (folder / "pids.max").read_text() == "7"
     assert group.procs_files == [str(folder / "cgroup.procs")]
     assert group.oom_file == folder / "memory.events"
+    group.limit_memory(900)
+    assert (folder / "memory.max").read_text() == "900"
 
 
 def test_groups_of_dead_processes_are_swept(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import pytest
 
 from errors import UserError
 from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
-from sandbox import selftest
+from sandbox import process, selftest
 from sandbox.admission import reason_to_refuse
 from sandbox.jobs import CallJob, End, StdinJob
-from sandbox.packages import find_packages
+from sandbox.packages import Packages, find_packages
 from sandbox.process import Jail
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome
@@ -213,6 +215,22 @@ def test_the_standard_library_comes_first(site: Path) -> None:
     install(site, "backport", {"bisect.py": "raise SystemExit", "zipapp.py": "raise SystemExit", "mine.py": "x = 1"})
     with jail_with("backport") as jail:
         assert printed(jail, "import bisect, mine, zipapp\nprint(bisect.bisect([1], 2), mine.x)") == "1 1\n"
+
+
+@pytest.mark.parametrize("level", [Isolation.NAMESPACES, Isolation.LANDLOCK])
+def test_a_package_may_be_in_the_interpreters_own_folder(level: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This interpreter may be one that only root can enter."""
+    if reason := selftest.find_level(LIMITS).reasons.get(level):
+        pytest.skip(reason)
+    path = sysconfig.get_path("purelib", vars={"base": sys.base_prefix}) + "/pip"
+    if not os.path.isfile(f"{path}/__init__.py"):
+        pytest.skip("nothing is installed there")
+    found = Packages({"pip": "1"}, (path,), {"pip": path}, ("pip",))
+    monkeypatch.setattr(process, "find_packages", lambda _: found)
+    with Jail(level, LIMITS) as jail:
+        assert printed(jail, "import pip\nprint(pip.__name__)") == "pip\n"
+        (result,) = jail.run("import setuptools", [StdinJob(b"")])
+        assert result.end is End.EXCEPTION
 
 
 def test_what_a_package_prints_is_not_the_programs_output(site: Path) -> None:
