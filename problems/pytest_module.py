@@ -156,14 +156,24 @@ class _Reader:
         check = syntax_tree("def check(candidate): ...").body[0]
         assert isinstance(check, ast.FunctionDef)
         check.body = body
-        module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers, check], []))
+        module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers_for(body), check], []))
         served = ",".join(name for name in self._names if name in used_names(module))
         refuse_broken_module(module, served)
         return CheckTest(ast.unparse(module), served)
 
+    def _helpers_for(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """The helpers and constants that statements use, directly or through another."""
+        kept: list[ast.stmt] = []
+        while True:
+            used = used_names(ast.Module([*body, *kept], []))
+            more = [node for node in self._helpers if node in kept or bound_names(node) & used]
+            if len(more) == len(kept):
+                return more
+            kept = more
+
     def _with_objects(self, name: str, body: list[ast.stmt]) -> list[Test]:
         tests: list[Test] = []
-        before: list[ast.stmt] = list(self._helpers)
+        before = self._helpers_for(body)
         for node in body:
             if not isinstance(node, ast.Assert):
                 if any(isinstance(part, ast.Assert) for part in ast.walk(node)):

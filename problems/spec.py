@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, evalplus, humaneval, kodcode, leetcode, mbpp, starter
+from problems import apps, bigcodebench, custom, evalplus, humaneval, kodcode, leetcode, mbpp, starter
 from problems.index import nearest
 from problems.sources import Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, UnusableRowError
@@ -63,6 +63,7 @@ class _Benchmark:
 
 _BENCHMARKS = {
     "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all"),
+    "bigcodebench": _Benchmark(bigcodebench.to_problem, bigcodebench.task_id_of),
     "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
     "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
