@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from problems.assertions import Closeness, Relation, Truth, classes_in, split_assertion
-from problems.checks import refuse_broken_module
+from problems.checks import refuse_broken_module, refuse_use_of_check
 from problems.python_source import IMPORTS, SCOPES
 from problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from problems.syntax import expression_tree, syntax_tree
@@ -157,6 +157,7 @@ class _Reader:
         assert isinstance(check, ast.FunctionDef)
         check.body = body
         module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers_for(body), check], []))
+        refuse_use_of_check(module)
         served = ",".join(name for name in self._names if name in used_names(module))
         refuse_broken_module(module, served)
         return CheckTest(ast.unparse(module), served)

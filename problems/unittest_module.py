@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from problems.checks import refuse_broken_module
+from problems.checks import refuse_broken_module, refuse_use_of_check
 from problems.scope import parse_module, used_names
 from problems.types import CheckTest, UnusableRowError
 
@@ -48,6 +48,7 @@ def read_unittest_module(source: str, prompt: str, entry_point: str) -> tuple[Ch
         for node in (*prompt_module.body, *module.body)
         if not (isinstance(node, ast.FunctionDef) and node.name == entry_point) and not _starts_tests(node)
     ]
+    refuse_use_of_check(ast.Module(others, []))
     tests = [_check_test(others, one, method, entry_point) for one in _cases(module) for method in _methods(one)]
     if not tests:
         raise UnusableRowError("test: no test method in a unittest.TestCase")

@@ -109,6 +109,7 @@ def method(*lines: str, before: str = "") -> dict[str, str]:
         (method("task_func(lambda x: x)"), "passes a function"),
         (method("task_func(N)"), "nothing defines: N"),
         (method("self.assertTrue(task_func([]).axes)"), "axes"),
+        (method("check(task_func([]))", before="def check(x): ..."), "named check"),
         ({"test": "import unittest\n"}, "no test method"),
         ({"entry_point": ""}, "entry_point: missing"),
     ],
