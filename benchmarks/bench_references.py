@@ -43,6 +43,7 @@ BY_MESSAGE = {
     "module 'collections' has no attribute": "uses what newer Python versions have removed",
     "No such file or directory: 'input.txt'": "reads a file that its contest provided",
     "No module named 'numpy'": "uses numpy, which the jail does not have",
+    "No module named 'sortedcontainers'": "uses sortedcontainers, which the jail does not have",
 }
 _USES_MODULE_UNIMPORTED = {"name 're' is not defined", "name 'math' is not defined"}
 

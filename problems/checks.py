@@ -182,6 +182,16 @@ def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
 
 
+def refuse_use_of_check(module: ast.AST) -> None:
+    """Refuse a test that uses a name `check`: it would get the test function itself.
+
+    Raises:
+        UnusableRowError: it does.
+    """
+    if "check" in used_names(module):
+        raise UnusableRowError("test uses a function named check, which is the name of the test function itself")
+
+
 def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
     """Refuse a test module that could not run with any program.
 

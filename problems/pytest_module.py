@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from problems.assertions import Closeness, Relation, Truth, classes_in, split_assertion
-from problems.checks import refuse_broken_module
+from problems.checks import refuse_broken_module, refuse_use_of_check
 from problems.python_source import IMPORTS, SCOPES
 from problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from problems.syntax import expression_tree, syntax_tree
@@ -156,14 +156,25 @@ class _Reader:
         check = syntax_tree("def check(candidate): ...").body[0]
         assert isinstance(check, ast.FunctionDef)
         check.body = body
-        module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers, check], []))
+        module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers_for(body), check], []))
+        refuse_use_of_check(module)
         served = ",".join(name for name in self._names if name in used_names(module))
         refuse_broken_module(module, served)
         return CheckTest(ast.unparse(module), served)
 
+    def _helpers_for(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """The helpers and constants that statements use, directly or through another."""
+        kept: list[ast.stmt] = []
+        while True:
+            used = used_names(ast.Module([*body, *kept], []))
+            more = [node for node in self._helpers if node in kept or bound_names(node) & used]
+            if len(more) == len(kept):
+                return more
+            kept = more
+
     def _with_objects(self, name: str, body: list[ast.stmt]) -> list[Test]:
         tests: list[Test] = []
-        before: list[ast.stmt] = list(self._helpers)
+        before = self._helpers_for(body)
         for node in body:
             if not isinstance(node, ast.Assert):
                 if any(isinstance(part, ast.Assert) for part in ast.walk(node)):

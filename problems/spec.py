@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from problems import apps, custom, evalplus, humaneval, kodcode, leetcode, livecodebench, mbpp, shapes, starter
+from problems import (
+    apps,
+    bigcodebench,
+    custom,
+    evalplus,
+    humaneval,
+    kodcode,
+    leetcode,
+    livecodebench,
+    mbpp,
+    shapes,
+    starter,
+)
 from problems.checkers import known_checker
 from problems.index import nearest
 from problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
@@ -68,6 +80,7 @@ class _Benchmark:
 
 _BENCHMARKS = {
     "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
+    "bigcodebench": _Benchmark(bigcodebench.to_problem, bigcodebench.task_id_of),
     "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
     "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
     "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),

@@ -114,6 +114,7 @@ def test_asserts_about_objects_repeat_earlier_calls_without_their_answers(tmp_pa
         (IN_A_LOOP, "asserts inside a block about objects"),
         ("from solution import Queue\ndef test_a():\n    assert Queue() == Queue()\n", "Queue"),
         ("from solution import add\ndef test_a():\n    assert add(N) == other(1)\n", "nothing defines: N, other"),
+        ("def check(x):\n    return add(x)\ndef test_a():\n    assert check(1) == 1\n", "named check"),
         ("def test_a(:\n", "test is not Python"),
     ],
 )

@@ -36,6 +36,7 @@ def measure(corpus: str, *options: str) -> tuple[int, dict[str, Any]]:
         ("mbpp", 25),
         ("mbpp-sanitized", 25),
         ("humaneval", 8),
+        ("leetcode", 15),
         ("quixbugs-correct", 3),
         ("quixbugs-buggy", 3),
         ("apps-train", 70),

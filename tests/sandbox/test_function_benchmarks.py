@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems import Problem, leetcode
+from problems import Problem, bigcodebench, kodcode, leetcode
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation
 from settings import SandboxSettings
@@ -132,3 +132,110 @@ def test_lines_of_errors_do_not_count_the_preamble(sandbox: Sandbox) -> None:
     verdict = sandbox.grade(REVERSE, "class Solution:\n    def reverse(self, head):\n        return head.last\n", "0")
     assert verdict.error is not None
     assert (verdict.error.type, verdict.error.line) == ("AttributeError", 3)
+
+
+QUEUE_SOLUTION = """class Queue:
+    def __init__(self): self.items = []
+    def put(self, x): self.items.append(x); return len(self.items)
+    def get(self): return self.items.pop(0)
+    def __len__(self): return len(self.items)
+
+def drain(queue): return [queue.get() for _ in range(len(queue))]
+
+def scaled(xs, factor=2):
+    if factor is None: raise ValueError("no factor")
+    return [x * factor for x in xs]
+"""
+QUEUE_TEST = """from solution import Queue, drain, scaled
+
+def filled(*xs):
+    queue = Queue()
+    for x in xs:
+        queue.put(x)
+    return queue
+
+def test_queue():
+    queue = Queue()
+    assert queue.put(5) == 1
+    assert queue.put(6) == 2
+    assert queue.get() == 5
+    assert len(queue) == 1
+
+def test_drain():
+    queue = filled(1, 2)
+    found = drain(queue)
+    assert found == [1, 2]
+
+def test_scaled():
+    assert scaled([1, 2]) == [2, 4]
+    assert scaled([]) == []
+
+def test_errors():
+    try:
+        scaled([1], factor=None)
+    except ValueError as error:
+        assert "factor" in str(error)
+    else:
+        assert False
+"""
+QUEUE = kodcode.to_problem({"question_id": "q", "question": "?", "solution": QUEUE_SOLUTION, "test": QUEUE_TEST})
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        (("", ""), []),
+        (("pop(0)", "pop()"), [2, 4]),
+        (("return len(self.items)\n    def get", "return None\n    def get"), [0, 1]),
+        (("* factor", "* 3"), [5]),
+        (('ValueError("no factor")', "KeyError()"), [7]),
+    ],
+)
+def test_kodcode(change: tuple[str, str], failing: list[int], sandbox: Sandbox) -> None:
+    assert len(QUEUE.tests) == 8
+    verdict = sandbox.grade(QUEUE, QUEUE_SOLUTION.replace(*change), "0")
+    assert [number for number, one in enumerate(verdict.tests) if one != "passed"] == failing
+
+
+COUNTING = bigcodebench.to_problem(
+    {
+        "task_id": "BigCodeBench/7",
+        "complete_prompt": 'from collections import Counter\n\ndef task_func(words):\n    """Counts."""\n',
+        "instruct_prompt": "?",
+        "canonical_solution": "    return Counter(words)\n",
+        "entry_point": "task_func",
+        "libs": ["collections"],
+        "test": """import unittest
+class TestCases(unittest.TestCase):
+    def setUp(self):
+        self.words = ["a", "b", "a"]
+    def tearDown(self):
+        self.assertEqual(len(self.words), 3)
+    def test_counts(self):
+        result = task_func(self.words)
+        self.assertIsInstance(result, Counter)
+        self.assertEqual(result.most_common(1), [("a", 2)])
+    def test_nothing(self):
+        self.assertEqual(task_func([]), {})
+        for bad in (5, 0):
+            with self.subTest(bad=bad), self.assertRaises(TypeError):
+                task_func(bad)
+if __name__ == "__main__":
+    unittest.main()
+""",
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "outcomes"),
+    [
+        (COUNTING.references[0], ["passed", "passed"]),
+        ("    return dict(Counter(words))\n", ["failed", "passed"]),
+        ("    return Counter(words or ())\n", ["passed", "failed"]),
+        ("    raise ValueError\n", ["runtime_error", "runtime_error"]),
+        ("def task_func(words):\n    return Counter(words)\n", ["passed", "passed"]),
+    ],
+)
+def test_bigcodebench(program: str, outcomes: list[str], sandbox: Sandbox) -> None:
+    assert list(sandbox.grade(COUNTING, program, "0").tests) == outcomes

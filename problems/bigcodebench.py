@@ -1,0 +1,72 @@
+"""BigCodeBench (Zhuo et al. 2024): a function to complete that uses libraries, and a `unittest.TestCase`.
+
+Most of its problems need packages, which the jail does not have.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container, Iterable
+from typing import Any
+
+from problems.constants import constant
+from problems.fields import first_text, text_of
+from problems.scope import parse_module
+from problems.syntax import expression_tree
+from problems.types import Problem, UnusableRowError
+from problems.unittest_module import imported_modules, read_unittest_module
+
+
+def task_id_of(row: Any) -> str | None:
+    """The row's `task_id` (`BigCodeBench/0`)."""
+    return first_text(row, "task_id")
+
+
+def to_problem(row: Any) -> Problem:
+    """A row of BigCodeBench as a `Problem` whose completions continue `complete_prompt`.
+
+    The statement is `instruct_prompt`, so the template `{statement}` gives BigCodeBench-Instruct.
+
+    Raises:
+        UnusableRowError: a missing field, packages that are not there, or tests that need more than values.
+    """
+    task_id = task_id_of(row)
+    if task_id is None:
+        raise UnusableRowError("task_id: missing")
+    keys = ("complete_prompt", "instruct_prompt", "test", "entry_point", "canonical_solution")
+    prompt, statement, test, entry_point, solution = (text_of(row, key) for key in keys)
+    imported = imported_modules(parse_module(prompt, "complete_prompt"), parse_module(test, "test"))
+    refuse_packages([*_libraries(row), *imported])
+    return Problem(
+        task_id=task_id,
+        benchmark="bigcodebench",
+        statement=statement,
+        tests=read_unittest_module(test, prompt, entry_point),
+        references=(solution,),
+        entry_point=entry_point,
+        code_prefix=prompt,
+    )
+
+
+def refuse_packages(modules: Iterable[str], importable: Container[str] = sys.stdlib_module_names) -> None:
+    """Refuse a row that needs modules from packages that are not `importable`.
+
+    Raises:
+        UnusableRowError: there are some. The message names them.
+    """
+    packages = dict.fromkeys(module.split(".")[0] for module in modules)
+    missing = [name for name in packages if name not in importable]
+    if missing:
+        raise UnusableRowError(f"needs {', '.join(missing)}: not in the jail")
+
+
+def _libraries(row: dict[str, Any]) -> list[str]:
+    """The row's `libs`, a list that the Hub holds as text."""
+    value = row.get("libs")
+    try:
+        found = constant(expression_tree(value).body) if isinstance(value, str) else value
+    except (SyntaxError, ValueError) as error:
+        raise UnusableRowError(f"libs: not a list: {value}") from error
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UnusableRowError("libs: expected a list of names")
+    return found
