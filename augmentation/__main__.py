@@ -12,14 +12,14 @@ from typing import Any
 
 from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.proposals import propose
-from entry import run_command
+from entry import exit_status, run_command
 from errors import UserError
 from evaluation.sources import add_sampling_options, model_source
 from files import write_jsonl
 from problems import Problem
 from problems.index import ProblemIndex
 from problems.spec import row_of
-from sandbox.command import add_grading_options, exit_status, load_problems, positive
+from sandbox.command import add_grading_options, load_problems, positive
 from sandbox.grading import Graders, read_programs
 from settings import SandboxSettings
 

@@ -2,7 +2,8 @@
 
 Every benchmark (`starter`, `apps`, `mbpp`, `humaneval`, your own rows) becomes a tuple of `Problem`s. Invariants: a
 `Problem` has at least one test; loading it checks everything its tests need; a row that cannot be used is reported
-with file, line and reason, never skipped silently. This room does not know Ray, models or any other room.
+with file, line and reason, never skipped silently. This room knows neither Ray nor models, and no room but the
+settings.
 """
 
 from problems.spec import LoadedProblems, load

@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError
+from entry import exit_status
 from files import RowWriter
 from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
@@ -25,23 +25,11 @@ from sandbox.selftest import CANARIES, CONFINED, LEVELS, find_level, fix
 from sandbox.verdict import Isolation, Outcome
 from settings import SandboxSettings
 
-EXIT_UNUSABLE = 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 2 for unusable data, or if the machine gives too little isolation."""
     options = _parser().parse_args(arguments)
     return _doctor() if options.command == "doctor" else exit_status(_grade, options)
-
-
-def exit_status(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a command and return its exit status; what the user has to fix goes to standard error."""
-    try:
-        command(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
