@@ -7,6 +7,8 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 
+from problems.syntax import syntax_tree
+
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -26,10 +28,10 @@ _NAMES = {"min": "max", "max": "min", "sorted": "list", "any": "all", "all": "an
 
 
 def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
-    """At most `limit` programs that differ from `program`, which must be Python, in one operator, constant or name."""
+    """At most `limit` programs that differ from `program` in one operator, constant or name; none if not Python."""
     try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError):
+        tree = syntax_tree(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     places = [place for place, node in enumerate(ast.walk(tree)) if _change_of(node)]
     rng.shuffle(places)
