@@ -7,7 +7,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 
-from problems.syntax import syntax_tree
+from problems.python_source import parse
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -29,9 +29,8 @@ _NAMES = {"min": "max", "max": "min", "sorted": "list", "any": "all", "all": "an
 
 def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
     """At most `limit` programs that differ from `program` in one operator, constant or name; none if not Python."""
-    try:
-        tree = syntax_tree(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse(program)
+    if not isinstance(tree, ast.Module):
         return
     places = [place for place, node in enumerate(ast.walk(tree)) if _change_of(node)]
     rng.shuffle(places)

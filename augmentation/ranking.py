@@ -67,6 +67,7 @@ def ranked(
         return augmented
     numbers = [augmented.problem.tests.index(new.test) for new in augmented.new]
     programs = _mutants(problem, augmented, selection.seed) if given is None else given
+    # A given program that fails new tests alone may be right, and the tests wrong.
     unproven = set() if given is None else set(numbers)
     failures = [_failed(augmented.problem, program, graders) for program in dict.fromkeys(programs)]
     failures = [failed for failed in failures if failed - unproven]

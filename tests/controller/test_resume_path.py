@@ -243,6 +243,15 @@ def test_a_set_of_held_out_problems_that_is_new_or_gone_is_a_change(copy: Path) 
     assert "problems.evaluation.first: 6 added" in resume(copy, *named, "--problems.allow_changes", "true").said
 
 
+def test_a_new_run_lists_what_overlaps(tmp_path: Path) -> None:
+    against = ["--problems.decontamination.against", "starter:train?references=no[1:2]"]
+    settings, options = load_settings(small_job(tmp_path, "new", *against), environ={})
+    with opened(settings, options) as found:
+        found.folder.close()
+    (row,) = read_rows(tmp_path / "new" / "contamination.jsonl")
+    assert row["task_id"] == row["benchmark_task_id"] == found.problems.train[1].task_id
+
+
 def test_a_run_keeps_what_it_dropped(copy: Path) -> None:
     """A resumed run that would drop other problems is refused; what it drops is in its folder."""
     drop = ["--problems.decontamination.mode", "drop"]
