@@ -1,7 +1,7 @@
 """The command `rltf`.
 
     rltf train [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...]
-    rltf evaluate | grade | doctor | show-prompt | explain | augment | report | completion ...
+    rltf evaluate | grade | doctor | show-prompt | explain | augment | decontaminate | report | completion ...
 
 A command is imported only once its name is known, and torch, Ray and vLLM only once the options are parsed, so that
 help and mistakes show up at once. `launch.py`, `evaluate.py` and `python -m sandbox|rewards|problems|reporting` are
@@ -54,6 +54,7 @@ COMMANDS: Mapping[str, Command] = {
     "show-prompt": Command("Print the exact prompts of a job.", "controller.command:main"),
     "explain": Command("Show what a reward says about each token of a program.", "rewards.command:main", ("explain",)),
     "augment": Command("Add tests to problems that have too few.", "augmentation.__main__:main"),
+    "decontaminate": Command("Find training problems that benchmarks contain as well.", "problems.command:main"),
     "report": Command("Write the report of a run, or compare runs.", "reporting.command:main"),
     "completion": Command("Print a line for .bashrc that completes commands and settings.", "cli:completion"),
 }

@@ -1,10 +1,11 @@
 """How every command enters and leaves its process: signals, an output that nobody reads any more, the last line.
 
-Imports only the standard library, so that a command can be interrupted while it still imports the rest.
+Imports hardly more than the standard library, so that a command can be interrupted while it still imports the rest.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -16,12 +17,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TextIO, TypeVar, cast
 
+from errors import UserError
+
 T = TypeVar("T")
 
 logger = logging.getLogger("launch")
 
 # Ctrl-C; what SLURM, Kubernetes and `kill` send; a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXIT_UNUSABLE = 2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -50,6 +54,15 @@ def run_command(program: str, command: Callable[[], int]) -> int:
             for number, handler in before.items():
                 signal.signal(number, handler)
             sys.stdout.flush()
+
+
+def exit_status(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
+    """Run a command and return its exit status, by default 0; what the user has to fix goes to standard error."""
+    try:
+        return command(options) or 0
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_UNUSABLE
 
 
 def catch_signals() -> None:

@@ -20,14 +20,20 @@ from rich.console import Console
 from controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
 from controller.events import Began, Event, Said
 from controller.model_checks import check_model
-from controller.problems import ProblemSets, check_structure, load_problem_sets, without_failing_references
+from controller.problems import (
+    CONTAMINATION,
+    ProblemSets,
+    check_structure,
+    load_problem_sets,
+    without_failing_references,
+)
 from controller.profile import measured_forecast
 from controller.ray_session import ray_running
 from controller.resume import find_resumption
 from controller.start import polling, start_controller
 from entry import run_until_interrupted
 from errors import UserError
-from files import newest_checkpoint, set_aside
+from files import newest_checkpoint, set_aside, write_jsonl
 from learner.model_source import check_local_gguf, is_gguf
 from learner.replay import changed_settings, replay
 from lock import locked
@@ -148,14 +154,21 @@ def opened(settings: Settings, options: CliOptions) -> Iterator[OpenRun]:
             problems = without_failing_references(problems, settings.sandbox, cache)
         if resumption is None:
             folder = RunFolder.create(settings.run.folder, settings, problems.by_id)
+            _write_overlaps(problems, folder.path)
             yield OpenRun(problems, folder, None, True, problems.warnings)
             return
         said = (*problems.warnings, *torn_rows(settings.run.folder), *resumption.said)
         folder = RunFolder.resume(settings.run.folder, settings, problems.by_id, resumption.last_step)
+        _write_overlaps(problems, folder.path)
         for path in resumption.aside:
             set_aside(path)
         checkpoint = None if resumption.checkpoint is None else resumption.checkpoint.resolve()
         yield OpenRun(problems, folder, checkpoint, False, said)
+
+
+def _write_overlaps(problems: ProblemSets, folder: Path) -> None:
+    if problems.overlaps:
+        write_jsonl(folder / CONTAMINATION, (overlap.row() for overlap in problems.overlaps))
 
 
 def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:

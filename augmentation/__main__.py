@@ -12,14 +12,15 @@ from typing import Any
 
 from augmentation.agreement import Augmented, Reference, Rules, augment
 from augmentation.proposals import propose
-from entry import run_command
+from augmentation.ranking import Selection, ranked
+from entry import exit_status, run_command
 from errors import UserError
 from evaluation.sources import add_sampling_options, model_source
 from files import write_jsonl
 from problems import Problem
 from problems.index import ProblemIndex
 from problems.spec import row_of
-from sandbox.command import add_grading_options, exit_status, limits_of, load_problems, parse_options, positive
+from sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
 from sandbox.grading import Graders, read_programs
 from settings import SandboxSettings
 
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-references", type=positive, default=5, help="most programs that take part (default: 5)")
     others = "programs that also serve as references if they pass the problem's own tests"
     add("--programs", type=Path, metavar="FILE.jsonl", help=others)
+    wrong = (
+        "rank the new tests by the programs here that fail the problem's own tests (default: by mutants of references)"
+    )
+    add("--wrong", type=Path, metavar="FILE.jsonl", help=wrong)
+    add("--max-tests", type=positive, metavar="N", help="rank the new tests, and keep only the N best of each problem")
+    pruned = "rank the new tests, and keep only those that catch a wrong program that better ones miss"
+    add("--prune", action="store_true", help=pruned)
     add("--model", help="also ask this model for inputs: a folder, a Hub id, or http(s)://HOST/v1")
     add_sampling_options(command.add_argument_group("with --model"), num_samples=4, temperature=0.8)
     return command
@@ -70,16 +78,20 @@ def _augment_file(options: argparse.Namespace) -> None:
     if options.max_references < options.min_references:
         raise UserError(f"--max-references {options.max_references} is below --min-references {options.min_references}")
     row_of(problems[0])  # raises if problems of this kind have no rows
-    others: defaultdict[str, list[Reference]] = defaultdict(list)
-    if options.programs:
-        for row, problem in read_programs(options.programs, ProblemIndex(problems)):
-            others[problem.task_id].append(Reference(str(row.completion_id), row.code))
+    others = _programs(options.programs, problems) if options.programs else {}
+    wrong = _programs(options.wrong, problems) if options.wrong else None
+    selection = Selection(options.max_tests, options.prune, options.seed)
+    is_ranked = wrong is not None or options.max_tests is not None or options.prune
     proposed = propose(problems, model_source(options), options.model) if options.model else {}
     rules = Rules(options.num_tests, options.min_references, options.max_references, options.seed)
     results: list[Augmented] = []
 
     def one(problem: Problem) -> Augmented:
-        return augment(problem, proposed.get(problem.task_id, ()), graders, rules, others.get(problem.task_id, ()))
+        result = augment(problem, proposed.get(problem.task_id, ()), graders, rules, others.get(problem.task_id, ()))
+        if not is_ranked:
+            return result
+        given = None if wrong is None else [program.program for program in wrong.get(problem.task_id, ())]
+        return ranked(problem, result, graders, selection, given)
 
     def rows() -> Iterator[dict[str, Any]]:
         for _, result in graders.map(one, problems):
@@ -94,14 +106,28 @@ def _augment_file(options: argparse.Namespace) -> None:
     print(f"written: {options.output}")
 
 
+def _programs(path: Path, problems: Sequence[Problem]) -> dict[str, list[Reference]]:
+    """The programs of a file by the task id of their problem. Raises UserError for a bad row."""
+    found: defaultdict[str, list[Reference]] = defaultdict(list)
+    for row, problem in read_programs(path, ProblemIndex(problems)):
+        found[problem.task_id].append(Reference(str(row.completion_id), row.code))
+    return found
+
+
 def _described(results: Sequence[Augmented]) -> list[str]:
     num_new = sum(len(result.new) for result in results)
     num_own = sum(len(result.problem.tests) for result in results) - num_new
     num_augmented = sum(bool(result.new) for result in results)
     unchanged = Counter(result.unchanged for result in results if result.unchanged)
     dropped = sum((result.dropped for result in results), Counter[str]())
+    wrong = sum((result.wrong for result in results), Counter[str]())
+    ranking = (
+        f"  ranked by {wrong['all']} wrong programs: the new tests catch {wrong['caught']}, and {wrong['new']} of the "
+        f"{wrong['missed']} that pass all existing tests"
+    )
     return [
         f"added {num_new} tests to the existing {num_own}, in {num_augmented} of {len(results)} problems",
+        *([ranking] if any(result.wrong for result in results) else []),
         *(f"  unchanged: {count} problems: {reason}" for reason, count in unchanged.most_common()),
         *(f"  dropped: {count} inputs: {reason}" for reason, count in dropped.most_common()),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -43,25 +43,37 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Worth:
+    """What a test catches: the share of the wrong programs, and how many of them no test before it catches (`gain`)."""
+
+    caught: float
+    gain: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTest:
-    """A test, and the input it was made from."""
+    """A test, and the input it was made from. `worth` is None if it was not ranked."""
 
     test: Test
     candidate: Candidate
+    worth: Worth | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Augmented:
-    """A problem with its new tests among its own, on which the programs named in `references` agree.
+    """A problem with its new tests among its own, on which the `references` agree.
 
     `dropped` counts candidates by the reason why they are not tests. `unchanged` says why there are no new tests.
+    `wrong` counts the wrong programs that the tests were ranked by: `all`, those that new tests have `caught`, those
+    that the problem's own tests `missed`, and those of the latter that new tests caught (`new`).
     """
 
     problem: Problem
     new: tuple[NewTest, ...] = ()
-    references: tuple[int | str, ...] = ()
+    references: tuple[Reference, ...] = ()
     dropped: Counter[str] = field(default_factory=Counter)
     unchanged: str = ""
+    wrong: Counter[str] = field(default_factory=Counter)
 
     def row(self, seed: int) -> dict[str, Any]:
         """The problem as a row that loads, which also says where each new test comes from."""
@@ -71,7 +83,8 @@ class Augmented:
                 "generator": new.candidate.generator,
                 "parent": new.candidate.parent,
                 "seed": seed,
-                "references": list(self.references),
+                "references": [reference.name for reference in self.references],
+                **(asdict(new.worth) if new.worth else {}),
             }
             for new in self.new
         ]
@@ -100,14 +113,14 @@ def augment(
         if candidate.input.key not in known:
             fresh.setdefault(candidate.input.key, candidate)
     new, dropped = _agreed(problem, list(fresh.values())[: 2 * rules.num_tests], references, graders)
-    kept = [one for one in new if one.test in read_row(problem.benchmark, row_of(_with_tests(problem, [one]))).tests]
+    kept = [one for one in new if one.test in read_row(problem.benchmark, row_of(with_tests(problem, [one]))).tests]
     dropped["the input is not new"] += len(candidates) - len(fresh)
     dropped["the answer does not fit into the benchmark's rows"] += len(new) - len(kept)
     kept = kept[: rules.num_tests]
     return Augmented(
-        problem=_with_tests(problem, kept),
+        problem=with_tests(problem, kept),
         new=tuple(kept),
-        references=tuple(reference.name for reference in references),
+        references=tuple(references),
         dropped=+dropped,
         unchanged="" if kept else "no candidate became a test",
     )
@@ -167,7 +180,7 @@ def _run(
     return results + [RunResult(End.SKIPPED)] * (len(candidates) - len(results))
 
 
-def _with_tests(problem: Problem, new: Sequence[NewTest]) -> Problem:
+def with_tests(problem: Problem, new: Sequence[NewTest]) -> Problem:
     """The problem with new tests after its own, but before a test function, which is last in rows."""
     own = [test for test in problem.tests if not isinstance(test, CheckTest)]
     functions = problem.tests[len(own) :]

@@ -1,13 +1,15 @@
 """Do augmented tests catch wrong programs that pass the original tests, without rejecting right ones?
 
     BENCHMARK_DATA=FOLDER PYTHONPATH=. python benchmarks/bench_augment.py [--case NAME ...] [--limit N]
+        [--num-tests N] [--max-tests N]
 
 A problem keeps its first official test. The others are hidden and decide which programs are right. New tests are made
 from the kept test. This prints one JSON object per case. It counts the programs that pass the kept test: how many are
 wrong and how many of these the new tests catch, how many are right and how many of these the new tests reject.
 HumanEval has one reference; in `agreeing-humaneval`, four other programs of CodeGen that pass the kept test must agree
 with it. Programs with hard-coded answers to all official tests (`hard-coded`) are always wrong, and there nothing is
-hidden. Without the data this prints that it was skipped.
+hidden. With `--max-tests`, the new tests are ranked by mutants of the agreeing references, and only the best are used.
+Without the data this prints that it was skipped.
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ from typing import Any
 from augmentation.__main__ import halved
 from augmentation.agreement import Reference, Rules, augment
 from augmentation.inputs import AssertInput, input_of
+from augmentation.mutants import mutants
+from augmentation.ranking import Selection, ranked
 from benchmarks.corpora import CORPORA
-from benchmarks.mutants import mutants
 from problems import AssertTest, Problem, load
 from problems.assertions import Relation, split_assertion
 from sandbox.grading import Graders
 from sandbox.verdict import Isolation
 from settings import SandboxSettings
 
-NUM_TESTS = 20
 NUM_MUTANTS = 8
 NUM_SAMPLES = 10
 NUM_AGREEING = 5
@@ -94,7 +96,9 @@ def hard_coded() -> Iterator[Group]:
             yield Group(problem, problem.references, (program,))
 
 
-def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) -> dict[str, Any]:
+def measure(
+    name: str, groups: Iterable[Group], workers: int, num_tests: int, max_tests: int | None, *, hides: bool
+) -> dict[str, Any]:
     """Make tests, grade programs with them and with the hidden tests, and count."""
     started = time.monotonic()
     counts: defaultdict[str, int] = defaultdict(int)
@@ -104,7 +108,7 @@ def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) ->
     ):
 
         def one(group: Group) -> dict[str, int]:
-            return _judge(group, making, g, hides=hides)
+            return _judge(group, making, g, num_tests, max_tests, hides=hides)
 
         for _, found in making.map(one, groups):
             for key, count in found.items():
@@ -117,15 +121,19 @@ def measure(name: str, groups: Iterable[Group], workers: int, *, hides: bool) ->
     return measured
 
 
-def _judge(group: Group, making: Graders, graders: Graders, *, hides: bool) -> dict[str, int]:
+def _judge(
+    group: Group, making: Graders, graders: Graders, num_tests: int, max_tests: int | None, *, hides: bool
+) -> dict[str, int]:
     official = group.problem
     if hides and len(official.tests) < 2:
         return {"num_problems_with_one_test": 1}
     kept = replace(official, tests=official.tests[:1] if hides else official.tests, references=group.agreeing)
     min_references = 2 if group.others or len(group.agreeing) > 1 else 1
-    rules = Rules(num_tests=NUM_TESTS, min_references=min_references, max_references=NUM_AGREEING)
+    rules = Rules(num_tests=num_tests, min_references=min_references, max_references=NUM_AGREEING)
     others = [Reference(f"other {number}", program) for number, program in enumerate(group.others)]
     augmented = augment(kept, (), making, rules, others)
+    if max_tests is not None:
+        augmented = ranked(kept, augmented, making, Selection(max_tests), None)
     if not augmented.new:
         return {"num_problems_without_new_tests": 1}
     made = replace(kept, tests=tuple(new.test for new in augmented.new))
@@ -159,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Whether augmented tests catch wrong programs and accept right ones.")
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--limit", type=int, help="most problems per case")
+    parser.add_argument("--num-tests", type=int, default=20, help="most new tests per problem")
+    parser.add_argument("--max-tests", type=int, help="most new tests per problem to use, the best by mutants")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     if not (DATA / "mbpp").is_dir():
@@ -166,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for name in options.case:
         groups = islice(CASES[name](), options.limit)
-        print(json.dumps(measure(name, groups, options.workers, hides=not name.startswith("hard"))), flush=True)
+        hides = not name.startswith("hard")
+        found = measure(name, groups, options.workers, options.num_tests, options.max_tests, hides=hides)
+        print(json.dumps(found), flush=True)
     return 0
 
 

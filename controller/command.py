@@ -10,7 +10,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from sandbox.command import exit_status, positive
+from entry import exit_status
+from sandbox.command import positive
 from settings_sources import load_settings
 
 

@@ -11,14 +11,18 @@ from controller.problem_sampler import Passes
 from errors import UserError
 from evaluation.passes import ALL, Tally
 from evaluation.store import read_samples
-from problems import Problem, describe_rejected, load
+from problems import Problem, describe_rejected
+from problems.contamination import Overlap, find_overlaps
 from problems.fingerprints import ShortFingerprints, short_fingerprints
-from problems.index import find_leaks
-from problems.spec import Refusal
+from problems.spec import Refusal, load_each
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, validate_references
 from sandbox.verdict import Isolation, Outcome
-from settings import ProblemsSettings, RewardSettings, SandboxSettings, Settings
+from settings import DecontaminationMode, ProblemsSettings, RewardSettings, SandboxSettings, Settings
+
+CONTAMINATION = "contamination.jsonl"
+"""The file of the overlaps in a run folder."""
+_NUM_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ class ProblemSets:
     """RL samples `train`, the supervised term learns from `supervised`, and `held_out` is only for evaluation.
 
     `evaluation_sets` has the task ids of each named set of `held_out`; two sets may share a problem. `fingerprints`, by
-    set, are those of all problems that were loaded, also of problems that were left out later. `measured` has the
-    results of `problems.pass_rates`.
+    set, are those of all problems that the decontamination kept, also of problems that were left out later. `measured`
+    has the results of `problems.pass_rates`. `overlaps` are those of training problems with benchmarks.
     """
 
     train: tuple[Problem, ...]
@@ -37,6 +41,7 @@ class ProblemSets:
     fingerprints: dict[str, ShortFingerprints]
     evaluation_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     measured: Mapping[str, Passes] = field(default_factory=dict)
+    overlaps: tuple[Overlap, ...] = ()
 
     @property
     def by_id(self) -> dict[str, Problem]:
@@ -75,12 +80,13 @@ class ProblemSets:
 
 
 def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None = None) -> ProblemSets:
-    """Load what the SPECs name. Unusable rows and leaks into the held-out problems become warnings.
+    """Load what the SPECs name. Unusable rows, and overlaps of training problems with benchmarks, become warnings.
 
     A row that cannot be graded within `limits` (by default, the usual ones) is unusable. Some benchmarks, like APPS,
     number each split anew, so a held-out problem with the id of a training problem becomes `held-out/ID`.
 
-    Raises UserError if a SPEC has nothing usable, a task id stands for two problems, or the name of a set is taken.
+    Raises UserError if a SPEC has nothing usable, a task id stands for two problems, the name of a set is taken, or all
+    training problems overlap with benchmarks and are to be dropped.
     """
     warnings: list[str] = []
     refuse = reason_to_refuse(limits or SandboxSettings())
@@ -101,9 +107,18 @@ def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None
     else:
         named, held_out = {}, load_held_out(settings.evaluation)
         evaluated = {"evaluation": held_out}
-    leaks = find_leaks({problem.task_id: problem for problem in (*train, *supervised)}.values(), held_out)
-    if leaks:
-        warnings.append(f"{len(leaks)} held-out problems closely resemble a training problem; the first: {leaks[0]}")
+    overlaps = _overlaps(settings, (*train, *supervised), evaluated, warnings)
+    if overlaps and settings.decontamination.mode is DecontaminationMode.DROP:
+        overlapping = {overlap.train.task_id for overlap in overlaps}
+        train, supervised = (
+            tuple(problem for problem in problems if problem.task_id not in overlapping)
+            for problems in (train, supervised)
+        )
+        if not train:
+            raise UserError(
+                "problems.decontamination.mode drop leaves no training problem, because all of them overlap with a "
+                f"benchmark; the first: {overlaps[0]}. Train on other problems"
+            )
     sets = {"train": train, "supervised": supervised, **evaluated}
     return ProblemSets(
         train=train,
@@ -113,7 +128,32 @@ def load_problem_sets(settings: ProblemsSettings, limits: SandboxSettings | None
         fingerprints={name: short_fingerprints(problems) for name, problems in sets.items()},
         evaluation_sets={name: tuple(problem.task_id for problem in problems) for name, problems in named.items()},
         measured=_measured(settings.pass_rates, train),
+        overlaps=overlaps,
     )
+
+
+def _overlaps(
+    settings: ProblemsSettings,
+    training: Sequence[Problem],
+    evaluated: Mapping[str, Sequence[Problem]],
+    warnings: list[str],
+) -> tuple[Overlap, ...]:
+    """The overlaps of training problems with the benchmarks. If there are any, `warnings` gets another."""
+    mode = settings.decontamination.mode
+    if mode is DecontaminationMode.OFF:
+        return ()
+    train = {problem.task_id: problem for problem in training}
+    against = {spec: _load([spec], warnings, None) for spec in settings.decontamination.against}
+    overlaps = find_overlaps(tuple(train.values()), {**evaluated, **against}, settings.decontamination.min_overlap)
+    if overlaps:
+        num_overlapping = len({overlap.train.task_id for overlap in overlaps})
+        are_dropped = " and are dropped" if mode is DecontaminationMode.DROP else ""
+        named = "; ".join(map(str, overlaps[:_NUM_NAMED])) + ("; ..." if len(overlaps) > _NUM_NAMED else "")
+        warnings.append(
+            f"{num_overlapping} of {len(train)} training problems overlap with a benchmark{are_dropped} (all in "
+            f"{CONTAMINATION} of the run folder): {named}"
+        )
+    return overlaps
 
 
 def _measured(folders: Sequence[str], train: Sequence[Problem]) -> dict[str, Passes]:
@@ -207,16 +247,12 @@ def without_failing_references(sets: ProblemSets, settings: SandboxSettings, cac
     return checked
 
 
-def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal) -> tuple[Problem, ...]:
-    problems: dict[str, Problem] = {}
-    for spec in specs:
-        loaded = load(spec, refuse)
-        if loaded.rejected:
-            warnings.append(f"{spec}: {len(loaded.rejected)} rows left out\n{describe_rejected(loaded.rejected, 3)}")
-        for problem in loaded.problems:
-            if problems.setdefault(problem.task_id, problem) is not problem:
-                raise UserError(f"{spec}: task_id {problem.task_id} is in two SPECs; ids must be unique in a run")
-    return tuple(problems.values())
+def _load(specs: Sequence[str], warnings: list[str], refuse: Refusal | None) -> tuple[Problem, ...]:
+    loaded = load_each(specs, refuse)
+    for spec, found in loaded:
+        if found.rejected:
+            warnings.append(f"{spec}: {len(found.rejected)} rows left out\n{describe_rejected(found.rejected, 3)}")
+    return tuple(problem for _, found in loaded for problem in found.problems)
 
 
 def capacity(settings: Settings, *, num_trained: int, step: int) -> int:

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from entry import exit_status
 from errors import UserError
 from evaluation.run import run_evaluations
 from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
-from sandbox.command import add_grading_options, exit_status, limits_of, parse_options, positive
+from sandbox.command import add_grading_options, limits_of, parse_options, positive
 from sandbox.compare import Comparison
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from entry import exit_status
 from errors import UserError
 from evaluation.progress import ProgramProgress
 from evaluation.sources import add_prompt_options, machine_dtype
@@ -21,7 +22,7 @@ from evaluation.store import read_samples
 from files import write_folder
 from problems import Problem
 from problems.index import ProblemIndex
-from sandbox.command import add_sandbox_settings, exit_status, limits_of, load_problems, parse_options, positive
+from sandbox.command import add_sandbox_settings, limits_of, load_problems, parse_options, positive
 from sandbox.verdict import Outcome
 from settings import CACHE_DIR, ChatTemplate, ModelSettings, SandboxSettings
 

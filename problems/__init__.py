@@ -2,7 +2,7 @@
 
 Every benchmark (docs/problem-sets.md) and your own rows become a tuple of `Problem`s. Invariants: a `Problem` has at
 least one test; loading it checks everything its tests need; a row that cannot be used is reported with file, line and
-reason, never skipped silently. This room does not know Ray, models or any other room.
+reason, never skipped silently. This room knows neither Ray nor models, and no room but the settings.
 """
 
 from problems.spec import LoadedProblems, load

@@ -18,12 +18,13 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 """A line end as the parser counts lines."""
 _INDENT = re.compile(r"[ \t]*")
 _FIRST_INDENT = re.compile(r"(?:[ \t]*\r?\n)*([ \t]*)(?=[^\s])")
-# Strings and comments keep their characters. Elsewhere, special blanks from web pages and documents become spaces.
-_QUOTED_OR_BLANK = re.compile(
-    r'("""(?:[^"\\]|\\.|"(?!""))*+"""' + r"|'''(?:[^'\\]|\\.|'(?!''))*+'''"
-    r'|"(?:[^"\\\n]|\\.)*+"' + r"|'(?:[^'\\\n]|\\.)*+'|#[^\n]*)|[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]",
-    re.DOTALL,
+QUOTED = (
+    r'"""(?:[^"\\]|\\.|"(?!""))*+"""' + r"|'''(?:[^'\\]|\\.|'(?!''))*+'''"
+    r'|"(?:[^"\\\n]|\\.)*+"' + r"|'(?:[^'\\\n]|\\.)*+'|#[^\n]*"
 )
+"""A pattern of strings and comments; it needs `re.DOTALL`."""
+# Strings and comments keep their characters. Elsewhere, special blanks from web pages and documents become spaces.
+_QUOTED_OR_BLANK = re.compile(rf"({QUOTED})|[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]", re.DOTALL)
 _ODD_BLANK = re.compile(r"[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _TRIPLE_QUOTE = re.compile(r"'''|\"\"\"")
 _MAX_SITE_CHARACTERS = 1 << 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -165,6 +165,23 @@ def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
         hint = f"; difficulties: {', '.join(names)}" if names else ""
         raise UserError(f"{text}: selects none of {len(problems)} problems{hint}")
     return LoadedProblems(selected, rejected)
+
+
+def load_each(specs: Sequence[str], refuse: Refusal | None = None) -> list[tuple[str, LoadedProblems]]:
+    """What each of several SPECs names.
+
+    Raises:
+        UserError: as `load`, and for a task id that is in two SPECs.
+    """
+    loaded = [(spec, load(spec, refuse)) for spec in specs]
+    known: set[str] = set()
+    for spec, found in loaded:
+        task_ids = [problem.task_id for problem in found.problems]
+        if twice := known.intersection(task_ids):
+            first = next(task_id for task_id in task_ids if task_id in twice)
+            raise UserError(f"{spec}: task_id {first} is in two SPECs; ids must be unique")
+        known.update(task_ids)
+    return loaded
 
 
 def row_of(problem: Problem) -> dict[str, Any]:

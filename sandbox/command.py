@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError
+from entry import exit_status
 from files import RowWriter
 from problems import LoadedProblems, describe_rejected, load
 from problems.index import ProblemIndex, nearest
@@ -28,7 +28,6 @@ from sandbox.verdict import Isolation, Outcome
 from settings import SandboxSettings
 from settings_sources import load_sandbox_settings, sandbox_fields
 
-EXIT_UNUSABLE = 2
 _SETTING = "--sandbox."
 
 
@@ -51,15 +50,6 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
 def limits_of(options: argparse.Namespace) -> SandboxSettings:
     """The settings that the command line gives to the sandbox. Raises UserError if they are wrong."""
     return load_sandbox_settings(options.sandbox)
-
-
-def exit_status(command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
-    """Run a command and return its exit status, by default 0; what the user has to fix goes to standard error."""
-    try:
-        return command(options) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:

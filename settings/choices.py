@@ -74,6 +74,17 @@ class LoraPublish(StrEnum):
     """The adapters alone: a fraction of the bytes, but each generator keeps a copy of the model in host memory."""
 
 
+class DecontaminationMode(StrEnum):
+    """What happens to training problems that overlap with a benchmark."""
+
+    REPORT = "report"
+    """The run says which they are, and trains on them."""
+    DROP = "drop"
+    """The run does not train on them."""
+    OFF = "off"
+    """They are not searched for."""
+
+
 class Engine(StrEnum):
     """Inference backends."""
 

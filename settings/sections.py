@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_v
 from settings.base import GIB, MIB, Cores, Section, as_word
 from settings.choices import (
     ChatTemplate,
+    DecontaminationMode,
     Dtype,
     Engine,
     Isolation,
@@ -103,6 +104,26 @@ class ModelSettings(Section):
         return template
 
 
+class DecontaminationSettings(Section):
+    """The search for training problems that a benchmark contains as well."""
+
+    mode: Annotated[DecontaminationMode, BeforeValidator(as_word)] = Field(
+        DecontaminationMode.REPORT,
+        description="What to do about training problems that overlap with a problem of `problems.evaluation` or "
+        "`against`: say so, drop them, or don't search.",
+    )
+    against: tuple[str, ...] = Field(
+        (), description="SPECs of benchmarks to compare with besides `problems.evaluation`, for later evaluations."
+    )
+    min_overlap: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Share of the words of a benchmark's statement, in 13-grams that the training statement also has, "
+        "from which on two problems overlap; 0: one 13-gram is enough.",
+    )
+
+
 class ProblemsSettings(Section):
     """The problems to train on and those held out for evaluation."""
 
@@ -139,6 +160,10 @@ class ProblemsSettings(Section):
     allow_changes: bool = Field(
         False, description="Let `--resume` continue a run even if its problems have changed since the checkpoint."
     )
+    decontamination: DecontaminationSettings = Field(
+        default_factory=DecontaminationSettings,
+        description="The search for training problems that a benchmark contains as well.",
+    )
 
     @field_validator("evaluation", mode="before")
     @classmethod
@@ -155,6 +180,17 @@ class ProblemsSettings(Section):
             if not sets[name]:
                 raise ValueError(f"the set {name} has no SPEC")
         return sets
+
+    @model_validator(mode="after")
+    def _check_decontamination(self) -> ProblemsSettings:
+        mode, against = self.decontamination.mode, self.decontamination.against
+        if mode is DecontaminationMode.OFF and against:
+            raise ValueError("decontamination.against has no effect if decontamination.mode is off: use report or drop")
+        if mode is DecontaminationMode.DROP and not self.evaluation and not against:
+            raise ValueError(
+                "decontamination.mode drop has nothing to compare with: set evaluation or decontamination.against"
+            )
+        return self
 
     @property
     def evaluation_sets(self) -> dict[str, tuple[str, ...]]:

@@ -336,3 +336,13 @@ def test_the_machine_decides_about_the_type_of_the_model(
     assert load_settings([*argv, "auto"])[0].model.dtype is expected
     assert load_settings([*argv, "float32"])[0].model.dtype is Dtype.FLOAT32
     assert Settings(model=ModelSettings(dtype="auto"), generator={"num_gpus": 1}).model.dtype is Dtype.BFLOAT16
+
+
+def test_decontamination_that_can_do_nothing_is_refused(tmp_path: Path) -> None:
+    nothing = ["--problems.evaluation", "[]", "--problems.decontamination.mode", "drop"]
+    assert "decontamination.mode drop has nothing to compare with" in refusal(nothing)
+    against = ["--problems.decontamination.against", "humaneval:FILE"]
+    assert load_settings([*nothing, *against], NO_ENVIRONMENT)[0].problems.decontamination.mode == "drop"
+    off = write(tmp_path, "problems:\n  decontamination:\n    mode: off\n")
+    assert load_settings(["--config", off], NO_ENVIRONMENT)[0].problems.decontamination.mode == "off"
+    assert "decontamination.against has no effect" in refusal(["--config", off, *against])

@@ -103,6 +103,66 @@ def test_other_programs_take_part_if_they_pass(tmp_path: Path) -> None:
     assert (len(problem.tests), problem.references) == (5, (LARGEST,))
 
 
+CLAMPED = "def f(x):\n    return max(0, min(x, 10))\n"
+CLAMP_ROW = {
+    "task_id": "clamp",
+    "statement": "Limit x to 0 to 10.",
+    "tests": [{"call": "f", "arguments": [5], "expected": 5}, {"call": "f", "arguments": [-30], "expected": 0},
+              {"call": "f", "arguments": [30], "expected": 10}],
+    "references": [CLAMPED, "def f(x):\n    return 0 if x < 0 else 10 if x > 10 else x\n"],
+}  # fmt: skip
+NEGATED = "def f(x):\n    return -1 if x < 0 else min(x, 10)\n"
+UNLIMITED = "def f(x):\n    return max(0, x)\n"
+ZERO = "def f(x):\n    return 0\n"
+
+
+def origins(path: Path) -> list[dict[str, Any]]:
+    (row,) = read_rows(path)
+    return list(row["provenance"])
+
+
+def test_pruned_tests_catch_the_wrong_programs_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two programs fail on opposite sides, so two tests are needed, and two are enough. Right programs don't count."""
+    file = write(tmp_path / "own.jsonl", CLAMP_ROW)
+    programs = {"negated": NEGATED, "unlimited": UNLIMITED, "again": UNLIMITED, "right": CLAMPED, "zero": ZERO}
+    samples = [{"task_id": "clamp", "completion_id": name, "code": code} for name, code in programs.items()]
+    wrong = write(tmp_path / "samples.jsonl", *samples)
+    options = ("--num-tests", "30", "--wrong", wrong)
+    (ranked,) = augment(f"jsonl:{file}", tmp_path / "ranked.jsonl", *options)
+    assert "ranked by 3 wrong programs: the new tests catch 3, and 0 of the 0 that pass" in capsys.readouterr().out
+    (pruned,) = augment(f"jsonl:{file}", tmp_path / "pruned.jsonl", *options, "--prune")
+    assert "inputs: catches no wrong program that better tests miss" in capsys.readouterr().out
+    assert pruned.tests == ranked.tests[: 3 + 2]
+    gains = [origin["gain"] for origin in origins(tmp_path / "ranked.jsonl")]
+    assert gains == [2, 1] + [0] * (len(gains) - 2)
+    assert [(one["test"], one["gain"]) for one in origins(tmp_path / "pruned.jsonl")] == [(3, 2), (4, 1)]
+    with Sandbox() as sandbox:
+        best = replace(pruned, tests=pruned.tests[3:4])
+        assert sum(not sandbox.grade(best, program, "").passed for program in (NEGATED, UNLIMITED, ZERO)) == 2
+        new = replace(pruned, tests=pruned.tests[3:])
+        assert not any(sandbox.grade(new, program, "").passed for program in (NEGATED, UNLIMITED, ZERO))
+    assert origins(tmp_path / "pruned.jsonl")[0]["caught"] == pytest.approx(2 / 3)
+
+
+def test_without_a_file_mutants_of_the_references_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "own.jsonl", CLAMP_ROW)
+    (problem,) = augment(f"jsonl:{file}", tmp_path / "out.jsonl", "--num-tests", "30", "--max-tests", "2")
+    assert len(problem.tests) == 5
+    assert "is not among the best (--max-tests)" in capsys.readouterr().out
+    first, second = origins(tmp_path / "out.jsonl")
+    assert first["gain"] >= second["gain"]
+    assert 0 < first["caught"] < 1
+    endless = "def f(x):\n    while True: pass\n"  # fails, but its other tests do not run
+    none = write(
+        tmp_path / "none.jsonl",
+        *({"task_id": "clamp", "completion_id": n, "code": code} for n, code in enumerate((CLAMPED, endless))),
+    )
+    options = ("--num-tests", "4", "--prune", "--wrong", none)
+    (unproven,) = augment(f"jsonl:{file}", tmp_path / "unproven.jsonl", *options)
+    assert len(unproven.tests) == 7
+    assert "gain" not in origins(tmp_path / "unproven.jsonl")[0]
+
+
 MBPP_ROW = {
     "task_id": 601,
     "text": "Return the sum of a list.",
@@ -196,6 +256,7 @@ def test_apps_answers_keep_their_wrapping(tmp_path: Path) -> None:
     [
         (["--problems", "jsonl:/nowhere.jsonl"], "no such file"),
         (["--problems", "jsonl:{}", "--programs", "{}"], "own.jsonl:1: completion_id"),
+        (["--problems", "jsonl:{}", "--wrong", "{}"], "own.jsonl:1: completion_id"),
         (["--problems", "jsonl:{}", "--max-references", "1"], "is below --min-references 2"),
         (["--problems", "jsonl:{}", "--model", "http://127.0.0.1:9/v1"], "127.0.0.1:9"),
     ],

@@ -127,3 +127,67 @@ def test_the_structure_reward_needs_reference_programs(tmp_path: Path) -> None:
     assert said == "1 training problems have no reference program, so their structure reward is 0: b"
     with pytest.raises(UserError, match=r"no problem of problems\.train has one: add some, or set it to 0"):
         check_structure(without, rewards_of("ppocoder"))
+
+
+STATEMENTS = {"a": "Print the square of the number that you read.", "b": "Print the cube of the number that you read."}
+
+
+def statements(path: Path, **by_id: str) -> str:
+    tests = [{"stdin": "2\n", "expected": "4\n"}]
+    rows = [
+        {"task_id": task_id, "statement": statement, "tests": tests, "references": [f"print({statement!r})"]}
+        for task_id, statement in by_id.items()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"jsonl:{path}"
+
+
+def contaminated(folder: Path, evaluation: dict[str, str] | None = None, **decontamination: object) -> ProblemsSettings:
+    """Two training problems, a and b; x is a, and y is in neither."""
+    held_out = {"x": STATEMENTS["a"].upper(), "y": "Print nothing."} if evaluation is None else evaluation
+    return ProblemsSettings(
+        train=(statements(folder / "train.jsonl", **STATEMENTS),),
+        evaluation=(statements(folder / "held_out.jsonl", **held_out),) if held_out else (),
+        decontamination=decontamination,
+    )
+
+
+def test_overlaps_with_held_out_problems_are_reported(tmp_path: Path) -> None:
+    sets = load_problem_sets(contaminated(tmp_path))
+    (overlap,) = sets.overlaps
+    assert (overlap.train.task_id, overlap.benchmark, overlap.problem.task_id) == ("a", "evaluation", "x")
+    assert [problem.task_id for problem in sets.train] == ["a", "b"]
+    assert sets.warnings == (
+        "1 of 2 training problems overlap with a benchmark (all in contamination.jsonl of the run folder): jsonl a is "
+        "like x of evaluation (the same statement)",
+    )
+    unsearched = load_problem_sets(contaminated(tmp_path, mode="off"))
+    assert (unsearched.overlaps, unsearched.warnings) == ((), ())
+
+
+def test_overlapping_training_problems_are_dropped(tmp_path: Path) -> None:
+    reported = load_problem_sets(contaminated(tmp_path))
+    sets = load_problem_sets(contaminated(tmp_path, mode="drop"))
+    assert [problem.task_id for problem in sets.train] == ["b"]
+    assert [problem.task_id for problem in sets.supervised] == ["b"]
+    assert sets.held_out == reported.held_out
+    assert "1 of 2 training problems overlap with a benchmark and are dropped" in sets.warnings[0]
+    assert {name: list(found) for name, found in sets.fingerprints.items()} == {
+        "train": ["b"],
+        "supervised": ["b"],
+        "evaluation": ["x", "y"],
+    }
+    assert sets.overlaps == reported.overlaps
+
+
+def test_further_benchmarks_are_compared_with(tmp_path: Path) -> None:
+    other = statements(tmp_path / "other.jsonl", z=STATEMENTS["b"])
+    sets = load_problem_sets(contaminated(tmp_path, {}, mode="drop", against=(other,)))
+    assert [(overlap.train.task_id, overlap.benchmark) for overlap in sets.overlaps] == [("b", other)]
+    assert [problem.task_id for problem in sets.train] == ["a"]
+    assert sets.held_out == ()
+
+
+def test_dropping_everything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"problems\.decontamination\.mode drop leaves no training problem"):
+        load_problem_sets(contaminated(tmp_path, STATEMENTS, mode="drop"))

@@ -25,7 +25,7 @@ from controller.problems import ProblemSets, load_problem_sets
 from controller.rollouts import RolloutLoop
 from controller.state import dump_state, read_state
 from errors import UserError
-from files import read_steps
+from files import read_rows, read_steps
 from job import opened
 from learner.buffer import BufferServer, RolloutMeta
 from learner.data import Experiences, save_rollouts
@@ -241,6 +241,27 @@ def test_a_set_of_held_out_problems_that_is_new_or_gone_is_a_change(copy: Path) 
     with pytest.raises(UserError, match=r"problems\.evaluation: 6 removed .*; problems\.evaluation\.first: 6 added"):
         resume(copy, *named)
     assert "problems.evaluation.first: 6 added" in resume(copy, *named, "--problems.allow_changes", "true").said
+
+
+def test_a_new_run_lists_what_overlaps(tmp_path: Path) -> None:
+    against = ["--problems.decontamination.against", "starter:train?references=no[1:2]"]
+    settings, options = load_settings(small_job(tmp_path, "new", *against), environ={})
+    with opened(settings, options) as found:
+        found.folder.close()
+    (row,) = read_rows(tmp_path / "new" / "contamination.jsonl")
+    assert row["task_id"] == row["benchmark_task_id"] == found.problems.train[1].task_id
+
+
+def test_a_run_keeps_what_it_dropped(copy: Path) -> None:
+    """A resumed run that would drop other problems is refused; what it drops is in its folder."""
+    drop = ["--problems.decontamination.mode", "drop"]
+    against = ["--problems.decontamination.against", "starter:train?references=yes[:2]"]
+    with pytest.raises(UserError, match=r"problems\.supervised: 2 removed"):
+        resume(copy, *drop, *against)
+    assert not (copy / "contamination.jsonl").exists()
+    said = resume(copy, *drop, *against, "--problems.allow_changes", "true").said
+    assert "2 of 70 training problems overlap with a benchmark and are dropped" in said
+    assert {row["match"] for row in read_rows(copy / "contamination.jsonl")} == {"statement"}
 
 
 def test_a_state_of_another_program_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 
+from problems.python_source import parse
+
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -26,10 +28,9 @@ _NAMES = {"min": "max", "max": "min", "sorted": "list", "any": "all", "all": "an
 
 
 def mutants(program: str, rng: random.Random, limit: int) -> Iterator[str]:
-    """At most `limit` programs that differ from `program`, which must be Python, in one operator, constant or name."""
-    try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError):
+    """At most `limit` programs that differ from `program` in one operator, constant or name; none if not Python."""
+    tree = parse(program)
+    if not isinstance(tree, ast.Module):
         return
     places = [place for place, node in enumerate(ast.walk(tree)) if _change_of(node)]
     rng.shuffle(places)
