@@ -18,7 +18,7 @@ from problems.assertions import classes_in, split_assertion
 from problems.evalplus_inputs import mbpp_arguments
 from problems.evalplus_module import TestModule, is_test_module, read_test_module
 from problems.evalplus_rules import RULE_OF_FUNCTION, Rule, checker_of
-from problems.fields import text_of
+from problems.fields import text_of, texts_of
 from problems.scope import parse_module
 from problems.types import AssertTest, CallTest, Problem, ReferenceTest, Test, UnusableRowError
 
@@ -78,7 +78,7 @@ def mbpp_problem(row: Any) -> Problem:
         module = _released(row, entry_point, partial(mbpp_arguments, int(task_id)))
     else:
         code, statement = text_of(row, "code"), text_of(row, "prompt")
-        assertions, setup = _strings(row, "test_list"), "\n".join(_strings(row, "test_imports"))
+        assertions, setup = texts_of(row, "test_list"), "\n".join(texts_of(row, "test_imports"))
         module = read_test_module(text_of(row, "test"))
         entry_point = module.function
     shown = tuple(AssertTest(one, setup, classes_in(one, (code,))) for one in assertions)
@@ -158,10 +158,3 @@ def _docstring(prompt: str) -> str:
 def _assertions(source: str) -> Sequence[str]:
     """The asserts of MBPP in a release's row."""
     return [ast.unparse(node) for node in parse_module(source, "assertion").body if isinstance(node, ast.Assert)]
-
-
-def _strings(row: dict[str, Any], key: str) -> list[str]:
-    value = row.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UnusableRowError(f"{key}: expected a list of strings")
-    return [item.replace("\r\n", "\n").strip() for item in value]

@@ -19,6 +19,18 @@ def text_of(row: dict[str, Any], column: str) -> str:
     return value
 
 
+def texts_of(row: dict[str, Any], column: str) -> list[str]:
+    """The list of texts in a column; empty if it is missing.
+
+    Raises:
+        UnusableRowError: it holds something else.
+    """
+    value = row.get(column) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UnusableRowError(f"{column}: expected a list of strings")
+    return value
+
+
 def first_text(row: Any, *columns: str) -> str | None:
     """The first text or number in these columns, as text; None if there is none."""
     for column in columns if isinstance(row, dict) else ():

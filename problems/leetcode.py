@@ -76,7 +76,7 @@ def to_problem(row: Any) -> Problem:
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("task_id: missing")
-    meta = row.get("meta") or {}
+    meta = row["meta"] if isinstance(row.get("meta"), dict) else {}
     method = _ENTRY_POINT.fullmatch(text_of(row, "entry_point"))
     if method is None:
         raise UnusableRowError(f"entry_point: expected Solution().METHOD, got {row['entry_point']!r}")

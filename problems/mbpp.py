@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
+from problems.fields import texts_of
 from problems.scope import parse_module
 from problems.types import AssertTest, Problem, UnusableRowError
 
@@ -37,9 +38,9 @@ def to_problem(row: Any) -> Problem:
     if not isinstance(code, str) or not code.strip():
         raise UnusableRowError("code: missing or empty")
     code = _unix(code)
-    setup = "\n".join([*_strings(row, "test_imports"), _unix(row.get("test_setup_code") or "")]).strip()
-    shown = [_unix(assertion).strip() for assertion in _strings(row, "test_list")]
-    assertions = [*shown, *_strings(row, "hidden_test_list")]
+    setup = "\n".join([*texts_of(row, "test_imports"), _unix(row.get("test_setup_code") or "")]).strip()
+    shown = [_unix(assertion).strip() for assertion in texts_of(row, "test_list")]
+    assertions = [*shown, *texts_of(row, "hidden_test_list")]
     if not shown:
         raise UnusableRowError("test_list: no tests")
     if row.get("test"):
@@ -72,13 +73,6 @@ def to_row(problem: Problem) -> dict[str, Any]:
         "test_list": [test.assertion for test in tests[:shown]],
         "hidden_test_list": [test.assertion for test in tests[shown:]],
     }
-
-
-def _strings(row: dict[str, Any], key: str) -> list[str]:
-    value = row.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UnusableRowError(f"{key}: expected a list of strings")
-    return value
 
 
 def _unix(text: str) -> str:

@@ -1,8 +1,11 @@
 """Test modules in the style of pytest (`from solution import f`, `def test_x(): assert f(1) == 2`) as tests.
 
-A test function that only asserts becomes one `AssertTest` per assert. Any other becomes a `CheckTest`. Objects of the
-program's classes cannot leave its process, so a test function that makes some becomes `AssertTest`s too: the statements
-before an assert become its setup, in which earlier asserts only repeat their calls, without the expected values.
+A test function that only asserts becomes one `AssertTest` per assert. Any other becomes a `CheckTest`, in which
+`pytest.raises` and `pytest.approx` work. Fixtures and parametrized functions need pytest itself and are refused.
+
+Objects of the program's classes cannot leave its process, so a test function that makes some becomes `AssertTest`s too:
+the statements before an assert become its setup, in which earlier asserts only repeat their calls, without the expected
+values.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 
 from problems.assertions import Closeness, Relation, Truth, classes_in, split_assertion
 from problems.checks import refuse_broken_module, refuse_use_of_check
+from problems.pytest_stand_in import NAMES, STAND_IN
 from problems.python_source import IMPORTS, SCOPES
 from problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from problems.syntax import expression_tree, syntax_tree
@@ -21,7 +25,6 @@ from problems.types import AssertTest, CheckTest, Test, UnusableRowError
 
 _MODULE = "solution"
 _PYTEST = "pytest"
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,7 @@ def read_pytest_module(source: str, solution: str) -> PytestModule:
     module, defined = parse_module(source, "test"), _definitions(solution)
     functions, surroundings = _parts(module)
     names = _program_names(module, defined)
-    reader = _Reader(
-        names, {name for name in names if isinstance(defined.get(name), ast.ClassDef)}, surroundings, solution
-    )
+    reader = _Reader(names, _makers([*defined.values(), *surroundings]), surroundings, solution)
     tests = tuple(test for function in functions for test in reader.tests_of(function))
     if not tests:
         raise UnusableRowError("test: no test function tests the program")
@@ -52,6 +53,25 @@ def read_pytest_module(source: str, solution: str) -> PytestModule:
 
 def _definitions(solution: str) -> dict[str, ast.stmt]:
     return {node.name: node for node in parse_module(solution, "solution").body if isinstance(node, SCOPES)}
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """The names that a statement gives to its module."""
+    return {node.name} if isinstance(node, SCOPES) else bound_names(node)
+
+
+def _makers(statements: Sequence[ast.stmt]) -> set[str]:
+    """Classes, except exceptions, and the functions and constants that use one, directly or through another."""
+    makers = {
+        node.name
+        for node in statements
+        if isinstance(node, ast.ClassDef)
+        and not any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    }
+    users = [(used_names(node), _defined(node)) for node in statements if not isinstance(node, ast.ClassDef)]
+    while more := {name for used, bound in users if used & makers for name in bound} - makers:
+        makers |= more
+    return makers
 
 
 def _parts(module: ast.Module) -> tuple[list[ast.FunctionDef], list[ast.stmt]]:
@@ -69,7 +89,9 @@ def _parts(module: ast.Module) -> tuple[list[ast.FunctionDef], list[ast.stmt]]:
             continue  # it calls the test functions
         if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             raise UnusableRowError(f"test: class {node.name}: only test functions can be used")
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+            if isinstance(node, ast.AsyncFunctionDef) or node.decorator_list or ast.unparse(node.args):
+                raise _needs_pytest(node)
             functions.append(node)
         else:
             surroundings.append(node)
@@ -79,11 +101,22 @@ def _parts(module: ast.Module) -> tuple[list[ast.FunctionDef], list[ast.stmt]]:
 
 
 def _refuse_pytest(node: ast.stmt) -> None:
-    imported = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
-    imported |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
-    has_fixtures = isinstance(node, ast.FunctionDef) and node.name.startswith("test") and ast.unparse(node.args)
-    if _PYTEST in used_names(node) | imported or has_fixtures:
-        raise UnusableRowError(f"test: needs pytest: {ast.unparse(node).splitlines()[0]}")
+    """Refuse all of pytest, except what has a stand-in."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+        if _PYTEST in names:
+            raise _needs_pytest(node)
+    known = [
+        part.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.attr in NAMES
+    ]
+    if any(isinstance(part, ast.Name) and part.id == _PYTEST and part not in known for part in ast.walk(node)):
+        raise _needs_pytest(node)
+
+
+def _needs_pytest(node: ast.stmt) -> UnusableRowError:
+    return UnusableRowError(f"test: needs pytest: {ast.unparse(node).splitlines()[0]}")
 
 
 def _program_names(module: ast.Module, defined: Iterable[str]) -> tuple[str, ...]:
@@ -101,28 +134,25 @@ def _program_names(module: ast.Module, defined: Iterable[str]) -> tuple[str, ...
 
 
 class _Reader:
-    """Makes tests of test functions. `classes` are those of `names` that stand for a class of the program."""
+    """Makes tests of test functions. `makers` are the names that make objects of the program."""
 
-    def __init__(self, names: Sequence[str], classes: set[str], surroundings: list[ast.stmt], solution: str) -> None:
+    def __init__(self, names: Sequence[str], makers: set[str], surroundings: list[ast.stmt], solution: str) -> None:
         self._names = names
         self._imports = [node for node in surroundings if isinstance(node, IMPORTS)]
         self._helpers = [node for node in surroundings if not isinstance(node, IMPORTS)]
         self._solution = solution
-        # What makes objects of the program: its classes, and helpers that use one.
-        self._makers = set(classes)
-        for _ in self._helpers:
-            self._makers |= {
-                name for one in self._helpers if used_names(one) & self._makers for name in bound_names(one)
-            }
+        self._makers = makers
 
     def tests_of(self, function: ast.FunctionDef) -> list[Test]:
         body = [node for node in function.body if not _does_nothing(node)]
         uses = used_names(ast.Module(body, []))
-        if not uses & {*self._names, *(name for one in self._helpers for name in bound_names(one))}:
+        if not uses & {*self._names, *(name for one in self._helpers for name in _defined(one))}:
             return []
         if uses & self._makers:
+            if _PYTEST in uses:
+                raise _needs_pytest(function)
             return self._with_objects(function.name, body)
-        own = set().union(*(bound_names(node) for node in self._helpers))
+        own = {_PYTEST}.union(*(_defined(node) for node in self._helpers))
         if all(isinstance(node, ast.Assert) for node in body) and not uses & own:
             try:
                 return [
@@ -156,7 +186,10 @@ class _Reader:
         check = syntax_tree("def check(candidate): ...").body[0]
         assert isinstance(check, ast.FunctionDef)
         check.body = body
-        module = ast.fix_missing_locations(ast.Module([*self._imports, *self._helpers_for(body), check], []))
+        helpers = self._helpers_for(body)
+        if _PYTEST in used_names(ast.Module([*helpers, *body], [])):
+            helpers = [*syntax_tree(STAND_IN).body, *helpers]
+        module = ast.fix_missing_locations(ast.Module([*self._imports, *helpers, check], []))
         refuse_use_of_check(module)
         served = ",".join(name for name in self._names if name in used_names(module))
         refuse_broken_module(module, served)
@@ -167,7 +200,7 @@ class _Reader:
         kept: list[ast.stmt] = []
         while True:
             used = used_names(ast.Module([*body, *kept], []))
-            more = [node for node in self._helpers if node in kept or bound_names(node) & used]
+            more = [node for node in self._helpers if node in kept or _defined(node) & used]
             if len(more) == len(kept):
                 return more
             kept = more
@@ -190,7 +223,7 @@ class _Reader:
                         before.pop()
                         condition = replaced(condition, {variable: value})
             tests += self._assert_test(condition, before)
-            if node is not body[-1]:
+            if before and node is not body[-1]:
                 before.append(ast.Expr(self._repeated(name, condition, before)))
         return tests
 

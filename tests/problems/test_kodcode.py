@@ -22,13 +22,6 @@ class Queue(list):
         self.append(x)
         return len(self)
 """
-RAISES = """import pytest
-from solution import add
-
-def test_add():
-    with pytest.raises(TypeError):
-        add()
-"""
 IN_A_LOOP = """from solution import Queue
 
 def test_queue():
@@ -86,6 +79,54 @@ def test_other_functions_become_checks_with_what_they_use(tmp_path: Path) -> Non
             wrong["check"](None)
 
 
+EXPECTING = """import pytest
+from solution import add
+
+def test_add():
+    with pytest.raises(TypeError, match="unsupported"):
+        add(1, "a")
+    with pytest.raises((ValueError, TypeError)) as caught:
+        add("a", 1)
+    assert "str" in str(caught.value)
+
+def test_approx():
+    assert add(0.1, 0.2) == pytest.approx(0.3)
+    assert {"a": [add(1)]} != pytest.approx({"a": 1})
+    assert (add(1), add(2.0)) == pytest.approx([1.001, 2], abs=0.01)
+    assert add(1) != pytest.approx(1.1)
+"""
+
+
+def test_exceptions_and_approximate_values_need_no_pytest(tmp_path: Path) -> None:
+    def fails(test: Any, program: Any) -> bool:
+        namespace: dict[str, Any] = {"add": program}
+        exec(test.source, namespace)
+        try:
+            namespace["check"](None)
+        except (AssertionError, ZeroDivisionError):
+            return True
+        return False
+
+    def right(a: Any, b: Any = 0) -> Any:
+        return a + b
+
+    programs = [right, lambda *xs: 1, lambda *xs: 1 / 0, lambda a, b=0: a + b + 0.01]
+    tests = read(tmp_path, EXPECTING).tests
+    assert [[fails(test, program) for test in tests] for program in programs] == [
+        [False, False],
+        [True, True],
+        [True, True],
+        [False, True],
+    ]
+
+
+def test_functions_that_return_objects_are_asked_in_the_program(tmp_path: Path) -> None:
+    solution = SOLUTION + "\ndef filled(*xs):\n    return Queue(xs)\n\ndef total(queue):\n    return sum(queue)\n"
+    test = "from solution import filled, total\ndef test_a():\n    queue = filled(1, 2)\n    assert total(queue) == 3\n"
+    problem = read(tmp_path, test, solution=solution)
+    assert problem.tests == (AssertTest("assert total(queue) == 3", "queue = filled(1, 2)"),)
+
+
 def test_asserts_about_objects_repeat_earlier_calls_without_their_answers(tmp_path: Path) -> None:
     problem = read(
         tmp_path,
@@ -103,7 +144,9 @@ def test_asserts_about_objects_repeat_earlier_calls_without_their_answers(tmp_pa
 @pytest.mark.parametrize(
     ("test", "reason"),
     [
-        (RAISES, "needs pytest: def test_a"),
+        ("import pytest\ndef test_a():\n    with pytest.warns(Warning):\n        add(1)\n", "needs pytest: def test_a"),
+        ("import pytest\ndef test_a():\n    with pytest.raises(ValueError):\n        Queue(1, 2)\n", "needs pytest"),
+        ("async def test_a():\n    assert await add(1) == 1\n", "needs pytest: async def test_a"),
         ("import pytest\n@pytest.mark.parametrize('x', [1])\ndef test_a(x):\n    assert add(x) == 1\n", "needs pytest"),
         ("from pytest import approx\ndef test_a():\n    assert add(1) == approx(1)\n", "needs pytest"),
         ("from solution import add\ndef test_a(capsys):\n    assert add(1) == 1\n", "needs pytest"),

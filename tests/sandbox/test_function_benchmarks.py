@@ -146,7 +146,8 @@ def scaled(xs, factor=2):
     if factor is None: raise ValueError("no factor")
     return [x * factor for x in xs]
 """
-QUEUE_TEST = """from solution import Queue, drain, scaled
+QUEUE_TEST = """import pytest
+from solution import Queue, drain, scaled
 
 def filled(*xs):
     queue = Queue()
@@ -177,6 +178,11 @@ def test_errors():
         assert "factor" in str(error)
     else:
         assert False
+
+def test_raises():
+    with pytest.raises(ValueError, match="factor"):
+        scaled([1], factor=None)
+    assert scaled([0.1], 3) == pytest.approx([0.3])
 """
 QUEUE = kodcode.to_problem({"question_id": "q", "question": "?", "solution": QUEUE_SOLUTION, "test": QUEUE_TEST})
 
@@ -188,11 +194,13 @@ QUEUE = kodcode.to_problem({"question_id": "q", "question": "?", "solution": QUE
         (("pop(0)", "pop()"), [2, 4]),
         (("return len(self.items)\n    def get", "return None\n    def get"), [0, 1]),
         (("* factor", "* 3"), [5]),
-        (('ValueError("no factor")', "KeyError()"), [7]),
+        (('ValueError("no factor")', "KeyError()"), [7, 8]),
+        (("no factor", "no fact"), [7, 8]),
+        (("[x * factor for", "[x * factor + 1e-3 for"), [5, 8]),
     ],
 )
 def test_kodcode(change: tuple[str, str], failing: list[int], sandbox: Sandbox) -> None:
-    assert len(QUEUE.tests) == 8
+    assert len(QUEUE.tests) == 9
     verdict = sandbox.grade(QUEUE, QUEUE_SOLUTION.replace(*change), "0")
     assert [number for number, one in enumerate(verdict.tests) if one != "passed"] == failing
 
