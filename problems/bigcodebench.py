@@ -1,12 +1,10 @@
 """BigCodeBench (Zhuo et al. 2024): a function to complete that uses libraries, and a `unittest.TestCase`.
 
-Most of its problems need packages, which the jail does not have.
+Most of its problems need packages, which the jail has only if `sandbox.packages` names them.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Container, Iterable
 from typing import Any
 
 from problems.constants import constant
@@ -28,7 +26,7 @@ def to_problem(row: Any) -> Problem:
     The statement is `instruct_prompt`, so the template `{statement}` gives BigCodeBench-Instruct.
 
     Raises:
-        UnusableRowError: a missing field, packages that are not there, or tests that need more than values.
+        UnusableRowError: a missing field, or tests that need more than values.
     """
     task_id = task_id_of(row)
     if task_id is None:
@@ -36,7 +34,7 @@ def to_problem(row: Any) -> Problem:
     keys = ("complete_prompt", "instruct_prompt", "test", "entry_point", "canonical_solution")
     prompt, statement, test, entry_point, solution = (text_of(row, key) for key in keys)
     imported = imported_modules(parse_module(prompt, "complete_prompt"), parse_module(test, "test"))
-    refuse_packages([*_libraries(row), *imported])
+    modules = dict.fromkeys(module.partition(".")[0] for module in (*_libraries(row), *imported))
     return Problem(
         task_id=task_id,
         benchmark="bigcodebench",
@@ -45,19 +43,8 @@ def to_problem(row: Any) -> Problem:
         references=(solution,),
         entry_point=entry_point,
         code_prefix=prompt,
+        modules=tuple(modules),
     )
-
-
-def refuse_packages(modules: Iterable[str], importable: Container[str] = sys.stdlib_module_names) -> None:
-    """Refuse a row that needs modules from packages that are not `importable`.
-
-    Raises:
-        UnusableRowError: there are some. The message names them.
-    """
-    packages = dict.fromkeys(module.split(".")[0] for module in modules)
-    missing = [name for name in packages if name not in importable]
-    if missing:
-        raise UnusableRowError(f"needs {', '.join(missing)}: not in the jail")
 
 
 def _libraries(row: dict[str, Any]) -> list[str]:

@@ -74,8 +74,9 @@ class Order(StrEnum):
 class AnswerRule:
     """Answers that are right besides the expected one.
 
-    An answer may come in any order, or in upper or lower case. Its numbers may differ from expected floats by
-    `absolute + relative * abs(expected)`; None stands for the grader's own tolerance.
+    An answer may come in any order, or in upper or lower case. Where a float is expected, it may be off by
+    `absolute + relative * abs(expected)`; if both are None, by the grader's own tolerance. In the output of a program,
+    a tolerance holds for every number, since an expected `2` may be a float as well.
     """
 
     any_order: Order | None = None
@@ -122,7 +123,7 @@ class Problem:
     programs known to be right; there may be none. A completion continues `code_prefix` (HumanEval's prompt), or is a
     whole program if that is empty. `preamble` is source code that runs before it and is not shown. `entry_point` names
     the function that call and assert tests use, if any. `checker` says which answers to stdin, call and reference tests
-    are right; None means the expected one alone.
+    are right; None means the expected one alone. `modules` are the top-level modules that its programs need.
     """
 
     task_id: str
@@ -138,6 +139,7 @@ class Problem:
     num_visible_tests: int = 0
     limits: Limits = Limits()
     checker: AnswerRule | Checker | None = None
+    modules: tuple[str, ...] = ()
 
 
 class UnusableRowError(ValueError):

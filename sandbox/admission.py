@@ -32,6 +32,7 @@ from sandbox.packages import find_packages
 from settings import SandboxSettings
 
 _ORDERS = {True: "lines or tokens for stdin tests", False: "items for calls"}
+_SETTING = "sandbox.packages"
 _NO_REFERENCE = "expects what a reference returns, but the problem has no reference"
 
 
@@ -46,6 +47,8 @@ def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | Non
     def reason(problem: Problem) -> str | None:
         try:
             _check_texts(problem)
+            if missing := [name for name in problem.modules if name not in importable]:
+                raise UnusableRowError(f"needs {', '.join(missing)}: neither in the standard library nor in {_SETTING}")
             _check_imports("code before the program", problem.preamble, importable)
             _check_checker(problem, importable)
             for number, test in enumerate(problem.tests):
@@ -73,6 +76,7 @@ def _texts(problem: Problem) -> Iterator[tuple[str, str]]:
     yield "statement", problem.statement
     yield "starter code", problem.starter_code
     yield "prompt", problem.code_prefix
+    yield "code before the program", problem.preamble
     for number, reference in enumerate(problem.references):
         yield f"references[{number}]", reference
     for number, test in enumerate(problem.tests):
@@ -124,9 +128,7 @@ def _source_of(test: Test) -> str:
 
 def _check_imports(place: str, source: str, importable: Set[str]) -> None:
     for name in sorted(imported_modules(source) - importable):
-        raise UnusableRowError(
-            f"{place}: imports {name}, which is neither in the standard library nor in sandbox.packages"
-        )
+        raise UnusableRowError(f"{place}: imports {name}, which is neither in the standard library nor in {_SETTING}")
 
 
 def _check_test(place: str, test: Test, output_bytes: int) -> None:

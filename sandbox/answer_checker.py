@@ -81,8 +81,8 @@ class Answers:
         expected = question.expected if closed is None else closed.value
         answer = result.stdout.decode("utf-8", "replace") if isinstance(job, StdinJob) else result.value
         try:
-            num_bytes = len(codec.encode((question.given, expected, answer), strict=True))
-        except codec.CodecError:  # an object of the program: no answer to any question
+            num_bytes = len(codec.encode((question.given, expected, answer)))
+        except codec.CodecError:  # too large to be sent
             return
         if num_bytes + sum(one.num_bytes for one in self._asked.values()) > _MAX_KEPT_BYTES:
             self._outcomes[number] = Outcome.OUTPUT_LIMIT, ""

@@ -150,8 +150,7 @@ def _items_match(actual: list[Any], expected: list[Any], rule: AnswerRule) -> bo
 def _scalars_match(actual: Any, expected: Any, rule: AnswerRule) -> bool:
     if isinstance(expected, str) and isinstance(actual, str) and rule.ignore_case:
         return actual.casefold() == expected.casefold()
-    is_float = isinstance(expected, float) or (_has_tolerance(rule) and type(expected) is int)
-    if is_float and isinstance(actual, int | float):
+    if isinstance(expected, float) and isinstance(actual, int | float):
         return _close(actual, expected, rule)
     return equal(actual, expected)
 

@@ -157,6 +157,14 @@ def test_a_list_may_come_in_any_order(sandbox: Sandbox) -> None:
         assert not sandbox.grade(problem, f"def f(): return {wrong}", "1").passed, wrong
 
 
+def test_integers_of_calls_get_no_tolerance(sandbox: Sandbox) -> None:
+    rule = AnswerRule(absolute=1e-6, relative=1e-7)
+    problem = Problem("p", "any", "", (CallTest("f", (), [10**9, 1e9]),), checker=rule)
+    assert sandbox.grade(problem, "def f(): return [10**9, 10**9 + 50]", "0").passed
+    assert not sandbox.grade(problem, "def f(): return [10**9 + 1, 10**9]", "1").passed
+    assert not sandbox.grade(problem, "def f(): return [10**9, 10**9 + 200]", "2").passed
+
+
 BUSY = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\nprint(1)\n"
 
 
