@@ -2,7 +2,8 @@
 
 This is the line between running programs and judging them. A `Job` does not say what is right: expected values stay
 with the judge (`judge.py`, `compare.py`), which looks at the `RunResult` outside the jail. Every job of a program runs
-in a process of its own, which executes the program anew; jobs cannot see one another.
+in a process of its own, which executes the program anew; jobs cannot see one another. Only the calls of a `CallsJob`
+share a process.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class CallJob:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsJob:
+    """Call `function` with each of the lists of `arguments`, all in one process.
+
+    `RunResult.value` is the list of what it returned.
+    """
+
+    function: str
+    arguments: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExpressionJob:
     """Execute the program, then `setup`, then evaluate `expression`, all in one namespace.
 
@@ -64,7 +76,7 @@ class CheckJob:
     entry_point: str
 
 
-Job = StdinJob | CallJob | ExpressionJob | CheckJob
+Job = StdinJob | CallJob | CallsJob | ExpressionJob | CheckJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any
 from errors import UserError
 from sandbox import cgroups, codec, reports, runtime
 from sandbox.jail import protocol, supervision
-from sandbox.jobs import CallJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
+from sandbox.jobs import CallJob, CallsJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
 from sandbox.packages import find_packages, place_in_namespaces
 from sandbox.verdict import Isolation
 from settings import MIB, SandboxSettings
@@ -270,6 +270,8 @@ def _part(job: Job) -> protocol.Part:
             return protocol.Part(protocol.STDIN, stdin)
         case CallJob(function, arguments):
             return protocol.Part(protocol.CALL, codec.encode((function, arguments), sys.maxsize))
+        case CallsJob(function, lists):
+            return protocol.Part(protocol.CALLS, codec.encode((function, lists), sys.maxsize))
         case ExpressionJob(expression, setup):
             return protocol.Part(protocol.EXPRESSION, codec.encode((setup, expression), sys.maxsize))
         case CheckJob(source, entry_point):

@@ -17,6 +17,7 @@ from problems.python_source import as_run, shift_of
 from problems.types import Limits, Problem
 from sandbox import judge, selftest
 from sandbox.answer_checker import Answers
+from sandbox.batches import batch_limits, batches
 from sandbox.compare import Comparison
 from sandbox.jobs import End, Job, RunLimits, RunResult
 from sandbox.process import Jail, JailError
@@ -43,13 +44,12 @@ _WORST_FIRST = (
 class _Judged:
     """One test of a verdict. `result` no longer holds its output and value, which may be large.
 
-    `all_passed` says whether this test and all before it passed. `actual` is as in `Verdict`.
+    `actual` is what came out, as in `Verdict`, if the answer is wrong.
     """
 
     outcome: Outcome
     result: RunResult
     grader_error: str = ""
-    all_passed: bool = False
     actual: str | None = None
 
     @property
@@ -101,39 +101,22 @@ class Sandbox:
         Python otherwise. Positions of errors refer to the program as submitted. Anything that goes wrong while the
         verdict is made becomes an `infrastructure_error` of this verdict alone, with the cause.
         """
-        judged: dict[int, _Judged] = {}
+        judged: list[_Judged] = []
         error: ProgramError | None = None
         try:
-            text = normalized(program)
-            prefix, source = as_run(problem, text)
-            plans = judge.plans(problem)
-            closed = self._trusted.results([plan.closed for plan in plans])
-            answers = Answers()
-
-            def take(index: int, result: RunResult) -> None:
-                # If the setup fails without the program too, the test is broken. Good runs need no such check.
-                (setup,) = [None] if result.end is End.OK else self._trusted.results([plans[index].setup])
-                follows_passed = index == 0 or judged[index - 1].all_passed
-                judged[index] = _judge(index, plans[index], result, closed[index], setup, comparison, follows_passed)
-                question = plans[index].question
-                if question is not None and judged[index].has_wrong_answer:
-                    answers.keep(index, question, plans[index].job, result, closed[index])
-
-            limits = run_limits(problem.limits, self._settings)
-            self._run(prefix + source, [plan.job for plan in plans], None, take, limits)
-            for index, (found, reason) in answers.outcomes(self._trusted).items():
-                judged[index] = replace(judged[index], outcome=found, grader_error=reason)
-            errors = (error_of(test.result) for test in judged.values())
+            prefix, source = as_run(problem, normalized(program))
+            judged = self._judge_all(problem, prefix + source, comparison)
+            errors = (error_of(test.result) for test in judged)
             error = _as_submitted(next(filter(None, errors), None), prefix, source, program)
         except Exception as failure:  # noqa: BLE001 - one verdict's border: a failure in it must not affect the others
             _LOG.exception("problem %s, completion %s has no verdict", problem.task_id, completion_id)
             lost = _Judged(Outcome.INFRASTRUCTURE_ERROR, RunResult(End.INFRASTRUCTURE), _described(failure))
-            judged, error = dict.fromkeys(range(len(problem.tests)), lost), None
-        results = [test.result for test in judged.values()]
-        outcomes = tuple(test.outcome for test in judged.values())
+            judged, error = [lost] * len(problem.tests), None
+        results = [test.result for test in judged]
+        outcomes = tuple(test.outcome for test in judged)
         outcome = worst(outcomes)
         if outcome is Outcome.INFRASTRUCTURE_ERROR:
-            grader_errors = [test.grader_error for test in judged.values() if test.grader_error]
+            grader_errors = [test.grader_error for test in judged if test.grader_error]
             error = ProgramError(GRADER_ERROR, grader_errors[-1] if grader_errors else self.last_grader_error)
         return Verdict(
             task_id=problem.task_id,
@@ -145,8 +128,49 @@ class Sandbox:
             seconds=sum(result.wall_seconds for result in results),
             cpu_seconds=sum(result.cpu_seconds for result in results),
             peak_memory_bytes=max(result.peak_memory_bytes for result in results),
-            actual=next((test.actual for test in judged.values() if test.outcome is not Outcome.PASSED), None),
+            actual=next((test.actual for test in judged if test.outcome is not Outcome.PASSED), None),
         )
+
+    def _judge_all(self, problem: Problem, source: str, comparison: Comparison) -> list[_Judged]:
+        """Run all tests of a problem, and ask its checker about answers that are not the expected ones."""
+        plans = judge.plans(problem)
+        closed = self._trusted.results([plan.closed for plan in plans])
+        limits = run_limits(problem.limits, self._settings)
+        jobs = [plan.job for plan in plans]
+        judged: dict[int, _Judged] = {}
+        for index, result in self._batched(source, jobs, limits).items():
+            first = _judge(index, plans[index], result, closed[index], None, comparison)
+            if first.outcome is Outcome.PASSED:
+                judged[index] = first
+        alone = [index for index in range(len(jobs)) if index not in judged]
+        answers = Answers()
+
+        def take(place: int, result: RunResult) -> None:
+            index = alone[place]
+            plan = plans[index]
+            # If the setup fails without the program too, the test is broken. Good runs need no such check.
+            (setup,) = [None] if result.end is End.OK else self._trusted.results([plan.setup])
+            judged[index] = _judge(index, plan, result, closed[index], setup, comparison)
+            if plan.question is not None and judged[index].has_wrong_answer:
+                answers.keep(index, plan.question, plan.job, result, closed[index])
+
+        if alone:
+            self._run(source, [jobs[index] for index in alone], None, take, limits)
+        for index, (outcome, reason) in answers.outcomes(self._trusted).items():
+            judged[index] = replace(judged[index], outcome=outcome, grader_error=reason)
+        return [judged[index] for index in range(len(jobs))]
+
+    def _batched(self, source: str, jobs: Sequence[Job], limits: RunLimits) -> dict[int, RunResult]:
+        """What came out of calls that shared a process, by the number of their test."""
+        together = batches(jobs)
+        found: dict[int, RunResult] = {}
+
+        def take(place: int, result: RunResult) -> None:
+            found.update(together[place].results(result))
+
+        if together:
+            self._run(source, [batch.job for batch in together], None, take, batch_limits(limits))
+        return found
 
     def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
         """The result of each job of the program; `End.INFRASTRUCTURE` if a second jail failed as well.
@@ -219,12 +243,8 @@ def _judge(
     closed: RunResult | None,
     setup: RunResult | None,
     comparison: Comparison,
-    follows_passed: bool,
 ) -> _Judged:
-    """Judge the test `number`. `closed` and `setup` are the results of the plan's own jobs.
-
-    `follows_passed` says whether all tests before this one passed.
-    """
+    """Judge the test `number`. `closed` and `setup` are the results of the plan's own jobs."""
     grader_error = ""
     try:
         outcome = judge.outcome_of(plan, result, closed, comparison)
@@ -235,15 +255,8 @@ def _judge(
         if own is not None and own.end is not End.OK:
             reason = f"{own.error.type}: {own.error.message}" if own.error else own.end.value
             outcome, grader_error = Outcome.INFRASTRUCTURE_ERROR, f"the {what} of test {number} fails ({reason})"
-    judged = _Judged(
-        outcome,
-        replace(result, stdout=b"", value=None),
-        grader_error,
-        all_passed=follows_passed and outcome is Outcome.PASSED,
-    )
-    # With a checker, the tests before this one may turn out to have passed.
-    is_shown = judged.has_wrong_answer and (follows_passed or plan.question is not None)
-    return replace(judged, actual=shown(plan.job, result)) if is_shown else judged
+    judged = _Judged(outcome, replace(result, stdout=b"", value=None), grader_error)
+    return replace(judged, actual=shown(plan.job, result)) if judged.has_wrong_answer else judged
 
 
 def normalized(program: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sandbox import codec
 from sandbox.jail import calls, confinement, packages, program
-from sandbox.jail.protocol import CALL, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
+from sandbox.jail.protocol import CALL, CALLS, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
 
 # Saved before any program runs: a program may replace what the modules hold.
 _pwrite, _exit, _close = os.pwrite, os._exit, os.close
@@ -70,6 +70,8 @@ def _run_of(kind: int, payload: bytes) -> Callable[[CodeType], None]:
     first, second = codec.decode(payload, len(payload))
     if kind == CALL:
         return lambda code: program.run_value(code, lambda namespace: _call(namespace, first, second))
+    if kind == CALLS:
+        return lambda code: program.run_value(code, lambda namespace: _calls(namespace, first, second))
     setup = compile(first, "<setup>", "exec", dont_inherit=True) if first else None
     expression = compile(second, "<expression>", "eval", dont_inherit=True)
     return lambda code: program.run_value(code, lambda namespace: _evaluate(namespace, setup, expression))
@@ -77,6 +79,10 @@ def _run_of(kind: int, payload: bytes) -> Callable[[CodeType], None]:
 
 def _call(namespace: dict[str, Any], function: str, arguments: tuple[Any, ...]) -> Any:
     return program.find_function(namespace, function)(*arguments)
+
+
+def _calls(namespace: dict[str, Any], function: str, lists: list[tuple[Any, ...]]) -> list[Any]:
+    return [_call(namespace, function, arguments) for arguments in lists]
 
 
 def _evaluate(namespace: dict[str, Any], setup: CodeType | None, expression: CodeType) -> Any:

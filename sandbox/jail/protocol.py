@@ -10,9 +10,9 @@ The program's file:
 
     seed | source | for each job: payload, test module | for each job: kind, lengths of payload and test module
 
-Only processes that end with the program read that file. A payload is the standard input, an encoded (function,
-arguments) or (setup, expression), or what a check needs from the program. Only a check has a test module, and it goes
-to a different process than the program's.
+Only processes that end with the program read that file. A payload is the standard input; an encoded (function,
+arguments), (function, lists of arguments) or (setup, expression); or what a check needs from the program. Only a check
+has a test module, and it goes to a different process than the program's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-STDIN, CALL, EXPRESSION, CHECK = range(4)
+STDIN, CALL, EXPRESSION, CHECK, CALLS = range(5)
 # Number of jobs and length of the source; kind of a single job and lengths of its payload and test module; CPU seconds,
 # wall seconds and bytes of address space per job.
 REQUEST = struct.Struct("<IQBQQddQ")
