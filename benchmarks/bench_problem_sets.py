@@ -5,8 +5,8 @@
 Prints one JSON object per case. `sets`: rows, usable ones, rejected ones by reason, and the problems whose reference
 passes, graded by one worker. `peers`: the same programs by `evalplus.evaluate` (HumanEval+'s tests) and by verl's
 `prime_code` (CodeContests' tests), each in a process of its own on one core, in turn with ours. `mixed`: N programs of
-all sets in a random order, most of them damaged references, by one worker and by two, twice: the verdicts must be the
-same, and the memory of this process must not grow.
+all sets in a random order, most of them damaged references, with up to 50 tests each, by one worker and by two, twice:
+the verdicts must be the same, and the memory of this process must not grow.
 
 The peers come from `benchmarks/requirements-peers.txt`; without them, their cases are skipped.
 """
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ SETS = {
 }
 # Damaged programs often loop forever.
 MIXED_LIMITS = SandboxSettings(cpu_s=1.0, wall_s=5.0)
+_MAX_MIXED_TESTS = 50
 _MAX_REASONS = 8
 _SEED = 20260101
 
@@ -115,7 +117,7 @@ def _mixed_work(data: Path, num_programs: int) -> list[tuple[Problem, str]]:
     problems = [
         problem for spec in SETS.values() for problem in load(spec.format(data), reason_to_refuse(LIMITS)).problems
     ]
-    problems = [problem for problem in problems if problem.references]
+    problems = [replace(one, tests=one.tests[:_MAX_MIXED_TESTS]) for one in problems if one.references]
     chosen = draw.choices(problems, k=num_programs)
     return [(problem, _damaged(draw.choice(problem.references), draw)) for problem in chosen]
 
