@@ -11,11 +11,10 @@ from tests.jobs import python
 
 pytestmark = pytest.mark.ray
 
-ACTORS = ("generator", "sandbox worker", "buffer", "rollout store", "learner")
 SMALL = ("--problems", "4", "--sft-steps", "0", "--undisturbed", "0")
 
 
-def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:
+def chaos(*options: str, timeout_s: float = 360.0) -> dict[str, Any]:
     done = python("-m", "benchmarks.chaos", *SMALL, *options, timeout_s=timeout_s)
     assert done.returncode == 0, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -23,9 +22,17 @@ def chaos(*options: str, timeout_s: float = 240.0) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_job_survives_the_death_of_each_kind_of_actor_a_freeze_and_a_second_driver() -> None:
-    kinds = (*ACTORS, "frozen buffer", "second driver")
-    report = chaos("--kinds", *kinds, "--faults", "7", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
+def test_a_job_survives_deaths_a_freeze_and_a_second_driver() -> None:
+    kinds = ("generator", "learner", "frozen buffer", "second driver")
+    report = chaos("--kinds", *kinds, "--faults", "4", "--steps", "6", "--mean-s", "2", "--batch-size", "32")
+    assert report["faults"] == dict.fromkeys(kinds, 1)
+    assert min(report["said"].values()) >= 1, report["said"]
+
+
+@pytest.mark.long
+def test_a_job_survives_the_death_of_each_kind_of_actor() -> None:
+    kinds = ("generator", "sandbox worker", "buffer", "rollout store", "learner")
+    report = chaos("--kinds", *kinds, "--faults", "5", "--steps", "8", "--mean-s", "2", "--batch-size", "32")
     assert report["faults"] == dict.fromkeys(kinds, 1)
     assert min(report["said"].values()) >= 1, report["said"]
 
