@@ -283,6 +283,13 @@ def test_weights_sent_by_ipc(
     kill(sender)
 
 
+def ping_for_ever(generator: Any) -> None:
+    """Ping a failed generator: it may still answer until its death arrives."""
+    while True:
+        with contextlib.suppress(GeneratorError):
+            wait_for(generator.ping.remote())
+
+
 def test_another_learner_may_send_and_a_failed_generator_says_why_and_its_rollouts_outlive_it(
     running: RunningActors, forger: Any, make_weights: Callable[[int], Weights]
 ) -> None:
@@ -304,8 +311,6 @@ def test_another_learner_may_send_and_a_failed_generator_says_why_and_its_rollou
 
     kill(generator)
     with pytest.raises(ray.exceptions.RayActorError):
-        while True:  # it may still answer until the kill arrives
-            with contextlib.suppress(GeneratorError):
-                wait_for(generator.ping.remote())
+        ping_for_ever(generator)
     time.sleep(1.0)  # by then Ray has noticed the dead owner; the rollout must not die with its generator
     assert fetch(survivor).rollout_id == "survivor"
