@@ -28,7 +28,7 @@ from tests.sandbox.pool_worker import PlacedWorker
 
 NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
 SANDBOX = SandboxSettings(
-    min_workers=2, max_workers=4, num_cpus=0.5, min_isolation="rlimits", backlog_per_worker=4, idle_s=1
+    min_workers=2, max_workers=4, num_cpus=0.5, min_isolation="rlimits", backlog_per_worker=4, idle_s=5
 )
 
 
@@ -57,7 +57,7 @@ async def lost_node(cluster: Cluster, node: Any) -> dict[str, Any]:
     num_before = 0
     async with asyncio.timeout(240):  # workers leave when nothing waits, so keep calls waiting until all have started
         while pool.stats().num_ready < SANDBOX.max_workers:
-            num_before += len(await asyncio.gather(*(pool.submit("where", 0.2) for _ in range(20))))
+            num_before += len(await asyncio.gather(*(pool.submit("where", 0.2) for _ in range(40))))
     calls = [asyncio.ensure_future(pool.submit("where", 0.2)) for _ in range(60)]
     first = Counter(await asyncio.gather(*calls[:20]))
     cluster.remove_node(node, allow_graceful=False)
