@@ -6,6 +6,7 @@ program enters, and gets nothing but the input, the expected answer and the prog
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -81,13 +82,18 @@ class Answers:
         expected = question.expected if closed is None else closed.value
         answer = result.stdout.decode("utf-8", "replace") if isinstance(job, StdinJob) else result.value
         try:
-            num_bytes = len(codec.encode((question.given, expected, answer)))
-        except codec.CodecError:  # too large to be sent
+            num_bytes = len(codec.encode((question.given, expected, answer), sys.maxsize))
+        except codec.CodecError:  # nested as deeply as a value may be
             return
         if num_bytes + sum(one.num_bytes for one in self._asked.values()) > _MAX_KEPT_BYTES:
             self._outcomes[number] = Outcome.OUTPUT_LIMIT, ""
             return
         self._asked[number] = _Asked(question, expected, answer, num_bytes)
+
+    def forget(self, number: int) -> None:
+        """Drop an answer: its test has run again, because a jail failed."""
+        self._asked.pop(number, None)
+        self._outcomes.pop(number, None)
 
     def outcomes(self, trusted: TrustedJail) -> dict[int, tuple[Outcome, str]]:
         """Ask the checker: the outcome of each test, and the reason if it is the checker that fails.
@@ -119,6 +125,8 @@ def _outcome(number: int, asked: _Asked, result: RunResult, trusted: TrustedJail
         return Outcome.PASSED, ""
     if result.end is End.SKIPPED:  # the checker has used up its time on an earlier answer
         return Outcome.SKIPPED, ""
+    if result.end is End.INFRASTRUCTURE:
+        return Outcome.INFRASTRUCTURE_ERROR, f"the checker of test {number} could not run"
     (control,) = trusted.results([asked.about(asked.expected)])
     assert control is not None
     if _accepts(checker, control):

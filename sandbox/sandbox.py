@@ -151,6 +151,7 @@ class Sandbox:
             # If the setup fails without the program too, the test is broken. Good runs need no such check.
             (setup,) = [None] if result.end is End.OK else self._trusted.results([plan.setup])
             judged[index] = _judge(index, plan, result, closed[index], setup, comparison)
+            answers.forget(index)
             if plan.question is not None and judged[index].has_wrong_answer:
                 answers.keep(index, plan.question, plan.job, result, closed[index])
 
