@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from entry import run_command
+from rltf.entry import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> int:
-    from evaluation.command import main  # not before signals are caught
+    from rltf.evaluation.command import main  # not before signals are caught
 
     return main(arguments)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from entry import run_command
+from rltf.entry import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _launch(arguments: Sequence[str]) -> int:
-    import cli  # not before signals are caught
+    from rltf import cli  # not before signals are caught
 
     return cli.launch(arguments)
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from actors.messages import RolloutRequest
-from settings import Engine, GeneratorSettings, ModelSettings
-from transport.model_folder import check_engine
-from transport.rollouts import FinishReason, VersionSpan
-from transport.weight_receiver import TransferPhase
+from rltf.actors.messages import RolloutRequest
+from rltf.settings import Engine, GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import check_engine
+from rltf.transport.rollouts import FinishReason, VersionSpan
+from rltf.transport.weight_receiver import TransferPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,9 @@ def build_engine(
     options = EngineOptions(model_settings, settings, end_ids, seed, deterministic)
     # Imported only when needed: vLLM takes seconds to import and is not installed everywhere.
     if settings.engine == Engine.TRANSFORMERS:
-        from actors.transformers_engine import TransformersEngine
+        from rltf.actors.transformers_engine import TransformersEngine
 
         return TransformersEngine(model, options)
-    from actors.vllm_engine import VllmEngine
+    from rltf.actors.vllm_engine import VllmEngine
 
     return VllmEngine(model, options)

@@ -22,16 +22,16 @@ import torch
 from ray.actor import ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.engine import FinishedRequest, SamplingRequest, build_engine
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from actors.prompting import Prompter
-from problems.types import Problem
-from settings import GeneratorSettings, LoraPublish, OnUpdate, Settings, WeightTransfer
-from transport.folders import HomeFolders
-from transport.lora import AdapterMerger
-from transport.model_folder import end_token_ids
-from transport.rollouts import RolloutStore
-from transport.weight_receiver import (
+from rltf.actors.engine import FinishedRequest, SamplingRequest, build_engine
+from rltf.actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from rltf.actors.prompting import Prompter
+from rltf.problems.types import Problem
+from rltf.settings import GeneratorSettings, LoraPublish, OnUpdate, Settings, WeightTransfer
+from rltf.transport.folders import HomeFolders
+from rltf.transport.lora import AdapterMerger
+from rltf.transport.model_folder import end_token_ids
+from rltf.transport.rollouts import RolloutStore
+from rltf.transport.weight_receiver import (
     PHASE_TIMEOUT_S,
     TransferError,
     TransferPhase,
@@ -39,7 +39,7 @@ from transport.weight_receiver import (
     WeightsGoneError,
     WeightsMismatchError,
 )
-from transport.weights import WeightsHandle, checksum, unpack
+from rltf.transport.weights import WeightsHandle, checksum, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import ray
 
-from transport.rollouts import Rollout
+from rltf.transport.rollouts import Rollout
 
 
 class GeneratorError(RuntimeError):

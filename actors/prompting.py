@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
-from errors import UserError
-from problems.extraction import extract_program
-from problems.fences import end_of_thought
-from problems.prompts import QUESTION, encode_prompt, render_prompt
-from problems.token_spans import decode_with_spans
-from problems.types import Problem
-from settings import ModelSettings
-from transport.model_folder import load_tokenizer, prompt_format
-from transport.rollouts import Completion, FinishReason, Rollout
+from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingRequest
+from rltf.errors import UserError
+from rltf.problems.extraction import extract_program
+from rltf.problems.fences import end_of_thought
+from rltf.problems.prompts import QUESTION, encode_prompt, render_prompt
+from rltf.problems.token_spans import decode_with_spans
+from rltf.problems.types import Problem
+from rltf.settings import ModelSettings
+from rltf.transport.model_folder import load_tokenizer, prompt_format
+from rltf.transport.rollouts import Completion, FinishReason, Rollout
 
 
 class Prompter:

@@ -17,7 +17,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from transport.rollouts import FinishReason
+from rltf.transport.rollouts import FinishReason
 
 # Spare columns in a buffer of keys or values. It is copied once in this many steps.
 _ROOM = 64

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
-from actors.messages import RolloutRequest
-from actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, Row, RunningBatch
-from errors import UserError
-from transport.model_folder import load_model, load_tokenizer
-from transport.rollouts import FinishReason, VersionSpan
+from rltf.actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
+from rltf.actors.messages import RolloutRequest
+from rltf.actors.running_batch import DecoderOnlyBatch, EncoderDecoderBatch, Row, RunningBatch
+from rltf.errors import UserError
+from rltf.transport.model_folder import load_model, load_tokenizer
+from rltf.transport.rollouts import FinishReason, VersionSpan
 
 # The batch is filled up, which copies the cache, once one in so many of its places is idle.
 _IDLE_SHARE = 8

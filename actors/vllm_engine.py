@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from rltf.errors import UserError
 
 # Read when vLLM is imported or its engine is built. The core runs in this process, quietly, and sends no statistics.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -37,12 +37,12 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
-from actors.messages import RolloutRequest
-from actors.vllm_weights import BACKENDS
-from transport.model_folder import check_model_folder
-from transport.rollouts import FinishReason, VersionSpan
-from transport.weight_receiver import TransferPhase
+from rltf.actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
+from rltf.actors.messages import RolloutRequest
+from rltf.actors.vllm_weights import BACKENDS
+from rltf.transport.model_folder import check_model_folder
+from rltf.transport.rollouts import FinishReason, VersionSpan
+from rltf.transport.weight_receiver import TransferPhase
 
 # vLLM's CPU attention works on multiples of 32 tokens. Small blocks let short prompts share their prefix.
 CPU_BLOCK_SIZE = 32

@@ -20,9 +20,9 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.models.gpt_j import GPTJForCausalLM
 
-from settings import WeightTransfer
-from transport.weight_receiver import WeightsMismatchError
-from transport.weights import checksum, to_numpy
+from rltf.settings import WeightTransfer
+from rltf.transport.weight_receiver import WeightsMismatchError
+from rltf.transport.weights import checksum, to_numpy
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
 

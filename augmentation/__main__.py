@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from augmentation.agreement import Augmented, Reference, Rules, augment
-from augmentation.proposals import propose
-from augmentation.ranking import Selection, ranked
-from entry import exit_status, run_command
-from errors import UserError
-from evaluation.sources import add_sampling_options, model_source
-from files import write_jsonl
-from problems import Problem
-from problems.index import ProblemIndex
-from problems.spec import row_of
-from sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
-from sandbox.grading import Graders, read_programs
-from settings import SandboxSettings
+from rltf.augmentation.agreement import Augmented, Reference, Rules, augment
+from rltf.augmentation.proposals import propose
+from rltf.augmentation.ranking import Selection, ranked
+from rltf.entry import exit_status, run_command
+from rltf.errors import UserError
+from rltf.evaluation.sources import add_sampling_options, model_source
+from rltf.files import write_jsonl
+from rltf.problems import Problem
+from rltf.problems.index import ProblemIndex
+from rltf.problems.spec import row_of
+from rltf.sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
+from rltf.sandbox.grading import Graders, read_programs
+from rltf.settings import SandboxSettings
 
 logger = logging.getLogger("augmentation")
 _LOG_EVERY = 100

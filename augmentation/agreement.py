@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from augmentation.inputs import Candidate, inputs_of, vary_inputs
-from problems.python_source import as_run
-from problems.spec import read_row, row_of
-from problems.types import CheckTest, Problem, Test
-from sandbox import judge
-from sandbox.grading import Graders
-from sandbox.jobs import End, RunResult
-from sandbox.verdict import Outcome
+from rltf.augmentation.inputs import Candidate, inputs_of, vary_inputs
+from rltf.problems.python_source import as_run
+from rltf.problems.spec import read_row, row_of
+from rltf.problems.types import CheckTest, Problem, Test
+from rltf.sandbox import judge
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.jobs import End, RunResult
+from rltf.sandbox.verdict import Outcome
 
 _SECOND_SEED = 1
 _TRIES_PER_TEST = 4

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from augmentation.stdin import learn_inputs
-from augmentation.values import learn_arguments
-from problems.assertions import Closeness, Relation, Truth, split_assertion
-from problems.syntax import expression_tree, syntax_tree
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
-from sandbox.compare import FLOAT_TOLERANCE, values_match
-from sandbox.jobs import CallJob, ExpressionJob, Job, RunResult, StdinJob
+from rltf.augmentation.stdin import learn_inputs
+from rltf.augmentation.values import learn_arguments
+from rltf.problems.assertions import Closeness, Relation, Truth, split_assertion
+from rltf.problems.syntax import expression_tree, syntax_tree
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from rltf.sandbox.compare import FLOAT_TOLERANCE, values_match
+from rltf.sandbox.jobs import CallJob, ExpressionJob, Job, RunResult, StdinJob
 
 MAX_ANSWER_CHARACTERS = 20_000
 

@@ -7,7 +7,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 
-from problems.python_source import parse
+from rltf.problems.python_source import parse
 
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,

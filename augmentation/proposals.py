@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
-from augmentation.inputs import CallInput, Candidate, Input, StdinInput, call_arguments, inputs_of, through_json
-from evaluation.sources import ProgramSource
-from problems import LoadedProblems
-from problems.prompts import QUESTION
-from problems.types import Problem
+from rltf.augmentation.inputs import CallInput, Candidate, Input, StdinInput, call_arguments, inputs_of, through_json
+from rltf.evaluation.sources import ProgramSource
+from rltf.problems import LoadedProblems
+from rltf.problems.prompts import QUESTION
+from rltf.problems.types import Problem
 
 _NUM_SHOWN = 3
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|#{2,}.*)[ \t]*$", re.MULTILINE)

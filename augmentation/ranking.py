@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from augmentation.agreement import Augmented, Worth, with_tests
-from augmentation.mutants import mutants
-from problems.python_source import as_run
-from problems.types import Problem
-from sandbox.grading import Graders
-from sandbox.verdict import Outcome
+from rltf.augmentation.agreement import Augmented, Worth, with_tests
+from rltf.augmentation.mutants import mutants
+from rltf.problems.python_source import as_run
+from rltf.problems.types import Problem
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Outcome
 
 _NUM_MUTANTS = 20
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, product, takewhile
 from typing import Any
 
-from augmentation.values import Rule, items, places
+from rltf.augmentation.values import Rule, items, places
 
 Lines = list[list[Any]]
 _INTEGER = re.compile(r"[+-]?\d{1,400}")

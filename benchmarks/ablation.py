@@ -18,8 +18,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rltf.settings_sources import load_settings
 from scripts.ablation_tables import OFFLINE, RIVALS, ROWS, SAME, TERMS, is_finished
-from settings_sources import load_settings
 
 CONFIG = "configs/ablation.yaml"
 RUN_S = 3600.0

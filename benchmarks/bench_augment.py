@@ -27,17 +27,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from augmentation.__main__ import halved
-from augmentation.agreement import Reference, Rules, augment
-from augmentation.inputs import AssertInput, input_of
-from augmentation.mutants import mutants
-from augmentation.ranking import Selection, ranked
 from benchmarks.corpora import CORPORA
-from problems import AssertTest, Problem, load
-from problems.assertions import Relation, split_assertion
-from sandbox.grading import Graders
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.augmentation.__main__ import halved
+from rltf.augmentation.agreement import Reference, Rules, augment
+from rltf.augmentation.inputs import AssertInput, input_of
+from rltf.augmentation.mutants import mutants
+from rltf.augmentation.ranking import Selection, ranked
+from rltf.problems import AssertTest, Problem, load
+from rltf.problems.assertions import Relation, split_assertion
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 NUM_MUTANTS = 8
 NUM_SAMPLES = 10

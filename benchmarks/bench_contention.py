@@ -17,10 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from problems.types import CallTest, Problem, StdinTest
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.problems.types import CallTest, Problem, StdinTest
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 
 LIMITS = SandboxSettings(cpu_s=0.5, wall_s=3.0, program_wall_s=60.0, memory_bytes=64 << 20)
 _STDIN = Problem("stdin", "contention", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in (3, 4)))

@@ -19,7 +19,7 @@ import sys
 import ray
 
 from benchmarks.simulated import SimulatedRun, StageTimes, run_simulated
-from settings import (
+from rltf.settings import (
     GIB,
     MIB,
     BufferSettings,

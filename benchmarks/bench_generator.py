@@ -34,13 +34,13 @@ import ray
 import torch
 from ray.actor import ActorProxy
 
-from actors.generator import Generator, actor_options
-from actors.messages import RolloutHandle, RolloutRequest
 from benchmarks.engine_cases import transformers_engine
-from problems.types import Problem, StdinTest
-from settings import GIB, MIB, GeneratorSettings, ModelSettings, Settings
-from transport.rollouts import start_rollout_store
-from transport.weights import WeightsHandle, publish
+from rltf.actors.generator import Generator, actor_options
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import GIB, MIB, GeneratorSettings, ModelSettings, Settings
+from rltf.transport.rollouts import start_rollout_store
+from rltf.transport.weights import WeightsHandle, publish
 
 NUM_PROBLEMS = 64
 NUM_SAMPLES = 8
@@ -178,7 +178,7 @@ class Publisher:
         self._policy = load(model, dtype=scale.dtype).to("cuda") if scale.num_gpus else self._host
         self._publish: Callable[..., WeightsHandle] = publish
         if weight_transfer != "object_store":
-            from transport.transfer import WeightSender, init_info
+            from rltf.transport.transfer import WeightSender, init_info
 
             self._sender = WeightSender(lambda: init_info(weight_transfer))
             self._publish = self._sender.publish
@@ -221,7 +221,7 @@ class BareVllm:
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
         from vllm import LLM
 
-        from actors.vllm_engine import GPU_FREE_SHARE
+        from rltf.actors.vllm_engine import GPU_FREE_SHARE
 
         self._engine = LLM(
             model=str(model),

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from settings import CACHE_DIR, Dtype, ModelSettings
+from rltf.settings import CACHE_DIR, Dtype, ModelSettings
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "runs" / "peers"
@@ -95,13 +95,13 @@ def run_trl(name: str, spec: str, updates: int) -> None:
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from actors.prompting import Prompter
-    from learner.model_source import model_folder
-    from problems import load
-    from problems.prompts import render_prompt
-    from sandbox.grading import Graders
-    from sandbox.verdict import Isolation
-    from settings import SandboxSettings
+    from rltf.actors.prompting import Prompter
+    from rltf.learner.model_source import model_folder
+    from rltf.problems import load
+    from rltf.problems.prompts import render_prompt
+    from rltf.sandbox.grading import Graders
+    from rltf.sandbox.verdict import Isolation
+    from rltf.settings import SandboxSettings
 
     trl: Any = importlib.import_module("trl")
     torch.set_num_threads(len(os.sched_getaffinity(0)))

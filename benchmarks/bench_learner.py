@@ -151,11 +151,11 @@ def measure(scale: Scale, step: Callable[[], object]) -> float:
 
 def run_ours(model: Path, scale: Scale, kind: str) -> float:
     """This project's update, including packing."""
-    from learner.data import Experience, TokenSequence
-    from learner.learner import Learner
-    from rewards import Granularity
-    from sandbox.verdict import Outcome
-    from settings import Dtype, LearnerSettings, ModelSettings, OptimSettings, Settings
+    from rltf.learner.data import Experience, TokenSequence
+    from rltf.learner.learner import Learner
+    from rltf.rewards import Granularity
+    from rltf.sandbox.verdict import Outcome
+    from rltf.settings import Dtype, LearnerSettings, ModelSettings, OptimSettings, Settings
 
     settings = LearnerSettings(
         num_gpus=float(scale.gpu),

@@ -22,11 +22,11 @@ def seconds_of(model: Path, algorithm: str) -> float:
     """Median seconds of an update with one thread."""
     import torch
 
-    from learner.data import Experience
-    from learner.learner import Learner
-    from rewards import Granularity
-    from sandbox.verdict import Outcome
-    from settings import Settings
+    from rltf.learner.data import Experience
+    from rltf.learner.learner import Learner
+    from rltf.rewards import Granularity
+    from rltf.sandbox.verdict import Outcome
+    from rltf.settings import Settings
 
     torch.set_num_threads(1)
     learner_settings = {
@@ -51,7 +51,7 @@ def seconds_of(model: Path, algorithm: str) -> float:
 
 def main() -> None:
     """Measure every algorithm beside `rltf`."""
-    from settings import Algorithm
+    from rltf.settings import Algorithm
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder)

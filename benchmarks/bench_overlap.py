@@ -23,8 +23,8 @@ from pathlib import Path
 import ray
 
 from benchmarks.simulated import SimulatedRun, StageTimes, run_simulated
-from controller.planner import Shape, predict
-from settings import (
+from rltf.controller.planner import Shape, predict
+from rltf.settings import (
     GIB,
     BufferSettings,
     CheckpointSettings,

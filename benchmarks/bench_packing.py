@@ -44,11 +44,11 @@ def measure(num_updates: int, *, packs: bool) -> dict[str, object]:
     import vllm._custom_ops as custom_ops
     from transformers import AutoModelForCausalLM
 
-    from actors.engine import EngineOptions, SamplingRequest
-    from actors.messages import RolloutRequest
-    from actors.vllm_engine import VllmEngine
     from benchmarks.bench_generator import ON_CPU, build_model
-    from settings import MIB
+    from rltf.actors.engine import EngineOptions, SamplingRequest
+    from rltf.actors.messages import RolloutRequest
+    from rltf.actors.vllm_engine import VllmEngine
+    from rltf.settings import MIB
 
     torch.set_num_threads(1)
     custom_ops._supports_onednn = custom_ops._supports_onednn and packs

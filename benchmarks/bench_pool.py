@@ -25,10 +25,10 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from problems.types import Problem, StdinTest
-from sandbox.pool import SandboxPool, _Worker
-from sandbox.worker import SandboxWorker
-from settings import SandboxSettings
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.pool import SandboxPool, _Worker
+from rltf.sandbox.worker import SandboxWorker
+from rltf.settings import SandboxSettings
 
 NUM_TESTS = 10
 PROBLEM = Problem("square", "bench", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in range(NUM_TESTS)))

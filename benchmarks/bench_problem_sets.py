@@ -29,12 +29,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from problems import CallTest, Problem, StdinTest, load
-from sandbox.admission import reason_to_refuse
-from sandbox.compare import Comparison
-from sandbox.grading import Graders
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.problems import CallTest, Problem, StdinTest, load
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 LIMITS = SandboxSettings()

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpora import CORPORA, Case
-from sandbox.compare import Comparison
-from sandbox.grading import Graders
-from sandbox.verdict import Isolation, Outcome, Verdict
-from settings import SandboxSettings
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Isolation, Outcome, Verdict
+from rltf.settings import SandboxSettings
 
 WITH_VERDICTS = [name for name in CORPORA if name != "codegen-humaneval"]  # `bench_evaluate.py` runs that one
 

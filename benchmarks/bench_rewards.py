@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from problems.token_spans import char_spans
-from rewards import ProgramTokens, score_group
-from rewards.siblings import blamed_lines
-from rewards.structure import MAX_REFERENCES, structure_match
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from settings import RewardSettings
+from rltf.problems.token_spans import char_spans
+from rltf.rewards import ProgramTokens, score_group
+from rltf.rewards.siblings import blamed_lines
+from rltf.rewards.structure import MAX_REFERENCES, structure_match
+from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from rltf.settings import RewardSettings
 
 NUM_PROGRAMS = 1_000
 NUM_TOKENS = 500

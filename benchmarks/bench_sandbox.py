@@ -32,10 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from problems.types import AssertTest, Problem, StdinTest
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.problems.types import AssertTest, Problem, StdinTest
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 PEERS = Path(__file__).parent.parent / "runs" / "peers"
 WARM_UPS = 20

@@ -33,9 +33,9 @@ import psutil
 from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 
-from evaluation.passes import bootstrap_interval
-from files import checkpoints, read_rows
-from supervise import EXIT_UNUSABLE_INPUT
+from rltf.evaluation.passes import bootstrap_interval
+from rltf.files import checkpoints, read_rows
+from rltf.supervise import EXIT_UNUSABLE_INPUT
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 1500.0

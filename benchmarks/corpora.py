@@ -10,9 +10,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from problems import AssertTest, CallTest, Problem, load
-from problems.apps import tests_from_cases
-from problems.index import ProblemIndex
+from rltf.problems import AssertTest, CallTest, Problem, load
+from rltf.problems.apps import tests_from_cases
+from rltf.problems.index import ProblemIndex
 
 
 @dataclass(frozen=True, slots=True)

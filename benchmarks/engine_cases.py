@@ -22,10 +22,10 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
     """Sampled tokens per second of the engine and of `generate`, and their ratio. One thread, float32."""
     import torch
 
-    from actors.engine import EngineOptions, SamplingRequest
-    from actors.messages import RolloutRequest
-    from actors.transformers_engine import TransformersEngine
-    from settings import GeneratorSettings, ModelSettings
+    from rltf.actors.engine import EngineOptions, SamplingRequest
+    from rltf.actors.messages import RolloutRequest
+    from rltf.actors.transformers_engine import TransformersEngine
+    from rltf.settings import GeneratorSettings, ModelSettings
 
     torch.set_num_threads(1)
     model = _build(folder, encoder_decoder=encoder_decoder)

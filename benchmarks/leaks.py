@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from benchmarks.chaos import ROOT, descendants, kind_of, num_updates
-from settings import MIB
+from rltf.settings import MIB
 
 EVERY_S = 2.0
 SETTLE_S = 30.0

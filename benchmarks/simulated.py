@@ -24,24 +24,24 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.messages import RolloutHandle, RolloutRequest
-from controller.controller import Controller
-from controller.events import Event, Step
-from controller.generators import GeneratorPool
-from controller.grading import GradedRollout
-from controller.learner_service import LearnerService
-from learner.actor import Prefetcher
-from learner.buffer import BufferItem, start_buffer
-from learner.data import Experience, Experiences
-from learner.metrics import StepMetrics, StepReport, UpdateStats
-from problems.types import Problem, StdinTest
-from rewards import Granularity
-from sandbox.pool import SandboxPool, _Worker
-from sandbox.verdict import Isolation, Outcome
-from sandbox.worker import SandboxWorker
-from settings import LearnerSettings, Settings
-from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
-from transport.weights import WeightsHandle
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.controller.controller import Controller
+from rltf.controller.events import Event, Step
+from rltf.controller.generators import GeneratorPool
+from rltf.controller.grading import GradedRollout
+from rltf.controller.learner_service import LearnerService
+from rltf.learner.actor import Prefetcher
+from rltf.learner.buffer import BufferItem, start_buffer
+from rltf.learner.data import Experience, Experiences
+from rltf.learner.metrics import StepMetrics, StepReport, UpdateStats
+from rltf.problems.types import Problem, StdinTest
+from rltf.rewards import Granularity
+from rltf.sandbox.pool import SandboxPool, _Worker
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.sandbox.worker import SandboxWorker
+from rltf.settings import LearnerSettings, Settings
+from rltf.transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
+from rltf.transport.weights import WeightsHandle
 
 NUM_PROBLEMS = 1000
 NUM_TOKENS = 64

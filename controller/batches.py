@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from ray.actor import ActorProxy
 
-from controller.ledger import DropReason, Ledger, State, ids
-from learner.buffer import BufferItem, BufferServer
-from settings import Settings
-from supervise import StallError, answer
+from rltf.controller.ledger import DropReason, Ledger, State, ids
+from rltf.learner.buffer import BufferItem, BufferServer
+from rltf.settings import Settings
+from rltf.supervise import StallError, answer
 
 logger = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from errors import UserError
-from settings import GIB, MIB, Settings
-from supervise import StallError, answer
-from transport.rollouts import RolloutStore
+from rltf.errors import UserError
+from rltf.settings import GIB, MIB, Settings
+from rltf.supervise import StallError, answer
+from rltf.transport.rollouts import RolloutStore
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from entry import exit_status
-from sandbox.command import positive
-from settings_sources import load_settings
+from rltf.entry import exit_status
+from rltf.sandbox.command import positive
+from rltf.settings_sources import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,12 +37,12 @@ def _parser() -> argparse.ArgumentParser:
 def _show(options: argparse.Namespace) -> None:
     settings, _ = load_settings(options.settings)
     # Imported late: they bring torch and transformers, and a mistake in the options needs neither.
-    from actors.prompting import Prompter
-    from controller.problems import load_problem_sets
-    from learner.model_source import TINY, model_folder
-    from problems import load
-    from problems.prompts import render_prompt
-    from transport.model_folder import chat_warning
+    from rltf.actors.prompting import Prompter
+    from rltf.controller.problems import load_problem_sets
+    from rltf.learner.model_source import TINY, model_folder
+    from rltf.problems import load
+    from rltf.problems.prompts import render_prompt
+    from rltf.transport.model_folder import chat_warning
 
     problems = load(options.problems).problems[: options.num_problems]
     model = settings.model

@@ -30,15 +30,15 @@ from pathlib import Path
 
 from ray.actor import ActorProxy
 
-from actors.messages import RolloutRequest
-from controller.batches import BatchSource, InterruptedRunError
-from controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Said, Step, Ungraded
-from controller.generators import GeneratorPool
-from controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
-from controller.ledger import DropReason, Ledger, State
-from controller.problem_sampler import Passes, ProblemSampler
-from controller.problems import capacity
-from controller.rollouts import (
+from rltf.actors.messages import RolloutRequest
+from rltf.controller.batches import BatchSource, InterruptedRunError
+from rltf.controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Said, Step, Ungraded
+from rltf.controller.generators import GeneratorPool
+from rltf.controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
+from rltf.controller.ledger import DropReason, Ledger, State
+from rltf.controller.problem_sampler import Passes, ProblemSampler
+from rltf.controller.problems import capacity
+from rltf.controller.rollouts import (
     LOST,
     MAX_LOST_IN_A_ROW,
     GraderFailedError,
@@ -47,18 +47,18 @@ from controller.rollouts import (
     RolloutLoop,
     lost_too_often,
 )
-from controller.state import dump_state, read_state
-from evaluation import Tally, evaluate_tally
-from files import checkpoints, newest_checkpoint, prune, step_of
-from learner.buffer import BufferServer
-from learner.metrics import StepReport
-from problems.fingerprints import ShortFingerprints
-from problems.types import Problem
-from sandbox.pool import CallLostError
-from sandbox.verdict import Outcome
-from settings import Settings
-from supervise import StallError, answer, answer_in_turn, outstanding
-from transport.weights import WeightsHandle
+from rltf.controller.state import dump_state, read_state
+from rltf.evaluation import Tally, evaluate_tally
+from rltf.files import checkpoints, newest_checkpoint, prune, step_of
+from rltf.learner.buffer import BufferServer
+from rltf.learner.metrics import StepReport
+from rltf.problems.fingerprints import ShortFingerprints
+from rltf.problems.types import Problem
+from rltf.sandbox.pool import CallLostError
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import Settings
+from rltf.supervise import StallError, answer, answer_in_turn, outstanding
+from rltf.transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)
 

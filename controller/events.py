@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from actors.messages import GeneratorStats
-from controller.grading import GradedRollout
-from controller.grading import GradedSample as GradedSample
-from controller.grading import UngradedRollout as UngradedRollout
-from controller.ledger import LedgerCounts
-from controller.rollouts import GradingCounts
-from evaluation import EvaluationResult
-from learner.buffer import BufferStats
-from learner.metrics import StepMetrics
-from learner.sft import SftProgress as SftProgress
-from sandbox.pool import PoolStats
+from rltf.actors.messages import GeneratorStats
+from rltf.controller.grading import GradedRollout
+from rltf.controller.grading import GradedSample as GradedSample
+from rltf.controller.grading import UngradedRollout as UngradedRollout
+from rltf.controller.ledger import LedgerCounts
+from rltf.controller.rollouts import GradingCounts
+from rltf.evaluation import EvaluationResult
+from rltf.learner.buffer import BufferStats
+from rltf.learner.metrics import StepMetrics
+from rltf.learner.sft import SftProgress as SftProgress
+from rltf.sandbox.pool import PoolStats
 
 
 @dataclass(frozen=True, slots=True)

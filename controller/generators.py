@@ -20,10 +20,10 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
-from supervise import Changes, GaveUpError, StallError, Supervised, Watched, answer, answer_in_turn, in_words
-from transport.weight_receiver import TransferError, WeightsGoneError
-from transport.weights import WeightsHandle
+from rltf.actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from rltf.supervise import Changes, GaveUpError, StallError, Supervised, Watched, answer, answer_in_turn, in_words
+from rltf.transport.weight_receiver import TransferError, WeightsGoneError
+from rltf.transport.weights import WeightsHandle
 
 logger = logging.getLogger(__name__)
 

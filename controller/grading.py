@@ -11,14 +11,14 @@ from typing import Any
 
 import ray
 
-from learner.buffer import Added
-from learner.data import Experience, Experiences
-from problems.types import Problem
-from rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
-from sandbox.verdict import Isolation, Outcome, Verdict
-from sandbox.worker import SandboxWorker
-from settings import RewardSettings, SandboxSettings
-from transport.rollouts import Completion, FinishReason, Rollout
+from rltf.learner.buffer import Added
+from rltf.learner.data import Experience, Experiences
+from rltf.problems.types import Problem
+from rltf.rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
+from rltf.sandbox.verdict import Isolation, Outcome, Verdict
+from rltf.sandbox.worker import SandboxWorker
+from rltf.settings import RewardSettings, SandboxSettings
+from rltf.transport.rollouts import Completion, FinishReason, Rollout
 
 FETCH_TIMEOUT_S = 60.0
 # A buffer that died is up again within seconds, or half a minute if it moves to another node.

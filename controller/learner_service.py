@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from controller.events import Emit, Said
-from files import newest_whole_checkpoint, set_aside
-from learner.sft import SftReport
-from problems.types import Problem
-from supervise import StallError, Supervised, Watched, answer, in_words
+from rltf.controller.events import Emit, Said
+from rltf.files import newest_whole_checkpoint, set_aside
+from rltf.learner.sft import SftReport
+from rltf.problems.types import Problem
+from rltf.supervise import StallError, Supervised, Watched, answer, in_words
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from learner.buffer import RolloutMeta
-from supervise import Changes
+from rltf.learner.buffer import RolloutMeta
+from rltf.supervise import Changes
 
 
 class DropReason(StrEnum):

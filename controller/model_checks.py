@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from learner.critic_folder import check_critic
-from settings import Settings
-from transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
+from rltf.learner.critic_folder import check_critic
+from rltf.settings import Settings
+from rltf.transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
 
 # Above these, full training destroys pretrained weights. Adapters take ten times as much.
 MAX_LEARNING_RATE = 1e-4

@@ -10,10 +10,10 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from controller.cluster import NodeKind, kind_request, uses_kinds
-from errors import UserError
-from settings import Settings
-from supervise import StallError, answer
+from rltf.controller.cluster import NodeKind, kind_request, uses_kinds
+from rltf.errors import UserError
+from rltf.settings import Settings
+from rltf.supervise import StallError, answer
 
 # The cloud may have to provide a machine, boot it and set it up first.
 CLUSTER_START_S = 1800.0

@@ -12,8 +12,8 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from errors import UserError
-from settings import Settings
+from rltf.errors import UserError
+from rltf.settings import Settings
 
 NUM_ROUNDS = 200
 WARM_UP = 20

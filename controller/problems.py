@@ -7,18 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from controller.problem_sampler import Passes
-from errors import UserError
-from evaluation.passes import ALL, Tally
-from evaluation.store import read_samples
-from problems import Problem, describe_rejected
-from problems.contamination import Overlap, find_overlaps
-from problems.fingerprints import ShortFingerprints, short_fingerprints
-from problems.spec import Refusal, load_each
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import Graders, validate_references
-from sandbox.verdict import Isolation, Outcome
-from settings import DecontaminationMode, ProblemsSettings, RewardSettings, SandboxSettings, Settings
+from rltf.controller.problem_sampler import Passes
+from rltf.errors import UserError
+from rltf.evaluation.passes import ALL, Tally
+from rltf.evaluation.store import read_samples
+from rltf.problems import Problem, describe_rejected
+from rltf.problems.contamination import Overlap, find_overlaps
+from rltf.problems.fingerprints import ShortFingerprints, short_fingerprints
+from rltf.problems.spec import Refusal, load_each
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.grading import Graders, validate_references
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import DecontaminationMode, ProblemsSettings, RewardSettings, SandboxSettings, Settings
 
 CONTAMINATION = "contamination.jsonl"
 """The file of the overlaps in a run folder."""

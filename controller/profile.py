@@ -11,20 +11,20 @@ from pathlib import Path
 
 import ray
 
-from actors.messages import GeneratorStats
-from controller.cluster import check_resources
-from controller.controller import Controller
-from controller.events import Began, Emit, Event, Refreshed, Rewound, Step
-from controller.planner import Figures, Forecast, Plan, forecast
-from controller.problems import ProblemSets, load_problem_sets
-from controller.ray_session import ray_running
-from controller.rollouts import GradingCounts
-from controller.start import start_controller
-from entry import run_until_interrupted
-from errors import UserError
-from learner.metrics import StepMetrics
-from settings import PlanOptions, Settings
-from supervise import Changes
+from rltf.actors.messages import GeneratorStats
+from rltf.controller.cluster import check_resources
+from rltf.controller.controller import Controller
+from rltf.controller.events import Began, Emit, Event, Refreshed, Rewound, Step
+from rltf.controller.planner import Figures, Forecast, Plan, forecast
+from rltf.controller.problems import ProblemSets, load_problem_sets
+from rltf.controller.ray_session import ray_running
+from rltf.controller.rollouts import GradingCounts
+from rltf.controller.start import start_controller
+from rltf.entry import run_until_interrupted
+from rltf.errors import UserError
+from rltf.learner.metrics import StepMetrics
+from rltf.settings import PlanOptions, Settings
+from rltf.supervise import Changes
 
 
 @dataclass(slots=True)

@@ -29,10 +29,10 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import services
 from ray._raylet import persist_port  # type: ignore[attr-defined]
 
-from controller.cluster import answers
-from entry import Interrupted, catch_signals, signals_ignored
-from errors import UserError
-from settings import ClusterSettings
+from rltf.controller.cluster import answers
+from rltf.entry import Interrupted, catch_signals, signals_ignored
+from rltf.errors import UserError
+from rltf.settings import ClusterSettings
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.state import RunState, read_state
-from errors import UserError
-from files import checkpoints, damage, newest_whole_checkpoint, step_of
-from problems.fingerprints import ShortFingerprints, differences, expanded
-from settings import Settings
-from settings.reference import differing
+from rltf.controller.state import RunState, read_state
+from rltf.errors import UserError
+from rltf.files import checkpoints, damage, newest_whole_checkpoint, step_of
+from rltf.problems.fingerprints import ShortFingerprints, differences, expanded
+from rltf.settings import Settings
+from rltf.settings.reference import differing
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
-from actors.messages import RolloutHandle, RolloutRequest
-from controller.grading import GradedRollout, GradedSample, UngradedRollout
-from controller.ledger import DropReason, Ledger, Live, State
-from controller.problem_sampler import ProblemSampler
-from errors import UserError
-from rewards import ProgramReward
-from sandbox.pool import CallLostError
-from settings import Settings
-from supervise import GaveUpError, StallError, answer, answer_in_turn
-from transport.rollouts import Rollout
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.controller.grading import GradedRollout, GradedSample, UngradedRollout
+from rltf.controller.ledger import DropReason, Ledger, Live, State
+from rltf.controller.problem_sampler import ProblemSampler
+from rltf.errors import UserError
+from rltf.rewards import ProgramReward
+from rltf.sandbox.pool import CallLostError
+from rltf.settings import Settings
+from rltf.supervise import GaveUpError, StallError, answer, answer_in_turn
+from rltf.transport.rollouts import Rollout
 
 logger = logging.getLogger(__name__)
 

@@ -16,27 +16,27 @@ from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.generator import Generator, actor_options, update_timeout_s
-from controller.cluster import check_nodes, note_deaths
-from controller.controller import Controller
-from controller.events import Began, Emit, Polled, Said
-from controller.generators import GeneratorPool
-from controller.grading import GradingWorker
-from controller.learner_service import LearnerService
-from controller.model_checks import check_model, model_warnings
-from controller.placement import Placement, hold_room, room_timeout_s
-from controller.problems import ProblemSets
-from controller.rollouts import seed_of
-from files import step_of
-from learner.actor import LearnerActor
-from learner.buffer import BufferServer, BufferStats, start_buffer
-from learner.replay import Recorder
-from problems.types import Problem
-from sandbox.pool import SandboxPool
-from settings import Settings
-from supervise import StallError, Watched, answer, end_frozen
-from transport.folders import HomeFolders
-from transport.rollouts import RolloutStore, start_rollout_store
+from rltf.actors.generator import Generator, actor_options, update_timeout_s
+from rltf.controller.cluster import check_nodes, note_deaths
+from rltf.controller.controller import Controller
+from rltf.controller.events import Began, Emit, Polled, Said
+from rltf.controller.generators import GeneratorPool
+from rltf.controller.grading import GradingWorker
+from rltf.controller.learner_service import LearnerService
+from rltf.controller.model_checks import check_model, model_warnings
+from rltf.controller.placement import Placement, hold_room, room_timeout_s
+from rltf.controller.problems import ProblemSets
+from rltf.controller.rollouts import seed_of
+from rltf.files import step_of
+from rltf.learner.actor import LearnerActor
+from rltf.learner.buffer import BufferServer, BufferStats, start_buffer
+from rltf.learner.replay import Recorder
+from rltf.problems.types import Problem
+from rltf.sandbox.pool import SandboxPool
+from rltf.settings import Settings
+from rltf.supervise import StallError, Watched, answer, end_frozen
+from rltf.transport.folders import HomeFolders
+from rltf.transport.rollouts import RolloutStore, start_rollout_store
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +264,6 @@ async def prepare_model(settings: Settings, problems: Sequence[Problem], cache_d
 
 @ray.remote(num_cpus=0, max_calls=1)
 def _model_folder(name: str, problems: list[Problem], cache_dir: Path, seed: int) -> Path:
-    from learner.model_source import model_folder  # torch stays out of the driver
+    from rltf.learner.model_source import model_folder  # torch stays out of the driver
 
     return model_folder(name, problems, cache_dir, seed=seed)

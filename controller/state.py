@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
-from controller.batches import BatchSource
-from controller.ledger import DropReason, Ledger, LedgerError, Live
-from controller.rollouts import RolloutLoop
-from errors import UserError
-from files import read_json
-from problems.fingerprints import ShortFingerprints
-from rewards import ProgramReward
+from rltf.controller.batches import BatchSource
+from rltf.controller.ledger import DropReason, Ledger, LedgerError, Live
+from rltf.controller.rollouts import RolloutLoop
+from rltf.errors import UserError
+from rltf.files import read_json
+from rltf.problems.fingerprints import ShortFingerprints
+from rltf.rewards import ProgramReward
 
 FORMAT = 4
 

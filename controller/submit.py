@@ -22,9 +22,9 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from controller.cluster import answers
-from errors import UserError
-from settings_sources import ENV_PREFIX, load_settings
+from rltf.controller.cluster import answers
+from rltf.errors import UserError
+from rltf.settings_sources import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).parents[1]
 # Of the user that Ray runs as on the head: a package's own folder ends with its job.

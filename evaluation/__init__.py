@@ -4,6 +4,13 @@ Invariants: the estimator is unbiased; an error of the grader never counts as a 
 an interval; an output folder never mixes programs of different problems, models or options.
 """
 
-from evaluation.passes import EvaluationResult, Tally, bootstrap_interval, compare_tallies, evaluate_tally, pass_at_k
+from rltf.evaluation.passes import (
+    EvaluationResult,
+    Tally,
+    bootstrap_interval,
+    compare_tallies,
+    evaluate_tally,
+    pass_at_k,
+)
 
 __all__ = ["EvaluationResult", "Tally", "bootstrap_interval", "compare_tallies", "evaluate_tally", "pass_at_k"]

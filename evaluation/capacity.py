@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from settings import Dtype, GeneratorSettings, ModelSettings
+from rltf.settings import Dtype, GeneratorSettings, ModelSettings
 
 _SEQUENCES_PER_CORE = 32
 _BLOCK_TOKENS = 32

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entry import exit_status
-from errors import UserError
-from evaluation.run import run_evaluations
-from evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
-from sandbox.command import add_grading_options, limits_of, parse_options, positive
-from sandbox.compare import Comparison
+from rltf.entry import exit_status
+from rltf.errors import UserError
+from rltf.evaluation.run import run_evaluations
+from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
+from rltf.sandbox.command import add_grading_options, limits_of, parse_options, positive
+from rltf.sandbox.compare import Comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from entry import exit_status
-from errors import UserError
-from evaluation.progress import ProgramProgress
-from evaluation.sources import add_prompt_options, machine_dtype
-from evaluation.store import read_samples
-from files import write_folder
-from problems import Problem
-from problems.index import ProblemIndex
-from sandbox.command import add_sandbox_settings, limits_of, load_problems, parse_options, positive
-from sandbox.verdict import Outcome
-from settings import CACHE_DIR, ChatTemplate, ModelSettings, SandboxSettings
+from rltf.entry import exit_status
+from rltf.errors import UserError
+from rltf.evaluation.progress import ProgramProgress
+from rltf.evaluation.sources import add_prompt_options, machine_dtype
+from rltf.evaluation.store import read_samples
+from rltf.files import write_folder
+from rltf.problems import Problem
+from rltf.problems.index import ProblemIndex
+from rltf.sandbox.command import add_sandbox_settings, limits_of, load_problems, parse_options, positive
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import CACHE_DIR, ChatTemplate, ModelSettings, SandboxSettings
 
 if TYPE_CHECKING:
-    from learner.critic import ErrorCritic
-    from learner.critic_training import LabeledProgram
+    from rltf.learner.critic import ErrorCritic
+    from rltf.learner.critic_training import LabeledProgram
 
 LENGTH_LIMIT = 2048
 TINY = "tiny"
@@ -91,10 +91,10 @@ def _train(options: argparse.Namespace) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from learner.critic import ErrorCritic
-    from learner.critic_training import evaluate_critic, labeled_programs, split_programs, train_critic
-    from learner.model_source import model_folder
-    from transport.model_folder import chat_warning, check_model_folder, prompt_format
+    from rltf.learner.critic import ErrorCritic
+    from rltf.learner.critic_training import evaluate_critic, labeled_programs, split_programs, train_critic
+    from rltf.learner.model_source import model_folder
+    from rltf.transport.model_folder import chat_warning, check_model_folder, prompt_format
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = model_folder(options.model, (), CACHE_DIR, seed=options.seed)
@@ -177,7 +177,7 @@ def _write(
     critic: ErrorCritic, options: argparse.Namespace, training: Sequence[LabeledProgram], found: dict[str, Any]
 ) -> None:
     """Write the critic with everything that made it, and how good it is."""
-    from learner.critic_folder import tokenizer_fingerprint  # late, as above
+    from rltf.learner.critic_folder import tokenizer_fingerprint  # late, as above
 
     facts = {
         "tokenizer": tokenizer_fingerprint(critic.backbone.tokenizer),

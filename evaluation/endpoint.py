@@ -14,12 +14,12 @@ from typing import Any
 
 from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
 
-from errors import UserError
-from evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
-from problems import LoadedProblems, Problem
-from problems.extraction import extract_program
-from problems.fingerprints import some
-from problems.prompts import PromptFormat, chat_messages, render_prompt
+from rltf.errors import UserError
+from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.problems import LoadedProblems, Problem
+from rltf.problems.extraction import extract_program
+from rltf.problems.fingerprints import some
+from rltf.problems.prompts import PromptFormat, chat_messages, render_prompt
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0

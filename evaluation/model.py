@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from actors.engine import SamplingEngine, SamplingRequest, build_engine
-from actors.messages import RolloutRequest
-from actors.prompting import Prompter
-from errors import UserError
-from evaluation.capacity import cache_bytes_per_token, sized_for_cpus
-from evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
-from learner.model_source import TINY, model_folder
-from problems import LoadedProblems, Problem
-from problems.fingerprints import NUM_CHARACTERS
-from problems.prompts import PromptFormat
-from settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
-from transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
+from rltf.actors.engine import SamplingEngine, SamplingRequest, build_engine
+from rltf.actors.messages import RolloutRequest
+from rltf.actors.prompting import Prompter
+from rltf.errors import UserError
+from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
+from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.learner.model_source import TINY, model_folder
+from rltf.problems import LoadedProblems, Problem
+from rltf.problems.fingerprints import NUM_CHARACTERS
+from rltf.problems.prompts import PromptFormat
+from rltf.settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048

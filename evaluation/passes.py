@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from problems.types import Problem
-from sandbox.verdict import Outcome
+from rltf.problems.types import Problem
+from rltf.sandbox.verdict import Outcome
 
 ALL = "all"
 NUM_RESAMPLES = 10_000

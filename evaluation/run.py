@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from evaluation.passes import Tally, compare_tallies, evaluate_tally
-from evaluation.progress import ProgramProgress
-from evaluation.sources import PreparedPrograms, Programs, ProgramSource
-from evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
-from files import write_json
-from problems import LoadedProblems, Problem, describe_rejected, load
-from problems.fingerprints import changed_tests, fingerprints, some
-from problems.index import ProblemIndex
-from problems.spec import parse_spec
-from sandbox.admission import reason_to_refuse
-from sandbox.compare import Comparison
-from sandbox.grading import Graders, ProgramRow, verdict_row
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.evaluation.passes import Tally, compare_tallies, evaluate_tally
+from rltf.evaluation.progress import ProgramProgress
+from rltf.evaluation.sources import PreparedPrograms, Programs, ProgramSource
+from rltf.evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
+from rltf.files import write_json
+from rltf.problems import LoadedProblems, Problem, describe_rejected, load
+from rltf.problems.fingerprints import changed_tests, fingerprints, some
+from rltf.problems.index import ProblemIndex
+from rltf.problems.spec import parse_spec
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.grading import Graders, ProgramRow, verdict_row
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
 _APPS_KEY = "passed_apps"

@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from errors import UserError
-from problems import LoadedProblems, Problem
-from problems.fingerprints import some
-from problems.index import ProblemIndex
-from sandbox.command import positive
-from sandbox.grading import ProgramRow, read_programs
-from settings import ChatTemplate, Dtype, Engine
+from rltf.errors import UserError
+from rltf.problems import LoadedProblems, Problem
+from rltf.problems.fingerprints import some
+from rltf.problems.index import ProblemIndex
+from rltf.sandbox.command import positive
+from rltf.sandbox.grading import ProgramRow, read_programs
+from rltf.settings import ChatTemplate, Dtype, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -237,11 +237,11 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         for name in ("dtype", "engine", "max_length"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: {options.model} decides this itself; remove the option")
-        from evaluation.endpoint import ServedModel
+        from rltf.evaluation.endpoint import ServedModel
 
         address, _, model = options.model.partition("#")
         return ServedModel(address=address, model=model or None, chat=options.chat_template == ChatTemplate.ON, **asked)
-    from evaluation.model import SampledModel
+    from rltf.evaluation.model import SampledModel
 
     return SampledModel(
         name=options.model,

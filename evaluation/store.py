@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from files import RowWriter, read_json, rows_of, write_json, write_jsonl
-from problems.fingerprints import Fingerprints, differences, fingerprints
-from problems.types import Problem
+from rltf.errors import UserError
+from rltf.files import RowWriter, read_json, rows_of, write_json, write_jsonl
+from rltf.problems.fingerprints import Fingerprints, differences, fingerprints
+from rltf.problems.types import Problem
 
 logger = logging.getLogger(__name__)
 

@@ -15,25 +15,25 @@ from pathlib import Path
 
 import torch
 
-from actors.engine import SamplingRequest, build_engine
-from actors.messages import RolloutRequest
-from actors.prompting import Prompter
-from controller.batches import split
-from controller.grading import chosen_tests, experience, program_tokens
-from controller.problem_sampler import Passes, ProblemSampler
-from controller.problems import ProblemSets, load_problem_sets
-from controller.rollouts import seed_of
-from learner.data import Experience, encode_references
-from learner.learner import Learner
-from learner.model_source import model_folder
-from learner.sft import run_sft
-from rewards import ProgramReward, score_group
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import Settings
-from settings_sources import load_settings
-from transport.model_folder import end_token_ids
-from transport.rollouts import Rollout
+from rltf.actors.engine import SamplingRequest, build_engine
+from rltf.actors.messages import RolloutRequest
+from rltf.actors.prompting import Prompter
+from rltf.controller.batches import split
+from rltf.controller.grading import chosen_tests, experience, program_tokens
+from rltf.controller.problem_sampler import Passes, ProblemSampler
+from rltf.controller.problems import ProblemSets, load_problem_sets
+from rltf.controller.rollouts import seed_of
+from rltf.learner.data import Experience, encode_references
+from rltf.learner.learner import Learner
+from rltf.learner.model_source import model_folder
+from rltf.learner.sft import run_sft
+from rltf.rewards import ProgramReward, score_group
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import Settings
+from rltf.settings_sources import load_settings
+from rltf.transport.model_folder import end_token_ids
+from rltf.transport.rollouts import Rollout
 
 
 @dataclass

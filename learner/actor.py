@@ -21,22 +21,22 @@ import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError
 from transformers.utils.logging import disable_progress_bar
 
-from errors import UserError
-from files import prune
-from learner.buffer import BufferItem
-from learner.data import Experiences, TokenSequence, encode_references, save_rollouts
-from learner.learner import Learner, PreparedUpdate
-from learner.metrics import StepMetrics, StepReport
-from learner.replay import Recorder
-from learner.sft import SftProgress, SftReport, run_sft
-from problems.types import Problem
-from settings import Settings, WeightTransfer
-from transport.folders import HomeFolders
-from transport.model_folder import prompt_format
-from transport.weights import WeightsHandle, publish
+from rltf.errors import UserError
+from rltf.files import prune
+from rltf.learner.buffer import BufferItem
+from rltf.learner.data import Experiences, TokenSequence, encode_references, save_rollouts
+from rltf.learner.learner import Learner, PreparedUpdate
+from rltf.learner.metrics import StepMetrics, StepReport
+from rltf.learner.replay import Recorder
+from rltf.learner.sft import SftProgress, SftReport, run_sft
+from rltf.problems.types import Problem
+from rltf.settings import Settings, WeightTransfer
+from rltf.transport.folders import HomeFolders
+from rltf.transport.model_folder import prompt_format
+from rltf.transport.weights import WeightsHandle, publish
 
 if TYPE_CHECKING:
-    from transport.transfer import WeightSender
+    from rltf.transport.transfer import WeightSender
 
 _PROGRESS = "progress"
 _TRANSFER = "transfer"
@@ -255,7 +255,7 @@ class LearnerActor:
 
 
 def _sender(weight_transfer: str) -> WeightSender:
-    from transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
+    from rltf.transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
     return WeightSender(partial(init_info, weight_transfer))
 

@@ -20,9 +20,9 @@ from typing import Any
 import ray
 from ray.actor import ActorProxy
 
-from errors import UserError
-from learner.data import Experience, Experiences, load_rollouts
-from settings import BufferSettings
+from rltf.errors import UserError
+from rltf.learner.data import Experience, Experiences, load_rollouts
+from rltf.settings import BufferSettings
 
 # Ids of discarded rollouts to remember, so that one that arrives again is not queued: 100,000 ids are about 10 MB.
 NUM_REMEMBERED_IDS = 100_000

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from errors import UserError
-from files import read_json
+from rltf.errors import UserError
+from rltf.files import read_json
 
 CHECKPOINT_FORMAT = 4
 

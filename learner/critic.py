@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
-from files import write_json
-from learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic
-from learner.encoder_decoder import EncoderDecoderBatch
-from learner.packing import MicroBatch
-from learner.policy import Policy
-from settings import Dtype, ModelSettings
+from rltf.errors import UserError
+from rltf.files import write_json
+from rltf.learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic
+from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.packing import MicroBatch
+from rltf.learner.policy import Policy
+from rltf.settings import Dtype, ModelSettings
 
 _HEAD_WIDTH = 128
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from errors import UserError
-from files import SUMS, check_folder, read_json
-from sandbox.verdict import Outcome
-from transport.model_folder import check_model_folder
+from rltf.errors import UserError
+from rltf.files import SUMS, check_folder, read_json
+from rltf.sandbox.verdict import Outcome
+from rltf.transport.model_folder import check_model_folder
 
 CRITIC_FILE = "critic.json"
 HEAD_FILE = "critic_head.pt"

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from errors import UserError
-from learner.critic import ErrorCritic, critic_loss, program_logits
-from learner.critic_folder import ERROR_CLASSES, error_class
-from learner.data import TokenSequence, encode_programs, hold_out
-from learner.encoder_decoder import EncoderDecoderBatch
-from learner.optim import make_optimizer
-from learner.packing import MicroBatch, aligned
-from problems.prompts import PromptFormat
-from problems.types import Problem
-from sandbox.verdict import Outcome
-from settings import LearnerSettings, OptimSettings
+from rltf.errors import UserError
+from rltf.learner.critic import ErrorCritic, critic_loss, program_logits
+from rltf.learner.critic_folder import ERROR_CLASSES, error_class
+from rltf.learner.data import TokenSequence, encode_programs, hold_out
+from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.optim import make_optimizer
+from rltf.learner.packing import MicroBatch, aligned
+from rltf.problems.prompts import PromptFormat
+from rltf.problems.types import Problem
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import LearnerSettings, OptimSettings
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import UserError
-from problems.fences import end_of_thought
-from problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
-from problems.types import Problem
-from sandbox.verdict import Outcome
-from transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
+from rltf.errors import UserError
+from rltf.problems.fences import end_of_thought
+from rltf.problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
+from rltf.problems.types import Problem
+from rltf.sandbox.verdict import Outcome
+from rltf.transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.data import Ids, TokenSequence
-from learner.packing import Branch, aligned, branches, first_fit, too_long
+from rltf.learner.data import Ids, TokenSequence
+from rltf.learner.packing import Branch, aligned, branches, first_fit, too_long
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import torch
 
-from learner.advantages import discounted_returns, generalized_advantages, whitened
-from learner.critic import ErrorCritic, true_class_probabilities
-from learner.encoder_decoder import EncoderDecoderBatch
-from learner.objectives import TokenTable
-from learner.packing import MicroBatch
-from learner.policy import Policy
-from settings import AdvantageEstimator, AdvantageSettings
+from rltf.learner.advantages import discounted_returns, generalized_advantages, whitened
+from rltf.learner.critic import ErrorCritic, true_class_probabilities
+from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.objectives import TokenTable
+from rltf.learner.packing import MicroBatch
+from rltf.learner.policy import Policy
+from rltf.settings import AdvantageEstimator, AdvantageSettings
 
 Batches = Sequence[MicroBatch] | Sequence[EncoderDecoderBatch]
 _Pass = Callable[[MicroBatch | EncoderDecoderBatch, TokenTable], torch.Tensor]

@@ -13,8 +13,8 @@ from gguf import GGUFReader, dequantize
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GgufConfig
 
-from errors import UserError
-from files import is_cached, write_folder
+from rltf.errors import UserError
+from rltf.files import is_cached, write_folder
 
 # Dequantized weights are exact in float32; generators and learner load them in the type that `model.dtype` names.
 _DTYPE = torch.float32

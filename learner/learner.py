@@ -11,22 +11,22 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
-from files import set_aside, write_folder, write_json
-from learner.checkpoints import CHECKPOINT_FORMAT, load_value_head, read_state
-from learner.critic import ErrorCritic
-from learner.critic_folder import critic_fingerprint
-from learner.data import Experience, ReferenceSampler, TokenSequence
-from learner.encoder_decoder import EncoderDecoderBatch
-from learner.estimates import adapted, estimate, look_up
-from learner.metrics import UpdateStats
-from learner.objectives import TokenTable, contributing, loss, token_table
-from learner.optim import learning_rate, make_optimizer
-from learner.packing import MicroBatch
-from learner.policy import Policy
-from rewards import Granularity
-from settings import AdvantageEstimator, LossAggMode, LossSettings, OldLogprobs, Settings
-from transport.weights import WeightsHandle, publish
+from rltf.errors import UserError
+from rltf.files import set_aside, write_folder, write_json
+from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_value_head, read_state
+from rltf.learner.critic import ErrorCritic
+from rltf.learner.critic_folder import critic_fingerprint
+from rltf.learner.data import Experience, ReferenceSampler, TokenSequence
+from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.estimates import adapted, estimate, look_up
+from rltf.learner.metrics import UpdateStats
+from rltf.learner.objectives import TokenTable, contributing, loss, token_table
+from rltf.learner.optim import learning_rate, make_optimizer
+from rltf.learner.packing import MicroBatch
+from rltf.learner.policy import Policy
+from rltf.rewards import Granularity
+from rltf.settings import AdvantageEstimator, LossAggMode, LossSettings, OldLogprobs, Settings
+from rltf.transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
 

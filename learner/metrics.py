@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from learner.data import Experience
-from sandbox.verdict import Outcome
+from rltf.learner.data import Experience
+from rltf.sandbox.verdict import Outcome
 
 
 @dataclass(frozen=True, slots=True)

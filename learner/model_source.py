@@ -16,11 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from errors import UserError
-from files import is_cached, write_folder
-from problems.prompts import render_prompt
-from problems.types import Problem
-from transport.model_folder import MADE_HERE
+from rltf.errors import UserError
+from rltf.files import is_cached, write_folder
+from rltf.problems.prompts import render_prompt
+from rltf.problems.types import Problem
+from rltf.transport.model_folder import MADE_HERE
 
 TINY = "tiny"
 HUB_ANSWER_S = 10.0
@@ -53,7 +53,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
     if is_gguf(name):
-        from learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
+        from rltf.learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
 
         return dequantized_folder(_gguf_file(name), cache_dir)
     try:
@@ -68,7 +68,7 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
 def check_local_gguf(name: str, cache_dir: Path) -> None:
     """Raise UserError if `name` is a GGUF file on this machine that cannot be used, or that does not exist."""
     if (file := _local_gguf(name)) is not None:
-        from learner.gguf_model import check_gguf
+        from rltf.learner.gguf_model import check_gguf
 
         check_gguf(file, cache_dir)
 

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from learner.advantages import value_loss
-from learner.critic_folder import error_class
-from learner.data import Experience, TokenSequence
-from learner.policy_losses import TokenInputs, policy_factor
-from rewards import Granularity
-from sandbox.verdict import Outcome
-from settings import AdvantageEstimator, AdvantageSettings, KlLossType, LossAggMode, LossSettings
+from rltf.learner.advantages import value_loss
+from rltf.learner.critic_folder import error_class
+from rltf.learner.data import Experience, TokenSequence
+from rltf.learner.policy_losses import TokenInputs, policy_factor
+from rltf.rewards import Granularity
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import AdvantageEstimator, AdvantageSettings, KlLossType, LossAggMode, LossSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from settings import OptimSettings
+from rltf.settings import OptimSettings
 
 
 def learning_rate(settings: OptimSettings, step: int) -> float:

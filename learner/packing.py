@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner.data import Ids, TokenSequence
+from rltf.learner.data import Ids, TokenSequence
 
 # Attention kernels are fastest on rows whose length is a multiple of this.
 ROW_ALIGNMENT = 8

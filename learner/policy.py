@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from errors import UserError
-from learner import encoder_decoder
-from learner.data import TokenSequence
-from learner.encoder_decoder import EncoderDecoderBatch
-from learner.packing import MicroBatch, pack
-from settings import Dtype, LoraSettings
-from transport.lora import adapters, attach, load_adapters, merged, save_adapters
-from transport.model_folder import load_model, load_tokenizer
+from rltf.errors import UserError
+from rltf.learner import encoder_decoder
+from rltf.learner.data import TokenSequence
+from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.packing import MicroBatch, pack
+from rltf.settings import Dtype, LoraSettings
+from rltf.transport.lora import adapters, attach, load_adapters, merged, save_adapters
+from rltf.transport.model_folder import load_model, load_tokenizer
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from settings import LossSettings, OldLogprobs, PolicyLoss
+from rltf.settings import LossSettings, OldLogprobs, PolicyLoss
 
 
 @dataclass(frozen=True, slots=True, eq=False)

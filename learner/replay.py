@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from errors import UserError
-from files import check_folder, read_json, write_folder, write_json
-from learner.data import TokenSequence, load_rollouts, save_rollouts
-from learner.learner import Learner, PreparedUpdate
-from learner.metrics import UpdateStats
-from settings import Settings
-from settings.reference import differing
-from settings_sources import load_settings
-from transport.columns import from_columns, load_columns, save_columns, to_columns
-from transport.folders import HomeFolders
-from transport.weights import checksum, pack
+from rltf.errors import UserError
+from rltf.files import check_folder, read_json, write_folder, write_json
+from rltf.learner.data import TokenSequence, load_rollouts, save_rollouts
+from rltf.learner.learner import Learner, PreparedUpdate
+from rltf.learner.metrics import UpdateStats
+from rltf.settings import Settings
+from rltf.settings.reference import differing
+from rltf.settings_sources import load_settings
+from rltf.transport.columns import from_columns, load_columns, save_columns, to_columns
+from rltf.transport.folders import HomeFolders
+from rltf.transport.weights import checksum, pack
 
 
 @dataclass(slots=True)

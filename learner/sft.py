@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from files import is_cached, read_json, write_folder, write_json
-from learner.data import ReferenceSampler, TokenSequence, fingerprint, split
-from learner.learner import Learner
-from learner.optim import make_optimizer
-from settings import LossSettings, SftSettings
-from transport.weights import to_numpy
+from rltf.files import is_cached, read_json, write_folder, write_json
+from rltf.learner.data import ReferenceSampler, TokenSequence, fingerprint, split
+from rltf.learner.learner import Learner
+from rltf.learner.optim import make_optimizer
+from rltf.settings import LossSettings, SftSettings
+from rltf.transport.weights import to_numpy
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,17 @@ least one test; loading it checks everything its tests need; a row that cannot b
 reason, never skipped silently. This room knows neither Ray nor models, and no room but the settings.
 """
 
-from problems.spec import LoadedProblems, load
-from problems.types import AssertTest, CallTest, CheckTest, Problem, RejectedRow, StdinTest, Test, describe_rejected
+from rltf.problems.spec import LoadedProblems, load
+from rltf.problems.types import (
+    AssertTest,
+    CallTest,
+    CheckTest,
+    Problem,
+    RejectedRow,
+    StdinTest,
+    Test,
+    describe_rejected,
+)
 
 __all__ = [
     "AssertTest",

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from augmentation.__main__ import main as augment
-from entry import run_command
+from rltf.augmentation.__main__ import main as augment
+from rltf.entry import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

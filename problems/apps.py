@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from problems.sources import Row, check_text, parse_json, shown
-from problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
+from rltf.errors import UserError
+from rltf.problems.sources import Row, check_text, parse_json, shown
+from rltf.problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
 
 _INTEGER_KEY = re.compile(r"-?[0-9]{1,18}")
 _FILES = {

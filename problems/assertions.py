@@ -22,10 +22,10 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from problems.checks import Check, check_of
-from problems.scope import Scope, called_names, is_literal, parse_module, write_out_literals
-from problems.syntax import expression_tree
-from problems.types import UnusableRowError
+from rltf.problems.checks import Check, check_of
+from rltf.problems.scope import Scope, called_names, is_literal, parse_module, write_out_literals
+from rltf.problems.syntax import expression_tree
+from rltf.problems.types import UnusableRowError
 
 _OPERATORS = {
     ast.Eq: "==",

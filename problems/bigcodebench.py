@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from problems.constants import constant
-from problems.fields import first_text, text_of
-from problems.scope import parse_module
-from problems.syntax import expression_tree
-from problems.types import Problem, UnusableRowError
-from problems.unittest_module import imported_modules, read_unittest_module
+from rltf.problems.constants import constant
+from rltf.problems.fields import first_text, text_of
+from rltf.problems.scope import parse_module
+from rltf.problems.syntax import expression_tree
+from rltf.problems.types import Problem, UnusableRowError
+from rltf.problems.unittest_module import imported_modules, read_unittest_module
 
 
 def task_id_of(row: Any) -> str | None:

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from problems import apps
-from problems.columns import Fields, Reader, decoded, value
-from problems.sources import check_text, parse_json, shown
-from problems.types import CallTest, Test, UnusableRowError
+from rltf.problems import apps
+from rltf.problems.columns import Fields, Reader, decoded, value
+from rltf.problems.sources import check_text, parse_json, shown
+from rltf.problems.types import CallTest, Test, UnusableRowError
 
 _STDIN = (None, "", "stdin", "stdin_stdout")
 _APPS_CALL = "function_call"

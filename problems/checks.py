@@ -17,9 +17,9 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any
 
-from problems.scope import Scope, bound_names, parse_module, used_names
-from problems.syntax import syntax_tree
-from problems.types import UnusableRowError
+from rltf.problems.scope import Scope, bound_names, parse_module, used_names
+from rltf.problems.syntax import syntax_tree
+from rltf.problems.types import UnusableRowError
 
 IN_PLACE = "in_place"
 """A method of the program's functions: call, and give mutable arguments the content that the call left in them."""

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from problems.sources import check_text, parse_json, shown
-from problems.syntax import expression_tree
-from problems.types import UnusableRowError
+from rltf.problems.sources import check_text, parse_json, shown
+from rltf.problems.syntax import expression_tree
+from rltf.problems.types import UnusableRowError
 
 T = TypeVar("T")
 Fields = dict[str, Any]

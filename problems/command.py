@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from entry import exit_status
-from errors import UserError
-from files import write_jsonl
-from problems.contamination import Overlap, find_overlaps
-from problems.spec import LoadedProblems, load, load_each, row_of
-from problems.types import Problem, describe_rejected
-from settings import DecontaminationSettings
+from rltf.entry import exit_status
+from rltf.errors import UserError
+from rltf.files import write_jsonl
+from rltf.problems.contamination import Overlap, find_overlaps
+from rltf.problems.spec import LoadedProblems, load, load_each, row_of
+from rltf.problems.types import Problem, describe_rejected
+from rltf.settings import DecontaminationSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from problems.types import UnusableRowError
+from rltf.problems.types import UnusableRowError
 
 _NAMES = {"inf": math.inf, "nan": math.nan, "pi": math.pi}
 _TYPES: dict[str, Callable[..., Any]] = {

@@ -20,8 +20,8 @@ from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
-from problems.python_source import QUOTED, SCOPES, parse
-from problems.types import Problem
+from rltf.problems.python_source import QUOTED, SCOPES, parse
+from rltf.problems.types import Problem
 
 NUM_WORDS = 13
 """Length of an n-gram."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from problems.python_source import IMPORTS, SCOPES, outer_statements
-from problems.scope import bound_names
+from rltf.problems.python_source import IMPORTS, SCOPES, outer_statements
+from rltf.problems.scope import bound_names
 
 
 def new_statements(tree: ast.Module, lines_before: int) -> Iterator[ast.stmt]:

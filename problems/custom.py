@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from errors import UserError
-from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
-from problems.types import (
+from rltf.errors import UserError
+from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
+from rltf.problems.types import (
     AnswerRule,
     AssertTest,
     CallTest,

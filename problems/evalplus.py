@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from problems import humaneval, mbpp
-from problems.assertions import classes_in, split_assertion
-from problems.evalplus_inputs import mbpp_arguments
-from problems.evalplus_module import TestModule, is_test_module, read_test_module
-from problems.evalplus_rules import RULE_OF_FUNCTION, Rule, checker_of
-from problems.fields import text_of, texts_of
-from problems.scope import parse_module
-from problems.types import AssertTest, CallTest, Problem, ReferenceTest, Test, UnusableRowError
+from rltf.problems import humaneval, mbpp
+from rltf.problems.assertions import classes_in, split_assertion
+from rltf.problems.evalplus_inputs import mbpp_arguments
+from rltf.problems.evalplus_module import TestModule, is_test_module, read_test_module
+from rltf.problems.evalplus_rules import RULE_OF_FUNCTION, Rule, checker_of
+from rltf.problems.fields import text_of, texts_of
+from rltf.problems.scope import parse_module
+from rltf.problems.types import AssertTest, CallTest, Problem, ReferenceTest, Test, UnusableRowError
 
 _MBPP_PREFIX = "Mbpp/"
 humaneval_task_id = humaneval.task_id_of

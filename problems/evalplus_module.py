@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from problems.checks import check_function
-from problems.constants import constant, shortened
-from problems.evalplus_rules import Rule
-from problems.scope import parse_module
-from problems.types import UnusableRowError
+from rltf.problems.checks import check_function
+from rltf.problems.constants import constant, shortened
+from rltf.problems.evalplus_rules import Rule
+from rltf.problems.scope import parse_module
+from rltf.problems.types import UnusableRowError
 
 _INPUTS = re.compile(r"^[ \t]*inputs[ \t]*=", re.MULTILINE)
 _ANSWERS = re.compile(r"^[ \t]*results[ \t]*=|\b(?:assertion|ref_func)\(", re.MULTILINE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from problems.types import AnswerRule, Checker, UnusableRowError
+from rltf.problems.types import AnswerRule, Checker, UnusableRowError
 
 _RELATIVE = 1e-7
 _ABSOLUTE_OF_FLOATS = 1e-6

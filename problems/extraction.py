@@ -10,11 +10,11 @@ import bisect
 import re
 from collections.abc import Iterator
 
-from problems.continuation import last_needed_line, new_statements
-from problems.fences import Block, blocks_of, closes_thought, spoken, text_before_fences
-from problems.prompts import QUESTION
-from problems.python_source import IMPORTS, LINE_END, SCOPES, layouts, outer_statements, parse, required_name
-from problems.types import Problem, StdinTest
+from rltf.problems.continuation import last_needed_line, new_statements
+from rltf.problems.fences import Block, blocks_of, closes_thought, spoken, text_before_fences
+from rltf.problems.prompts import QUESTION
+from rltf.problems.python_source import IMPORTS, LINE_END, SCOPES, layouts, outer_statements, parse, required_name
+from rltf.problems.types import Problem, StdinTest
 
 _MAX_PARSES = 120  # per answer; a text that needs more is not an answer
 _MAX_CUTS = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from problems.types import UnusableRowError
+from rltf.problems.types import UnusableRowError
 
 
 def text_of(row: dict[str, Any], column: str) -> str:

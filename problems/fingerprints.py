@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from problems.prompts import chat_messages, render_prompt
-from problems.types import Problem
+from rltf.problems.prompts import chat_messages, render_prompt
+from rltf.problems.types import Problem
 
 NUM_CHARACTERS = 16
 """Length of a fingerprint."""

@@ -13,11 +13,11 @@ import builtins
 import textwrap
 from typing import Any
 
-from problems.assertions import classes_in, split_assertion
-from problems.checks import check_function, refuse_broken_module
-from problems.scope import Scope, bound_names, parse_module, replaced, used_names
-from problems.syntax import syntax_tree
-from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
+from rltf.problems.assertions import classes_in, split_assertion
+from rltf.problems.checks import check_function, refuse_broken_module
+from rltf.problems.scope import Scope, bound_names, parse_module, replaced, used_names
+from rltf.problems.syntax import syntax_tree
+from rltf.problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
 
 
 def task_id_of(row: Any) -> str | None:

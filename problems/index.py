@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from errors import UserError
-from problems.types import Problem
+from rltf.errors import UserError
+from rltf.problems.types import Problem
 
 
 class ProblemIndex:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from problems.fields import first_text, text_of
-from problems.pytest_module import read_pytest_module
-from problems.scope import parse_module
-from problems.types import Problem, UnusableRowError
+from rltf.problems.fields import first_text, text_of
+from rltf.problems.pytest_module import read_pytest_module
+from rltf.problems.scope import parse_module
+from rltf.problems.types import Problem, UnusableRowError
 
 
 def task_id_of(row: Any) -> str | None:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from problems.constants import constant, shortened
-from problems.fields import first_text, text_of
-from problems.scope import parse_module
-from problems.types import CallTest, Problem, UnusableRowError
+from rltf.problems.constants import constant, shortened
+from rltf.problems.fields import first_text, text_of
+from rltf.problems.scope import parse_module
+from rltf.problems.types import CallTest, Problem, UnusableRowError
 
 _ENTRY_POINT = re.compile(r"Solution\(\)\.(\w+)")
 _STARTER_FOLLOWS = re.compile(r"\s*Please complete the following python code precisely:")

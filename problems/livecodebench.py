@@ -14,11 +14,11 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from problems.cases import Cases, from_items
-from problems.columns import Fields, decoded, value
-from problems.sources import Row, check_text, hub_file, parse_json, read_file, shown
-from problems.types import UnusableRowError
+from rltf.errors import UserError
+from rltf.problems.cases import Cases, from_items
+from rltf.problems.columns import Fields, decoded, value
+from rltf.problems.sources import Row, check_text, hub_file, parse_json, read_file, shown
+from rltf.problems.types import UnusableRowError
 
 PUBLIC, PRIVATE = "public_test_cases", "private_test_cases"
 VERSIONS = tuple(f"release_v{number}" for number in range(1, 7))

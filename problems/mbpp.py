@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
-from problems.fields import texts_of
-from problems.scope import parse_module
-from problems.types import AssertTest, Problem, UnusableRowError
+from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
+from rltf.problems.fields import texts_of
+from rltf.problems.scope import parse_module
+from rltf.problems.types import AssertTest, Problem, UnusableRowError
 
 # The paper's splits: the first and last task id of each.
 SPLITS = {"prompt": (1, 10), "test": (11, 510), "validation": (511, 600), "train": (601, 974)}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from problems.token_spans import decode_with_spans
-from problems.types import AssertTest, CallTest, Problem, StdinTest
+from rltf.problems.token_spans import decode_with_spans
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest
 
 if TYPE_CHECKING:  # importing it takes seconds
     from transformers import PreTrainedTokenizerBase

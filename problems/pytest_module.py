@@ -15,13 +15,13 @@ import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from problems.assertions import Closeness, Relation, Truth, classes_in, split_assertion
-from problems.checks import refuse_broken_module, refuse_use_of_check
-from problems.pytest_stand_in import NAMES, STAND_IN
-from problems.python_source import IMPORTS, SCOPES
-from problems.scope import Scope, bound_names, parse_module, replaced, used_names
-from problems.syntax import expression_tree, syntax_tree
-from problems.types import AssertTest, CheckTest, Test, UnusableRowError
+from rltf.problems.assertions import Closeness, Relation, Truth, classes_in, split_assertion
+from rltf.problems.checks import refuse_broken_module, refuse_use_of_check
+from rltf.problems.pytest_stand_in import NAMES, STAND_IN
+from rltf.problems.python_source import IMPORTS, SCOPES
+from rltf.problems.scope import Scope, bound_names, parse_module, replaced, used_names
+from rltf.problems.syntax import expression_tree, syntax_tree
+from rltf.problems.types import AssertTest, CheckTest, Test, UnusableRowError
 
 _MODULE = "solution"
 _PYTEST = "pytest"

@@ -10,9 +10,9 @@ import re
 import warnings
 from collections.abc import Container, Iterator, Sequence
 
-from problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
-from problems.syntax import syntax_tree
-from problems.types import AssertTest, CallTest, CheckTest, Problem, UnusableRowError
+from rltf.problems.scope import SITE_IMPORTS, bound_names, parse_module, used_names
+from rltf.problems.syntax import syntax_tree
+from rltf.problems.types import AssertTest, CallTest, CheckTest, Problem, UnusableRowError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 """A line end as the parser counts lines."""

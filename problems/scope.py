@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from problems.syntax import syntax_tree
-from problems.types import UnusableRowError
+from rltf.problems.syntax import syntax_tree
+from rltf.problems.types import UnusableRowError
 
 Tree = TypeVar("Tree", bound=ast.AST)
 # Imports that problem sites put before a function, so programs written for them leave them out. The names are those of

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from problems import livecodebench
-from problems.cases import Cases, column, examples_first, pairs
-from problems.columns import (
+from rltf.problems import livecodebench
+from rltf.problems.cases import Cases, column, examples_first, pairs
+from rltf.problems.columns import (
     Fields,
     Reader,
     label,
@@ -21,9 +21,9 @@ from problems.columns import (
     text,
     value,
 )
-from problems.scope import parse_module
-from problems.sources import shown
-from problems.types import CallTest, Checker, CheckerForm, Limits, Problem, UnusableRowError
+from rltf.problems.scope import parse_module
+from rltf.problems.sources import shown
+from rltf.problems.types import CallTest, Checker, CheckerForm, Limits, Problem, UnusableRowError
 
 _MEBIBYTE = 1 << 20
 _PYTHON_3 = 3

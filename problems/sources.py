@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from problems.types import UnusableRowError
+from rltf.errors import UserError
+from rltf.problems.types import UnusableRowError
 
 _MAX_DIRECT_DIGITS = 4000  # below the interpreter's limit for int(str), which is 4300
 _HUB_TIMEOUT_S = 10.0

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from problems import (
+from rltf.errors import UserError
+from rltf.problems import (
     apps,
     bigcodebench,
     custom,
@@ -24,10 +24,10 @@ from problems import (
     shapes,
     starter,
 )
-from problems.checkers import known_checker
-from problems.index import nearest
-from problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
-from problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
+from rltf.problems.checkers import known_checker
+from rltf.problems.index import nearest
+from rltf.problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
+from rltf.problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 
 
 @dataclass(frozen=True, slots=True)

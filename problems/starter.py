@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
-from errors import UserError
-from problems.python_source import site_imports
-from problems.starter_steps import BASIC, PITFALLS, Step, Vocabulary
-from problems.types import CallTest, Problem, StdinTest, Test
+from rltf.errors import UserError
+from rltf.problems.python_source import site_imports
+from rltf.problems.starter_steps import BASIC, PITFALLS, Step, Vocabulary
+from rltf.problems.types import CallTest, Problem, StdinTest, Test
 
 SEED = 2023
 TEST_SHARE = 0.15

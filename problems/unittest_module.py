@@ -10,9 +10,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from problems.checks import refuse_broken_module, refuse_use_of_check
-from problems.scope import parse_module, used_names
-from problems.types import CheckTest, UnusableRowError
+from rltf.problems.checks import refuse_broken_module, refuse_use_of_check
+from rltf.problems.scope import parse_module, used_names
+from rltf.problems.types import CheckTest, UnusableRowError
 
 _MAIN = "unittest.main"
 _OUTSIDE = frozenset(

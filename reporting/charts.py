@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.verdict import Outcome
+from rltf.sandbox.verdict import Outcome
 
 Row = dict[str, Any]
 # The name of a field, `outcomes.passed` for a nested one, or a function of the row.

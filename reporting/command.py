@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError
+from rltf.errors import UserError
 
 COMMANDS = ("report", "compare", "figure")
 
@@ -87,13 +87,13 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _page(options: argparse.Namespace, runs: Sequence[Path], output: Path | None) -> Path:
-    from reporting.report import build_report
+    from rltf.reporting.report import build_report
 
     return build_report(runs, output, metrics=options.metrics, smoothing=options.smoothing, axis=options.axis)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from reporting.comparisons import comparison_table
+    from rltf.reporting.comparisons import comparison_table
 
     print(comparison_table(options.runs, options.controls))
     if options.output is not None:
@@ -101,7 +101,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _figure(options: argparse.Namespace) -> None:
-    from reporting.comparisons import COLORS, draw_pass_at_k
+    from rltf.reporting.comparisons import COLORS, draw_pass_at_k
 
     groups = {label: [Path(folder) for folder in folders] for label, *folders in options.group}
     empty = [label for label, folders in groups.items() if not folders]

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from errors import UserError
-from evaluation.passes import bootstrap_interval
-from reporting.charts import Row
-from reporting.rows import ALL, evaluations_of, shown_groups, task_ids_of
-from reporting.tables import with_interval
+from rltf.errors import UserError
+from rltf.evaluation.passes import bootstrap_interval
+from rltf.reporting.charts import Row
+from rltf.reporting.rows import ALL, evaluations_of, shown_groups, task_ids_of
+from rltf.reporting.tables import with_interval
 
 # Readable on a white and on a dark page.
 COLORS = ("#2f7de1", "#e07b39", "#2c9f6b", "#a259d9")

@@ -13,8 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from errors import UserError
-from files import AppendedFile, read_yaml
+from rltf.errors import UserError
+from rltf.files import AppendedFile, read_yaml
 
 ID_FILE = "wandb-run-id"
 

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from controller.events import (
+from rltf.controller.events import (
     Began,
     Evaluated,
     EvaluationProgress,
@@ -29,8 +29,8 @@ from controller.events import (
     Step,
     Ungraded,
 )
-from evaluation import EvaluationResult
-from learner.metrics import StepMetrics
+from rltf.evaluation import EvaluationResult
+from rltf.learner.metrics import StepMetrics
 
 OUTCOME_STYLES = {
     "passed": "green",

@@ -19,10 +19,10 @@ from string import Template
 
 import yaml
 
-from errors import UserError
-from files import write_text
-from reporting.charts import Chart, Row, num_graded, system_charts, training_charts
-from reporting.rows import ALL, evaluations_of, metrics_of, samples_of, settings_of, shown_groups
+from rltf.errors import UserError
+from rltf.files import write_text
+from rltf.reporting.charts import Chart, Row, num_graded, system_charts, training_charts
+from rltf.reporting.rows import ALL, evaluations_of, metrics_of, samples_of, settings_of, shown_groups
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_POINTS = 1000  # points of a curve; longer ones are averaged

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from errors import UserError
-from evaluation.passes import ALL as ALL
-from files import read_rows, read_steps, read_yaml
-from reporting.charts import Row
+from rltf.errors import UserError
+from rltf.evaluation.passes import ALL as ALL
+from rltf.files import read_rows, read_steps, read_yaml
+from rltf.reporting.charts import Row
 
 
 class _Row(BaseModel):

@@ -11,16 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step, Ungraded, UngradedRollout
-from errors import UserError
-from files import RowWriter, has_torn_tail, keep_rows_until, read_steps, write_json, write_text
-from lock import LOCK
-from problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest, Test
-from reporting.curves import TensorBoardWriter, WandbWriter
-from reporting.report import build_report
-from sandbox.verdict import Outcome
-from settings import Settings
-from settings_sources import to_yaml
+from rltf.controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step, Ungraded, UngradedRollout
+from rltf.errors import UserError
+from rltf.files import RowWriter, has_torn_tail, keep_rows_until, read_steps, write_json, write_text
+from rltf.lock import LOCK
+from rltf.problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest, Test
+from rltf.reporting.curves import TensorBoardWriter, WandbWriter
+from rltf.reporting.report import build_report
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import Settings
+from rltf.settings_sources import to_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from files import newest_checkpoint
-from reporting.charts import Row
-from reporting.rows import ALL, evaluations_of, metrics_of, shown_groups, task_ids_of
-from settings import MIB, Settings
-from settings_sources import to_yaml
+from rltf.files import newest_checkpoint
+from rltf.reporting.charts import Row
+from rltf.reporting.rows import ALL, evaluations_of, metrics_of, shown_groups, task_ids_of
+from rltf.settings import MIB, Settings
+from rltf.settings_sources import to_yaml
 
 if TYPE_CHECKING:
-    from controller.planner import Forecast
-    from learner.metrics import UpdateStats
-    from learner.replay import ReplayedUpdate
+    from rltf.controller.planner import Forecast
+    from rltf.learner.metrics import UpdateStats
+    from rltf.learner.replay import ReplayedUpdate
 
 COMPARED = ("loss", "loss_sl", "loss_coarse", "loss_fine", "loss_adaptive", "loss_kl", "grad_norm", "entropy")
 UNITS = {

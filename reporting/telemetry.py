@@ -13,9 +13,9 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
-from controller.events import Evaluated, Event, Graded, Polled, Refreshed, Step
-from learner.metrics import StepMetrics
-from settings import Settings
+from rltf.controller.events import Evaluated, Event, Graded, Polled, Refreshed, Step
+from rltf.learner.metrics import StepMetrics
+from rltf.settings import Settings
 
 RUN_TAG = "run"
 LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "structure", "kl", "value")

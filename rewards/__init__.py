@@ -5,7 +5,7 @@ change weights only inside their span; lines to blame for a wrong answer change 
 weights; an `infrastructure_error` is never scored.
 """
 
-from rewards.scoring import score_group
-from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
+from rltf.rewards.scoring import score_group
+from rltf.rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
 
 __all__ = ["Category", "Granularity", "GroupScores", "ProgramReward", "ProgramTokens", "ScoredSample", "score_group"]

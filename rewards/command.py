@@ -9,15 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from entry import exit_status
-from errors import UserError
-from files import write_jsonl
-from problems.index import ProblemIndex
-from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
-from rewards.types import ProgramTokens
-from sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
-from sandbox.grading import Graders, ProgramRow, read_programs
-from settings import Algorithm, Localize
+from rltf.entry import exit_status
+from rltf.errors import UserError
+from rltf.files import write_jsonl
+from rltf.problems.index import ProblemIndex
+from rltf.rewards.explain import explain_settings, explained_row, render, score_by_problem, split
+from rltf.rewards.types import ProgramTokens
+from rltf.sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
+from rltf.sandbox.grading import Graders, ProgramRow, read_programs
+from rltf.settings import Algorithm, Localize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

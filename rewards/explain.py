@@ -17,13 +17,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from problems.token_spans import char_spans
-from rewards.lines import line_characters, line_starts
-from rewards.scoring import score_group
-from rewards.types import Category, Granularity, ProgramTokens, ScoredSample
-from sandbox.grading import ProgramRow
-from sandbox.verdict import Verdict
-from settings import Baseline, Localize, RewardSettings, ScaleRewards, rewards_of
+from rltf.problems.token_spans import char_spans
+from rltf.rewards.lines import line_characters, line_starts
+from rltf.rewards.scoring import score_group
+from rltf.rewards.types import Category, Granularity, ProgramTokens, ScoredSample
+from rltf.sandbox.grading import ProgramRow
+from rltf.sandbox.verdict import Verdict
+from rltf.settings import Baseline, Localize, RewardSettings, ScaleRewards, rewards_of
 
 _LINE_PENALTY = Style(color="white", bgcolor="red3", bold=True)
 _BLAMED = Style(color="black", bgcolor="dark_orange")

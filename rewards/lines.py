@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyflakes.checker import Checker
 
-from problems.syntax import syntax_tree
+from rltf.problems.syntax import syntax_tree
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.lines import (
+from rltf.rewards.lines import (
     code_lines,
     finding_lines,
     line_characters,
@@ -18,11 +18,11 @@ from rewards.lines import (
     unclosed_triple_quote_line,
     unmatched_dedent_line,
 )
-from rewards.siblings import localized
-from rewards.structure import structure_match
-from rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
-from sandbox.verdict import Outcome, Verdict
-from settings import AdaptiveScope, Baseline, Localize, OutcomeReward, Placement, RewardSettings, ScaleRewards
+from rltf.rewards.siblings import localized
+from rltf.rewards.structure import structure_match
+from rltf.rewards.types import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample
+from rltf.sandbox.verdict import Outcome, Verdict
+from rltf.settings import AdaptiveScope, Baseline, Localize, OutcomeReward, Placement, RewardSettings, ScaleRewards
 
 FINE_PENALTY = -0.3
 STATIC_PENALTY = -0.1

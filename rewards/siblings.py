@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from problems.python_source import BLOCK_FIELDS, IMPORTS, SCOPES, parse
-from rewards.lines import MAX_CHARACTERS, line_characters, token_range
-from rewards.types import Granularity, ProgramTokens, ScoredSample
-from sandbox.verdict import Outcome
-from settings import RewardSettings
+from rltf.problems.python_source import BLOCK_FIELDS, IMPORTS, SCOPES, parse
+from rltf.rewards.lines import MAX_CHARACTERS, line_characters, token_range
+from rltf.rewards.types import Granularity, ProgramTokens, ScoredSample
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import RewardSettings
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from functools import lru_cache
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, TreeCursor
 
-from rewards.dataflow import Edge, SyntaxNode, TooComplexError, data_flow
-from rewards.lines import MAX_CHARACTERS
+from rltf.rewards.dataflow import Edge, SyntaxNode, TooComplexError, data_flow
+from rltf.rewards.lines import MAX_CHARACTERS
 
 logger = logging.getLogger(__name__)
 

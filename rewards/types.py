@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sandbox.verdict import Verdict
+from rltf.sandbox.verdict import Verdict
 
 
 class Granularity(IntEnum):

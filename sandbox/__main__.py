@@ -2,8 +2,8 @@
 
 import sys
 
-from entry import run_command
-from sandbox.command import main
+from rltf.entry import run_command
+from rltf.sandbox.command import main
 
 if __name__ == "__main__":
     sys.exit(run_command("python -m sandbox", main))

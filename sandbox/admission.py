@@ -10,10 +10,10 @@ import ast
 import sys
 from collections.abc import Callable, Iterator, Set
 
-from problems.assertions import Relation, split_assertion
-from problems.scope import bound_names, imported_modules, is_literal, parse_module
-from problems.syntax import expression_tree
-from problems.types import (
+from rltf.problems.assertions import Relation, split_assertion
+from rltf.problems.scope import bound_names, imported_modules, is_literal, parse_module
+from rltf.problems.syntax import expression_tree
+from rltf.problems.types import (
     AssertTest,
     CallTest,
     Checker,
@@ -26,10 +26,10 @@ from problems.types import (
     Test,
     UnusableRowError,
 )
-from sandbox import codec
-from sandbox.compare import MAX_UNORDERED_ITEMS
-from sandbox.packages import find_packages
-from settings import SandboxSettings
+from rltf.sandbox import codec
+from rltf.sandbox.compare import MAX_UNORDERED_ITEMS
+from rltf.sandbox.packages import find_packages
+from rltf.settings import SandboxSettings
 
 _ORDERS = {True: "lines or tokens for stdin tests", False: "items for calls"}
 _SETTING = "sandbox.packages"

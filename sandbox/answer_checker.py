@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from problems.types import Checker, CheckerForm
-from sandbox import codec
-from sandbox.jobs import CallJob, ClosedJob, End, Job, RunResult, StdinJob
-from sandbox.trusted import TrustedJail
-from sandbox.verdict import Outcome
-from settings import MIB
+from rltf.problems.types import Checker, CheckerForm
+from rltf.sandbox import codec
+from rltf.sandbox.jobs import CallJob, ClosedJob, End, Job, RunResult, StdinJob
+from rltf.sandbox.trusted import TrustedJail
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import MIB
 
 # The answers of one program that may wait for its checker, and how much of them and their inputs goes into one run.
 _MAX_KEPT_BYTES = 64 * MIB

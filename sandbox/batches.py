@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sandbox import codec
-from sandbox.jobs import CallJob, CallsJob, End, Job, RunLimits, RunResult
+from rltf.sandbox import codec
+from rltf.sandbox.jobs import CallJob, CallsJob, End, Job, RunLimits, RunResult
 
 MIN_CALLS = 64
 """With fewer calls, each runs alone at once."""

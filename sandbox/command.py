@@ -14,19 +14,19 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from entry import exit_status
-from files import RowWriter
-from problems import LoadedProblems, describe_rejected, load
-from problems.index import ProblemIndex, nearest
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import Graders, read_programs, verdict_row
-from sandbox.packages import find_packages
-from sandbox.process import Jail
-from sandbox.runtime import find_runtime
-from sandbox.selftest import CANARIES, CONFINED, LEVELS, check, find_level, fix
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
-from settings_sources import load_sandbox_settings, sandbox_fields
+from rltf.entry import exit_status
+from rltf.files import RowWriter
+from rltf.problems import LoadedProblems, describe_rejected, load
+from rltf.problems.index import ProblemIndex, nearest
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.grading import Graders, read_programs, verdict_row
+from rltf.sandbox.packages import find_packages
+from rltf.sandbox.process import Jail
+from rltf.sandbox.runtime import find_runtime
+from rltf.sandbox.selftest import CANARIES, CONFINED, LEVELS, check, find_level, fix
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
+from rltf.settings_sources import load_sandbox_settings, sandbox_fields
 
 _SETTING = "--sandbox."
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 from itertools import islice, zip_longest
 from typing import Any
 
-from problems.types import AnswerRule, Order
+from rltf.problems.types import AnswerRule, Order
 
 FLOAT_TOLERANCE = 1e-6
 _BLANKS = " \t\r\f\v"

@@ -15,16 +15,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from errors import UserError
-from files import read_json, write_json
-from problems.index import ProblemIndex
-from problems.sources import read_file
-from problems.types import Problem
-from sandbox.compare import Comparison
-from sandbox.jobs import Job, RunResult
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome, Verdict
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.files import read_json, write_json
+from rltf.problems.index import ProblemIndex
+from rltf.problems.sources import read_file
+from rltf.problems.types import Problem
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.jobs import Job, RunResult
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome, Verdict
+from rltf.settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
 

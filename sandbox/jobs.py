@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sandbox import codec
-from sandbox.verdict import ProgramError
+from rltf.sandbox import codec
+from rltf.sandbox.verdict import ProgramError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from problems.assertions import Closeness, Relation, Shape, Truth, split_with_setup
-from problems.checks import Check, marked_source
-from problems.python_source import as_run
-from problems.scope import bound_names, is_literal, used_names
-from problems.syntax import expression_tree, syntax_tree
-from problems.types import (
+from rltf.problems.assertions import Closeness, Relation, Shape, Truth, split_with_setup
+from rltf.problems.checks import Check, marked_source
+from rltf.problems.python_source import as_run
+from rltf.problems.scope import bound_names, is_literal, used_names
+from rltf.problems.syntax import expression_tree, syntax_tree
+from rltf.problems.types import (
     AnswerRule,
     AssertTest,
     CallTest,
@@ -33,11 +33,18 @@ from problems.types import (
     StdinTest,
     Test,
 )
-from sandbox import codec
-from sandbox.answer_checker import Question
-from sandbox.compare import Comparison, apps_call_matches, apps_stdin_matches, call_matches, stdin_matches, values_match
-from sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, Job, RunResult, StdinJob
-from sandbox.verdict import Outcome
+from rltf.sandbox import codec
+from rltf.sandbox.answer_checker import Question
+from rltf.sandbox.compare import (
+    Comparison,
+    apps_call_matches,
+    apps_stdin_matches,
+    call_matches,
+    stdin_matches,
+    values_match,
+)
+from rltf.sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, Job, RunResult, StdinJob
+from rltf.sandbox.verdict import Outcome
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,

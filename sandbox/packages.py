@@ -15,7 +15,7 @@ from types import MappingProxyType
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from errors import UserError
+from rltf.errors import UserError
 
 FOLDER = "/packages"
 """The folder of packages inside a jail that has mounts of its own."""

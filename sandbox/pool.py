@@ -29,10 +29,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from errors import UserError
-from sandbox.worker import HEALTH, SandboxWorker
-from settings import SandboxSettings
-from supervise import Deaths, GaveUpError, Watched, first_line, in_words
+from rltf.errors import UserError
+from rltf.sandbox.worker import HEALTH, SandboxWorker
+from rltf.settings import SandboxSettings
+from rltf.supervise import Deaths, GaveUpError, Watched, first_line, in_words
 
 logger = logging.getLogger(__name__)
 

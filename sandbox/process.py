@@ -20,13 +20,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from errors import UserError
-from sandbox import cgroups, codec, reports, runtime
-from sandbox.jail import protocol, supervision
-from sandbox.jobs import CallJob, CallsJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
-from sandbox.packages import find_packages, place_in_namespaces
-from sandbox.verdict import Isolation
-from settings import MIB, SandboxSettings
+from rltf.errors import UserError
+from rltf.sandbox import cgroups, codec, reports, runtime
+from rltf.sandbox.jail import protocol, supervision
+from rltf.sandbox.jobs import CallJob, CallsJob, CheckJob, End, ExpressionJob, Job, RunLimits, RunResult, StdinJob
+from rltf.sandbox.packages import find_packages, place_in_namespaces
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import MIB, SandboxSettings
 
 # What a program and all its tests may write, and how many threads a program may run.
 PROGRAM_OUTPUT_BYTES = 256 * MIB

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sandbox import codec
-from sandbox.jail import checker, program, protocol, supervision, zygote
-from sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
-from sandbox.verdict import GRADER_ERROR, ProgramError
+from rltf.sandbox import codec
+from rltf.sandbox.jail import checker, program, protocol, supervision, zygote
+from rltf.sandbox.jobs import CheckJob, End, Job, RunResult, StdinJob
+from rltf.sandbox.verdict import GRADER_ERROR, ProgramError
 
 _TYPE_NAME = re.compile(r"[^\W\d]\w{0,79}")
 _STOPPING = (End.CPU_TIMEOUT, End.WALL_TIMEOUT, End.MEMORY)

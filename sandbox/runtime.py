@@ -14,7 +14,7 @@ from types import CodeType
 
 import tzdata
 
-from sandbox.packages import place_in_namespaces
+from rltf.sandbox.packages import place_in_namespaces
 
 ZONES = "/usr/share/zoneinfo"
 """The folder of time zones inside a jail."""

@@ -12,19 +12,19 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from errors import UserError
-from problems.python_source import as_run, shift_of
-from problems.types import Limits, Problem
-from sandbox import judge, selftest
-from sandbox.answer_checker import Answers
-from sandbox.batches import batch_limits, batches
-from sandbox.compare import Comparison
-from sandbox.jobs import End, Job, RunLimits, RunResult
-from sandbox.process import Jail, JailError
-from sandbox.shown import shown
-from sandbox.trusted import TrustedJail
-from sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems.python_source import as_run, shift_of
+from rltf.problems.types import Limits, Problem
+from rltf.sandbox import judge, selftest
+from rltf.sandbox.answer_checker import Answers
+from rltf.sandbox.batches import batch_limits, batches
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.jobs import End, Job, RunLimits, RunResult
+from rltf.sandbox.process import Jail, JailError
+from rltf.sandbox.shown import shown
+from rltf.sandbox.trusted import TrustedJail
+from rltf.sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
+from rltf.settings import SandboxSettings
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 2

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from sandbox.jobs import End, RunResult, StdinJob
-from sandbox.process import Jail, JailError
-from sandbox.verdict import Isolation
-from settings import MIB, SandboxSettings
+from rltf.sandbox.jobs import End, RunResult, StdinJob
+from rltf.sandbox.process import Jail, JailError
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import MIB, SandboxSettings
 
 LEVELS = tuple(Isolation)
 _CPU_S, _WALL_S, _PATIENCE_S = 0.05, 0.05, 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reprlib import Repr
 
-from sandbox.jobs import Job, RunResult, StdinJob
+from rltf.sandbox.jobs import Job, RunResult, StdinJob
 
 MAX_SHOWN = 600
 """Most characters of an output or a value."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from sandbox.jobs import ClosedJob, End, Job, RunResult
-from sandbox.process import Jail
+from rltf.sandbox.jobs import ClosedJob, End, Job, RunResult
+from rltf.sandbox.process import Jail
 
 _MAX_KEPT = 4096
 

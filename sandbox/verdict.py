@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from settings.choices import Isolation as Isolation  # part of a verdict
+from rltf.settings.choices import Isolation as Isolation  # part of a verdict
 
 GRADER_ERROR = "GraderError"
 """The type of a verdict's error if the grader or the test failed; the message says which."""

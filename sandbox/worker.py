@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from problems.types import Problem
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Verdict
-from settings import SandboxSettings
+from rltf.problems.types import Problem
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Verdict
+from rltf.settings import SandboxSettings
 
 # The concurrency group of calls that are answered while a program is being graded.
 HEALTH = "health"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from files import read_rows, read_steps
-from reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, interval, passes_of
-from reporting.rows import settings_of
-from settings import Algorithm
+from rltf.errors import UserError
+from rltf.files import read_rows, read_steps
+from rltf.reporting.comparisons import COLORS, NEUTRAL, Passes, figure_axes, interval, passes_of
+from rltf.reporting.rows import settings_of
+from rltf.settings import Algorithm
 
 NUM_EARLY_REFRESHES = 5
 OFFLINE = "offline"

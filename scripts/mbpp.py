@@ -20,17 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from entry import Interrupted, run_command
-from errors import UserError
-from evaluation.store import read_samples
-from files import checkpoints
-from problems import load
-from problems.spec import parse_spec
-from reporting.comparisons import Passes, interval
-from sandbox.verdict import Outcome
+from rltf.entry import Interrupted, run_command
+from rltf.errors import UserError
+from rltf.evaluation.store import read_samples
+from rltf.files import checkpoints
+from rltf.problems import load
+from rltf.problems.spec import parse_spec
+from rltf.reporting.comparisons import Passes, interval
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import CACHE_DIR
+from rltf.settings_sources import load_settings
 from scripts.smollm2 import smollm2
-from settings import CACHE_DIR
-from settings_sources import load_settings
 
 CONFIG = "configs/mbpp_smollm2.yaml"
 # How programs are drawn: four of each problem, and the one that is most likely, token by token.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from settings import PlanOptions, Settings
-from settings.reference import Entry, SectionEntry, sections
-from settings_sources import RENAMED, SHORT_OPTIONS
+from rltf.settings import PlanOptions, Settings
+from rltf.settings.reference import Entry, SectionEntry, sections
+from rltf.settings_sources import RENAMED, SHORT_OPTIONS
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 

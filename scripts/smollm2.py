@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from errors import UserError
+from rltf.errors import UserError
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # The same model as a GGUF file with 4-bit weights.
@@ -26,7 +26,7 @@ def smollm2(cache_dir: Path) -> str:
     file = cache_dir / GGUF
     if file.is_file():
         return str(file)
-    from learner.model_source import model_folder  # late, because it brings torch
+    from rltf.learner.model_source import model_folder  # late, because it brings torch
 
     try:
         model_folder(HUB_ID, (), cache_dir, seed=0)

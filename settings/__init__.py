@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from settings.base import GIB, MIB, Section
-from settings.choices import (
+from rltf.settings.base import GIB, MIB, Section
+from rltf.settings.choices import (
     AdaptiveScope,
     AdvantageEstimator,
     Algorithm,
@@ -37,7 +37,7 @@ from settings.choices import (
     ScaleRewards,
     WeightTransfer,
 )
-from settings.learning import (
+from rltf.settings.learning import (
     CACHE_DIR,
     AdvantageSettings,
     LearnerSettings,
@@ -45,9 +45,9 @@ from settings.learning import (
     OptimSettings,
     SftSettings,
 )
-from settings.presets import PRESETS
-from settings.rewards import RewardSettings
-from settings.sections import (
+from rltf.settings.presets import PRESETS
+from rltf.settings.rewards import RewardSettings
+from rltf.settings.sections import (
     BufferSettings,
     CheckpointSettings,
     ClusterSettings,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from settings.base import Cores, Section
-from settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
+from rltf.settings.base import Cores, Section
+from rltf.settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
 
 CACHE_DIR = Path("runs/cache")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from settings.choices import (
+from rltf.settings.choices import (
     AdaptiveScope,
     AdvantageEstimator,
     Algorithm,

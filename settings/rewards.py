@@ -6,8 +6,16 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from settings.base import Section, Weight, as_word
-from settings.choices import AdaptiveScope, Baseline, FineFallback, Localize, OutcomeReward, Placement, ScaleRewards
+from rltf.settings.base import Section, Weight, as_word
+from rltf.settings.choices import (
+    AdaptiveScope,
+    Baseline,
+    FineFallback,
+    Localize,
+    OutcomeReward,
+    Placement,
+    ScaleRewards,
+)
 
 
 class RewardSettings(Section):

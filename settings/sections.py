@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from settings.base import GIB, MIB, Cores, Section, as_word
-from settings.choices import (
+from rltf.settings.base import GIB, MIB, Cores, Section, as_word
+from rltf.settings.choices import (
     ChatTemplate,
     DecontaminationMode,
     Dtype,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import cli
 import launch
-from settings import PlanOptions, Settings
-from settings.reference import leaf_fields
+from rltf import cli
+from rltf.settings import PlanOptions, Settings
+from rltf.settings.reference import leaf_fields
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "vllm", "transformers", "datasets"}

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-import cli
-from controller.model_checks import rate_warnings
-from errors import UserError
-from settings import PlanOptions, Settings
-from settings.reference import leaf_fields
-from settings_sources import SHORT_OPTIONS, load_settings
+from rltf import cli
+from rltf.controller.model_checks import rate_warnings
+from rltf.errors import UserError
+from rltf.settings import PlanOptions, Settings
+from rltf.settings.reference import leaf_fields
+from rltf.settings_sources import SHORT_OPTIONS, load_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -18,7 +18,7 @@ def start(body: str, stdout: int | None = subprocess.PIPE) -> subprocess.Popen[s
     """Run `body` as a command in its own process."""
     program = f"""
 import asyncio, logging, sys, time
-from entry import run_command, run_until_interrupted, signals_ignored
+from rltf.entry import run_command, run_until_interrupted, signals_ignored
 
 def command():
 {textwrap.indent(textwrap.dedent(body), "    ")}
@@ -130,7 +130,7 @@ def test_a_command_goes_on_when_nobody_reads_its_output(tmp_path: Path) -> None:
 
 
 def test_help_can_be_cut_off() -> None:
-    command = f"{sys.executable} -m cli --help all | head -1"
+    command = f"{sys.executable} -m rltf.cli --help all | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -140,7 +140,9 @@ def test_help_can_be_cut_off() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
-    program = "import sys\nfrom entry import run_command\nsys.exit(run_command('c', lambda: print('█ \\ud800') or 0))"
+    program = (
+        "import sys\nfrom rltf.entry import run_command\nsys.exit(run_command('c', lambda: print('█ \\ud800') or 0))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import UserError
-from files import (
+from rltf.errors import UserError
+from rltf.files import (
     SUMS,
     checkpoints,
     damage,

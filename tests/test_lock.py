@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 import launch
-from errors import UserError
-from lock import LOCK, locked
+from rltf.errors import UserError
+from rltf.lock import LOCK, locked
 from tests.jobs import ROOT, small_job
 
 # Takes the lock, starts a child that inherits whatever it can, says so, and sleeps.
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from lock import locked
+from rltf.lock import locked
 with locked(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"], close_fds=False)
     print(child.pid, flush=True)

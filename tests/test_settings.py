@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from errors import UserError
-from settings import Dtype, ModelSettings, PlanOptions, Settings, rewards_of
-from settings.reference import leaf_fields
-from settings_sources import RENAMED, STARTER_CONFIG, CliOptions, load_settings, to_yaml
+from rltf.errors import UserError
+from rltf.settings import Dtype, ModelSettings, PlanOptions, Settings, rewards_of
+from rltf.settings.reference import leaf_fields
+from rltf.settings_sources import RENAMED, STARTER_CONFIG, CliOptions, load_settings, to_yaml
 
 CONFIGS = sorted(STARTER_CONFIG.parent.glob("*.yaml"))
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -329,7 +329,7 @@ def test_the_machine_decides_about_the_type_of_the_model(
     flags: str, on_gpus: bool, deterministic: bool, expected: Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    monkeypatch.setattr("settings.choices._CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr("rltf.settings.choices._CPU_FLAGS", tmp_path / "cpuinfo")
     argv = ["--config", "configs/starter.yaml", "--run.deterministic", str(deterministic), "--model.dtype"]
     if on_gpus:
         argv = ["--generator.num_gpus", "1", *argv]

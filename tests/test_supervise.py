@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from ray.exceptions import ActorDiedError
 
-from supervise import (
+from rltf.supervise import (
     EXIT_FAILED,
     GaveUpError,
     StallError,

@@ -25,7 +25,7 @@ import ray
 from ray.actor import ActorProxy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from files import SUMS, damage, sync
+from rltf.files import SUMS, damage, sync
 
 T = TypeVar("T")
 

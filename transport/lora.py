@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from settings import LoraSettings
-from transport.model_folder import load_model
+from rltf.settings import LoraSettings
+from rltf.transport.model_folder import load_model
 
 _ADAPTER = "default"
 _PART = f".{_ADAPTER}."  # in the names of adapter parameters: `...q_proj.lora_A.default.weight`

@@ -14,10 +14,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from errors import UserError
-from problems.prompts import PromptFormat, answer_end_id
-from problems.token_spans import keeps_code
-from settings import ChatTemplate, Engine, ModelSettings
+from rltf.errors import UserError
+from rltf.problems.prompts import PromptFormat, answer_end_id
+from rltf.problems.token_spans import keeps_code
+from rltf.settings import ChatTemplate, Engine, ModelSettings
 
 MADE_HERE = "rltf_made_here"
 """The key in `config.json` of models that started with random weights here. Their checkpoints keep it."""

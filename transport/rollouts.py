@@ -19,7 +19,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorProxy
 
-from transport.columns import Columns, from_columns, to_columns
+from rltf.transport.columns import Columns, from_columns, to_columns
 
 
 class FinishReason(StrEnum):

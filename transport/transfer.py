@@ -31,9 +31,9 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from settings import WeightTransfer
-from transport.weight_receiver import PHASE_TIMEOUT_S, TransferError, TransferPhase
-from transport.weights import BUCKET_BYTES, WeightsHandle, checksum, to_numpy
+from rltf.settings import WeightTransfer
+from rltf.transport.weight_receiver import PHASE_TIMEOUT_S, TransferError, TransferPhase
+from rltf.transport.weights import BUCKET_BYTES, WeightsHandle, checksum, to_numpy
 
 NUM_RANKS = 2
 """Ranks of a communicator: the learner and one generator."""

@@ -10,7 +10,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from problems.types import Checker
+from rltf.problems.types import Checker
 
 _NUM_CHARACTERS = 16
 _FILES = {

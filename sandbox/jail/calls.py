@@ -9,8 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from sandbox import codec
-from sandbox.jail import program
+from rltf.sandbox import codec
+from rltf.sandbox.jail import program
 
 _LENGTH = struct.Struct("<I")
 # Saved before any program runs: a program may replace what the modules hold.

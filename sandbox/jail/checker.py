@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NoReturn
 
-from sandbox import codec
-from sandbox.jail import calls, confinement, program
+from rltf.sandbox import codec
+from rltf.sandbox.jail import calls, confinement, program
 
 # What the record says: `check` returned; it raised an exception of its own; it let through what the program raised; the
 # program's process is gone; the arguments of a call, which the program had influenced, could not be sent; or the test

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from sandbox import codec
-from sandbox.jail import calls, confinement, packages, program
-from sandbox.jail.protocol import CALL, CALLS, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
+from rltf.sandbox import codec
+from rltf.sandbox.jail import calls, confinement, packages, program
+from rltf.sandbox.jail.protocol import CALL, CALLS, CHECK, SEED, STDIN, Part, Task, contents, read_source, read_tasks
 
 # Saved before any program runs: a program may replace what the modules hold.
 _pwrite, _exit, _close = os.pwrite, os._exit, os.close

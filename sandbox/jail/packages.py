@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sandbox.jail import confinement, supervision
+from rltf.sandbox.jail import confinement, supervision
 
 _INIT = "__init__.py"
 _seeders: list[Callable[[int], None]] = []

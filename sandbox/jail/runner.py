@@ -15,8 +15,8 @@ import time
 from types import CodeType
 from typing import NoReturn
 
-from sandbox.jail import checker, confinement, job, program, supervision
-from sandbox.jail.protocol import CHECK, MAX_REPORTS, NOT_A_CHECK, NOTHING_FOUND, REPORT, Task
+from rltf.sandbox.jail import checker, confinement, job, program, supervision
+from rltf.sandbox.jail.protocol import CHECK, MAX_REPORTS, NOT_A_CHECK, NOTHING_FOUND, REPORT, Task
 
 MAX_DESCRIPTORS = 64
 _MAX_BYTES = 1 << 20

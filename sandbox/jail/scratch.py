@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from sandbox.jail import supervision
+from rltf.sandbox.jail import supervision
 
 _CPU_S, _WALL_S = 5.0, 20.0
 _LIBC = ctypes.CDLL(None, use_errno=True)

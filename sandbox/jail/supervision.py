@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sandbox.jail import confinement
+from rltf.sandbox.jail import confinement
 
 SELF_ENDED, CPU_TIMEOUT, WALL_TIMEOUT = range(3)
 _TICK_S = 0.1

@@ -17,8 +17,8 @@ import struct
 import time
 from types import CodeType
 
-from sandbox.jail import confinement, job, packages, program, scratch, supervision
-from sandbox.jail.protocol import (
+from rltf.sandbox.jail import confinement, job, packages, program, scratch, supervision
+from rltf.sandbox.jail.protocol import (
     END,
     FAILED,
     HELLO,
@@ -32,7 +32,7 @@ from sandbox.jail.protocol import (
     read_source,
     read_tasks,
 )
-from sandbox.jail.runner import MAX_DESCRIPTORS, Reporter, Runner
+from rltf.sandbox.jail.runner import MAX_DESCRIPTORS, Reporter, Runner
 
 # What contest programs import: loading it once saves each of them milliseconds. Not `threading`: its fork hook would
 # cost every fork more than the import saves the few programs that use it.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.engine import EngineOptions, FinishedRequest, SamplingRequest
+from rltf.actors.engine import EngineOptions, FinishedRequest, SamplingRequest
 from tests.actors.sampling import Weights
 
 ANSWER_S = 120.0
@@ -79,7 +79,7 @@ def _compilers() -> list[str]:
 
 def _start(model: Path, options: EngineOptions) -> None:
     global _engine
-    from actors.vllm_engine import VllmEngine
+    from rltf.actors.vllm_engine import VllmEngine
 
     _engine = VllmEngine(model, options)
 

@@ -17,17 +17,17 @@ from ray.actor import ActorProxy
 from ray.exceptions import RayError
 from safetensors.torch import load_file
 
-from actors.generator import Generator, actor_options
-from actors.messages import GeneratorError, RolloutHandle, RolloutRequest
-from learner.actor import LearnerActor
-from learner.buffer import BufferItem, RolloutMeta
-from problems.types import Problem, StdinTest
-from settings import GeneratorSettings, ModelSettings, Settings
+from rltf.actors.generator import Generator, actor_options
+from rltf.actors.messages import GeneratorError, RolloutHandle, RolloutRequest
+from rltf.learner.actor import LearnerActor
+from rltf.learner.buffer import BufferItem, RolloutMeta
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import GeneratorSettings, ModelSettings, Settings
+from rltf.transport.rollouts import Rollout, RolloutStore, start_rollout_store
 from tests.actors.sampling import Weights
 from tests.actors.without_gpu import ModelHere
 from tests.learner.samples import make_rollout
 from tests.learner.samples import settings as learner_settings
-from transport.rollouts import Rollout, RolloutStore, start_rollout_store
 
 CALL_S = 120.0
 MODEL = ModelHere(dtype="float32", max_model_len=256)

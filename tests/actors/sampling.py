@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from actors.engine import EngineOptions, SampledSequence, SamplingRequest
-from actors.messages import RolloutRequest
-from settings import Dtype, GeneratorSettings, ModelSettings
+from rltf.actors.engine import EngineOptions, SampledSequence, SamplingRequest
+from rltf.actors.messages import RolloutRequest
+from rltf.settings import Dtype, GeneratorSettings, ModelSettings
 
 Weights = dict[str, torch.Tensor]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.engine import FinishedRequest, SampledSequence, SamplingRequest
-from actors.messages import RolloutRequest
-from actors.prompting import Prompter
-from learner.data import encode_references
-from problems.types import Problem, StdinTest
-from settings import ModelSettings
+from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingRequest
+from rltf.actors.messages import RolloutRequest
+from rltf.actors.prompting import Prompter
+from rltf.learner.data import encode_references
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import ModelSettings
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
+from rltf.transport.rollouts import Completion, FinishReason, VersionSpan
 from tests.families import build_family
-from transport.model_folder import end_token_ids, load_tokenizer
-from transport.rollouts import Completion, FinishReason, VersionSpan
 
 PROGRAM = "def solve(values):\n    return 'é' if values else None\n"
 PROBLEM = Problem("p", "own", "Say é.", (StdinTest("1", "1"),), references=(PROGRAM,))

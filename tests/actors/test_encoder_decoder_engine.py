@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from actors.engine import FinishedRequest, SampledSequence, SamplingEngine
-from actors.transformers_engine import TransformersEngine
-from errors import UserError
+from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingEngine
+from rltf.actors.transformers_engine import TransformersEngine
+from rltf.errors import UserError
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
+from rltf.transport.rollouts import FinishReason, VersionSpan
 from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
-from transport.model_folder import end_token_ids, load_tokenizer
-from transport.rollouts import FinishReason, VersionSpan
 
 PROMPT = list(range(10, 80))
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
-from settings import GeneratorSettings, ModelSettings
+from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
+from rltf.settings import GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
+from rltf.transport.rollouts import FinishReason, VersionSpan
 from tests.actors.sampling import Weights, make_request, sequence_ids
-from transport.model_folder import end_token_ids, load_tokenizer
-from transport.rollouts import FinishReason, VersionSpan
 
 MAX_LENGTH = 256
 PROMPT = list(range(10, 80))

@@ -19,10 +19,13 @@ import pytest
 import ray
 from ray.actor import ActorProxy
 
-import controller.generators
-from actors.generator import Generator, update_timeout_s
-from actors.messages import GeneratorError, GeneratorStats
-from controller.generators import GeneratorPool
+import rltf.controller.generators
+from rltf.actors.generator import Generator, update_timeout_s
+from rltf.actors.messages import GeneratorError, GeneratorStats
+from rltf.controller.generators import GeneratorPool
+from rltf.transport.rollouts import Completion, FinishReason
+from rltf.transport.weight_receiver import TransferError, WeightsGoneError, WeightsMismatchError
+from rltf.transport.weights import WeightsHandle, publish
 from tests.actors.running_actors import (
     CALL_S,
     KEEP,
@@ -43,9 +46,6 @@ from tests.actors.running_actors import (
 )
 from tests.actors.sampling import Weights
 from tests.actors.without_gpu import DIES, STALLS, Forger, set_fault
-from transport.rollouts import Completion, FinishReason
-from transport.weight_receiver import TransferError, WeightsGoneError, WeightsMismatchError
-from transport.weights import WeightsHandle, publish
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ async def run_pool(actors: list[ActorProxy[Generator]], num: int, weights: Weigh
 @pytest.fixture
 def short_polls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wait for a pool's last poll, which would take what other tests sample."""
-    monkeypatch.setattr(controller.generators, "POLL_S", 0.2)
+    monkeypatch.setattr(rltf.controller.generators, "POLL_S", 0.2)
     yield
     time.sleep(1.0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from settings import ModelSettings
+from rltf.settings import ModelSettings
 from tests.actors.running_actors import KEEP, Scorer, check_update_in_flight, kill, start_generator, start_learner
 from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 
@@ -66,7 +66,7 @@ def test_vllm_starts_on_a_card_that_is_partly_taken_and_samples_what_its_weights
     make_weights: Callable[[int], Weights],
     reference_logprobs: Scorer,
 ) -> None:
-    from actors.vllm_engine import VllmEngine
+    from rltf.actors.vllm_engine import VllmEngine
 
     engine = VllmEngine(tiny_model_dir, engine_options(dtype, 256, 16, kv_cache_bytes=2**24, end_token_ids=(1,)))
     for version in (1, 2):

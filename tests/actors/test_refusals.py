@@ -12,12 +12,12 @@ from typing import Literal
 
 import pytest
 
-from actors.engine import EngineOptions, build_engine
-from actors.prompting import Prompter
-from errors import UserError
-from settings import GeneratorSettings, ModelSettings
+from rltf.actors.engine import EngineOptions, build_engine
+from rltf.actors.prompting import Prompter
+from rltf.errors import UserError
+from rltf.settings import GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import check_model_folder, end_token_ids, load_tokenizer
 from tests.actors.sampling import Weights, engine_options
-from transport.model_folder import check_model_folder, end_token_ids, load_tokenizer
 
 MAX_LENGTH = 256
 
@@ -41,7 +41,7 @@ def test_an_update_that_lacks_a_parameter_is_refused(
 
 @pytest.mark.ray
 def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
-    from actors.vllm_engine import VllmEngine
+    from rltf.actors.vllm_engine import VllmEngine
 
     longer = dataclasses.replace(options(), model=ModelSettings(dtype="float32", max_model_len=2 * MAX_LENGTH))
     with pytest.raises(UserError, match=r"model\.max_model_len 512 exceeds the context"):
@@ -55,7 +55,7 @@ def model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.ray
 def test_an_architecture_unknown_to_vllm_is_named(model_copy: Path) -> None:
-    from actors.vllm_engine import VllmEngine
+    from rltf.actors.vllm_engine import VllmEngine
 
     config = model_copy / "config.json"
     config.write_text(config.read_text().replace("LlamaForCausalLM", "NoSuchForCausalLM").replace("llama", "t5"))

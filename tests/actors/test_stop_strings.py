@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine import SampledSequence, build_engine
-from actors.prompting import Prompter
-from problems.types import Problem, StdinTest
-from settings import GeneratorSettings, ModelSettings
+from rltf.actors.engine import SampledSequence, build_engine
+from rltf.actors.prompting import Prompter
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
+from rltf.transport.rollouts import FinishReason
 from tests.actors.sampling import make_request, sequence_ids
-from transport.model_folder import end_token_ids, load_tokenizer
-from transport.rollouts import FinishReason
 
 PROMPT = list(range(10, 80))
 MODEL = ModelSettings(dtype="float32", max_model_len=256)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from actors.engine import FinishedRequest
-from actors.transformers_engine import TransformersEngine
+from rltf.actors.engine import FinishedRequest
+from rltf.actors.transformers_engine import TransformersEngine
 from tests.actors.sampling import engine_options, make_request, sequence_ids
 
 CONTEXT = 40

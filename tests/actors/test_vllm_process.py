@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine import SampledSequence
+from rltf.actors.engine import SampledSequence
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
 from tests.actors.engine_process import EngineProcess, engine_process
 from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 from tests.families import CONTEXT, FAMILIES, WINDOW, build_family
-from transport.model_folder import end_token_ids, load_tokenizer
 
 # Longer than StarCoder2's window and the blocks of the key-value cache.
 PROMPT = [20 + i % 350 for i in range(WINDOW + 20)]

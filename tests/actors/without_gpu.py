@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from settings import ModelSettings
-from transport.weights import WeightsHandle
+from rltf.settings import ModelSettings
+from rltf.transport.weights import WeightsHandle
 
 STALLS, DIES = "stalls", "dies"
 PHASE_S = 6.0
@@ -76,7 +76,7 @@ def do_without_gpu() -> None:
     import vllm.distributed.weight_transfer.nccl_engine as nccl_engine
     import vllm.distributed.weight_transfer.packed_tensor as packed_tensor
 
-    import transport.transfer
+    import rltf.transport.transfer
 
     for module, name, value in (
         (nccl_engine, "worker_init_process_group", lambda info, parallel_config: StoreCommunicator(info, 1)),
@@ -88,8 +88,8 @@ def do_without_gpu() -> None:
         (torch.cuda, "ipc_collect", lambda: None),
         (ipc_engine, "reduce_tensor", lambda tensor: (None, (*[None] * 7, pickle.dumps(tensor)))),
         (ipc_engine, "rebuild_cuda_tensor", lambda *arguments: pickle.loads(arguments[7])),
-        (transport.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
-        (transport.transfer, "PHASE_TIMEOUT_S", PHASE_S),
+        (rltf.transport.transfer, "BUCKET_BYTES", 64 * 1024),  # several packs of a tiny model
+        (rltf.transport.transfer, "PHASE_TIMEOUT_S", PHASE_S),
     ):
         setattr(module, name, value)
 
@@ -111,7 +111,7 @@ class Forger:
 
     def __init__(self, weight_transfer: str = "nccl") -> None:
         do_without_gpu()
-        from transport.transfer import WeightSender, init_info
+        from rltf.transport.transfer import WeightSender, init_info
 
         self.sender = WeightSender(partial(init_info, weight_transfer))
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from augmentation.__main__ import halved, main
-from augmentation.agreement import Rules
-from augmentation.agreement import augment as augment_problem
-from files import read_rows
-from problems import AssertTest, CallTest, Problem, StdinTest, load
-from problems.index import ProblemIndex
-from sandbox.grading import Graders
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.augmentation.__main__ import halved, main
+from rltf.augmentation.agreement import Rules
+from rltf.augmentation.agreement import augment as augment_problem
+from rltf.files import read_rows
+from rltf.problems import AssertTest, CallTest, Problem, StdinTest, load
+from rltf.problems.index import ProblemIndex
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 

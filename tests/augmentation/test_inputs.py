@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmentation.inputs import AssertInput, CallInput, StdinInput, input_of, vary_inputs
-from augmentation.stdin import learn_inputs
-from augmentation.values import learn, learn_arguments
-from problems.types import AssertTest, CallTest, Problem, StdinTest, Test
-from sandbox.jobs import End, RunResult
+from rltf.augmentation.inputs import AssertInput, CallInput, StdinInput, input_of, vary_inputs
+from rltf.augmentation.stdin import learn_inputs
+from rltf.augmentation.values import learn, learn_arguments
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest, Test
+from rltf.sandbox.jobs import End, RunResult
 
 SCALARS = st.one_of(st.integers(-50, 50), st.booleans(), st.text("abc", max_size=4), st.floats(-5, 5), st.none())
 VALUES = st.recursive(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmentation.mutants import mutants
-from augmentation.ranking import rank
+from rltf.augmentation.mutants import mutants
+from rltf.augmentation.ranking import rank
 
 PROGRAMS = st.frozensets(st.integers(0, 7))
 CAUGHT = st.lists(PROGRAMS, max_size=8)

@@ -19,11 +19,11 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from controller.cluster import check_nodes, kind_request, uses_kinds
-from controller.placement import hold_room
-from errors import UserError
-from sandbox.pool import SandboxPool
-from settings import SandboxSettings, Settings
+from rltf.controller.cluster import check_nodes, kind_request, uses_kinds
+from rltf.controller.placement import hold_room
+from rltf.errors import UserError
+from rltf.sandbox.pool import SandboxPool
+from rltf.settings import SandboxSettings, Settings
 from tests.sandbox.pool_worker import PlacedWorker
 
 NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}

@@ -19,22 +19,22 @@ from zlib import crc32
 import numpy as np
 from ray.exceptions import ActorDiedError, ObjectLostError
 
-from actors.messages import RolloutHandle, RolloutRequest
-from controller.controller import Controller
-from controller.events import Emit
-from controller.generators import GeneratorPool
-from controller.grading import GradedRollout
-from controller.learner_service import LearnerService
-from files import write_folder
-from learner.buffer import BufferServer
-from learner.data import Experience, Experiences, save_rollouts
-from learner.metrics import StepMetrics, StepReport, UpdateStats
-from problems.types import Problem
-from rewards import Granularity
-from sandbox.verdict import Isolation, Outcome
-from settings import Settings
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.controller.controller import Controller
+from rltf.controller.events import Emit
+from rltf.controller.generators import GeneratorPool
+from rltf.controller.grading import GradedRollout
+from rltf.controller.learner_service import LearnerService
+from rltf.files import write_folder
+from rltf.learner.buffer import BufferServer
+from rltf.learner.data import Experience, Experiences, save_rollouts
+from rltf.learner.metrics import StepMetrics, StepReport, UpdateStats
+from rltf.problems.types import Problem
+from rltf.rewards import Granularity
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import Settings
+from rltf.transport.weights import WeightsHandle
 from tests.controller.virtual_cluster import Cluster, Handle, Process, Ref, RestartingHandle
-from transport.weights import WeightsHandle
 
 GENERATORS = ("generator-0", "generator-1")
 TARGETS = (*GENERATORS, "worker", "rollout store", "buffer", "learner")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import Algorithm
+from rltf.settings import Algorithm
 from tests.controller.test_resume import DETERMINISTIC, arguments, assert_same_bits, finish, serial_loop, weights
 from tests.jobs import launch, python
 

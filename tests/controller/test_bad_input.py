@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 import launch
-from controller.cluster import check_resources
-from errors import UserError
-from settings import Settings
+from rltf.controller.cluster import check_resources
+from rltf.errors import UserError
+from rltf.settings import Settings
 from tests.families import FAMILIES, build_family
 from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.rollouts import BREAKER_MIN_SEEN, BREAKER_WINDOW, Breaker, GraderFailedError
+from rltf.controller.rollouts import BREAKER_MIN_SEEN, BREAKER_WINDOW, Breaker, GraderFailedError
 
 
 def test_grader_errors_stop_a_long_run_as_soon_as_a_new_one() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from controller import cluster
-from controller.cluster import HeadLostError, while_head_lives
-from controller.ray_session import ray_running
-from errors import UserError
-from settings import ClusterSettings
+from rltf.controller import cluster
+from rltf.controller.cluster import HeadLostError, while_head_lives
+from rltf.controller.ray_session import ray_running
+from rltf.errors import UserError
+from rltf.settings import ClusterSettings
 from tests.jobs import python
 
 
@@ -55,9 +55,9 @@ def test_a_missing_head_is_reported_before_ray_waits_for_it(monkeypatch: pytest.
 def test_a_slow_dashboard_does_not_end_the_job() -> None:
     program = """
         import ray
-        from controller.ray_session import ray_running
+        from rltf.controller.ray_session import ray_running
         from ray._private import ray_constants
-        from settings import ClusterSettings
+        from rltf.settings import ClusterSettings
 
         ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = 0
         with ray_running(ClusterSettings(object_store_bytes=2**27)) as dashboard:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller import cluster
+from rltf.controller import cluster
 
 OLD, SHORT, LASTING = "aaaaaaaa01", "bbbbbbbb02", "cccccccc03"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ray
 
-from errors import UserError
-from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
+from rltf.errors import UserError
+from rltf.supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 
 
 @ray.remote(num_cpus=0)

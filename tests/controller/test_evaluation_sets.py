@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from controller.events import Event
-from controller.problems import load_problem_sets
-from files import read_rows
-from reporting.comparisons import comparison_table
-from reporting.progress import Progress
-from reporting.run_folder import RunFolder
-from reporting.tables import print_summary
-from settings import Settings
+from rltf.controller.events import Event
+from rltf.controller.problems import load_problem_sets
+from rltf.files import read_rows
+from rltf.reporting.comparisons import comparison_table
+from rltf.reporting.progress import Progress
+from rltf.reporting.run_folder import RunFolder
+from rltf.reporting.tables import print_summary
+from rltf.settings import Settings
 from tests.controller.simulation import start_controller
 from tests.controller.virtual_cluster import Cluster, run_virtually
 

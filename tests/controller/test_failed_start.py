@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import job
 import launch
-from errors import UserError
-from settings import ClusterSettings
+from rltf import job
+from rltf.errors import UserError
+from rltf.settings import ClusterSettings
 from tests.jobs import small_job
 
 

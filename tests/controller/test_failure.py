@@ -15,13 +15,13 @@ from hypothesis import given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from controller.controller import Controller
-from controller.ledger import DropReason, Ledger
-from files import checkpoints, newest_checkpoint, read_json
-from learner.data import load_rollouts
-from problems.types import Problem, StdinTest
-from settings import Settings
-from supervise import end_frozen
+from rltf.controller.controller import Controller
+from rltf.controller.ledger import DropReason, Ledger
+from rltf.files import checkpoints, newest_checkpoint, read_json
+from rltf.learner.data import load_rollouts
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import Settings
+from rltf.supervise import end_frozen
 from tests.controller.simulation import GENERATORS, TARGETS, SimulatedLearner, start_controller
 from tests.controller.virtual_cluster import Cluster, run_virtually
 
@@ -32,7 +32,7 @@ PROBLEMS = [Problem(f"p{i}", "own", "", (StdinTest("", ""),)) for i in range(7)]
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans may kill the same actor again and again, so the driver must not give up on it."""
-    monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 100)
+    monkeypatch.setattr("rltf.supervise.MAX_DEATHS_IN_A_ROW", 100)
 
 
 def make_settings(

@@ -11,13 +11,13 @@ import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext  # type: ignore[attr-defined]  # made by protobuf
 from ray.exceptions import ActorDiedError
 
-from actors.messages import RolloutHandle, RolloutRequest
-from controller.generators import GeneratorPool
-from controller.learner_service import LearnerService
-from supervise import GaveUpError
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.controller.generators import GeneratorPool
+from rltf.controller.learner_service import LearnerService
+from rltf.supervise import GaveUpError
+from rltf.transport.weights import WeightsHandle
 from tests.controller.simulation import GENERATORS, SimulatedGenerator, SimulatedLearner, SimulatedRolloutStore
 from tests.controller.virtual_cluster import Cluster, Handle, RestartingHandle, run_virtually
-from transport.weights import WeightsHandle
 
 
 class FaultyGenerator(SimulatedGenerator):
@@ -47,7 +47,7 @@ def test_one_generator_samples_while_the_other_waits_for_room(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A node is lost for an hour, and with it the room for one of two generators."""
-    monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("rltf.supervise.MAX_DEATHS_IN_A_ROW", 3)
 
     class Homeless(SimulatedGenerator):
         async def ping(self) -> str:
@@ -105,7 +105,7 @@ class OnDyingNodes:
 def test_dying_nodes_do_not_count_against_the_actors_on_them(
     death: Exception, survives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supervise.MAX_DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr("rltf.supervise.MAX_DEATHS_IN_A_ROW", 3)
 
     async def scenario() -> None:
         cluster = Cluster(0, {})

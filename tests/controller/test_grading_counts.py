@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from controller.grading import chosen_tests
-from controller.rollouts import GradingCounts
-from problems.types import Problem, StdinTest
+from rltf.controller.grading import chosen_tests
+from rltf.controller.rollouts import GradingCounts
+from rltf.problems.types import Problem, StdinTest
 from tests.reporting.exporting_run import graded_rollout
 
 

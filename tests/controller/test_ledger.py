@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.ledger import DropReason, Ledger
-from learner.buffer import RolloutMeta
+from rltf.controller.ledger import DropReason, Ledger
+from rltf.learner.buffer import RolloutMeta
 
 
 def test_the_ledger_refuses_impossible_transitions() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from controller.model_checks import check_model, model_warnings
-from errors import UserError
-from learner.model_source import model_folder
-from problems import load
-from settings import ModelSettings, Settings
-from settings_sources import load_settings
+from rltf.controller.model_checks import check_model, model_warnings
+from rltf.errors import UserError
+from rltf.learner.model_source import model_folder
+from rltf.problems import load
+from rltf.settings import ModelSettings, Settings
+from rltf.settings_sources import load_settings
+from rltf.transport.model_folder import chat_warning, load_tokenizer, prompt_format
 from tests.families import build_family
-from transport.model_folder import chat_warning, load_tokenizer, prompt_format
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.cluster import NodeFacts
+from rltf.controller.cluster import NodeFacts
 from tests.jobs import ROOT, python
 
 

@@ -11,9 +11,9 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 import launch
-from controller.planner import Shape, balanced, predict, room_beside
-from errors import UserError
-from settings import GeneratorSettings, LearnerSettings, SandboxSettings, Settings
+from rltf.controller.planner import Shape, balanced, predict, room_beside
+from rltf.errors import UserError
+from rltf.settings import GeneratorSettings, LearnerSettings, SandboxSettings, Settings
 from tests.jobs import launch as launch_job
 from tests.jobs import small_job
 

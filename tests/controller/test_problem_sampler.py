@@ -7,9 +7,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.problem_sampler import Passes, ProblemSampler
-from controller.problems import capacity
-from settings import Settings
+from rltf.controller.problem_sampler import Passes, ProblemSampler
+from rltf.controller.problems import capacity
+from rltf.settings import Settings
 
 
 def make_settings(

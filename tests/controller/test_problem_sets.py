@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.problems import check_structure, load_problem_sets, without_failing_references
-from errors import UserError
-from settings import ProblemsSettings, SandboxSettings, rewards_of
+from rltf.controller.problems import check_structure, load_problem_sets, without_failing_references
+from rltf.errors import UserError
+from rltf.settings import ProblemsSettings, SandboxSettings, rewards_of
 
 
 def write(path: Path, references: dict[str, list[str]], **more: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controller.grading import program_tokens
-from rewards import Category, score_group
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from settings import RewardSettings
-from transport.rollouts import Completion, FinishReason, VersionSpan
+from rltf.controller.grading import program_tokens
+from rltf.rewards import Category, score_group
+from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from rltf.settings import RewardSettings
+from rltf.transport.rollouts import Completion, FinishReason, VersionSpan
 
 
 @pytest.mark.parametrize("reason", FinishReason)

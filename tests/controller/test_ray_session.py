@@ -17,10 +17,10 @@ import pytest
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
-from controller.ray_session import _LOCK, _TEMPORARY, ray_running
-from entry import SIGNALS, Interrupted
-from errors import UserError
-from settings import ClusterSettings
+from rltf.controller.ray_session import _LOCK, _TEMPORARY, ray_running
+from rltf.entry import SIGNALS, Interrupted
+from rltf.errors import UserError
+from rltf.settings import ClusterSettings
 
 LOCAL = ClusterSettings()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import launch
-from problems import load
-from problems.prompts import render_prompt
-from settings import Settings
-from settings_sources import STARTER_CONFIG, load_settings
+from rltf.problems import load
+from rltf.problems.prompts import render_prompt
+from rltf.settings import Settings
+from rltf.settings_sources import STARTER_CONFIG, load_settings
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.families import build_family
 from tests.jobs import launch as run

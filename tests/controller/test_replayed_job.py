@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from launch import main
+from rltf.transport.weights import checksum, pack
 from tests.controller.conftest import FinishedJob
-from transport.weights import checksum, pack
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

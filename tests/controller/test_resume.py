@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from controller.ledger import Ledger
-from controller.problem_sampler import ProblemSampler
-from controller.problems import load_problem_sets
-from files import newest_checkpoint
-from settings_sources import load_settings
+from rltf.controller.ledger import Ledger
+from rltf.controller.problem_sampler import ProblemSampler
+from rltf.controller.problems import load_problem_sets
+from rltf.files import newest_checkpoint
+from rltf.settings_sources import load_settings
 from tests.jobs import ROOT, launch, python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

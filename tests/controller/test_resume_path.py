@@ -18,22 +18,22 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import launch
-from controller.batches import BatchSource
-from controller.ledger import DropReason, Ledger
-from controller.problem_sampler import ProblemSampler
-from controller.problems import ProblemSets, load_problem_sets
-from controller.rollouts import RolloutLoop
-from controller.state import dump_state, read_state
-from errors import UserError
-from files import read_rows, read_steps
-from job import opened
-from learner.buffer import BufferServer, RolloutMeta
-from learner.data import Experiences, save_rollouts
-from learner.learner import Learner
-from lock import locked
-from reporting.report import build_report
-from reporting.run_folder import RunFolder
-from settings_sources import load_settings
+from rltf.controller.batches import BatchSource
+from rltf.controller.ledger import DropReason, Ledger
+from rltf.controller.problem_sampler import ProblemSampler
+from rltf.controller.problems import ProblemSets, load_problem_sets
+from rltf.controller.rollouts import RolloutLoop
+from rltf.controller.state import dump_state, read_state
+from rltf.errors import UserError
+from rltf.files import read_rows, read_steps
+from rltf.job import opened
+from rltf.learner.buffer import BufferServer, RolloutMeta
+from rltf.learner.data import Experiences, save_rollouts
+from rltf.learner.learner import Learner
+from rltf.lock import locked
+from rltf.reporting.report import build_report
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings_sources import load_settings
 from tests.jobs import small_job
 from tests.learner.samples import make_rollout
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.command import main
+from rltf.controller.command import main
 from tests.families import build_family
 
 

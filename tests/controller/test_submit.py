@@ -7,9 +7,9 @@ import re
 import pytest
 
 import launch
-from cli import remote_address
-from controller.submit import entrypoint
-from errors import UserError
+from rltf.cli import remote_address
+from rltf.controller.submit import entrypoint
+from rltf.errors import UserError
 from tests.controller.test_connection import free_port
 
 

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from ray.exceptions import ObjectLostError
 
-from actors.messages import RolloutHandle, RolloutRequest
-from controller.controller import Controller
-from controller.events import Evaluated, Event, Said, Ungraded
-from controller.rollouts import MAX_LOST_IN_A_ROW, MAX_SILENT_IN_A_ROW, GraderFailedError
-from errors import UserError
-from files import read_rows
-from problems.types import Problem, StdinTest
-from reporting.run_folder import RunFolder
-from sandbox.pool import CallLostError
-from sandbox.verdict import Outcome
-from settings import Settings
-from supervise import GaveUpError
+from rltf.actors.messages import RolloutHandle, RolloutRequest
+from rltf.controller.controller import Controller
+from rltf.controller.events import Evaluated, Event, Said, Ungraded
+from rltf.controller.rollouts import MAX_LOST_IN_A_ROW, MAX_SILENT_IN_A_ROW, GraderFailedError
+from rltf.errors import UserError
+from rltf.files import read_rows
+from rltf.problems.types import Problem, StdinTest
+from rltf.reporting.run_folder import RunFolder
+from rltf.sandbox.pool import CallLostError
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import Settings
+from rltf.supervise import GaveUpError
+from rltf.transport.rollouts import Completion, FinishReason, Rollout
 from tests.controller.virtual_cluster import run_virtually
 from tests.reporting.exporting_run import graded_rollout
-from transport.rollouts import Completion, FinishReason, Rollout
 
 KILLER = "p0"
 PROBLEMS = [Problem(f"p{number}", "own", "", (StdinTest("", ""),)) for number in range(5)]

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import ActorDiedError, ObjectLostError
 
-from supervise import Watched
+from rltf.supervise import Watched
 
 T = TypeVar("T")
 RESTART_S = 2.0

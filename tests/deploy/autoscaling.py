@@ -20,9 +20,9 @@ import ray
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from controller.cluster import kind_request, uses_kinds
-from sandbox.pool import SandboxPool
-from settings import SandboxSettings
+from rltf.controller.cluster import kind_request, uses_kinds
+from rltf.sandbox.pool import SandboxPool
+from rltf.settings import SandboxSettings
 from tests.sandbox.pool_worker import PlacedWorker
 
 ROOT = Path(__file__).parents[2]

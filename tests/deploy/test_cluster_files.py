@@ -17,7 +17,7 @@ import yaml
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 
-from controller.cluster import NodeKind
+from rltf.controller.cluster import NodeKind
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "deploy" / "gcp.yaml"]

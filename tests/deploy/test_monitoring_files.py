@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.util.metrics import Histogram
 
-from reporting.telemetry import SERIES
+from rltf.reporting.telemetry import SERIES
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy/grafana/dashboards/rltf.json"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, LlamaConfig, PretrainedConfig, T5Config
 
-from evaluation.capacity import cache_bytes_per_token, sized_for_cpus
-from settings import Dtype, GeneratorSettings, ModelSettings
+from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
+from rltf.settings import Dtype, GeneratorSettings, ModelSettings
 
 BLOCK = 32
 

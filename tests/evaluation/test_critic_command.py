@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-import cli
-from files import SUMS
-from learner.critic_folder import ERROR_CLASSES, check_critic
+from rltf import cli
+from rltf.files import SUMS
+from rltf.learner.critic_folder import ERROR_CLASSES, check_critic
+from rltf.transport.model_folder import load_tokenizer
 from tests.learner.samples import make_experiences, make_learner, make_references
 from tests.tiny_model import build_tiny_model
-from transport.model_folder import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"

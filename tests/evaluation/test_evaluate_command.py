@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from errors import UserError
-from evaluation.command import main
-from evaluation.run import run_evaluations
-from evaluation.sources import PreparedPrograms, StoredRows
-from evaluation.store import SampleStore, read_samples
-from problems import LoadedProblems
+from rltf.errors import UserError
+from rltf.evaluation.command import main
+from rltf.evaluation.run import run_evaluations
+from rltf.evaluation.sources import PreparedPrograms, StoredRows
+from rltf.evaluation.store import SampleStore, read_samples
+from rltf.problems import LoadedProblems
 from tests.openai_server import serve
 
 ROOT = Path(__file__).parents[2]

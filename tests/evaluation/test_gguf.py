@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.command import main
-from evaluation.model import SampledModel
-from settings import CACHE_DIR
+from rltf.evaluation.command import main
+from rltf.evaluation.model import SampledModel
+from rltf.settings import CACHE_DIR
 from tests.gguf_files import write_gguf
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from evaluation.command import main
-from evaluation.store import read_samples
+from rltf.evaluation.command import main
+from rltf.evaluation.store import read_samples
 
 
 def problem_file(folder: Path) -> str:

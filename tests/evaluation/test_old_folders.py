@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.command import main
-from evaluation.model import SampledModel, folder_fingerprint
-from evaluation.store import SampleStore
-from problems.fingerprints import changed_tests, differences, fingerprints
-from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
-from settings import Dtype, Engine
+from rltf.evaluation.command import main
+from rltf.evaluation.model import SampledModel, folder_fingerprint
+from rltf.evaluation.store import SampleStore
+from rltf.problems.fingerprints import changed_tests, differences, fingerprints
+from rltf.problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
+from rltf.settings import Dtype, Engine
 
 pytestmark = pytest.mark.slow
 
@@ -248,7 +248,7 @@ def test_values_of_different_types_have_different_fingerprints(pair: tuple[Any, 
 
 def test_fingerprints_are_the_same_in_every_process() -> None:
     code = (
-        "from problems.fingerprints import fingerprints\nfrom problems.types import *\n"
+        "from rltf.problems.fingerprints import fingerprints\nfrom rltf.problems.types import *\n"
         "test = CallTest('f', ({'a', 'b', 'c', 'd'}, 1 << 99999), {frozenset('xyz'): None})\n"
         "print(fingerprints([Problem('a', 'own', '?', (test,))]))"
     )

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import actors.engine
-import evaluation.model
-import evaluation.sources
-from actors.engine import SamplingEngine
-from evaluation.endpoint import ServedModel
-from evaluation.model import SampledModel
-from evaluation.sources import MAX_PART, Part, Programs, SamplingOptions
-from problems import LoadedProblems, Problem, StdinTest
-from settings import Dtype, Engine
+import rltf.actors.engine
+import rltf.evaluation.model
+import rltf.evaluation.sources
+from rltf.actors.engine import SamplingEngine
+from rltf.evaluation.endpoint import ServedModel
+from rltf.evaluation.model import SampledModel
+from rltf.evaluation.sources import MAX_PART, Part, Programs, SamplingOptions
+from rltf.problems import LoadedProblems, Problem, StdinTest
+from rltf.settings import Dtype, Engine
 from tests.openai_server import serve
 
 OPTIONS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 4, "seed": 3}
@@ -74,13 +74,13 @@ def test_nothing_is_missing_or_twice_after_an_interruption(
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[SamplingEngine]:
     """The engines that are built."""
     built: list[SamplingEngine] = []
-    build = actors.engine.build_engine
+    build = rltf.actors.engine.build_engine
 
     def note(*arguments: Any) -> SamplingEngine:
         built.append(build(*arguments))
         return built[-1]
 
-    monkeypatch.setattr(evaluation.model, "build_engine", note)
+    monkeypatch.setattr(rltf.evaluation.model, "build_engine", note)
     return built
 
 
@@ -107,7 +107,7 @@ def test_a_model_continues_with_the_programs_it_would_have_had(
     assert len(engines) == 1
     model.close()
     # Earlier versions drew the samples of a problem all at once. Their folders continue with the same programs.
-    monkeypatch.setattr(evaluation.sources, "MAX_PART", 1000)
+    monkeypatch.setattr(rltf.evaluation.sources, "MAX_PART", 1000)
     assert by_id(rows(sampled(tiny_model_dir, MAX_PART + 6).prepare(problems, 1).left(()))) == whole
 
 

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import pytest
 from rich.progress import Task, TaskID
 
-import evaluation.progress
-from evaluation.progress import ProgramProgress, time_left
-from evaluation.run import run_evaluations
-from evaluation.sources import PreparedPrograms, Programs, StoredRows
-from problems import LoadedProblems
-from sandbox.grading import ProgramRow
+import rltf.evaluation.progress
+from rltf.evaluation.progress import ProgramProgress, time_left
+from rltf.evaluation.run import run_evaluations
+from rltf.evaluation.sources import PreparedPrograms, Programs, StoredRows
+from rltf.problems import LoadedProblems
+from rltf.sandbox.grading import ProgramRow
 
 ROOT = Path(__file__).parents[2]
 OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
@@ -80,7 +80,7 @@ class Slow:
 def test_lines_come_without_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(evaluation.progress, "LOG_EVERY_S", 0.01)
+    monkeypatch.setattr(rltf.evaluation.progress, "LOG_EVERY_S", 0.01)
     caplog.set_level("INFO")
     (found,) = run_evaluations(Slow(caplog), [OWN], tmp_path, [1]).values()
     assert found["num_samples"] == 2
@@ -110,7 +110,7 @@ def _read(terminal: int) -> Iterator[bytes]:
 
 def test_log_lines_leave_the_bar_whole() -> None:
     code = (
-        "import logging\nfrom evaluation.progress import ProgramProgress\nfrom entry import run_command\n"
+        "import logging\nfrom rltf.evaluation.progress import ProgramProgress\nfrom rltf.entry import run_command\n"
         "def run():\n    logging.basicConfig(format='%(levelname)s %(message)s')\n"
         "    with ProgramProgress(2, 0) as progress:\n"
         "        progress.begin()\n        progress.advance()\n        logging.warning('in between')\n"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation import Tally, bootstrap_interval, compare_tallies, evaluate_tally, pass_at_k
-from problems.types import Problem, StdinTest
-from sandbox.verdict import Outcome
+from rltf.evaluation import Tally, bootstrap_interval, compare_tallies, evaluate_tally, pass_at_k
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.verdict import Outcome
 
 
 @given(st.integers(1, 9), st.data())

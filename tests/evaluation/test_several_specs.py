@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from evaluation.command import main
-from evaluation.store import read_samples
+from rltf.evaluation.command import main
+from rltf.evaluation.store import read_samples
 from tests.openai_server import serve
 
 ROOT = Path(__file__).parents[2]

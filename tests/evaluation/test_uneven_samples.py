@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from evaluation.command import main
-from evaluation.store import read_samples
-from problems.types import Problem
-from sandbox.compare import Comparison
-from sandbox.grading import Graders
-from sandbox.verdict import Outcome, ProgramError, Verdict
+from rltf.evaluation.command import main
+from rltf.evaluation.store import read_samples
+from rltf.problems.types import Problem
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
 from tests.openai_server import serve
 
 pytestmark = pytest.mark.slow

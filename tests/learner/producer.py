@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from learner.data import Experiences
+from rltf.learner.data import Experiences
 
 
 @ray.remote

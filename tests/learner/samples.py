@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from files import write_folder
-from learner.critic import ErrorCritic
-from learner.critic_folder import tokenizer_fingerprint
-from learner.data import Experience, Experiences, TokenSequence
-from learner.learner import Learner
-from learner.policy import Policy
-from rewards import Granularity
-from sandbox.verdict import Outcome
-from settings import (
+from rltf.files import write_folder
+from rltf.learner.critic import ErrorCritic
+from rltf.learner.critic_folder import tokenizer_fingerprint
+from rltf.learner.data import Experience, Experiences, TokenSequence
+from rltf.learner.learner import Learner
+from rltf.learner.policy import Policy
+from rltf.rewards import Granularity
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import (
     PRESETS,
     AdvantageSettings,
     Algorithm,

@@ -11,11 +11,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from errors import UserError
-from learner.buffer import Added, BufferItem, BufferServer, RolloutMeta
-from learner.data import Experiences
-from rewards import Granularity
-from settings import BufferSettings
+from rltf.errors import UserError
+from rltf.learner.buffer import Added, BufferItem, BufferServer, RolloutMeta
+from rltf.learner.data import Experiences
+from rltf.rewards import Granularity
+from rltf.settings import BufferSettings
 from tests.learner.samples import make_rollout
 
 CAPACITY, MAX_BYTES = 20, 1000

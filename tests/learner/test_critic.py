@@ -11,15 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import UserError
-from learner.critic import ErrorCritic, critic_loss, program_logits, true_class_probabilities
-from learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic, error_class
-from learner.critic_training import LabeledProgram, evaluate_critic, labeled_programs, split_programs, train_critic
-from learner.data import TokenSequence
-from problems.prompts import PLAIN, render_prompt
-from problems.types import Problem, StdinTest
-from sandbox.verdict import Outcome
-from settings import Dtype
+from rltf.errors import UserError
+from rltf.learner.critic import ErrorCritic, critic_loss, program_logits, true_class_probabilities
+from rltf.learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic, error_class
+from rltf.learner.critic_training import LabeledProgram, evaluate_critic, labeled_programs, split_programs, train_critic
+from rltf.learner.data import TokenSequence
+from rltf.problems.prompts import PLAIN, render_prompt
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import Dtype
+from rltf.transport.model_folder import load_tokenizer
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.learner.samples import (
     largest_difference,
@@ -30,7 +31,6 @@ from tests.learner.samples import (
     plain_class_logits,
 )
 from tests.tiny_model import build_tiny_model
-from transport.model_folder import load_tokenizer
 
 GOLDEN = torch.tensor([[0.0, 1, 0, 0], [0, 2, 0, 1], [1, 0, 0, 3]])
 

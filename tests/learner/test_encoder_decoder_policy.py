@@ -19,11 +19,11 @@ from transformers import (
     T5Tokenizer,
 )
 
-from errors import UserError
-from learner.data import TokenSequence
-from learner.encoder_decoder import pack
-from learner.policy import Policy
-from settings import Dtype, LossAggMode
+from rltf.errors import UserError
+from rltf.learner.data import TokenSequence
+from rltf.learner.encoder_decoder import pack
+from rltf.learner.policy import Policy
+from rltf.settings import Dtype, LossAggMode
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
 from tests.learner.samples import (
     gradients,

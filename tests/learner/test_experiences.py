@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.data import Experience, Experiences
-from sandbox.verdict import Outcome
-from transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
+from rltf.learner.data import Experience, Experiences
+from rltf.sandbox.verdict import Outcome
+from rltf.transport.rollouts import Completion, FinishReason, Rollout, VersionSpan
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), max_size=5)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learner.data import TokenSequence
-from learner.packing import pack
-from learner.policy import Policy
-from settings import Dtype
+from rltf.learner.data import TokenSequence
+from rltf.learner.packing import pack
+from rltf.learner.policy import Policy
+from rltf.settings import Dtype
 from tests.families import FAMILIES, build_family
 from tests.learner.samples import plain_logprobs
 

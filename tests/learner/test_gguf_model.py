@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from errors import UserError
-from learner.model_source import model_folder
+from rltf.errors import UserError
+from rltf.learner.model_source import model_folder
+from rltf.transport.model_folder import check_model_folder, end_token_ids, load_model, load_tokenizer
 from tests import gguf_files
 from tests.families import build_family
 from tests.gguf_files import gguf, write_gguf, write_undequantizable
 from tests.jobs import python
-from transport.model_folder import check_model_folder, end_token_ids, load_model, load_tokenizer
 
 TEXT = "def solve(values):\n    return sum(values)  # naïve 日本 2024\n"
 
@@ -137,7 +137,7 @@ def test_no_room_on_the_disk(tmp_path: Path, llama_file: Path, monkeypatch: pyte
 def test_a_disk_that_is_full_while_it_is_written(tmp_path: Path, llama_file: Path) -> None:
     """A limit on the size of files stands in for the end of the disk."""
     program = (
-        "import pathlib, resource, sys; from errors import UserError; from learner.model_source import model_folder\n"
+        "import pathlib, resource, sys; from rltf.errors import UserError; from rltf.learner.model_source import model_folder\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: model_folder(sys.argv[1], (), pathlib.Path(sys.argv[2]), seed=0)\n"
         "except UserError as error: print(error)\n"
@@ -154,7 +154,7 @@ def test_no_such_file(name: str, tmp_path: Path) -> None:
 
 
 def test_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.model_source.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("rltf.learner.model_source.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"nobody/nothing/a\.gguf is not a local file and was not found on the Hub"):
         model_folder("nobody/nothing/a.gguf", (), tmp_path, seed=0)
 
@@ -166,8 +166,8 @@ def test_a_file_of_the_hub(tmp_path: Path, llama_file: Path, monkeypatch: pytest
         asked.append((repo_id, filename, local_files_only))
         return str(llama_file)
 
-    monkeypatch.setattr("learner.model_source.hf_hub_download", download)
-    monkeypatch.setattr("learner.model_source._hub_answers", lambda: True)
+    monkeypatch.setattr("rltf.learner.model_source.hf_hub_download", download)
+    monkeypatch.setattr("rltf.learner.model_source._hub_answers", lambda: True)
     folder = model_folder("org/repo/part/NAME.gguf", (), tmp_path, seed=0)
     assert asked == [("org/repo", "part/NAME.gguf", False)]
     assert (folder / "config.json").is_file()

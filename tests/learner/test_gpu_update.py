@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from settings import Dtype
+from rltf.settings import Dtype
 from tests.learner.samples import gradients, make_experiences, make_learner, make_references
 
 RELATIVE = {Dtype.FLOAT32: 1e-4, Dtype.BFLOAT16: 5e-2}

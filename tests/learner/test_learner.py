@@ -13,14 +13,15 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from errors import UserError
-from files import checkpoints, newest_checkpoint, prune, write_folder
-from learner.data import Experience, TokenSequence
-from learner.learner import Learner
-from learner.metrics import UpdateStats
-from rewards import Granularity
-from sandbox.verdict import Outcome
-from settings import Algorithm, Dtype
+from rltf.errors import UserError
+from rltf.files import checkpoints, newest_checkpoint, prune, write_folder
+from rltf.learner.data import Experience, TokenSequence
+from rltf.learner.learner import Learner
+from rltf.learner.metrics import UpdateStats
+from rltf.rewards import Granularity
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import Algorithm, Dtype
+from rltf.transport.weights import WeightsHandle, unpack
 from tests.learner.samples import (
     largest_difference,
     make_experiences,
@@ -29,7 +30,6 @@ from tests.learner.samples import (
     plain_logprobs,
     random_ids,
 )
-from transport.weights import WeightsHandle, unpack
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:

@@ -15,12 +15,12 @@ import ray
 import torch
 from ray.exceptions import ObjectLostError
 
-from learner.actor import LearnerActor, Prefetcher
-from learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
-from learner.data import Experiences, load_rollouts, save_rollouts
-from learner.metrics import StepReport
-from problems.types import Problem, StdinTest
-from settings import BufferSettings, GeneratorSettings, ModelSettings, Settings, SftSettings
+from rltf.learner.actor import LearnerActor, Prefetcher
+from rltf.learner.buffer import Added, BufferItem, RolloutMeta, start_buffer
+from rltf.learner.data import Experiences, load_rollouts, save_rollouts
+from rltf.learner.metrics import StepReport
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import BufferSettings, GeneratorSettings, ModelSettings, Settings, SftSettings
 from tests.learner.producer import Producer
 from tests.learner.samples import make_learner, make_references, make_rollout, settings
 

@@ -11,17 +11,17 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from actors.transformers_engine import TransformersEngine
-from errors import UserError
-from learner.data import TokenSequence
-from learner.learner import Learner
-from learner.sft import run_sft
-from settings import LoraSettings
+from rltf.actors.transformers_engine import TransformersEngine
+from rltf.errors import UserError
+from rltf.learner.data import TokenSequence
+from rltf.learner.learner import Learner
+from rltf.learner.sft import run_sft
+from rltf.settings import LoraSettings
+from rltf.transport.lora import AdapterMerger
+from rltf.transport.weights import pack, unpack
 from tests.actors.sampling import engine_options, make_request
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.learner.samples import make_experiences, make_learner, make_references
-from transport.lora import AdapterMerger
-from transport.weights import pack, unpack
 
 LORA = LoraSettings(rank=4, alpha=16)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from errors import UserError
-from learner import model_source
-from learner.model_source import model_folder
+from rltf.errors import UserError
+from rltf.learner import model_source
+from rltf.learner.model_source import model_folder
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from learner.critic_folder import error_class
-from learner.data import Experience, TokenSequence
-from learner.learner import Learner
-from learner.objectives import contributing
-from learner.policy import Policy
-from rewards import Granularity
-from settings import Algorithm, LossAggMode
+from rltf.learner.critic_folder import error_class
+from rltf.learner.data import Experience, TokenSequence
+from rltf.learner.learner import Learner
+from rltf.learner.objectives import contributing
+from rltf.learner.policy import Policy
+from rltf.rewards import Granularity
+from rltf.settings import Algorithm, LossAggMode
 from tests.learner.samples import (
     gradients,
     largest_difference,

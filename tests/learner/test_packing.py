@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.data import TokenSequence
-from learner.packing import pack
-from learner.policy import chunked_logprobs
-from settings import LossAggMode
+from rltf.learner.data import TokenSequence
+from rltf.learner.packing import pack
+from rltf.learner.policy import chunked_logprobs
+from rltf.settings import LossAggMode
 from tests.learner.samples import gradients, largest_difference, make_experiences, make_learner, make_references
 
 sequence_lists = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=12)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from errors import UserError
-from learner.packing import pack
-from learner.policy import Policy
-from settings import Dtype
+from rltf.errors import UserError
+from rltf.learner.packing import pack
+from rltf.learner.policy import Policy
+from rltf.settings import Dtype
 from tests.learner.samples import make_references, plain_logprobs
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from learner.advantages import generalized_advantages, value_loss, whitened
-from learner.estimates import adapted
-from learner.objectives import TokenTable
-from learner.policy_losses import TokenInputs, policy_factor
-from settings import AdvantageSettings, LossSettings
+from rltf.learner.advantages import generalized_advantages, value_loss, whitened
+from rltf.learner.estimates import adapted
+from rltf.learner.objectives import TokenTable
+from rltf.learner.policy_losses import TokenInputs, policy_factor
+from rltf.settings import AdvantageSettings, LossSettings
 
 PPO = {"policy_loss": "ppo", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
 DAPO = {**PPO, "clip_ratio_high": 0.28}

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from errors import UserError
-from learner.learner import Learner
-from learner.replay import Recorder, replay
-from settings import Algorithm, GeneratorSettings, ModelSettings, Settings
+from rltf.errors import UserError
+from rltf.learner.learner import Learner
+from rltf.learner.replay import Recorder, replay
+from rltf.settings import Algorithm, GeneratorSettings, ModelSettings, Settings
+from rltf.transport.folders import HomeFolders
+from rltf.transport.weights import WeightsHandle
 from tests.learner.samples import make_experiences, make_learner, make_references
 from tests.learner.samples import settings as learner_settings
-from transport.folders import HomeFolders
-from transport.weights import WeightsHandle
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.engine import build_engine
-from learner.data import Experience
-from rewards import Granularity
-from sandbox.verdict import Outcome
-from settings import GeneratorSettings, ModelSettings
+from rltf.actors.engine import build_engine
+from rltf.learner.data import Experience
+from rltf.rewards import Granularity
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import end_token_ids, load_tokenizer
 from tests.actors.sampling import make_request
 from tests.learner.samples import make_learner, make_references, random_ids
-from transport.model_folder import end_token_ids, load_tokenizer
 
 NUM_UPDATES = 50
 REFRESH_EVERY = 5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from learner.optim import learning_rate
-from settings import OptimSettings, Settings
+from rltf.learner.optim import learning_rate
+from rltf.settings import OptimSettings, Settings
 
 
 def test_rate_rises_during_warmup_and_falls_to_zero() -> None:

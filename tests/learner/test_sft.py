@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from errors import UserError
-from learner.data import ReferenceSampler, TokenSequence, encode_references, split
-from learner.learner import Learner
-from learner.sft import SftProgress, run_sft
-from problems.prompts import PLAIN, render_prompt
-from problems.types import Problem, StdinTest
-from settings import LossAggMode, SftSettings
+from rltf.errors import UserError
+from rltf.learner.data import ReferenceSampler, TokenSequence, encode_references, split
+from rltf.learner.learner import Learner
+from rltf.learner.sft import SftProgress, run_sft
+from rltf.problems.prompts import PLAIN, render_prompt
+from rltf.problems.types import Problem, StdinTest
+from rltf.settings import LossAggMode, SftSettings
 from tests.learner.samples import largest_difference, make_learner, random_ids
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from problems.assertions import Closeness, Relation, Truth, classes_in, parse_assertion, split_assertion
-from problems.checks import Check
-from problems.types import UnusableRowError
+from rltf.problems.assertions import Closeness, Relation, Truth, classes_in, parse_assertion, split_assertion
+from rltf.problems.checks import Check
+from rltf.problems.types import UnusableRowError
 
 
 def test_the_four_shapes() -> None:

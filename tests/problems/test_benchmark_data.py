@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from problems import AssertTest, load
-from problems.assertions import split_assertion
-from sandbox.admission import reason_to_refuse
-from settings import SandboxSettings
+from rltf.problems import AssertTest, load
+from rltf.problems.assertions import split_assertion
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 pytestmark = [

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import CheckTest, Problem, load
-from problems.prompts import PromptFormat, render_prompt
-from sandbox.admission import reason_to_refuse
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems import CheckTest, Problem, load
+from rltf.problems.prompts import PromptFormat, render_prompt
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.settings import SandboxSettings
 
 PROMPT = 'import math\nfrom collections import Counter\nLIMIT = 2\n\ndef task_func(words):\n    """Counts."""\n'
 TEST = """import unittest

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from problems import checkers
-from problems.checkers import known_checker
-from problems.types import Checker
+from rltf.problems import checkers
+from rltf.problems.checkers import known_checker
+from rltf.problems.types import Checker
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 # Input, expected answer, right answers, wrong answers.
@@ -83,7 +83,7 @@ CASES = {
 def accepts(name: str, given: str, expected: str, actual: str) -> bool:
     """What a checker says. One that raises an exception rejects the answer, as in the sandbox."""
     try:
-        return import_module(f"problems.checkers.{name}").check(given, expected, actual) is True
+        return import_module(f"rltf.problems.checkers.{name}").check(given, expected, actual) is True
     except Exception:  # noqa: BLE001 - whatever the answer makes of it
         return False
 

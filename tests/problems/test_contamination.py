@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files import read_rows
-from problems import Problem, StdinTest, load
-from problems.command import main
-from problems.contamination import MAX_PROBLEMS, Match, Overlap, find_overlaps, normalized_program, words_of
+from rltf.files import read_rows
+from rltf.problems import Problem, StdinTest, load
+from rltf.problems.command import main
+from rltf.problems.contamination import MAX_PROBLEMS, Match, Overlap, find_overlaps, normalized_program, words_of
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from problems.extraction import extract_program
-from problems.prompts import PLAIN, PromptFormat, answer_end_id, encode_answer, encode_prompt, render_prompt
-from problems.token_spans import decode_with_spans
-from problems.types import Problem, StdinTest
+from rltf.problems.extraction import extract_program
+from rltf.problems.prompts import PLAIN, PromptFormat, answer_end_id, encode_answer, encode_prompt, render_prompt
+from rltf.problems.token_spans import decode_with_spans
+from rltf.problems.types import Problem, StdinTest
 from tests.families import CHAT_TEMPLATE, FAMILIES, build_tokenizer
 
 PROGRAM = "def solve(values):\n    return [v for v in values if v % 2]\n"

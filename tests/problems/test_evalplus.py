@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import AssertTest, CallTest, Problem, load
-from problems.prompts import render_prompt
-from problems.spec import row_of
-from problems.types import AnswerRule, Checker, ReferenceTest
-from sandbox.admission import reason_to_refuse
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems import AssertTest, CallTest, Problem, load
+from rltf.problems.prompts import render_prompt
+from rltf.problems.spec import row_of
+from rltf.problems.types import AnswerRule, Checker, ReferenceTest
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 IS_FLOATS = "import numpy as np\nfrom math import inf\n\ndef is_floats(x) -> bool:\n    return isinstance(x, float)\n\n"

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.extraction import extract_program
-from problems.prompts import QUESTION
-from problems.python_source import as_run, shift_of
-from problems.types import AssertTest, CallTest, Problem, StdinTest
+from rltf.problems.extraction import extract_program
+from rltf.problems.prompts import QUESTION
+from rltf.problems.python_source import as_run, shift_of
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest
 
 HEAD = 'from typing import List\n\n\ndef double(x):\n    """Twice `x`.\n    >>> double(1)\n    2\n    """\n'
 CALLED = Problem("c", "own", "Double it.", (CallTest("double", (4,), 8),), entry_point="double")

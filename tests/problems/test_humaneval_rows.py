@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import load
+from rltf.errors import UserError
+from rltf.problems import load
 
 HUMANEVAL_ROW = {
     "task_id": "HumanEval/0",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from problems.index import ProblemIndex
-from problems.types import Problem, StdinTest
+from rltf.problems.index import ProblemIndex
+from rltf.problems.types import Problem, StdinTest
 
 
 def problem(task_id: str, statement: str) -> Problem:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import AssertTest, CheckTest, Problem, load
-from problems.prompts import render_prompt
+from rltf.errors import UserError
+from rltf.problems import AssertTest, CheckTest, Problem, load
+from rltf.problems.prompts import render_prompt
 
 SOLUTION = """import math
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import UserError
-from problems import CallTest, Problem, load
-from problems.leetcode import _tree_values
-from problems.prompts import render_prompt
-from problems.python_source import as_run
-from sandbox.admission import reason_to_refuse
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems import CallTest, Problem, load
+from rltf.problems.leetcode import _tree_values
+from rltf.problems.prompts import render_prompt
+from rltf.problems.python_source import as_run
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 STARTER = "class Solution:\n    def take(self, head: Optional[ListNode], k: int) -> int:\n        "

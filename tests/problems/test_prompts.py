@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.extraction import extract_program
-from problems.prompts import PromptFormat, render_prompt
-from problems.python_source import source_before
-from problems.types import AssertTest, CallTest, Problem, StdinTest
+from rltf.problems.extraction import extract_program
+from rltf.problems.prompts import PromptFormat, render_prompt
+from rltf.problems.python_source import source_before
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest
 
 STDIN = Problem("1", "apps", "Add.", (StdinTest("1 2", "3"),))
 CALL = Problem("2", "apps", "Add.", (CallTest("f", (1,), 2),), starter_code="def f(x):\n    ")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from problems import AssertTest, Problem, load
-from problems.spec import read_row, row_of
+from rltf.errors import UserError
+from rltf.problems import AssertTest, Problem, load
+from rltf.problems.spec import read_row, row_of
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import UserError
-from problems import CallTest, LoadedProblems, Problem, StdinTest, livecodebench, load
-from problems.prompts import render_prompt
-from problems.shapes import SHAPES
-from problems.spec import row_of
-from problems.types import Checker, CheckerForm, Limits, UnusableRowError
+from rltf.errors import UserError
+from rltf.problems import CallTest, LoadedProblems, Problem, StdinTest, livecodebench, load
+from rltf.problems.prompts import render_prompt
+from rltf.problems.shapes import SHAPES
+from rltf.problems.spec import row_of
+from rltf.problems.types import Checker, CheckerForm, Limits, UnusableRowError
 
 ADD = "print(sum(map(int, input().split())))"
 
@@ -642,7 +642,7 @@ def test_sets_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     rows = {"train": [DEEP], "test": [DEEP | {"tests": "{broken"}, copy.deepcopy(DEEP)]}
-    monkeypatch.setattr("problems.sources._check_hub", lambda hub_id: None)
+    monkeypatch.setattr("rltf.problems.sources._check_hub", lambda hub_id: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, config: rows if config == "taco" else {})
     loaded = load("deepcoder:agentica-org/DeepCoder-Preview-Dataset?config=taco&split=test")
     assert ids(loaded) == ["2"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import AssertTest, CallTest, Problem, StdinTest, describe_rejected, load
-from problems.spec import parse_spec
+from rltf.errors import UserError
+from rltf.problems import AssertTest, CallTest, Problem, StdinTest, describe_rejected, load
+from rltf.problems.spec import parse_spec
 
 MBPP_ROW = {"task_id": 601, "text": "Add.", "code": "def f(x):\r\n  return x", "test_list": ["assert f(1) == 1"]}
 
@@ -96,7 +96,7 @@ def test_hub_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
         None: {"train": [MBPP_ROW], "test": [MBPP_ROW | {"task_id": 11}]},
         "sanitized": {"train": [sanitized | {"test_list": ["assert math.isclose(f(1), 1)"]}]},
     }
-    monkeypatch.setattr("problems.sources._check_hub", lambda hub_id: None)
+    monkeypatch.setattr("rltf.problems.sources._check_hub", lambda hub_id: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, config: rows[config])
     assert ids(load("mbpp:some/mbpp").problems) == ["601", "11"]
     assert ids(load("mbpp:some/mbpp?split=test").problems) == ["11"]

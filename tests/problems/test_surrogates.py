@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.command import main as evaluate
-from problems import load
-from problems.sources import check_text
-from problems.types import UnusableRowError
-from sandbox.command import main as grade
+from rltf.evaluation.command import main as evaluate
+from rltf.problems import load
+from rltf.problems.sources import check_text
+from rltf.problems.types import UnusableRowError
+from rltf.sandbox.command import main as grade
 
 HALF = "\ud800"
 GOOD: dict[str, Any] = {"task_id": "good", "statement": "?", "tests": [{"stdin": "1", "expected": "1"}]}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from problems.syntax import syntax_tree
+from rltf.problems.syntax import syntax_tree
 
 SOURCE = f"x = [{', '.join(f'(1 + {n}) * f(a, [{n}])' for n in range(300))}]"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from problems.token_spans import char_spans, decode_with_spans
+from rltf.problems.token_spans import char_spans, decode_with_spans
 from tests.small_tokenizers import CORPUS, END, FAMILIES
 
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}

@@ -13,13 +13,13 @@ from typing import Any
 
 import ray
 
-from controller.learner_service import LearnerService, shown_step
-from learner.buffer import start_buffer
-from sandbox import selftest
-from sandbox.pool import SandboxPool
-from sandbox.worker import SandboxWorker
-from settings import BufferSettings, SandboxSettings
-from transport.rollouts import start_rollout_store
+from rltf.controller.learner_service import LearnerService, shown_step
+from rltf.learner.buffer import start_buffer
+from rltf.sandbox import selftest
+from rltf.sandbox.pool import SandboxPool
+from rltf.sandbox.worker import SandboxWorker
+from rltf.settings import BufferSettings, SandboxSettings
+from rltf.transport.rollouts import start_rollout_store
 
 
 class SlowLearner:

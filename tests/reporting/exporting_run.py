@@ -16,18 +16,18 @@ from pathlib import Path
 
 import ray
 
-from actors.messages import GeneratorStats
-from controller.events import Evaluated, Graded, Polled, Refreshed, Step
-from controller.grading import GradedRollout
-from controller.ledger import DropReason, LedgerCounts
-from controller.rollouts import GradingCounts
-from evaluation import EvaluationResult
-from learner.buffer import BufferStats
-from learner.metrics import StepMetrics, UpdateStats
-from reporting.telemetry import LOSS_TERMS, SERIES, Telemetry
-from sandbox.pool import PoolStats
-from sandbox.verdict import Isolation, Outcome
-from settings import Settings
+from rltf.actors.messages import GeneratorStats
+from rltf.controller.events import Evaluated, Graded, Polled, Refreshed, Step
+from rltf.controller.grading import GradedRollout
+from rltf.controller.ledger import DropReason, LedgerCounts
+from rltf.controller.rollouts import GradingCounts
+from rltf.evaluation import EvaluationResult
+from rltf.learner.buffer import BufferStats
+from rltf.learner.metrics import StepMetrics, UpdateStats
+from rltf.reporting.telemetry import LOSS_TERMS, SERIES, Telemetry
+from rltf.sandbox.pool import PoolStats
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import Settings
 
 DEADLINE_S = 60.0
 

@@ -6,14 +6,14 @@ import math
 from dataclasses import fields, replace
 from typing import Any
 
-from controller.events import Evaluated, Step
-from controller.grading import GradedSample, TokenMark
-from controller.ledger import LedgerCounts
-from controller.rollouts import GradingCounts
-from evaluation import EvaluationResult
-from learner.metrics import StepMetrics, UpdateStats
-from problems.types import CallTest, Problem, StdinTest
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from rltf.controller.events import Evaluated, Step
+from rltf.controller.grading import GradedSample, TokenMark
+from rltf.controller.ledger import LedgerCounts
+from rltf.controller.rollouts import GradingCounts
+from rltf.evaluation import EvaluationResult
+from rltf.learner.metrics import StepMetrics, UpdateStats
+from rltf.problems.types import CallTest, Problem, StdinTest
+from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 
 STDIN_PROBLEM = Problem(
     task_id="double/1",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reporting.comparisons import interval
+from rltf.reporting.comparisons import interval
+from rltf.settings import PRESETS
+from rltf.settings_sources import load_settings
 from scripts.ablation_tables import ROWS, TERMS, is_finished, main
-from settings import PRESETS
-from settings_sources import load_settings
 from tests.jobs import python
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reporting.command import main
+from rltf.reporting.command import main
 
 
 def write_run(folder: Path, before: int, after: dict[str, int], **sets: list[str]) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.learner_service import shown_step
+from rltf.controller.learner_service import shown_step
 from scripts.browser import CHROMIUM, Browser
 from scripts.screenshots import show_calls
 

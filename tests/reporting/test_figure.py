@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from files import RowWriter
-from reporting.command import main
-from reporting.run_folder import RunFolder
-from settings import Settings
+from rltf.files import RowWriter
+from rltf.reporting.command import main
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings import Settings
 from tests.reporting.runs import PROBLEMS, evaluated, evaluation_row
 
 

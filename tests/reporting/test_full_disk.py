@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from errors import UserError
-from files import checkpoints, read_rows, write_folder
-from reporting.run_folder import RunFolder
-from settings import Settings
-from supervise import EXIT_FAILED, user_message
+from rltf.errors import UserError
+from rltf.files import checkpoints, read_rows, write_folder
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings import Settings
+from rltf.supervise import EXIT_FAILED, user_message
 from tests.reporting.runs import PROBLEMS, failed_sample, step_row
 
 

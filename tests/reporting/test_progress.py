@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from controller.events import Began, Evaluated, EvaluationProgress, Rewound, Said
-from reporting.progress import Progress, outcome_bar
+from rltf.controller.events import Began, Evaluated, EvaluationProgress, Rewound, Said
+from rltf.reporting.progress import Progress, outcome_bar
 from tests.reporting.runs import evaluated, evaluation_result, step_event
 
 
@@ -47,7 +47,7 @@ def test_an_evaluation_on_named_sets_names_each() -> None:
 
 
 def test_a_long_stage_says_that_it_is_still_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reporting.progress.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("rltf.reporting.progress.HEARTBEAT_S", 0.01)
     output = io.StringIO()
     with Progress(60, Console(file=output, width=200)) as progress:
         progress.emit(Began("evaluation before"))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from reporting.command import main
-from reporting.run_folder import RunFolder
+from rltf.reporting.command import main
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings import Settings
 from scripts.browser import CHROMIUM, Browser
-from settings import Settings
 from tests.reporting.runs import (
     PROBLEMS,
     evaluated,
@@ -163,7 +163,7 @@ def test_the_command_writes_it_again(report: Path, capsys: pytest.CaptureFixture
 
 def test_help_and_report_load_no_heavy_library(report: Path) -> None:
     code = (
-        "import sys; from reporting.command import main; main(sys.argv[1:2])\n"
+        "import sys; from rltf.reporting.command import main; main(sys.argv[1:2])\n"
         "try: main(['--help'])\n"
         "except SystemExit: assert not {'ray', 'torch', 'vllm', 'transformers', 'matplotlib'} & sys.modules.keys()"
     )
@@ -304,7 +304,7 @@ def test_it_is_written_during_the_run_too(tmp_path: Path, monkeypatch: pytest.Mo
         folder.metrics(step_row(2))
         folder.samples(2, [failed_sample()])
         assert "Update 1 of" in (folder.path / "report.html").read_text()  # too recent to be written again
-        monkeypatch.setattr("reporting.run_folder.REPORT_EVERY_S", 0.0)
+        monkeypatch.setattr("rltf.reporting.run_folder.REPORT_EVERY_S", 0.0)
         folder.evaluation(evaluation_row(2, 0.5))
         assert "Update 2 of" in (folder.path / "report.html").read_text()
 

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from controller.events import Evaluated, Refreshed, Rewound
-from errors import UserError
-from files import RowWriter, read_rows
-from reporting.run_folder import RunFolder
-from settings import Settings
+from rltf.controller.events import Evaluated, Refreshed, Rewound
+from rltf.errors import UserError
+from rltf.files import RowWriter, read_rows
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings import Settings
 from tests.reporting.runs import (
     PROBLEMS,
     evaluated,

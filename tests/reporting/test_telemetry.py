@@ -20,7 +20,7 @@ import pytest
 import yaml
 from ray.util.metrics import Histogram
 
-from reporting.telemetry import RUN_TAG, SERIES
+from rltf.reporting.telemetry import RUN_TAG, SERIES
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = shutil.which("prometheus")

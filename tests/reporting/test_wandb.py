@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from reporting.run_folder import RunFolder
-from settings import RunSettings, Settings
+from rltf.reporting.run_folder import RunFolder
+from rltf.settings import RunSettings, Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, step_row
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
 def test_a_missing_key_is_explained_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     code = (
-        "from pathlib import Path; from reporting.run_folder import RunFolder; "
+        "from pathlib import Path; from rltf.reporting.run_folder import RunFolder; "
         "from tests.reporting.test_wandb import SETTINGS;"
         f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS, {{}})"
     )

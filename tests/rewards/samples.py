@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from tokenizers import Tokenizer
 
-from problems.token_spans import char_spans
-from rewards import ProgramTokens, ScoredSample, score_group
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from settings import RewardSettings, rewards_of
+from rltf.problems.token_spans import char_spans
+from rltf.rewards import ProgramTokens, ScoredSample, score_group
+from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from rltf.settings import RewardSettings, rewards_of
 from tests.small_tokenizers import END
 
 

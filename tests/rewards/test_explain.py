@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from rewards import Granularity, score_group
-from rewards.explain import explain_settings, explained_row, render, score_by_problem, split
-from sandbox.grading import ProgramRow
-from sandbox.verdict import Outcome, ProgramError, Verdict
-from settings import rewards_of
+from rltf.rewards import Granularity, score_group
+from rltf.rewards.explain import explain_settings, explained_row, render, score_by_problem, split
+from rltf.sandbox.grading import ProgramRow
+from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
+from rltf.settings import rewards_of
 from tests.rewards.samples import character_tokens, make_verdict
 from tests.small_tokenizers import END, FAMILIES, character_level
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rewards.command import main
+from rltf.rewards.command import main
 from tests.small_tokenizers import END, byte_level_bpe
 
 PROBLEM = {

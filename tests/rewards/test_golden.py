@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewards import Category, Granularity, ScoredSample
-from sandbox.verdict import Outcome, ProgramError
+from rltf.rewards import Category, Granularity, ScoredSample
+from rltf.sandbox.verdict import Outcome, ProgramError
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 PROGRAM = "a = 1\nb = a[0]\n"

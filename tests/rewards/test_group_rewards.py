@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rewards import Granularity, score_group
-from sandbox.verdict import Outcome
-from settings import RewardSettings, rewards_of
+from rltf.rewards import Granularity, score_group
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import RewardSettings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict
 
 P, F, R, S = Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from rewards import Category, Granularity, ProgramTokens, ScoredSample
-from rewards.lines import code_lines, line_characters, token_range
-from sandbox.verdict import Outcome, ProgramError, Verdict
+from rltf.rewards import Category, Granularity, ProgramTokens, ScoredSample
+from rltf.rewards.lines import code_lines, line_characters, token_range
+from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
 

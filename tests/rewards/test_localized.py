@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rewards import Granularity, ProgramTokens, ScoredSample, score_group
-from sandbox.verdict import Outcome, ProgramError, Verdict
-from settings import RewardSettings, rewards_of
+from rltf.rewards import Granularity, ProgramTokens, ScoredSample, score_group
+from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
+from rltf.settings import RewardSettings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict, plain, tokenized
 from tests.rewards.test_siblings import DISTINCT, EVEN, SHORT, UNSORTED, WRONG
 from tests.small_tokenizers import FAMILIES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from settings import PRESETS, AdvantageSettings, Algorithm, LossSettings, RewardSettings, Settings, rewards_of
+from rltf.settings import PRESETS, AdvantageSettings, Algorithm, LossSettings, RewardSettings, Settings, rewards_of
 
 
 def test_presets_by_name() -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample, score_group
-from sandbox.verdict import Outcome, ProgramError, Verdict
-from settings import RewardSettings, rewards_of
+from rltf.rewards import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample, score_group
+from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
+from rltf.settings import RewardSettings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
 

@@ -11,9 +11,9 @@ from functools import cache
 
 import pytest
 
-from rewards import Category
-from rewards.lines import unclosed_triple_quote_line, unmatched_dedent_line
-from sandbox.verdict import Outcome, ProgramError
+from rltf.rewards import Category
+from rltf.rewards.lines import unclosed_triple_quote_line, unmatched_dedent_line
+from rltf.sandbox.verdict import Outcome, ProgramError
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 VERSIONS = ("3.11", "3.12", "3.13")

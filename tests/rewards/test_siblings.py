@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rewards.lines import MAX_CHARACTERS
-from rewards.siblings import MAX_STATEMENTS, blame_factors, blamed_lines, statements
+from rltf.rewards.lines import MAX_CHARACTERS
+from rltf.rewards.siblings import MAX_STATEMENTS, blame_factors, blamed_lines, statements
 
 WRONG = """\
 def f(xs):
@@ -237,7 +237,7 @@ def test_each_program_of_a_rollout_is_parsed_once(monkeypatch: pytest.MonkeyPatc
         parsed.append(program)
         return statements(program)
 
-    monkeypatch.setattr("rewards.siblings.statements", counted)
+    monkeypatch.setattr("rltf.rewards.siblings.statements", counted)
     wrong = [WRONG, UNSORTED, WRONG]
     assert blamed_lines(wrong, [SHORT, EVEN, SHORT], 0.3) == [(4,), (), (4,)]
     assert sorted(parsed) == sorted({*wrong, SHORT, EVEN})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewards import Granularity
-from rewards.lines import MAX_CHARACTERS, finding_lines
-from sandbox.verdict import Outcome, ProgramError
+from rltf.rewards import Granularity
+from rltf.rewards.lines import MAX_CHARACTERS, finding_lines
+from rltf.sandbox.verdict import Outcome, ProgramError
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 N = MAX_CHARACTERS - 1_000

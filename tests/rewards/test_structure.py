@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards import dataflow, structure
-from rewards.lines import MAX_CHARACTERS
-from rewards.structure import MAX_DEPTH, MAX_REFERENCES, StructureMatch, ast_match, dataflow_match, structure_match
+from rltf.rewards import dataflow, structure
+from rltf.rewards.lines import MAX_CHARACTERS
+from rltf.rewards.structure import MAX_DEPTH, MAX_REFERENCES, StructureMatch, ast_match, dataflow_match, structure_match
 from tests.rewards.structure_pairs import PAIRS, Pair
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +125,7 @@ def test_the_best_of_the_first_references_counts() -> None:
 def test_the_hash_seed_does_not_matter() -> None:
     """Sets order names by their hash; with one, values of such pairs would differ from seed to seed."""
     code = (
-        "from rewards.structure import structure_match\n"
+        "from rltf.rewards.structure import structure_match\n"
         "from tests.rewards.test_structure import PROGRAMS, TEMPLATES\n"
         "programs = PROGRAMS + [t.format('one', 'two', 'three', 'four') for t in TEMPLATES]\n"
         "print([structure_match(a, [b]) for a in programs for b in programs])\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rewards.lines import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
+from rltf.rewards.lines import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
 
 
 @pytest.mark.parametrize(

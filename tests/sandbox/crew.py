@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.sandbox import Sandbox
+from rltf.sandbox.sandbox import Sandbox
 
 # A case: `function(sandbox, *arguments)`, as (function, *arguments).
 Case = tuple[Any, ...]

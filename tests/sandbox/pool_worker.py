@@ -8,8 +8,8 @@ import time
 
 import ray
 
-from errors import UserError
-from sandbox.worker import SandboxWorker
+from rltf.errors import UserError
+from rltf.sandbox.worker import SandboxWorker
 
 
 class Worker(SandboxWorker):

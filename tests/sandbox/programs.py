@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from problems.types import Problem, StdinTest, Test
-from settings import SandboxSettings
+from rltf.problems.types import Problem, StdinTest, Test
+from rltf.settings import SandboxSettings
 
 LIMITS = SandboxSettings(cpu_s=0.5, wall_s=2.0, program_wall_s=20, program_cpu_s=2.0)
 RIGHT = "print(int(input()) ** 2)"

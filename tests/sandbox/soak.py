@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from problems.types import AssertTest, CallTest, Problem, StdinTest
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome, Verdict
-from settings import SandboxSettings
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome, Verdict
+from rltf.settings import SandboxSettings
 from tests.sandbox import threats
 
 LIMITS = SandboxSettings(cpu_s=0.6, wall_s=2.0, program_wall_s=20.0, memory_bytes=160 << 20)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from problems import CheckTest, load
-from sandbox.grading import Graders
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.problems import CheckTest, load
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 from tests.jobs import python
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()

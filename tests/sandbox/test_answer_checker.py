@@ -6,11 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import AnswerRule, CallTest, Checker, CheckerForm, Limits, Order, Problem, ReferenceTest, StdinTest
-from sandbox.jobs import RunLimits
-from sandbox.sandbox import Sandbox, run_limits
-from sandbox.verdict import GRADER_ERROR, Isolation, Outcome
-from settings import MIB, SandboxSettings
+from rltf.problems.types import (
+    AnswerRule,
+    CallTest,
+    Checker,
+    CheckerForm,
+    Limits,
+    Order,
+    Problem,
+    ReferenceTest,
+    StdinTest,
+)
+from rltf.sandbox.jobs import RunLimits
+from rltf.sandbox.sandbox import Sandbox, run_limits
+from rltf.sandbox.verdict import GRADER_ERROR, Isolation, Outcome
+from rltf.settings import MIB, SandboxSettings
 
 # Two positive numbers with the given sum, in any order and of any size.
 ANY_SUM = """

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import Problem, UnusableRowError
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import MIB, SandboxSettings
+from rltf.problems.types import Problem, UnusableRowError
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.attacks import checks, endings, hiding, lies, memory, truth
 from tests.sandbox.attacks.shape import NEVER_PASSED, PASSED, SQUARE, Attack, Step
 from tests.sandbox.crew import Crew, crew_of, selected

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.types import CallTest, Problem, StdinTest
-from sandbox.batches import MIN_CALLS, batches
-from sandbox.jobs import CallJob, End, Job, RunResult, StdinJob
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import MIB, SandboxSettings
+from rltf.problems.types import CallTest, Problem, StdinTest
+from rltf.sandbox.batches import MIN_CALLS, batches
+from rltf.sandbox.jobs import CallJob, End, Job, RunResult, StdinJob
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import MIB, SandboxSettings
 
 NUM_TESTS = MIN_CALLS + 10
 HANGS_ON_70 = "def f(n):\n    while n == 70: pass\n    return n * n"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import CallTest, CheckTest, StdinTest, Test
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome, Verdict
-from settings import MIB, SandboxSettings
+from rltf.problems.types import CallTest, CheckTest, StdinTest, Test
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome, Verdict
+from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.attacks.memory import earlier
 from tests.sandbox.attacks.search import FINDS_NOTHING, PREFIX, WHOLE_MEMORY, thief
 from tests.sandbox.attacks.shape import SQUARE, problem

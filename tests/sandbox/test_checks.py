@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
-from sandbox import judge
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
+from rltf.sandbox import judge
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 
 YES = """
 class Yes:

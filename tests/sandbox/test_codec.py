@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.codec import MAX_BYTES, MAX_DEPTH, CodecError, Opaque, OpaqueCallable, UnknownTypeError, decode, encode
+from rltf.sandbox.codec import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    CodecError,
+    Opaque,
+    OpaqueCallable,
+    UnknownTypeError,
+    decode,
+    encode,
+)
 
 SCALARS = st.one_of(
     st.none(),

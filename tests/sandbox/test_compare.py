@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.types import AssertTest, CallTest, StdinTest
-from sandbox.codec import Opaque
-from sandbox.compare import (
+from rltf.problems.types import AssertTest, CallTest, StdinTest
+from rltf.sandbox.codec import Opaque
+from rltf.sandbox.compare import (
     Comparison,
     apps_call_matches,
     apps_stdin_matches,
@@ -23,8 +23,8 @@ from sandbox.compare import (
     stdin_matches,
     values_match,
 )
-from sandbox.jobs import End, RunResult
-from sandbox.judge import outcome_of, plan
+from rltf.sandbox.jobs import End, RunResult
+from rltf.sandbox.judge import outcome_of, plan
 
 tokens = st.text(alphabet="abXY019.-+e", min_size=1, max_size=6)
 documents = st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=5)

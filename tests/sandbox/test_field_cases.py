@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from problems import load
-from problems.extraction import extract_program
-from problems.types import Problem
-from sandbox.admission import reason_to_refuse
-from sandbox.grading import ProgramRow
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems import load
+from rltf.problems.extraction import extract_program
+from rltf.problems.types import Problem
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.grading import ProgramRow
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 FOLDER = Path(os.environ.get("BENCHMARK_DATA", "missing")) / "field_cases"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/expected.json"))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems import Problem, bigcodebench, kodcode, leetcode
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.problems import Problem, bigcodebench, kodcode, leetcode
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 NODES = """from typing import *
 from math import *

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import Problem, StdinTest
-from problems.index import ProblemIndex
-from sandbox.command import main
+from rltf.errors import UserError
+from rltf.problems import Problem, StdinTest
+from rltf.problems.index import ProblemIndex
+from rltf.sandbox.command import main
 
 ROOT = Path(__file__).parents[2]
 OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
@@ -103,7 +103,9 @@ def test_an_interrupt_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
     )
     output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     command = ["grade", "--problems", OWN, "--programs", str(programs), "--output", str(output), "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "cli", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rltf.cli", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     while not (part.exists() and part.read_text()):
         assert process.poll() is None
         time.sleep(0.05)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
-from sandbox import process, selftest
-from sandbox.jobs import CallJob, End, ExpressionJob, Job, StdinJob
-from sandbox.process import Jail
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
+from rltf.sandbox import process, selftest
+from rltf.sandbox.jobs import CallJob, End, ExpressionJob, Job, StdinJob
+from rltf.sandbox.process import Jail
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 from tests.sandbox import threats
 from tests.sandbox.programs import LIMITS, RIGHT, problem, squares
 
@@ -181,10 +181,10 @@ def test_nothing_is_left_behind() -> None:
 @pytest.mark.slow
 def test_jail_ends_with_the_process_that_started_it() -> None:
     code = (
-        "import os, signal, sys\nfrom sandbox.sandbox import Sandbox\nfrom settings import SandboxSettings\n"
-        "from sandbox.verdict import Isolation\n"
+        "import os, signal, sys\nfrom rltf.sandbox.sandbox import Sandbox\nfrom rltf.settings import SandboxSettings\n"
+        "from rltf.sandbox.verdict import Isolation\n"
         "s = Sandbox(SandboxSettings(), Isolation.LANDLOCK)\nprint(s._jail._process.pid, flush=True)\n"
-        "import threading, time\nfrom sandbox.jobs import StdinJob\n"
+        "import threading, time\nfrom rltf.sandbox.jobs import StdinJob\n"
         "threading.Thread(target=s.run, args=('while True: pass', [StdinJob(b'')]), daemon=True).start()\n"
         "time.sleep(0.3)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -286,8 +286,8 @@ def test_signals_that_the_grader_ignores_still_end_programs() -> None:
     """Dispositions and masks are inherited, even across exec. The C library reserves the numbers 32 and 33."""
     code = (
         "import ctypes, os, signal\n"
-        "from sandbox.jobs import StdinJob\nfrom settings import SandboxSettings\nfrom sandbox.sandbox import Sandbox\n"
-        "from sandbox.verdict import Isolation\n"
+        "from rltf.sandbox.jobs import StdinJob\nfrom rltf.settings import SandboxSettings\nfrom rltf.sandbox.sandbox import Sandbox\n"
+        "from rltf.sandbox.verdict import Isolation\n"
         "call = {'x86_64': 13, 'aarch64': 134}[os.uname().machine]\n"
         "ignore = (1).to_bytes(8, 'little') + bytes(24)\n"
         "for number in (1, 32, 33, 40): ctypes.CDLL(None).syscall(call, number, ignore, None, 8)\n"

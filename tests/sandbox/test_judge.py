@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest
-from sandbox.codec import Opaque
-from sandbox.compare import Comparison
-from sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, RunResult, StdinJob
-from sandbox.judge import outcome_of, plan
-from sandbox.verdict import Outcome
+from rltf.problems.types import AssertTest, CallTest, CheckTest, StdinTest
+from rltf.sandbox.codec import Opaque
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.jobs import CallJob, CheckJob, ClosedJob, End, ExpressionJob, RunResult, StdinJob
+from rltf.sandbox.judge import outcome_of, plan
+from rltf.sandbox.verdict import Outcome
 
 
 def judged(assertion: str, value: Any, closed: Any = None) -> Outcome:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import cgroups, selftest
-from sandbox.jail import confinement
-from sandbox.runtime import blocking_folder, find_runtime
-from sandbox.selftest import fix
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.sandbox import cgroups, selftest
+from rltf.sandbox.jail import confinement
+from rltf.sandbox.runtime import blocking_folder, find_runtime
+from rltf.sandbox.selftest import fix
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from errors import UserError
-from problems import load
-from sandbox.admission import reason_to_refuse
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.errors import UserError
+from rltf.problems import load
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 _CHECK = "def check(candidate):\n"
 _MANY = "    for i in range(2):\n        "

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy
 import pytest
 
-from errors import UserError
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
-from sandbox import process, selftest
-from sandbox.admission import reason_to_refuse
-from sandbox.jobs import CallJob, End, StdinJob
-from sandbox.packages import Packages, find_packages
-from sandbox.process import Jail
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import MIB, SandboxSettings
+from rltf.errors import UserError
+from rltf.problems.types import AssertTest, CallTest, CheckTest, StdinTest, Test
+from rltf.sandbox import process, selftest
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.jobs import CallJob, End, StdinJob
+from rltf.sandbox.packages import Packages, find_packages
+from rltf.sandbox.process import Jail
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.programs import LIMITS, problem
 
 WITH_NUMPY = LIMITS.model_copy(update={"packages": ("numpy",), "memory_bytes": 160 * MIB, "cpu_s": 4.0, "wall_s": 10.0})

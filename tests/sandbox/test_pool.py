@@ -12,14 +12,14 @@ import ray
 from ray.exceptions import ObjectLostError
 from ray.util import list_named_actors
 
-import sandbox.pool
-from errors import UserError
-from problems.types import Problem, StdinTest
-from sandbox import selftest
-from sandbox.pool import PoolError, SandboxPool
-from sandbox.verdict import Outcome
-from settings import SandboxSettings
-from supervise import end_frozen
+import rltf.sandbox.pool
+from rltf.errors import UserError
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox import selftest
+from rltf.sandbox.pool import PoolError, SandboxPool
+from rltf.sandbox.verdict import Outcome
+from rltf.settings import SandboxSettings
+from rltf.supervise import end_frozen
 from tests.sandbox.pool_worker import FussyWorker, RefusingWorker, Worker
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -124,7 +124,7 @@ def test_call_that_kills_every_worker_is_given_up_and_those_that_wait_behind_it_
 
 
 def test_call_whose_value_is_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch = sandbox.pool._value
+    fetch = rltf.sandbox.pool._value
     losses = iter([ObjectLostError("00", None, "")])
 
     async def fetch_after_loss(reference: Any) -> Any:
@@ -135,7 +135,7 @@ def test_call_whose_value_is_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -
 
     async def scenario() -> None:
         async with running_pool() as pool:
-            monkeypatch.setattr("sandbox.pool._value", fetch_after_loss)
+            monkeypatch.setattr("rltf.sandbox.pool._value", fetch_after_loss)
             (verdict,) = await pool.submit("grade", [("square", RIGHT, "0")])
             assert verdict.passed
             assert pool.stats().num_repeated == 1

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import Problem, StdinTest
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Outcome
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Outcome
 
 # The template of fast contest programs. Its `flush` needs the program's own imports.
 FAST_STREAMS = """

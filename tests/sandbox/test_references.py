@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from problems import load
-from problems.types import Problem, StdinTest
-from sandbox.grading import Graders, validate_references
-from sandbox.verdict import Isolation
-from settings import SandboxSettings
+from rltf.problems import load
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.grading import Graders, validate_references
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from problems.types import (
+from rltf.problems.types import (
     AnswerRule,
     AssertTest,
     CallTest,
@@ -20,9 +20,9 @@ from problems.types import (
     StdinTest,
     Test,
 )
-from sandbox.admission import reason_to_refuse
-from sandbox.codec import MAX_DEPTH
-from settings import SandboxSettings
+from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.codec import MAX_DEPTH
+from rltf.settings import SandboxSettings
 
 LIMITS = SandboxSettings(output_bytes=1000)
 PROBLEM = Problem("p", "jsonl", "Add.", (StdinTest("1", "2"),))

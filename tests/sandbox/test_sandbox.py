@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest
-from sandbox import judge
-from sandbox.jobs import CallJob, CheckJob, End
-from sandbox.sandbox import Sandbox
-from sandbox.shown import MAX_SHOWN
-from sandbox.verdict import Isolation, Outcome
+from rltf.problems.types import AssertTest, CallTest, CheckTest, Problem, ReferenceTest, StdinTest
+from rltf.sandbox import judge
+from rltf.sandbox.jobs import CallJob, CheckJob, End
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.shown import MAX_SHOWN
+from rltf.sandbox.verdict import Isolation, Outcome
 from tests.sandbox.programs import LIMITS, RIGHT, problem, squares
 
 

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
+from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from tests.sandbox.soak import HONEST, Verdicts, orders, soak, watching
 
 

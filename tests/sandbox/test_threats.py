@@ -7,11 +7,11 @@ from functools import cache
 
 import pytest
 
-from problems.types import AssertTest, CallTest, Problem, StdinTest
-from sandbox import selftest
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import SandboxSettings
+from rltf.problems.types import AssertTest, CallTest, Problem, StdinTest
+from rltf.sandbox import selftest
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import SandboxSettings
 from tests.sandbox import threats
 from tests.sandbox.crew import Crew, crew_of, selected
 from tests.sandbox.threats import Threat

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from problems.types import Problem, StdinTest
-from sandbox.jobs import StdinJob
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation
-from settings import MIB, SandboxSettings
+from rltf.problems.types import Problem, StdinTest
+from rltf.sandbox.jobs import StdinJob
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.attacks import traces
 from tests.sandbox.attacks.shape import FAILED, PASSED, SQUARE, SQUARES, problem
 

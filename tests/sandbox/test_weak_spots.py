@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from problems.types import AssertTest, CheckTest, Problem, StdinTest
-from sandbox import codec
-from sandbox.compare import apps_call_matches
-from sandbox.jobs import End, StdinJob
-from sandbox.sandbox import Sandbox
-from sandbox.verdict import Isolation, Outcome
-from settings import MIB, SandboxSettings
+from rltf.problems.types import AssertTest, CheckTest, Problem, StdinTest
+from rltf.sandbox import codec
+from rltf.sandbox.compare import apps_call_matches
+from rltf.sandbox.jobs import End, StdinJob
+from rltf.sandbox.sandbox import Sandbox
+from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.attacks.shape import SQUARE, problem
 
 _LENGTH = struct.Struct("<I")

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from entry import Interrupted
-from errors import UserError
-from problems.spec import parse_spec
+from rltf.entry import Interrupted
+from rltf.errors import UserError
+from rltf.problems.spec import parse_spec
+from rltf.settings_sources import load_settings
 from scripts import mbpp, smollm2
-from settings_sources import load_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,7 +180,7 @@ time.sleep(60)
 """
 PARENT = """
 import sys
-from entry import run_command
+from rltf.entry import run_command
 from scripts.mbpp import _run
 
 sys.exit(run_command("make mbpp", lambda: _run("child.py")))
@@ -202,7 +202,7 @@ def test_one_signal_goes_to_the_command_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learner.model_source.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("rltf.learner.model_source.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(smollm2, "HUB_ID", "nobody/nothing")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from transport.folders import FileServer
+from rltf.transport.folders import FileServer
 
 
 class Elsewhere(FileServer):

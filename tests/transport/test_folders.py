@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from files import write_folder
+from rltf.files import write_folder
+from rltf.transport.folders import PIECE_BYTES, HomeFolders, listing
 from tests.transport.elsewhere import Elsewhere
-from transport.folders import PIECE_BYTES, HomeFolders, listing
 
 
 @pytest.fixture

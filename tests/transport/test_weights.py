@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.weights import checksum, pack, publish, to_numpy, unpack
+from rltf.transport.weights import checksum, pack, publish, to_numpy, unpack
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64]
 

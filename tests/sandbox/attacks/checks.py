@@ -6,7 +6,7 @@ numbers: they write to all files, or to all pipes.
 
 from __future__ import annotations
 
-from problems.types import CheckTest, Test
+from rltf.problems.types import CheckTest, Test
 from tests.sandbox.attacks.shape import (
     CALL,
     CHECK,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest
-from sandbox.compare import Comparison
-from sandbox.verdict import Outcome
+from rltf.problems.types import AssertTest, CallTest, CheckTest, StdinTest
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.verdict import Outcome
 from tests.sandbox.attacks.shape import (
     ANY,
     ANY_VERDICT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from problems.types import StdinTest
+from rltf.problems.types import StdinTest
 from tests.sandbox.attacks.shape import ASSERT, CALL, CHECK, ERROR, PASSED, SQUARE, SQUARES, SYNTAX, problem, single
 
 _PREFIXED = problem(StdinTest("5\n", "25\n"), prefix="import math\n\n\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from problems.types import AssertTest, CallTest, CheckTest, StdinTest
+from rltf.problems.types import AssertTest, CallTest, CheckTest, StdinTest
 from tests.sandbox.attacks.search import FINDS_NOTHING, WHOLE_MEMORY, marker, thief
 from tests.sandbox.attacks.shape import ERROR, FAILED, PASSED, SQUARE, SYNTAX, Attack, Step, problem
 

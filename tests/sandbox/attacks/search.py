@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
-from problems.types import CallTest, CheckTest, StdinTest
+from rltf.problems.types import CallTest, CheckTest, StdinTest
 from tests.sandbox.attacks.shape import problem
 
 PREFIX = b"qV7xKwZ3m"

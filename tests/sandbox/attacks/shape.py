@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
-from sandbox.compare import Comparison
-from sandbox.verdict import Outcome
+from rltf.problems.types import AssertTest, CallTest, CheckTest, Problem, StdinTest, Test
+from rltf.sandbox.compare import Comparison
+from rltf.sandbox.verdict import Outcome
 
 PASSED, FAILED, ERROR = Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR
 TIMEOUT, MEMORY, OUTPUT = Outcome.TIMEOUT, Outcome.MEMORY_LIMIT, Outcome.OUTPUT_LIMIT

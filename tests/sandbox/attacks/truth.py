@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from problems import humaneval, mbpp
-from problems.types import Problem
+from rltf.problems import humaneval, mbpp
+from rltf.problems.types import Problem
 
 
 @dataclass(frozen=True, slots=True)

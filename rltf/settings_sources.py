@@ -22,10 +22,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from errors import UserError
-from files import read_text, yaml_message
-from settings import PlanOptions, SandboxSettings, Settings
-from settings.reference import FieldPath, is_list, is_mapping, is_optional, leaf_fields
+from rltf.errors import UserError
+from rltf.files import read_text, yaml_message
+from rltf.settings import PlanOptions, SandboxSettings, Settings
+from rltf.settings.reference import FieldPath, is_list, is_mapping, is_optional, leaf_fields
 
 ENV_PREFIX = "RLTF_"
 ENV_DELIMITER = "__"

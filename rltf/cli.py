@@ -20,11 +20,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from entry import run_command
-from errors import UserError
-from settings import PlanOptions, Settings
-from settings.reference import Entry, SectionEntry, leaf_fields, sections
-from settings_sources import SHORT_OPTIONS, load_settings
+from rltf.entry import run_command
+from rltf.errors import UserError
+from rltf.settings import PlanOptions, Settings
+from rltf.settings.reference import Entry, SectionEntry, leaf_fields, sections
+from rltf.settings_sources import SHORT_OPTIONS, load_settings
 
 UNUSABLE_INPUT = 2
 HELP = ("-h", "--help")
@@ -47,16 +47,20 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("Train a code model with reinforcement learning. Without arguments: the starter job."),
     "plan": Command("Predict what will sit idle, and how many actors to use.", before=("--plan",)),
     "replay": Command("Repeat the recorded updates of a run.", before=("--replay",)),
-    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "evaluation.command:main"),
-    "grade": Command("Grade a file of programs.", "sandbox.command:main", ("grade",)),
-    "doctor": Command("Show how well this machine isolates programs.", "sandbox.command:main", ("doctor",)),
-    "critic": Command("Train a critic on graded programs, for the algorithm coderl.", "evaluation.critic_command:main"),
-    "show-prompt": Command("Print the exact prompts of a job.", "controller.command:main"),
-    "explain": Command("Show what a reward says about each token of a program.", "rewards.command:main", ("explain",)),
-    "augment": Command("Add tests to problems that have too few.", "augmentation.__main__:main"),
-    "decontaminate": Command("Find training problems that benchmarks contain as well.", "problems.command:main"),
-    "report": Command("Write the report of a run, or compare runs.", "reporting.command:main"),
-    "completion": Command("Print a line for .bashrc that completes commands and settings.", "cli:completion"),
+    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "rltf.evaluation.command:main"),
+    "grade": Command("Grade a file of programs.", "rltf.sandbox.command:main", ("grade",)),
+    "doctor": Command("Show how well this machine isolates programs.", "rltf.sandbox.command:main", ("doctor",)),
+    "critic": Command(
+        "Train a critic on graded programs, for the algorithm coderl.", "rltf.evaluation.critic_command:main"
+    ),
+    "show-prompt": Command("Print the exact prompts of a job.", "rltf.controller.command:main"),
+    "explain": Command(
+        "Show what a reward says about each token of a program.", "rltf.rewards.command:main", ("explain",)
+    ),
+    "augment": Command("Add tests to problems that have too few.", "rltf.augmentation.__main__:main"),
+    "decontaminate": Command("Find training problems that benchmarks contain as well.", "rltf.problems.command:main"),
+    "report": Command("Write the report of a run, or compare runs.", "rltf.reporting.command:main"),
+    "completion": Command("Print a line for .bashrc that completes commands and settings.", "rltf.cli:completion"),
 }
 
 # Options of a job that are not settings.
@@ -106,11 +110,11 @@ def launch(arguments: Sequence[str], program: str = "launch.py") -> int:
                 print(job_help(program, next(iter(arguments[at + 1 :]), None)))
                 return 0
         if (address := remote_address(arguments)) is not None:
-            from controller.submit import submit
+            from rltf.controller.submit import submit
 
             return submit(address, arguments)
         settings, options = load_settings(arguments)
-        from job import run_job
+        from rltf.job import run_job
 
         return run_job(settings, options, program)
     except UserError as error:

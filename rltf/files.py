@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from errors import UserError
+from rltf.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from errors import UserError
+from rltf.errors import UserError
 
 logger = logging.getLogger(__name__)
 

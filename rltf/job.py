@@ -17,33 +17,33 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
-from controller.events import Began, Event, Said
-from controller.model_checks import check_model
-from controller.problems import (
+from rltf.controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
+from rltf.controller.events import Began, Event, Said
+from rltf.controller.model_checks import check_model
+from rltf.controller.problems import (
     CONTAMINATION,
     ProblemSets,
     check_structure,
     load_problem_sets,
     without_failing_references,
 )
-from controller.profile import measured_forecast
-from controller.ray_session import ray_running
-from controller.resume import find_resumption
-from controller.start import polling, start_controller
-from entry import run_until_interrupted
-from errors import UserError
-from files import newest_checkpoint, set_aside, write_jsonl
-from learner.model_source import check_local_gguf, is_gguf
-from learner.replay import changed_settings, replay
-from lock import locked
-from reporting.progress import Progress
-from reporting.run_folder import RunFolder, torn_rows
-from reporting.tables import print_dry_run, print_plan, print_replay, print_summary
-from reporting.telemetry import Telemetry
-from settings import PlanOptions, Settings
-from settings_sources import CliOptions
-from supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
+from rltf.controller.profile import measured_forecast
+from rltf.controller.ray_session import ray_running
+from rltf.controller.resume import find_resumption
+from rltf.controller.start import polling, start_controller
+from rltf.entry import run_until_interrupted
+from rltf.errors import UserError
+from rltf.files import newest_checkpoint, set_aside, write_jsonl
+from rltf.learner.model_source import check_local_gguf, is_gguf
+from rltf.learner.replay import changed_settings, replay
+from rltf.lock import locked
+from rltf.reporting.progress import Progress
+from rltf.reporting.run_folder import RunFolder, torn_rows
+from rltf.reporting.tables import print_dry_run, print_plan, print_replay, print_summary
+from rltf.reporting.telemetry import Telemetry
+from rltf.settings import PlanOptions, Settings
+from rltf.settings_sources import CliOptions
+from rltf.supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 
 logger = logging.getLogger("launch")
 

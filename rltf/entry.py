@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TextIO, TypeVar, cast
 
-from errors import UserError
+from rltf.errors import UserError
 
 T = TypeVar("T")
 
