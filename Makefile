@@ -38,7 +38,7 @@ test-long: setup
 lint: setup
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
-	$(VENV)/mypy .
+	$(VENV)/mypy
 	$(VENV)/lint-imports --no-logo
 
 bench: setup

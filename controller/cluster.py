@@ -34,7 +34,7 @@ from rltf.transport.rollouts import RolloutStore
 logger = logging.getLogger(__name__)
 
 NodeKind = Literal["learner", "generator", "sandbox"]
-ROOT = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]
 CONNECT_S = 10.0
 HEAD_EVERY_S = 5.0
 MAX_SILENCE_S = 20.0
@@ -158,7 +158,7 @@ class NodeFacts:
     code: str
 
     @classmethod
-    def here(cls, root: Path = ROOT) -> NodeFacts:
+    def here(cls, root: Path = PACKAGE) -> NodeFacts:
         """The facts of this process, for the packages in both lock files, torch and vLLM."""
         names = _locked(root / "requirements" / "cpu.txt") & _locked(root / "requirements" / "gpu.txt")
         installed = {_normal(each.metadata["Name"]): each.version for each in reversed([*metadata.distributions()])}

@@ -26,7 +26,7 @@ from rltf.controller.cluster import answers
 from rltf.errors import UserError
 from rltf.settings_sources import ENV_PREFIX, load_settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Of the user that Ray runs as on the head: a package's own folder ends with its job.
 HOME = "$HOME/rltf"
 
@@ -36,6 +36,11 @@ def submit(address: str, arguments: Sequence[str]) -> int:
 
     Raises UserError for unusable settings, and if nothing answers, before any node starts.
     """
+    if not (ROOT / "launch.py").is_file():
+        raise UserError(
+            f"cluster.address {address}: a job is sent with its source, and this is an installed package; submit from "
+            "a clone of the repository, or run on the head itself with --cluster.address auto"
+        )
     command, name = entrypoint(arguments)
     console = Console()
     logging.getLogger("ray").setLevel(logging.WARNING)  # else each file that stays behind is a line

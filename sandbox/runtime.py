@@ -31,22 +31,22 @@ ENVIRONMENT = {
 }
 # In the order in which they import one another; the last one's `main` runs.
 _MODULES = (
-    "sandbox.codec",
-    "sandbox.jail.protocol",
-    "sandbox.jail.confinement",
-    "sandbox.jail.supervision",
-    "sandbox.jail.packages",
-    "sandbox.jail.program",
-    "sandbox.jail.calls",
-    "sandbox.jail.job",
-    "sandbox.jail.checker",
-    "sandbox.jail.scratch",
-    "sandbox.jail.runner",
-    "sandbox.jail.zygote",
+    "rltf.sandbox.codec",
+    "rltf.sandbox.jail.protocol",
+    "rltf.sandbox.jail.confinement",
+    "rltf.sandbox.jail.supervision",
+    "rltf.sandbox.jail.packages",
+    "rltf.sandbox.jail.program",
+    "rltf.sandbox.jail.calls",
+    "rltf.sandbox.jail.job",
+    "rltf.sandbox.jail.checker",
+    "rltf.sandbox.jail.scratch",
+    "rltf.sandbox.jail.runner",
+    "rltf.sandbox.jail.zygote",
 )
 BOOT = """
 import marshal, os, sys, types
-for name in ("sandbox", "sandbox.jail"):
+for name in ("rltf", "rltf.sandbox", "rltf.sandbox.jail"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
 with open(int(sys.argv[1]), "rb") as file:
@@ -143,7 +143,7 @@ def _mapped_library(prefix: str) -> str | None:
 @cache
 def bundle() -> list[tuple[str, CodeType]]:
     """The jail's modules as code objects, in the order in which they import one another."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     bundle: list[tuple[str, CodeType]] = []
     for name in _MODULES:
         path = root.joinpath(*name.split(".")).with_suffix(".py")

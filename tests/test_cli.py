@@ -83,12 +83,12 @@ def test_mistakes_name_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
     words = [word for word in arguments if word]
-    program = f"import sys, cli; cli.main({words}); print('imported:', *{HEAVY} & set(sys.modules))"
+    program = f"import sys; from rltf import cli; cli.main({words}); print('imported:', *{HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "imported:"
 
 
-@pytest.mark.parametrize("script", ["launch.py", "cli.py"])
+@pytest.mark.parametrize("script", ["launch.py", "rltf/cli.py"])
 def test_scripts_import_nothing_heavy_before_parsing(script: str) -> None:
     program = f"import runpy, sys; runpy.run_path({script!r}); print('imported:', *{HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -97,7 +97,7 @@ def test_scripts_import_nothing_heavy_before_parsing(script: str) -> None:
 
 def test_completion_offers_commands_and_settings() -> None:
     script = """
-        eval "$(python cli.py completion)"
+        eval "$(python -m rltf.cli completion)"
         compgen_of() { complete -p rltf | sed "s/.*-W '\\(.*\\)' rltf/\\1/"; }
         compgen -W "$(compgen_of)" -- tra
         compgen -W "$(compgen_of)" -- --learner.optim.l

@@ -43,13 +43,13 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     **PINNED,
     **{f"rltf {name}": ("launch.py",) for name in ("train", "plan", "replay")},
     "rltf evaluate": ("evaluate.py",),
-    "rltf show-prompt": ("cli.py", "show-prompt"),
-    "rltf critic": ("cli.py", "critic"),
-    "rltf decontaminate": ("cli.py", "decontaminate"),
+    "rltf show-prompt": ("-m", "rltf.cli", "show-prompt"),
+    "rltf critic": ("-m", "rltf.cli", "critic"),
+    "rltf decontaminate": ("-m", "rltf.cli", "decontaminate"),
     **{f"rltf {words[2]}": words for words in PINNED.values() if words[1:2] not in ((), ("reporting",))},
     **{f"rltf report {name}": ("-m", "reporting", name) for name in REPORTS},
     "rltf report": ("-m", "reporting", "report"),
-    "rltf": ("cli.py",),
+    "rltf": ("-m", "rltf.cli"),
 }
 JOBS = ("python launch.py", *(f"rltf {name}" for name, command in cli.COMMANDS.items() if command.function is None))
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

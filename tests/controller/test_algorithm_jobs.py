@@ -47,7 +47,7 @@ def test_a_job_with_a_critic(tmp_path: Path) -> None:
     trained = ("--samples", str(tmp_path / "graded"), "--num-epochs", "1", "--output", str(tmp_path / "critic"))
     for command in (
         ("evaluate.py", *graded),
-        ("cli.py", "critic", "--model", model, "--problems", problems, *trained),
+        ("-m", "rltf.cli", "critic", "--model", model, "--problems", problems, *trained),
     ):
         done = python(*command)
         assert done.returncode == 0, done.stdout + done.stderr

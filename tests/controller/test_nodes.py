@@ -59,7 +59,7 @@ def test_the_most_important_differences_come_first() -> None:
 
 
 def test_cpu_and_gpu_builds_count_as_the_same_version() -> None:
-    versions = NodeFacts.here(ROOT).versions
+    versions = NodeFacts.here().versions
     assert versions["torch"][0].isdigit()
     assert "+" not in versions["torch"]
     assert versions["vllm"] != "missing"
