@@ -158,7 +158,8 @@ def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
 @pytest.mark.parametrize("room", ["augmentation", "problems", "reporting", "rewards", "sandbox"])
 def test_every_room_with_a_command_is_entered_the_same_way(room: str) -> None:
     code = f"""
-import runpy, entry
+import runpy
+from rltf import entry
 def enter(program, command):
     print(program)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rltf.controller.cluster import NodeFacts
-from tests.jobs import ROOT, python
+from tests.jobs import python
 
 
 @pytest.fixture(scope="module")

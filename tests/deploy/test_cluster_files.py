@@ -274,5 +274,13 @@ def test_a_submitted_job_contains_only_the_program(tmp_path: Path) -> None:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     tops = {Path(name).parts[0] for name in names}
     assert not tops & {"runs", ".venv", ".git", "tests", "docs", "benchmarks", ".pytest_cache", ".mypy_cache"}
-    assert names >= {"launch.py", "configs/starter.yaml", "controller/cluster.py", "requirements/cpu.txt"}
+    assert names >= {
+        "launch.py",
+        "configs/starter.yaml",
+        "rltf/configs/starter.yaml",
+        "rltf/controller/cluster.py",
+        "requirements/cpu.txt",
+    }
+    rooms = {link.name for link in (ROOT / "rltf").iterdir() if (link / "__init__.py").is_file()}
+    assert not tops & rooms, "a room is sent once, in rltf/: add it to .rayignore"
     assert package.stat().st_size < 2 << 20

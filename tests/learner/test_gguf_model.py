@@ -137,7 +137,8 @@ def test_no_room_on_the_disk(tmp_path: Path, llama_file: Path, monkeypatch: pyte
 def test_a_disk_that_is_full_while_it_is_written(tmp_path: Path, llama_file: Path) -> None:
     """A limit on the size of files stands in for the end of the disk."""
     program = (
-        "import pathlib, resource, sys; from rltf.errors import UserError; from rltf.learner.model_source import model_folder\n"
+        "import pathlib, resource, sys\nfrom rltf.errors import UserError\n"
+        "from rltf.learner.model_source import model_folder\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: model_folder(sys.argv[1], (), pathlib.Path(sys.argv[2]), seed=0)\n"
         "except UserError as error: print(error)\n"

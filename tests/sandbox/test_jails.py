@@ -286,7 +286,8 @@ def test_signals_that_the_grader_ignores_still_end_programs() -> None:
     """Dispositions and masks are inherited, even across exec. The C library reserves the numbers 32 and 33."""
     code = (
         "import ctypes, os, signal\n"
-        "from rltf.sandbox.jobs import StdinJob\nfrom rltf.settings import SandboxSettings\nfrom rltf.sandbox.sandbox import Sandbox\n"
+        "from rltf.sandbox.jobs import StdinJob\nfrom rltf.settings import SandboxSettings\n"
+        "from rltf.sandbox.sandbox import Sandbox\n"
         "from rltf.sandbox.verdict import Isolation\n"
         "call = {'x86_64': 13, 'aarch64': 134}[os.uname().machine]\n"
         "ignore = (1).to_bytes(8, 'little') + bytes(24)\n"

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
 LOCKS = {path.stem: path.read_text() for path in (ROOT / "requirements").glob("*.txt")}
@@ -83,9 +84,12 @@ def test_the_command_is_installed_again_when_the_project_changes(checkout: Path)
 
 def test_the_package_contains_every_room_and_module() -> None:
     packaging = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests", "examples"}
-    assert {name for name in packaging["packages"]["find"]["include"] if "." not in name} == rooms
-    assert set(packaging["py-modules"]) == {path.stem for path in ROOT.glob("*.py")}
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"rltf"}
+    packages = set(find_packages(str(ROOT), include=packaging["packages"]["find"]["include"]))
+    assert packages >= {"rltf", "rltf.sandbox.jail"} | {f"rltf.{room}" for room in rooms}
+    assert {name.partition(".")[0] for name in packages} == {"rltf"}
+    for pattern in packaging["package-data"]["rltf"]:
+        assert list((ROOT / "rltf").glob(pattern)), f"nothing matches {pattern}"
 
 
 def test_pip_sources_are_passed_on(tmp_path: Path) -> None:
