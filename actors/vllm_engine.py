@@ -26,8 +26,8 @@ import torch
 
 if not torch.cuda.is_available():
     # Otherwise vLLM's sampler compiles small functions at the first batch. That takes seconds and a C++ compiler, and
-    # gains nothing here.
-    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    # gains nothing here. (TORCH_COMPILE_DISABLE would be too late: other imports have loaded torch's compiler by now.)
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 from vllm import SamplingParams
 from vllm.config import WeightTransferConfig

@@ -17,6 +17,7 @@ SMALL = {
     "generator.num_generations": "4",
     "learner.batch_size": "16",
     "learner.supervised_batch_size": "8",
+    "learner.sft.batch_size": "16",
     "learner.optim.decay_steps": "0",
     "checkpoint.every": "2",
     "buffer.capacity": "128",
@@ -27,7 +28,7 @@ SMALL = {
 }
 
 
-def small_job(runs: Path, name: str, *more: str, sft_steps: int = 40) -> list[str]:
+def small_job(runs: Path, name: str, *more: str, sft_steps: int = 8) -> list[str]:
     """The arguments of a small starter job. Its run folder is `runs/name`, and its cache `runs/cache`."""
     settings = SMALL | {
         "learner.sft.num_steps": str(sft_steps),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils  # as in a generator, whose other imports load it before vLLM
 
 from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingEngine, build_engine
 from rltf.settings import GeneratorSettings, ModelSettings
@@ -60,6 +61,12 @@ def test_logprobs_of_own_samples_agree_with_transformers_after_every_update(
             greedy = finished[name].greedy
             assert greedy is not None
             assert_agrees(greedy, reference_logprobs(weights, prompt, sequence_ids(greedy)))
+
+
+def test_the_first_batch_waits_for_no_compiler(engine: SamplingEngine) -> None:
+    engine.add_request(make_request("first", PROMPT, max_tokens=2))
+    run(engine)
+    assert not torch._dynamo.utils.counters["frames"]
 
 
 def test_the_prefix_cache_serves_nothing_from_older_weights(
