@@ -6,6 +6,7 @@ import gc
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -215,6 +216,15 @@ def test_nothing_is_left_after_close() -> None:
         waiting.result()
     with pytest.raises(UserError, match="the grader is closed"):
         grader.grade(squares(1), [RIGHT])
+
+
+def test_a_call_during_which_the_grader_is_closed_says_so() -> None:
+    grader = Grader(1, min_isolation=WEAK, settings=LIMITS)
+    closer = threading.Timer(0.2, grader.close)
+    closer.start()
+    with pytest.raises(UserError, match="the grader is closed"):
+        grader.grade(squares(1), ["import time\ntime.sleep(0.5)\n" + RIGHT] * 4)
+    closer.join()
 
 
 def test_nothing_is_left_of_a_grader_that_is_forgotten() -> None:
