@@ -11,6 +11,7 @@ other ways into the same functions.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -98,8 +99,26 @@ def _run(arguments: Sequence[str]) -> int:
     if command.function is None:
         return launch([*command.before, *rest], f"rltf {name}")
     module, _, function = command.function.partition(":")
-    status: int = getattr(importlib.import_module(module), function)([*command.before, *rest])
-    return status
+    try:
+        with _packages_of(f"rltf {name}"):
+            status: int = getattr(importlib.import_module(module), function)([*command.before, *rest])
+            return status
+    except UserError as error:
+        return _refuse("rltf", str(error))
+
+
+@contextlib.contextmanager
+def _packages_of(command: str) -> Iterator[None]:
+    """Turn a missing package into a UserError that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "rltf"):
+            raise
+        raise UserError(
+            f"{command} needs the package {package}, which comes with the extra `train`: pip install 'rltf[train]'"
+        ) from error
 
 
 def launch(arguments: Sequence[str], program: str = "launch.py") -> int:
@@ -109,14 +128,15 @@ def launch(arguments: Sequence[str], program: str = "launch.py") -> int:
             if argument in HELP:
                 print(job_help(program, next(iter(arguments[at + 1 :]), None)))
                 return 0
-        if (address := remote_address(arguments)) is not None:
-            from rltf.controller.submit import submit
+        with _packages_of(program):
+            if (address := remote_address(arguments)) is not None:
+                from rltf.controller.submit import submit
 
-            return submit(address, arguments)
-        settings, options = load_settings(arguments)
-        from rltf.job import run_job
+                return submit(address, arguments)
+            settings, options = load_settings(arguments)
+            from rltf.job import run_job
 
-        return run_job(settings, options, program)
+            return run_job(settings, options, program)
     except UserError as error:
         return _refuse(program, str(error))
 

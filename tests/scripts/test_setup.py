@@ -130,6 +130,7 @@ def test_locks_contain_all_dependencies(accelerator: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needs = (
         project["dependencies"]
+        + project["optional-dependencies"]["train"]
         + project["optional-dependencies"][accelerator]
         + project["optional-dependencies"]["dev"]
     )
