@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
+from errors import UserError, nearest
 from problems import (
     apps,
     bigcodebench,
@@ -25,7 +25,6 @@ from problems import (
     starter,
 )
 from problems.checkers import known_checker
-from problems.index import nearest
 from problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
 from problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 

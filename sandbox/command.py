@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from entry import exit_status
+from errors import nearest
 from files import RowWriter
 from problems import LoadedProblems, describe_rejected, load
-from problems.index import ProblemIndex, nearest
+from problems.index import ProblemIndex
 from sandbox.admission import reason_to_refuse
 from sandbox.grading import Graders, read_programs, verdict_row
 from sandbox.packages import find_packages
