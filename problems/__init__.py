@@ -5,11 +5,23 @@ least one test; loading it checks everything its tests need; a row that cannot b
 reason, never skipped silently. This room knows neither Ray nor models, and no room but the settings.
 """
 
+from problems.benchmark import Benchmark
 from problems.spec import LoadedProblems, load
-from problems.types import AssertTest, CallTest, CheckTest, Problem, RejectedRow, StdinTest, Test, describe_rejected
+from problems.types import (
+    AssertTest,
+    CallTest,
+    CheckTest,
+    Problem,
+    RejectedRow,
+    StdinTest,
+    Test,
+    UnusableRowError,
+    describe_rejected,
+)
 
 __all__ = [
     "AssertTest",
+    "Benchmark",
     "CallTest",
     "CheckTest",
     "LoadedProblems",
@@ -17,6 +29,7 @@ __all__ = [
     "RejectedRow",
     "StdinTest",
     "Test",
+    "UnusableRowError",
     "describe_rejected",
     "load",
 ]

@@ -1,7 +1,4 @@
-"""A reward for short programs that pass, and a penalty on lines that print.
-
-rltf train --rewards.function my_rewards:concise --rewards.custom_weight 0.2
-"""
+"""A reward for short programs that pass, and a penalty on lines that print."""
 
 from __future__ import annotations
 
