@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 
 import launch
 from controller.cluster import check_resources
+from controller.grading import GradingWorker
 from errors import UserError
-from settings import Settings
+from settings import SandboxSettings, Settings, rewards_of
 from tests.families import FAMILIES, build_family
 from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job
@@ -169,3 +171,9 @@ def test_a_function_of_the_user_that_does_not_work(
     assert f"{setting} users:f" in shown
     assert message in shown
     assert not (tmp_path / "job").exists()
+
+
+def test_a_worker_without_the_function_does_not_start() -> None:
+    worker = GradingWorker({}, SandboxSettings(), rewards_of("rltf", function="only.on_the_head:f"), None, 512)
+    with pytest.raises(UserError, match=rf"there is no module only on {os.uname().nodename}"):
+        worker.start()

@@ -38,7 +38,7 @@ from tests.jobs import small_job
 from tests.learner.samples import make_rollout
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event
 
-FUNCTION = "tests.rewards.test_custom:share_of_x"
+FUNCTION = "tests.rewards.functions:half"
 STEPS = (2, 4)
 ROW = {"statement": "Double a number.", "tests": [{"stdin": "1", "expected": "2"}]}
 

@@ -11,30 +11,22 @@ import pytest
 from pydantic import ValidationError
 
 from errors import UserError
-from rewards import CustomReward, GradedProgram, Granularity, score_group, weights_on_lines
+from rewards import Granularity, score_group
 from rewards.custom import check_function
 from sandbox.verdict import Outcome
 from settings import Settings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one
 
 P, F, IE = Outcome.PASSED, Outcome.FAILED, Outcome.INFRASTRUCTURE_ERROR
-HERE = "tests.rewards.test_custom"
+ON_LINES = "tests.rewards.functions:on_lines"
 PROGRAM = "a = 1\n\nb = 2\n"
 TOKENS = character_tokens(PROGRAM)
-
-
-def share_of_x(graded: GradedProgram) -> float:
-    return graded.program.text.count("x") / 4
-
-
-def on_lines(graded: GradedProgram) -> CustomReward:
-    return CustomReward(2.0, weights_on_lines(graded.program, {1: 0.5, 2: 9.0, 3: -1.0, 7: 9.0}))
 
 
 def test_a_number_is_relative_to_the_other_samples() -> None:
     programs = [character_tokens(text) for text in ("xx", "x", "o", "xxxx")]
     verdicts = [make_verdict(outcome, (outcome,)) for outcome in (P, P, P, IE)]
-    settings = rewards_of("rloo", function=f"{HERE}:share_of_x", custom_weight=2.0)
+    settings = rewards_of("rloo", function="tests.rewards.functions:share_of_x", custom_weight=2.0)
     samples = score_group(programs, verdicts, settings).samples
     rewards = [0.5, 0.25, 0.0]
     for scored, value, others in zip(samples, rewards, (0.125, 0.25, 0.375), strict=False):
@@ -45,10 +37,10 @@ def test_a_number_is_relative_to_the_other_samples() -> None:
 
 
 def test_weights_on_lines_are_added_as_they_are() -> None:
-    settings = rewards_of("rltf", baseline="none", function=f"{HERE}:on_lines", custom_weight=0.5, negative_scale=0.1)
+    settings = rewards_of("rltf", baseline="none", function=ON_LINES, custom_weight=0.5, negative_scale=0.1)
     row = score_one(TOKENS, make_verdict(P), settings).token_weights[Granularity.CUSTOM]
     np.testing.assert_allclose(row, [*[1.25] * 5, 1, 1, *[0.95] * 5, 1, 1], rtol=1e-6)
-    last = rewards_of("ppo", function=f"{HERE}:on_lines")
+    last = rewards_of("ppo", function=ON_LINES)
     row = score_one(TOKENS, make_verdict(P), last).token_weights[Granularity.CUSTOM]
     np.testing.assert_allclose(row, [*[0.5] * 5, 0, 0, *[-1] * 5, 0, 2], rtol=1e-6)
 
@@ -61,7 +53,7 @@ def test_a_weight_of_0_switches_it_off() -> None:
 def test_other_terms_stay_as_they_are() -> None:
     verdict = make_verdict(F, (P, F))
     without = score_one(TOKENS, verdict, plain("rltf")).token_weights
-    scored = score_one(TOKENS, verdict, plain("rltf", function=f"{HERE}:on_lines")).token_weights
+    scored = score_one(TOKENS, verdict, plain("rltf", function=ON_LINES)).token_weights
     np.testing.assert_array_equal(np.delete(scored, Granularity.CUSTOM, 0), np.delete(without, Granularity.CUSTOM, 0))
 
 
