@@ -41,6 +41,7 @@ def imported(name: str, setting: str) -> Any:
             where = f"on {os.uname().nodename}"
             raise UserError(f"{setting} {name}: there is no module {error.name} {where}; {fix}") from error
         raise UserError(f"{setting} {name}: importing {module_name} failed: {raised(error)}") from error
+    source_digest(name)  # now, because the file may change during a run
     if not hasattr(module, attribute):
         names = [each for each in vars(module) if not each.startswith("_")]
         raise UserError(f"{setting} {name}: {module.__file__} has no {attribute}{nearest(attribute, names)}")
@@ -57,7 +58,7 @@ def imported_function(name: str, setting: str) -> Any:
 
 @cache
 def source_digest(name: str) -> str:
-    """SHA-256 of the file of `package.module:name`, as it was when this process first asked."""
+    """SHA-256 of the file of `package.module:name`, as it was when this process imported it."""
     file = importlib.import_module(name.partition(":")[0]).__file__
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file is not None else ""
 

@@ -114,7 +114,7 @@ def test_one_line_says_that_requests_wait(caplog: pytest.LogCaptureFixture) -> N
         await asyncio.gather(*(patience.ask(partial(request, number)) for number in left))
 
     asyncio.run(ask_all())
-    messages = [record.message for record in caplog.records if record.name == "evaluation.patience"]
+    messages = [record.message for record in caplog.records if record.name == evaluation.patience.logger.name]
     assert messages == [
         "http://x/v1: status 429: too many; asking again in 0 s (1 requests wait, each for at most 600 s)"
     ]

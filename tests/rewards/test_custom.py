@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from errors import UserError
+from plugins import source_digest
 from rewards import Granularity, score_group
 from rewards.custom import check_function
 from sandbox.verdict import Outcome
@@ -106,6 +108,15 @@ def test_a_function_that_is_not_there(source: str, name: str, message: str, modu
     module.write_text(source)
     with pytest.raises(UserError, match=rf"rewards\.function {name}: .*{message}"):
         check_function(name)
+
+
+def test_the_digest_is_of_the_file_that_was_imported(module: Path) -> None:
+    source_digest.cache_clear()
+    module.write_text("def f(graded): return 0\n")
+    check_function("users:f")
+    expected = hashlib.sha256(module.read_bytes()).hexdigest()
+    module.write_text("def f(graded): return 1\n")
+    assert source_digest("users:f") == expected
 
 
 def test_an_exception_is_never_a_reward(module: Path) -> None:
