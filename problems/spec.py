@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rltf.errors import UserError
+from rltf.errors import UserError, nearest
 from rltf.problems import (
     apps,
     bigcodebench,
@@ -24,8 +24,8 @@ from rltf.problems import (
     shapes,
     starter,
 )
+from rltf.problems.benchmark import Benchmark, installed, installed_names
 from rltf.problems.checkers import known_checker
-from rltf.problems.index import nearest
 from rltf.problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
 from rltf.problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 
@@ -62,34 +62,18 @@ class Spec:
         return next((one[1] for one in self.selections if isinstance(one, tuple) and one[0] == key), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Benchmark:
-    """How the rows of a benchmark become problems and back. `to_row` is None if it has no row format to write.
-
-    `mirror_folder` is the folder to read in the Hub's Parquet mirror. With `splits`, ids repeat in each of these splits
-    on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1.
-    """
-
-    to_problem: Callable[[Any], Problem]
-    task_id_of: Callable[[Any], str | None]
-    to_row: Callable[[Problem], dict[str, Any]] | None = None
-    mirror_folder: str | None = None
-    splits: tuple[str, ...] = ()
-    numbered: bool = False
-
-
 _BENCHMARKS = {
-    "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
-    "bigcodebench": _Benchmark(bigcodebench.to_problem, bigcodebench.task_id_of),
-    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
-    "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
-    "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
-    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of),
-    "leetcode": _Benchmark(leetcode.to_problem, leetcode.task_id_of),
-    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
-    "mbppplus": _Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),
+    "apps": Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
+    "bigcodebench": Benchmark(bigcodebench.to_problem, bigcodebench.task_id_of),
+    "humaneval": Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
+    "humanevalplus": Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
+    "jsonl": Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
+    "kodcode": Benchmark(kodcode.to_problem, kodcode.task_id_of),
+    "leetcode": Benchmark(leetcode.to_problem, leetcode.task_id_of),
+    "mbpp": Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
+    "mbppplus": Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),
     **{
-        kind: _Benchmark(
+        kind: Benchmark(
             partial(shapes.to_problem, kind),
             partial(shapes.task_id_of, kind),
             mirror_folder=shape.mirror_folder,
@@ -114,9 +98,12 @@ def parse_spec(text: str) -> Spec:
     """
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not colon:
-        raise UserError(
-            f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
-        )
+        kinds = [*KINDS, *installed_names(KINDS)]
+        if kind not in kinds or not colon:
+            raise UserError(
+                f"{text!r}: expected KIND:PATH with KIND one of {', '.join(kinds)}"
+                f"{nearest(kind, kinds) if colon else ''}"
+            )
     selections: list[slice | tuple[str, str]] = []
     while match := _TAIL.fullmatch(rest):
         rest = match["head"]
@@ -190,7 +177,8 @@ def row_of(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """
-    benchmark = _BENCHMARKS.get(problem.benchmark)
+    known = (*_BENCHMARKS, *installed_names(KINDS))
+    benchmark = _benchmark(problem.benchmark) if problem.benchmark in known else None
     if benchmark is None or benchmark.to_row is None:
         raise UserError(
             f"{problem.benchmark} problems have no row format to write them in; use rows of the KIND jsonl "
@@ -201,11 +189,15 @@ def row_of(problem: Problem) -> dict[str, Any]:
 
 def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
     """The problem of a row after a round trip through JSON."""
-    return _with_checker(_BENCHMARKS[benchmark].to_problem(json.loads(json.dumps(row))))
+    return _with_checker(_benchmark(benchmark).to_problem(json.loads(json.dumps(row))))
+
+
+def _benchmark(kind: str) -> Benchmark:
+    return _BENCHMARKS[kind] if kind in _BENCHMARKS else installed(kind)
 
 
 def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
-    benchmark = _BENCHMARKS[spec.kind]
+    benchmark = _benchmark(spec.kind)
     problems: dict[str, Problem] = {}
     rejected: list[RejectedRow] = []
     for number, row in enumerate(_rows(spec, benchmark), start=1):
@@ -228,6 +220,8 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
             line = error.line if error.file else row.line
             shown = None if task_id is None else task_id.encode("utf-8", "backslashreplace").decode()
             rejected.append(RejectedRow(error.file or row.file, line, shown, str(error)))
+        except UserError as error:
+            raise UserError(f"{row.file}:{row.line}: {error}") from error
         else:
             problems[problem.task_id] = problem
     if not problems:
@@ -243,7 +237,7 @@ def _with_checker(problem: Problem) -> Problem:
     return problem if checker is None else replace(problem, checker=checker)
 
 
-def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:
+def _rows(spec: Spec, benchmark: Benchmark) -> Iterator[Row]:
     path = Path(spec.path).expanduser()
     if not path.exists() and not is_hub_id(spec.path):
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
