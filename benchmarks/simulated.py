@@ -354,8 +354,9 @@ _SPANS = np.stack([_IDS, _IDS + 1], axis=1)
 _WEIGHTS = np.ones((len(Granularity), NUM_TOKENS), dtype=np.float32)
 _NOTHING_LEARNED = UpdateStats(
     loss=0.0, loss_sl=0.0, loss_coarse=0.0, loss_fine=0.0, loss_adaptive=0.0, loss_static=0.0, loss_structure=0.0,
-    loss_kl=0.0, loss_value=0.0, grad_norm=0.0, learning_rate=0.0, ratio_mean=1.0, ratio_max=1.0, mismatch_mean=0.0,
-    mismatch_max=0.0, entropy=0.0, clip_fraction=0.0, num_samples=0, num_idle_samples=0, num_tokens=0,
+    loss_custom=0.0, loss_kl=0.0, loss_value=0.0, grad_norm=0.0, learning_rate=0.0, ratio_mean=1.0, ratio_max=1.0,
+    mismatch_mean=0.0, mismatch_max=0.0, entropy=0.0, clip_fraction=0.0, num_samples=0, num_idle_samples=0,
+    num_tokens=0,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from rltf.learner.buffer import Added
 from rltf.learner.data import Experience, Experiences
 from rltf.problems.types import Problem
 from rltf.rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
+from rltf.rewards.custom import check_function
 from rltf.sandbox.verdict import Isolation, Outcome, Verdict
 from rltf.sandbox.worker import SandboxWorker
 from rltf.settings import RewardSettings, SandboxSettings
@@ -107,6 +108,12 @@ class GradingWorker(SandboxWorker):
         self._max_tokens = max_tokens
         self._buffer = buffer
 
+    def start(self) -> None:
+        """Start the sandbox. Raises UserError as every worker, and if `rewards.function` does not work on this node."""
+        if self._rewards.function is not None and self._rewards.uses_function:
+            check_function(self._rewards.function)
+        super().start()
+
     def grade_rollout(
         self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
     ) -> GradedRollout:
@@ -114,6 +121,8 @@ class GradingWorker(SandboxWorker):
 
         `ref` is wrapped in a list so that Ray passes the reference itself. `previous` is the problem's last
         `GradedRollout.greedy`. The first `num_shown` samples are returned to be shown.
+
+        Raises UserError if `rewards.function` fails.
         """
         began = time.monotonic()
         rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
@@ -202,6 +211,7 @@ def experience(completion: Completion, scored: ScoredSample) -> Experience:
         version=min(span.version for span in completion.weight_versions),
         reward=scored.coarse,
         outcome=scored.verdict.outcome,
+        custom_reward=scored.custom,
     )
 
 

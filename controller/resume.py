@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rltf.controller.state import RunState, read_state
+from rltf.controller.state import RunState, read_state, source_digests
 from rltf.errors import UserError
 from rltf.files import checkpoints, damage, newest_whole_checkpoint, step_of
 from rltf.problems.fingerprints import ShortFingerprints, differences, expanded
@@ -81,11 +81,16 @@ def _differences(
         if not settings.problems.allow_changes:
             raise UserError(f"{what}; restore them, or set --problems.allow_changes true to continue with the new ones")
         said.append(what)
-    if changed := differing(Settings, state.settings, settings.model_dump(mode="json")):
+    changed = differing(Settings, state.settings, settings.model_dump(mode="json"))
+    if changed:
         if "run.seed" in changed:
             raise UserError(f"run.seed {changed['run.seed']}: a run keeps its seed; leave it as it was")
         listed = ", ".join(f"{name} {values}" for name, values in changed.items())
         said.append(f"settings that have changed since {checkpoint} was written: {listed}")
+    for setting, digest in source_digests(settings).items():
+        if setting not in changed and state.sources.get(setting) != digest:
+            name = settings.functions[setting]
+            said.append(f"the source file of {setting} {name} has changed since {checkpoint} was written")
     largest = max((rollout.num_samples for rollout in state.ledger.live.values()), default=0)
     if largest > settings.buffer.capacity:
         raise UserError(

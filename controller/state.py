@@ -14,10 +14,12 @@ from rltf.controller.ledger import DropReason, Ledger, LedgerError, Live
 from rltf.controller.rollouts import RolloutLoop
 from rltf.errors import UserError
 from rltf.files import read_json
+from rltf.plugins import source_digest
 from rltf.problems.fingerprints import ShortFingerprints
 from rltf.rewards import ProgramReward
+from rltf.settings import Settings
 
-FORMAT = 4
+FORMAT = 5
 
 
 class _Stored(BaseModel):
@@ -46,14 +48,16 @@ class _StoredState(_Stored):
     batches: list[list[str]]
     problems: dict[str, ShortFingerprints]
     settings: dict[str, Any]
+    sources: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
     """What `dump_state` wrote.
 
-    `batches` has the rollout ids of each batch that was taken; `problems` the fingerprints of each set of problems, and
-    `settings` what `Settings.model_dump` gave, both at the time of the checkpoint.
+    `batches` has the rollout ids of each batch that was taken. `problems` has the fingerprints of each set of problems,
+    `settings` what `Settings.model_dump` gave, and `sources` what `source_digests` gave, all at the time of the
+    checkpoint.
     """
 
     ledger: Ledger
@@ -62,6 +66,12 @@ class RunState:
     batches: list[list[str]]
     problems: dict[str, ShortFingerprints]
     settings: dict[str, Any]
+    sources: dict[str, str]
+
+
+def source_digests(settings: Settings) -> dict[str, str]:
+    """The digest of the source file of each function of the user, by the setting that names it."""
+    return {setting: source_digest(name) for setting, name in settings.functions.items()}
 
 
 def dump_state(rollouts: RolloutLoop, batches: BatchSource, problems: dict[str, ShortFingerprints]) -> str:
@@ -74,6 +84,7 @@ def dump_state(rollouts: RolloutLoop, batches: BatchSource, problems: dict[str, 
         "batches": [[item.meta.rollout_id for item in batch] for batch in batches.taken],
         "problems": problems,
         "settings": rollouts.settings.model_dump(mode="json"),
+        "sources": source_digests(rollouts.settings),
     }
     return json.dumps(state)
 
@@ -94,4 +105,4 @@ def read_state(checkpoint: Path) -> RunState:
         raise UserError(f"{file}: {place}: {error.errors()[0]['msg']}; choose another checkpoint") from None
     except LedgerError as error:
         raise UserError(f"{file}: {error}; choose another checkpoint") from None
-    return RunState(ledger, stored["order"], state.greedy, state.batches, state.problems, state.settings)
+    return RunState(ledger, stored["order"], state.greedy, state.batches, state.problems, state.settings, state.sources)

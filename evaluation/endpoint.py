@@ -15,7 +15,8 @@ from typing import Any
 from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
 
 from rltf.errors import UserError
-from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.evaluation.patience import Patience
+from rltf.evaluation.sources import CONCURRENCY, Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.extraction import extract_program
 from rltf.problems.fingerprints import some
@@ -23,8 +24,6 @@ from rltf.problems.prompts import PromptFormat, chat_messages, render_prompt
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
-_NUM_RETRIES = 4  # with growing pauses, 7 s in all
-_CONCURRENT_REQUESTS = 16
 _WAIT_S = 0.5  # then graded programs are stored, although no new one has come
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
@@ -34,12 +33,14 @@ class ServedModel(SamplingOptions):
     """`num_samples` programs of each problem from `model` at `address` (`http://HOST/v1`).
 
     `model` may be None if the server has only one. `chat` asks for chat completions instead of completions of the plain
-    prompt. The environment variable `OPENAI_API_KEY` is sent if it is set.
+    prompt. At most `concurrency` requests are under way at a time. The environment variable `OPENAI_API_KEY` is sent if
+    it is set.
     """
 
     address: str
     chat: bool
     model: str | None = None
+    concurrency: int = CONCURRENCY
 
     def __post_init__(self) -> None:
         for name in ("system_prompt", "chat_template_kwargs"):
@@ -49,7 +50,7 @@ class ServedModel(SamplingOptions):
     @property
     def identity(self) -> dict[str, Any]:
         identity = asdict(self) | {"model": f"{self.address}#{self._name}"}
-        del identity["address"]
+        del identity["address"], identity["concurrency"]
         return identity
 
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
@@ -62,21 +63,30 @@ class ServedModel(SamplingOptions):
     def _left(self, problems: Sequence[Problem], stored: StoredRows) -> Programs:
         waiting = deque(self.parts(problems, stored))
         pending: set[asyncio.Task[tuple[Part, list[str]]]] = set()
+        failure: BaseException | None = None
+        patience = Patience(self.address)
         with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
-            client = AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
-            while waiting or pending:
-                while waiting and len(pending) < _CONCURRENT_REQUESTS:
-                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), client))
-                    # asyncio prints failures that nobody asks for, and the first is all that is raised.
+            client = AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=0)
+            while pending or (waiting and failure is None):
+                while waiting and failure is None and len(pending) < self.concurrency:
+                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), client, patience))
+                    # asyncio prints failures that nobody asks for, as happens if the evaluation ends early.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     pending.add(task)
                 first = asyncio.wait(pending, timeout=_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
                 finished, pending = runner.run(first)
                 for task in finished:
+                    if (error := task.exception()) is not None:
+                        failure = failure or error  # raised once the answers under way are stored
+                        continue
                     part, texts = task.result()
                     yield from part.programs((_program(part.problem, text), text) for text in texts)
                 yield None
             runner.run(client.close())
+        if isinstance(failure, UserError):
+            raise UserError(f"{failure}. Programs that were sampled before are kept; the same command continues")
+        if failure is not None:
+            raise failure
 
     @property
     def _form(self) -> PromptFormat:
@@ -98,7 +108,7 @@ class ServedModel(SamplingOptions):
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
-    async def _sample(self, part: Part, client: AsyncOpenAI) -> tuple[Part, list[str]]:
+    async def _sample(self, part: Part, client: AsyncOpenAI, patience: Patience) -> tuple[Part, list[str]]:
         # vLLM's server gives each sample its own seed, counting up from this one.
         asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
         if self.stop is not None:
@@ -109,10 +119,11 @@ class ServedModel(SamplingOptions):
                 asked["messages"] = chat_messages(part.problem, self._form)
                 if self.chat_template_kwargs is not None:
                     asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
-                chat = await client.chat.completions.create(**asked)
+                chat = await patience.ask(lambda: client.chat.completions.create(**asked))
                 texts = [choice.message.content or "" for choice in chat.choices]
             else:
-                plain = await client.completions.create(prompt=render_prompt(part.problem, self._form), **asked)
+                asked["prompt"] = render_prompt(part.problem, self._form)
+                plain = await patience.ask(lambda: client.completions.create(**asked))
                 texts = [choice.text for choice in plain.choices]
         if len(texts) != part.num_samples:
             raise UserError(f"{self.address}: asked for {part.num_samples} programs, got {len(texts)}")

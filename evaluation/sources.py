@@ -28,6 +28,8 @@ Programs = Iterable[tuple[ProgramRow, Problem] | None]
 StoredRows = Iterable[Mapping[str, Any]]
 """The rows of the graded programs that an evaluation has stored, in order."""
 
+CONCURRENCY = 16
+"""The requests to a server that are under way at a time, by default."""
 MAX_PART = 64
 """The most samples of a problem that are drawn together. An interruption loses no more of them."""
 
@@ -197,6 +199,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add("--stop", nargs="+", metavar="TEXT", help="texts that end a completion, besides the model's own end tokens")
     add("--dtype", choices=[one.value for one in Dtype], help="type of the weights (default: auto)")
     add("--engine", choices=[one.value for one in Engine], help="inference backend (default: vllm)")
+    add("--concurrency", type=positive, metavar="N", help=f"requests to a server at a time (default: {CONCURRENCY})")
     add_prompt_options(group)
     add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
 
@@ -240,7 +243,15 @@ def model_source(options: argparse.Namespace) -> ProgramSource:
         from rltf.evaluation.endpoint import ServedModel
 
         address, _, model = options.model.partition("#")
-        return ServedModel(address=address, model=model or None, chat=options.chat_template == ChatTemplate.ON, **asked)
+        return ServedModel(
+            address=address,
+            model=model or None,
+            concurrency=options.concurrency or CONCURRENCY,
+            chat=options.chat_template == ChatTemplate.ON,
+            **asked,
+        )
+    if options.concurrency is not None:
+        raise UserError("--concurrency is for a model behind a server (http://HOST/v1); remove the option")
     from rltf.evaluation.model import SampledModel
 
     return SampledModel(

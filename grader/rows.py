@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from rltf.errors import UserError
-from rltf.problems.index import nearest
+from rltf.errors import UserError, nearest
 from rltf.problems.sources import parse_json
 from rltf.problems.spec import ROW_KINDS, kind_of, task_id_of, to_problem
 from rltf.problems.types import Problem, UnusableRowError

@@ -6,17 +6,57 @@ With rewards `R_t`, values `V_t` of the state that predicts token `t`, and `V` 0
     gae         d_t = R_t + gamma V_(t+1) - V_t,  A_t = d_t + gamma lam A_(t+1)    (Schulman et al. 2016, equation 16)
 
 The value head learns `A_t + V_t`. Whitening shifts and scales the advantages of a whole update, never those of a
-micro-batch.
+micro-batch. A function of the user, `package.module:name`, has the type `EstimatorFunction`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 
+from rltf.errors import UserError
+from rltf.learner.custom import call, check_column
+from rltf.settings import AdvantageSettings
+
 WHITEN_EPSILON = 1e-8
+SETTING = "learner.advantage.estimator"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardedTokens:
+    """The `M` sampled tokens of an update, completion after completion.
+
+    `rewards` [M] are the token weights, less the KL penalty of `kl_reward_coef`. `logprobs` [M] are those of the old
+    policy, and `sequence` [M] numbers the completions from 0.
+    """
+
+    rewards: torch.Tensor
+    logprobs: torch.Tensor
+    sequence: torch.Tensor
+
+
+EstimatorFunction = Callable[[RewardedTokens, AdvantageSettings], torch.Tensor]
+"""The advantage of each token [M], a pure function."""
+
+
+def custom_advantages(name: str, inputs: RewardedTokens, settings: AdvantageSettings) -> torch.Tensor:
+    """What the user's function returns [M]. Raises UserError if it fails."""
+    return check_column(call(name, SETTING, inputs, settings), inputs.rewards, f"{SETTING} {name}").detach()
+
+
+def check_estimator(name: str, settings: AdvantageSettings) -> None:
+    """Call the user's function on made-up tokens. Raises UserError if it fails or returns a number that is not finite.
+
+    One of the completions has one token, and one earns nothing.
+    """
+    rewards = torch.tensor([0.0, 0.0, 1.0, -0.5, 0.0, 0.0])
+    sequence = torch.tensor([0, 0, 0, 1, 2, 2])
+    found = custom_advantages(name, RewardedTokens(rewards, torch.full((6,), -0.5), sequence), settings)
+    if not found.isfinite().all():
+        raise UserError(f"{SETTING} {name}: an advantage is not finite on made-up tokens")
 
 
 def discounted_returns(rewards: torch.Tensor, lengths: Sequence[int], gamma: float) -> torch.Tensor:

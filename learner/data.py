@@ -52,7 +52,8 @@ class Experience:
 
     `prompt_ids` [P], `token_ids` [T] and behavior `logprobs` [T] are as sampled. `token_weights` [G, T] multiplies
     `-log p` of each token; it has one row per `rewards.Granularity`, with the baseline already subtracted. `version` is
-    the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the baseline.
+    the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the baseline, and
+    `custom_reward` that of the function of the user.
     """
 
     task_id: str
@@ -64,6 +65,7 @@ class Experience:
     version: int
     reward: float
     outcome: Outcome
+    custom_reward: float = 0.0
 
 
 class Experiences(list[Experience]):

@@ -11,7 +11,13 @@ from dataclasses import replace
 
 import torch
 
-from rltf.learner.advantages import discounted_returns, generalized_advantages, whitened
+from rltf.learner.advantages import (
+    RewardedTokens,
+    custom_advantages,
+    discounted_returns,
+    generalized_advantages,
+    whitened,
+)
 from rltf.learner.critic import ErrorCritic, true_class_probabilities
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.objectives import TokenTable
@@ -73,8 +79,12 @@ def estimate(table: TokenTable, settings: AdvantageSettings, kl_coef: float) -> 
         found = generalized_advantages(rewards, values, lengths, gamma=settings.gamma, lam=settings.lam)
         returns = torch.zeros_like(table.behavior)
         returns[sampled] = found + values
-    else:
+    elif settings.estimator is AdvantageEstimator.RETURN:
         found = discounted_returns(rewards, lengths, settings.gamma)
+    else:
+        old = table.behavior if table.old is None else table.old
+        inputs = RewardedTokens(rewards, old[sampled], table.sequence[sampled])
+        found = custom_advantages(settings.estimator, inputs, settings)
     advantages = torch.zeros_like(table.behavior)
     advantages[sampled] = found
     estimated = replace(table, weights=advantages[None], returns=returns)

@@ -29,6 +29,7 @@ class UpdateStats:
     loss_adaptive: float
     loss_static: float
     loss_structure: float
+    loss_custom: float
     loss_kl: float
     loss_value: float
     grad_norm: float
@@ -49,7 +50,8 @@ class StepMetrics:
     """One row of `metrics.jsonl`.
 
     `step` counts updates from 1. `reward_mean` is the mean coarse reward of the samples, `pass_rate` the share that
-    passed. `staleness` counts samples by how many weights versions they lag behind; `staleness_mean` and
+    passed. `custom_reward_mean` is the mean of what `rewards.function` says about whole programs, 0 without one.
+    `staleness` counts samples by how many weights versions they lag behind; `staleness_mean` and
     `staleness_max` are over rollouts.
     `tokens_per_s` is completion tokens over `seconds`, the wall time of the whole step. `wait_s` of these were spent
     waiting for data. `gpu_memory_bytes` is the most that the learner's tensors have used so far, 0 without a GPU. The
@@ -61,6 +63,7 @@ class StepMetrics:
     weights_version: int
     update: UpdateStats
     reward_mean: float
+    custom_reward_mean: float
     pass_rate: float
     outcomes: dict[str, int]
     staleness: dict[str, int]
@@ -97,6 +100,7 @@ class StepMetrics:
             weights_version=weights_version,
             update=update,
             reward_mean=sum(sample.reward for sample in samples) / len(samples),
+            custom_reward_mean=sum(sample.custom_reward for sample in samples) / len(samples),
             pass_rate=outcomes[Outcome.PASSED] / len(samples),
             outcomes=dict(sorted(outcomes.items())),
             staleness={str(lag): count for lag, count in sorted(staleness.items())},

@@ -9,7 +9,8 @@ the old policy and `b` of the sampler. `r = exp(l - o)` is the likelihood ratio,
     gspo        as ppo, with s = exp(mean of l - o over the sequence) in place of r (Zheng et al. 2025)
     cispo       sg(min(r, 1 + high)) l                                      (MiniMax 2025, equation 5)
 
-If the old policy is not the sampler, rho of ppo, gspo and cispo is multiplied by sg(min(exp(o - b), C)).
+If the old policy is not the sampler, rho of ppo, gspo and cispo is multiplied by sg(min(exp(o - b), C)), and so is that
+of a function of the user. Such a function, `package.module:name`, has the type `PolicyLossFunction`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from dataclasses import dataclass
 
 import torch
 
+from rltf.errors import UserError
+from rltf.learner.custom import call, check_column
 from rltf.settings import LossSettings, OldLogprobs, PolicyLoss
+
+SETTING = "learner.loss.policy_loss"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,9 +41,16 @@ class TokenInputs:
     sequence: torch.Tensor
 
 
+PolicyLossFunction = Callable[[TokenInputs, LossSettings], tuple[torch.Tensor, torch.Tensor]]
+"""`rho` [N], through which the gradient flows, and whether the clip range holds a token back [N], a pure function."""
+
+
 def policy_factor(inputs: TokenInputs, settings: LossSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """`rho` [N], and whether the clip range holds a token back [N]."""
-    factor, is_clipped = _LOSSES[settings.policy_loss](inputs, settings)
+    """`rho` [N], and whether the clip range holds a token back [N]. Raises UserError if the user's function fails."""
+    if isinstance(settings.policy_loss, PolicyLoss):
+        factor, is_clipped = _LOSSES[settings.policy_loss](inputs, settings)
+    else:
+        factor, is_clipped = _custom(settings.policy_loss, inputs, settings)
     if settings.old_logprobs is OldLogprobs.RECOMPUTE and settings.rollout_is_threshold is not None:
         factor = factor * (inputs.old - inputs.behavior).exp().clamp(max=settings.rollout_is_threshold)
     return factor, is_clipped
@@ -83,7 +95,29 @@ def _clip(ratio: torch.Tensor, advantage: torch.Tensor, settings: LossSettings) 
     return pessimistic, (pessimistic != ratio) & (advantage != 0)
 
 
-_LOSSES: dict[PolicyLoss, Callable[[TokenInputs, LossSettings], tuple[torch.Tensor, torch.Tensor]]] = {
+def _custom(name: str, inputs: TokenInputs, settings: LossSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    found = call(name, SETTING, inputs, settings)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise UserError(f"{SETTING} {name}: expected a tuple of rho and whether a token is clipped, got {found!r:.100}")
+    factor, is_clipped = (check_column(column, inputs.logprobs, f"{SETTING} {name}") for column in found)
+    return factor, is_clipped.bool()
+
+
+def check_policy_loss(settings: LossSettings) -> None:
+    """Call the user's function on made-up tokens. Raises UserError if it fails or gives no finite gradient."""
+    logprobs = torch.tensor([-0.1, -2.0, -0.5, -3.0, -0.7], requires_grad=True)
+    behavior = torch.tensor([-0.2, -1.0, -0.5, -4.0, -0.6])
+    advantage = torch.tensor([1.0, 1.0, -0.5, -0.5, 0.0])
+    inputs = TokenInputs(logprobs, behavior.clone(), behavior, advantage, torch.tensor([0, 0, 1, 1, 2]))
+    factor, _ = policy_factor(inputs, settings)
+    if not factor.requires_grad:
+        raise UserError(f"{SETTING} {settings.policy_loss}: its rho has no gradient: compute it from inputs.logprobs")
+    (gradient,) = torch.autograd.grad(factor.sum(), logprobs)
+    if not (factor.isfinite().all() and gradient.isfinite().all()):
+        raise UserError(f"{SETTING} {settings.policy_loss}: rho or its gradient is not finite on made-up tokens")
+
+
+_LOSSES: dict[PolicyLoss, PolicyLossFunction] = {
     PolicyLoss.REINFORCE: _reinforce,
     PolicyLoss.PPO: _ppo,
     PolicyLoss.GSPO: _gspo,

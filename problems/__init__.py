@@ -5,6 +5,7 @@ least one test; loading it checks everything its tests need; a row that cannot b
 reason, never skipped silently. This room knows neither Ray nor models, and no room but the settings.
 """
 
+from rltf.problems.benchmark import Benchmark
 from rltf.problems.spec import LoadedProblems, load
 from rltf.problems.types import (
     AssertTest,
@@ -14,11 +15,13 @@ from rltf.problems.types import (
     RejectedRow,
     StdinTest,
     Test,
+    UnusableRowError,
     describe_rejected,
 )
 
 __all__ = [
     "AssertTest",
+    "Benchmark",
     "CallTest",
     "CheckTest",
     "LoadedProblems",
@@ -26,6 +29,7 @@ __all__ = [
     "RejectedRow",
     "StdinTest",
     "Test",
+    "UnusableRowError",
     "describe_rejected",
     "load",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from rltf.errors import UserError
+from rltf.errors import UserError, nearest
 from rltf.problems.types import Problem
 
 
@@ -37,9 +36,3 @@ class ProblemIndex:
                 f"task_id {task_id!r}: none of the {len(self._by_id)} problems has it{nearest(text, self._by_id)}"
             )
         return problem
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean NAME?` with the most similar of `names`, or nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""

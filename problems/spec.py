@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rltf.errors import UserError
+from rltf.errors import UserError, nearest
 from rltf.problems import (
     apps,
     bigcodebench,
@@ -24,8 +24,8 @@ from rltf.problems import (
     shapes,
     starter,
 )
+from rltf.problems.benchmark import Benchmark, installed, installed_names
 from rltf.problems.checkers import known_checker
-from rltf.problems.index import nearest
 from rltf.problems.sources import SUFFIXES, Row, check_text, is_hub_id, read_file, read_hub
 from rltf.problems.types import Problem, RejectedRow, StdinTest, UnusableRowError
 
@@ -62,62 +62,47 @@ class Spec:
         return next((one[1] for one in self.selections if isinstance(one, tuple) and one[0] == key), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Benchmark:
-    """How the rows of a benchmark become problems and back. `to_row` is None if it has no row format to write.
-
-    A row is recognized (`kind_of`) by `columns`, the names in one of these texts: it has all of them.
-    `mirror_folder` is the folder to read in the Hub's Parquet mirror. With `splits`, ids repeat in each of these splits
-    on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1.
-    """
-
-    to_problem: Callable[[Any], Problem]
-    task_id_of: Callable[[Any], str | None]
-    columns: tuple[str, ...]
-    to_row: Callable[[Problem], dict[str, Any]] | None = None
-    mirror_folder: str | None = None
-    splits: tuple[str, ...] = ()
-    numbered: bool = False
-
-
 _BENCHMARKS = {
-    "apps": _Benchmark(
+    "apps": Benchmark(
         apps.to_problem,
         apps.task_id_of,
-        ("question input_output",),
         apps.to_row,
+        columns=("question input_output",),
         mirror_folder="all",
         splits=("train", "test"),
     ),
-    "bigcodebench": _Benchmark(
-        bigcodebench.to_problem, bigcodebench.task_id_of, ("complete_prompt instruct_prompt test",)
+    "bigcodebench": Benchmark(
+        bigcodebench.to_problem, bigcodebench.task_id_of, columns=("complete_prompt instruct_prompt test",)
     ),
-    "humaneval": _Benchmark(
-        humaneval.to_problem, humaneval.task_id_of, ("prompt entry_point canonical_solution test",), humaneval.to_row
+    "humaneval": Benchmark(
+        humaneval.to_problem,
+        humaneval.task_id_of,
+        humaneval.to_row,
+        columns=("prompt entry_point canonical_solution test",),
     ),
-    "humanevalplus": _Benchmark(
+    "humanevalplus": Benchmark(
         evalplus.humaneval_problem,
         evalplus.humaneval_task_id,
-        ("prompt entry_point canonical_solution base_input plus_input",),
+        columns=("prompt entry_point canonical_solution base_input plus_input",),
     ),
-    "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, ("statement tests",), custom.to_row),
-    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of, ("question_id question solution test",)),
-    "leetcode": _Benchmark(
+    "jsonl": Benchmark(custom.to_problem, custom.task_id_of, custom.to_row, columns=("statement tests",)),
+    "kodcode": Benchmark(kodcode.to_problem, kodcode.task_id_of, columns=("question_id question solution test",)),
+    "leetcode": Benchmark(
         leetcode.to_problem,
         leetcode.task_id_of,
-        ("prompt completion entry_point test query", "prompt entry_point test problem_description"),
+        columns=("prompt completion entry_point test query", "prompt entry_point test problem_description"),
     ),
-    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, ("code test_list",), mbpp.to_row),
-    "mbppplus": _Benchmark(
+    "mbpp": Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row, columns=("code test_list",)),
+    "mbppplus": Benchmark(
         evalplus.mbpp_problem,
         evalplus.mbpp_task_id,
-        ("prompt entry_point canonical_solution base_input plus_input assertion",),
+        columns=("prompt entry_point canonical_solution base_input plus_input assertion",),
     ),
     **{
-        kind: _Benchmark(
+        kind: Benchmark(
             partial(shapes.to_problem, kind),
             partial(shapes.task_id_of, kind),
-            shape.columns,
+            columns=shape.columns,
             mirror_folder=shape.mirror_folder,
             splits=shape.splits,
             numbered=bool(shape.splits),
@@ -142,9 +127,12 @@ def parse_spec(text: str) -> Spec:
     """
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not colon:
-        raise UserError(
-            f"{text!r}: expected KIND:PATH with KIND one of {', '.join(KINDS)}{nearest(kind, KINDS) if colon else ''}"
-        )
+        kinds = [*KINDS, *installed_names(KINDS)]
+        if kind not in kinds or not colon:
+            raise UserError(
+                f"{text!r}: expected KIND:PATH with KIND one of {', '.join(kinds)}"
+                f"{nearest(kind, kinds) if colon else ''}"
+            )
     selections: list[slice | tuple[str, str]] = []
     while match := _TAIL.fullmatch(rest):
         rest = match["head"]
@@ -218,7 +206,8 @@ def row_of(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """
-    benchmark = _BENCHMARKS.get(problem.benchmark)
+    known = (*_BENCHMARKS, *installed_names(KINDS))
+    benchmark = _benchmark(problem.benchmark) if problem.benchmark in known else None
     if benchmark is None or benchmark.to_row is None:
         raise UserError(
             f"{problem.benchmark} problems have no row format to write them in; use rows of the KIND jsonl "
@@ -241,12 +230,12 @@ def to_problem(kind: str, row: Any) -> Problem:
     check_text(row, "")
     # A row of EvalPlus among those of the base benchmark is never read with its base tests alone.
     read_as = f"{kind}plus" if evalplus.is_evalplus_row(row) else kind
-    return _with_checker(_BENCHMARKS.get(read_as, _BENCHMARKS[kind]).to_problem(row))
+    return _with_checker((_BENCHMARKS.get(read_as) or _benchmark(kind)).to_problem(row))
 
 
 def task_id_of(kind: str, row: Any) -> str | None:
     """The id that a row of `kind` has, if any."""
-    return _BENCHMARKS[kind].task_id_of(row)
+    return _benchmark(kind).task_id_of(row)
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
@@ -269,8 +258,12 @@ def kind_of(row: Mapping[str, Any]) -> str:
     return kinds[0]
 
 
+def _benchmark(kind: str) -> Benchmark:
+    return _BENCHMARKS[kind] if kind in _BENCHMARKS else installed(kind)
+
+
 def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
-    benchmark = _BENCHMARKS[spec.kind]
+    benchmark = _benchmark(spec.kind)
     problems: dict[str, Problem] = {}
     rejected: list[RejectedRow] = []
     for number, row in enumerate(_rows(spec, benchmark), start=1):
@@ -290,6 +283,8 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
             line = error.line if error.file else row.line
             shown = None if task_id is None else task_id.encode("utf-8", "backslashreplace").decode()
             rejected.append(RejectedRow(error.file or row.file, line, shown, str(error)))
+        except UserError as error:
+            raise UserError(f"{row.file}:{row.line}: {error}") from error
         else:
             problems[problem.task_id] = problem
     if not problems:
@@ -305,7 +300,7 @@ def _with_checker(problem: Problem) -> Problem:
     return problem if checker is None else replace(problem, checker=checker)
 
 
-def _rows(spec: Spec, benchmark: _Benchmark) -> Iterator[Row]:
+def _rows(spec: Spec, benchmark: Benchmark) -> Iterator[Row]:
     path = Path(spec.path).expanduser()
     if not path.exists() and not is_hub_id(spec.path):
         siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []

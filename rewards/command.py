@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from rltf.entry import exit_status
 from rltf.errors import UserError
 from rltf.files import write_jsonl
 from rltf.problems.index import ProblemIndex
+from rltf.rewards.custom import check_function
 from rltf.rewards.explain import explain_settings, explained_row, render, score_by_problem, split
 from rltf.rewards.types import ProgramTokens
 from rltf.sandbox.command import add_grading_options, limits_of, load_problems, parse_options, positive
 from rltf.sandbox.grading import Graders, ProgramRow, read_programs
-from rltf.settings import Algorithm, Localize
+from rltf.settings import Algorithm, Localize, RewardSettings
+from rltf.settings.base import FUNCTION_FORM
+from rltf.settings.presets import check_algorithm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("--programs", required=True, type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
     add("--tokenizer", required=True, metavar="DIR", help="model or tokenizer folder, or a Hub id")
-    variant = "variant of the method, `algorithm` in the settings (default: %(default)s)"
-    add("--preset", choices=[one.value for one in Algorithm], default=Algorithm.RLTF.value, help=variant)
+    variant = f"as `algorithm` in the settings: {', '.join(Algorithm)}, or that of a package (default: %(default)s)"
+    add("--preset", metavar="NAME", default=Algorithm.RLTF.value, help=variant)
     blame = "how to find the lines to blame for a wrong answer, as `rewards.localize` (default: %(default)s)"
     add("--localize", choices=[one.value for one in Localize], default=Localize.OFF.value, help=blame)
+    add("--function", metavar=FUNCTION_FORM, help="a reward function of yours, as `rewards.function` in the settings")
     add("--output", type=Path, metavar="FILE.jsonl", help="write one row per program")
     add("--text", action="store_true", help="print the programs with their penalized tokens in color")
     add("--max-tokens", type=positive, metavar="N", help="length limit the programs were sampled with, if any")
@@ -51,6 +56,7 @@ def _explain(options: argparse.Namespace) -> None:
     """Grade and score the programs of the file. All are tokenized before the first one runs."""
     tokenizer = _load_tokenizer(options.tokenizer)
     limits = limits_of(options)
+    settings = _settings(options)
     problems = load_problems(options.problems, limits).problems
     programs = list(read_programs(options.programs, ProblemIndex(problems)))
     splits = [_split(program, tokenizer, options) for program, _ in programs]
@@ -59,15 +65,14 @@ def _explain(options: argparse.Namespace) -> None:
     scores = score_by_problem(
         splits,
         verdicts,
-        explain_settings(options.preset, options.localize),
+        settings,
         references={problem.task_id: problem.references for problem in problems},
         max_tokens=options.max_tokens,
     )
-    with_blamed = options.localize != Localize.OFF
     console = Console(highlight=False)
     rows = []
     for (program, _), tokens, verdict, scored in zip(programs, splits, verdicts, scores, strict=True):
-        rows.append(explained_row(program, verdict, scored, with_blamed=with_blamed))
+        rows.append(explained_row(program, verdict, scored, settings))
         if options.text:
             console.print(render(tokens, verdict, scored), soft_wrap=True)
     if options.output is not None:
@@ -75,6 +80,21 @@ def _explain(options: argparse.Namespace) -> None:
             write_jsonl(options.output, rows)
         except OSError as error:
             raise UserError(f"--output {options.output}: cannot be written: {error}") from error
+
+
+def _settings(options: argparse.Namespace) -> RewardSettings:
+    """Raises UserError for an algorithm that does not exist, and for a function that does not work."""
+    try:
+        check_algorithm(options.preset)
+    except ValueError as error:
+        raise UserError(f"--preset {error}") from error
+    try:
+        settings = explain_settings(options.preset, options.localize, options.function)
+    except ValidationError as error:
+        raise UserError(f"--function {options.function}: expected {FUNCTION_FORM}") from error
+    if settings.function is not None:
+        check_function(settings.function)
+    return settings
 
 
 def _split(program: ProgramRow, tokenizer: Any, options: argparse.Namespace) -> ProgramTokens:

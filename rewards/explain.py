@@ -30,10 +30,11 @@ _BLAMED = Style(color="black", bgcolor="dark_orange")
 _FINDING = Style(color="yellow", underline=True)
 _NEGATIVE = Style(color="red")
 _POSITIVE = Style(color="green")
+_OFF_BY_DEFAULT = (Granularity.STATIC, Granularity.STRUCTURE, Granularity.CUSTOM)
 
 
-def explain_settings(preset: str, localize: str = Localize.OFF) -> RewardSettings:
-    """The settings of a preset, but with a zero baseline and unchanged advantages.
+def explain_settings(preset: str, localize: str = Localize.OFF, function: str | None = None) -> RewardSettings:
+    """The settings of a preset, but with a zero baseline and unchanged advantages, and a `function` of the user if any.
 
     With `localize`, the baseline is the mean of the problem's other programs: what moves to the lines to blame is a
     negative advantage, and without a baseline a wrong answer that passes most tests has a positive one.
@@ -46,6 +47,7 @@ def explain_settings(preset: str, localize: str = Localize.OFF) -> RewardSetting
         negative_scale=1.0,
         failing_never_positive=False,
         localize=localize,
+        function=function,
     )
 
 
@@ -89,9 +91,12 @@ def score_by_problem(
 
 
 def explained_row(
-    program: ProgramRow, verdict: Verdict, scored: ScoredSample | None, *, with_blamed: bool = False
+    program: ProgramRow, verdict: Verdict, scored: ScoredSample | None, settings: RewardSettings
 ) -> dict[str, Any]:
-    """The program's row in the output file; its rewards are null if it could not be graded."""
+    """The program's row in the output file; its rewards are null if it could not be graded.
+
+    It has the lines to blame and the reward of the user's function only if `settings` ask for them.
+    """
     row: dict[str, Any] = {
         "task_id": program.task_id,
         "completion_id": program.completion_id,
@@ -110,7 +115,9 @@ def explained_row(
             "num_tokens": scored.num_tokens,
             "token_weights": [round(float(weight), 7) for weight in total],
         }
-    if with_blamed:
+    if scored is not None and settings.function is not None:
+        row["rewards"]["custom"] = scored.custom
+    if settings.localize is not Localize.OFF:
         row["blamed"] = list(scored.blamed) if scored else None
     return row
 
@@ -162,11 +169,11 @@ def _visible(character: str) -> str:
 
 def _totals(scored: ScoredSample) -> Table:
     table = Table("term", "reward", "on", "weight of a token", "sum", box=None, pad_edge=False)
-    rewards = (scored.coarse, scored.fine, scored.adaptive, scored.static, scored.structure)
+    rewards = (scored.coarse, scored.fine, scored.adaptive, scored.static, scored.structure, scored.custom)
     for granularity, reward in zip(Granularity, rewards, strict=True):
         row = scored.token_weights[granularity]
-        if granularity in (Granularity.STATIC, Granularity.STRUCTURE) and not row.any():
-            continue  # these terms are off by default
+        if granularity in _OFF_BY_DEFAULT and not row.any() and not reward:
+            continue
         weighted = row[row != 0]
         shares = f"{len(weighted)} of {len(row)} tokens"
         if granularity is Granularity.FINE and scored.category:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pyflakes.checker import Checker
 
 from rltf.problems.syntax import syntax_tree
+from rltf.rewards.types import ProgramTokens
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,19 @@ def token_range(char_spans: NDArray[np.int32], first: int, last: int) -> tuple[i
     first_token = int(np.searchsorted(char_spans[:, 1], first, side="right"))
     last_token = int(np.searchsorted(char_spans[:, 0], last, side="right")) - 1
     return (first_token, last_token) if first_token <= last_token else None
+
+
+def tokens_of_lines(program: ProgramTokens, lines: Sequence[int]) -> list[tuple[int, int] | None]:
+    """The tokens (both included) of each of `lines`, counted from 1; None if there is no such line or it is blank."""
+    if not lines:
+        return []
+    characters = line_characters(program.text)
+    return [
+        token_range(program.char_spans, int(characters[line - 1, 0]), int(characters[line - 1, 1]))
+        if 1 <= line <= len(characters)
+        else None
+        for line in lines
+    ]
 
 
 def unclosed_triple_quote_line(program: str) -> int | None:

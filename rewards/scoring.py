@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rltf.rewards.custom import CustomReward, custom_rewards
 from rltf.rewards.lines import (
     code_lines,
     finding_lines,
-    line_characters,
     token_range,
+    tokens_of_lines,
     unclosed_triple_quote_line,
     unmatched_dedent_line,
 )
@@ -38,6 +39,8 @@ _COARSE = {
     Outcome.OUTPUT_LIMIT: -0.6,
     Outcome.SYNTAX_ERROR: -1.0,
 }
+# The terms that reward a whole program, relative to a baseline.
+_WHOLE = [Granularity.COARSE, Granularity.ADAPTIVE, Granularity.STRUCTURE, Granularity.CUSTOM]
 _NOT_AN_ERROR = (Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED)
 
 
@@ -60,6 +63,7 @@ def score_group(
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
+        UserError: the function of the user, `settings.function`, fails.
     """
     tasks = {verdict.task_id for verdict in (*verdicts, greedy) if verdict is not None}
     if len(tasks) > 1:
@@ -73,13 +77,9 @@ def score_group(
     scored = [verdict for _, _, verdict in graded]
     coarse, adaptive = _program_rewards(scored, settings)
     structure = _structure([program.text for _, program, _ in graded], references, settings)
-    rewards = np.stack(
-        [
-            coarse * settings.coarse_weight,
-            adaptive * settings.adaptive_weight,
-            structure * settings.structure_weight,
-        ]
-    )
+    custom = _custom([program for _, program, _ in graded], scored, settings)
+    plain = np.stack([coarse, adaptive, structure, [reward.value for reward in custom]])
+    rewards = plain * np.array([[getattr(settings, f"{row.name.lower()}_weight")] for row in _WHOLE])
     if settings.overlong_buffer and max_tokens is not None:
         lengths = np.array([len(program.char_spans) for _, program, _ in graded])
         rewards[0] -= settings.overlong_penalty * _overlong(lengths, max_tokens, settings.overlong_buffer)
@@ -87,8 +87,7 @@ def score_group(
     advantages = _shape(advantages, scored, settings)
     samples: list[ScoredSample | None] = [None] * len(verdicts)
     for i, (place, program, verdict) in enumerate(graded):
-        plain = (float(coarse[i]), float(adaptive[i]), float(structure[i]))
-        samples[place] = _score(program, verdict, plain, advantages[:, i], settings)
+        samples[place] = _score(program, verdict, plain[:, i], advantages[:, i], custom[i], settings)
     if settings.localize is Localize.SIBLINGS:
         samples = localized(programs, samples, settings)
     return GroupScores(samples=tuple(samples), greedy=kept)
@@ -129,6 +128,15 @@ def _structure(programs: Sequence[str], references: Sequence[str], settings: Rew
     return np.array([structure_match(program, references).total for program in programs], dtype=np.float64)
 
 
+def _custom(
+    programs: Sequence[ProgramTokens], verdicts: Sequence[Verdict], settings: RewardSettings
+) -> list[CustomReward]:
+    """What the function of the user says about each program, if there is one."""
+    if settings.function is None or not settings.uses_function:
+        return [CustomReward()] * len(programs)
+    return custom_rewards(settings.function, programs, verdicts)
+
+
 def _greedy_reward(
     greedy: Verdict | None, previous: ProgramReward | None, settings: RewardSettings
 ) -> ProgramReward | None:
@@ -144,11 +152,11 @@ def _greedy_reward(
 def _baseline(
     rewards: NDArray[np.float64], greedy: ProgramReward | None, settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """What to subtract from `rewards` [3, N] (rows: coarse, adaptive, structure); it broadcasts to that shape."""
+    """What to subtract from `rewards` [4, N], with the rows of `_WHOLE`; it broadcasts to that shape."""
     num_samples = rewards.shape[1]
     baseline = np.zeros_like(rewards)
     if settings.needs_greedy and greedy is not None:
-        baseline = np.array([[greedy.coarse], [greedy.adaptive], [0.0]])
+        baseline = np.array([[greedy.coarse], [greedy.adaptive], [0.0], [0.0]])
     elif settings.baseline is Baseline.MEAN and num_samples > 0:
         baseline = rewards.mean(axis=1, keepdims=True)
     elif settings.baseline is Baseline.LEAVE_ONE_OUT and num_samples > 1:
@@ -166,7 +174,7 @@ def _overlong(lengths: NDArray[np.int64], max_tokens: int, buffer: float) -> NDA
 
 
 def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:
-    """The factor on the advantages of a rollout; 0 if its programs all earn the same `rewards` [3, N]."""
+    """The factor on the advantages of a rollout; 0 if its programs all earn the same `rewards` [4, N]."""
     if settings.scale_rewards is ScaleRewards.NONE:
         return 1.0
     deviation = float(rewards.sum(axis=0).std(ddof=1)) if rewards.shape[1] > 1 else 0.0
@@ -176,7 +184,7 @@ def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:
 def _shape(
     advantages: NDArray[np.float64], verdicts: Sequence[Verdict], settings: RewardSettings
 ) -> NDArray[np.float64]:
-    """Cut off and damp the advantages [3, N] by the sign of each program's total, so its terms never swap signs."""
+    """Cut off and damp the advantages [4, N] by the sign of each program's total, so its terms never swap signs."""
     total = advantages.sum(axis=0).round(9)  # a total that only rounding keeps from 0 has no sign
     scale = np.where(total < 0, settings.negative_scale, 1.0)
     if settings.failing_never_positive:
@@ -189,22 +197,25 @@ def _shape(
 def _score(
     program: ProgramTokens,
     verdict: Verdict,
-    plain: tuple[float, float, float],
+    plain: NDArray[np.float64],
     advantage: NDArray[np.float64],
+    custom: CustomReward,
     settings: RewardSettings,
 ) -> ScoredSample:
-    """Spread the advantages [3] and the penalties of one program over its tokens.
+    """Spread the advantages [4] and the penalties of one program over its tokens.
 
-    Both `plain`, the rewards themselves, and `advantage` are coarse, adaptive and structure, in this order.
+    Both `plain`, the rewards themselves, and `advantage` are in the order of `_WHOLE`.
     """
     weights = np.zeros((len(Granularity), len(program.char_spans)), dtype=np.float32)
     carriers = slice(-1, None) if settings.placement is Placement.LAST else slice(None)
-    for row, value in zip((Granularity.COARSE, Granularity.ADAPTIVE, Granularity.STRUCTURE), advantage, strict=True):
-        weights[row, carriers] = value
+    weights[_WHOLE, carriers] = advantage[:, None]
+    if custom.token_weights is not None:
+        given = np.asarray(custom.token_weights) * settings.custom_weight
+        weights[Granularity.CUSTOM] += np.where(given < 0, settings.negative_scale * given, given)
     whole = token_range(program.char_spans, 0, len(program.text) - 1)
     start, num_tokens = (0, 0) if whole is None else (whole[0], whole[1] - whole[0] + 1)
     error = verdict.error
-    line = _tokens_of_lines(program, [error.line])[0] if error is not None and error.line is not None else None
+    line = tokens_of_lines(program, [error.line])[0] if error is not None and error.line is not None else None
     category = _error_category(program, verdict, settings, has_line=line is not None)
     span = whole if category is Category.GLOBAL else line if category is Category.LINE else None
     if span is not None:
@@ -212,35 +223,24 @@ def _score(
         penalty = settings.fine_weight * settings.negative_scale * FINE_PENALTY
         weights[Granularity.FINE, span[0] : span[1] + 1] = alpha * penalty
     findings = sorted(finding_lines(program.text)) if settings.static_weight > 0 else []
-    for tokens in _tokens_of_lines(program, findings):
+    for tokens in tokens_of_lines(program, findings):
         if tokens is not None:
             penalty = settings.static_weight * settings.negative_scale * STATIC_PENALTY
             weights[Granularity.STATIC, tokens[0] : tokens[1] + 1] = penalty
+    coarse, adaptive, structure, value = plain.tolist()
     return ScoredSample(
         verdict=verdict,
         category=category,
-        coarse=plain[0],
+        coarse=coarse,
         fine=FINE_PENALTY if span is not None else 0.0,
-        adaptive=plain[1],
+        adaptive=adaptive,
         static=STATIC_PENALTY if findings else 0.0,
-        structure=plain[2],
+        structure=structure,
+        custom=value,
         fine_span=None if span is None else (span[0] - start, span[1] - start),
         num_tokens=num_tokens,
         token_weights=weights,
     )
-
-
-def _tokens_of_lines(program: ProgramTokens, lines: Sequence[int]) -> list[tuple[int, int] | None]:
-    """The tokens (both included) of each of `lines`, counted from 1; None if there is no such line or it is blank."""
-    if not lines:
-        return []
-    characters = line_characters(program.text)
-    return [
-        token_range(program.char_spans, int(characters[line - 1, 0]), int(characters[line - 1, 1]))
-        if 1 <= line <= len(characters)
-        else None
-        for line in lines
-    ]
 
 
 def _error_category(

@@ -24,6 +24,8 @@ class Granularity(IntEnum):
     """The findings of a static analyzer, on the tokens of their lines."""
     STRUCTURE = 4
     """The structure that the program shares with a reference program, on every token."""
+    CUSTOM = 5
+    """What a function of the user says (`rewards.custom`), on every token and on single ones."""
 
 
 class Category(StrEnum):
@@ -76,7 +78,8 @@ class ProgramReward:
 class ScoredSample:
     """The rewards of one sampled program and the weights of its tokens.
 
-    `coarse`, `fine`, `adaptive`, `static` and `structure` are the plain rewards R, without weights, baseline or alpha.
+    `coarse`, `fine`, `adaptive`, `static`, `structure` and `custom` are the plain rewards R, without weights, baseline
+    or alpha; `custom` is that of the whole program.
     `category` is None if no test ended in an error. `fine_span` (first, last; both included) counts the program's own
     `num_tokens` tokens from 0 and is None if there is no fine penalty. `token_weights` [G, T] multiplies `-log p` of
     every sampled token, one row per `Granularity`, with everything applied. `blamed` are the lines (from 1) of a wrong
@@ -90,6 +93,7 @@ class ScoredSample:
     adaptive: float
     static: float
     structure: float
+    custom: float
     fine_span: tuple[int, int] | None
     num_tokens: int
     token_weights: NDArray[np.float32]

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from rltf.entry import run_command
 from rltf.errors import UserError
+from rltf.plugins import OBJECTIVES, offered
 from rltf.settings import PlanOptions, Settings
 from rltf.settings.reference import Entry, SectionEntry, leaf_fields, sections
 from rltf.settings_sources import SHORT_OPTIONS, load_settings
@@ -211,7 +212,8 @@ def _unfolded(section: SectionEntry) -> Iterator[str]:
 
 def _option(entry: Entry) -> str:
     names = [f"--{entry.name}", *SHORT_OPTIONS.get(entry.path, ())]
-    return f"{', '.join(names)} {entry.takes or '{' + ','.join(entry.choices) + '}'}"
+    installed = offered(OBJECTIVES, entry.choices) if entry.path == ("algorithm",) else ()
+    return f"{', '.join(names)} {entry.takes or '{' + ','.join([*entry.choices, *installed]) + '}'}"
 
 
 def _about(entry: Entry) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can fix: a setting, a file, a model, a machine.
@@ -9,3 +12,9 @@ class UserError(Exception):
     The message is complete as it stands: it names the field or the file and line, says what was expected, and how to
     fix it.
     """
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean NAME?` with the most similar of `names`, or nothing."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -34,14 +34,19 @@ from rltf.controller.start import polling, start_controller
 from rltf.entry import run_until_interrupted
 from rltf.errors import UserError
 from rltf.files import newest_checkpoint, set_aside, write_jsonl
+from rltf.learner.advantages import check_estimator
 from rltf.learner.model_source import check_local_gguf, is_gguf
+from rltf.learner.policy_losses import check_policy_loss
 from rltf.learner.replay import changed_settings, replay
 from rltf.lock import locked
+from rltf.plugins import OBJECTIVES, PROBLEMS, offered
+from rltf.problems.spec import KINDS
 from rltf.reporting.progress import Progress
 from rltf.reporting.run_folder import RunFolder, torn_rows
 from rltf.reporting.tables import print_dry_run, print_plan, print_replay, print_summary
 from rltf.reporting.telemetry import Telemetry
-from rltf.settings import PlanOptions, Settings
+from rltf.rewards.custom import check_function
+from rltf.settings import AdvantageEstimator, Algorithm, PlanOptions, PolicyLoss, Settings
 from rltf.settings_sources import CliOptions
 from rltf.supervise import EXIT_FAILED, EXIT_UNUSABLE_INPUT, user_message
 
@@ -113,6 +118,8 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     Raises UserError for settings, problems or a machine that the job cannot run with.
     """
     console = Console()
+    if options.replay is None:
+        _check_functions(settings)
     if options.dry_run:
         _check_local_model(settings)
         print_dry_run(settings, console)
@@ -126,6 +133,19 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     _check_local_model(settings)
     with opened(settings, options) as run:
         return _train(settings, run, console, program)
+
+
+def _check_functions(settings: Settings) -> None:
+    """Raise UserError if a function of the user does not work, or if a package offers a name that is built in."""
+    for group, built_in in ((OBJECTIVES, list(Algorithm)), (PROBLEMS, KINDS)):
+        offered(group, built_in)
+    loss, advantage = settings.learner.loss, settings.learner.advantage
+    if settings.rewards.function is not None and settings.rewards.uses_function:
+        check_function(settings.rewards.function)
+    if not isinstance(loss.policy_loss, PolicyLoss):
+        check_policy_loss(loss)
+    if not isinstance(advantage.estimator, AdvantageEstimator):
+        check_estimator(advantage.estimator, advantage)
 
 
 def _check_local_model(settings: Settings) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rltf.entry import exit_status
+from rltf.errors import nearest
 from rltf.files import RowWriter
 from rltf.problems import LoadedProblems, describe_rejected, load
-from rltf.problems.index import ProblemIndex, nearest
+from rltf.problems.index import ProblemIndex
 from rltf.sandbox.admission import reason_to_refuse
 from rltf.sandbox.grading import Graders, read_programs, verdict_row
 from rltf.sandbox.packages import find_packages

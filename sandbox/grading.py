@@ -150,12 +150,14 @@ class Graders:
         """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead.
 
         None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
+        If `items` raises a UserError, it is raised after the results of the items before.
         """
         limit = _IN_FLIGHT_PER_WORKER * self._num_workers
         pending: deque[tuple[T, Future[R]]] = deque()
+        failures: list[UserError] = []
         executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="grader")
         try:
-            for item in items:
+            for item in _until_failure(items, failures):
                 if item is not None:
                     pending.append((item, executor.submit(function, item)))
                 while pending and (pending[0][1].done() or len(pending) > limit):
@@ -164,8 +166,18 @@ class Graders:
             while pending:
                 done, future = pending.popleft()
                 yield done, future.result()
+            if failures:
+                raise failures[0]
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def _until_failure(items: Iterable[T], failures: list[UserError]) -> Iterator[T]:
+    """The items up to a UserError, which is appended to `failures`."""
+    try:
+        yield from items
+    except UserError as error:
+        failures.append(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ package imports neither torch nor Ray.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from rltf.settings.base import GIB, MIB, Section
 from rltf.settings.choices import (
@@ -45,7 +45,7 @@ from rltf.settings.learning import (
     OptimSettings,
     SftSettings,
 )
-from rltf.settings.presets import PRESETS
+from rltf.settings.presets import PRESETS, Preset, check_algorithm, preset_of
 from rltf.settings.rewards import RewardSettings
 from rltf.settings.sections import (
     BufferSettings,
@@ -99,6 +99,7 @@ __all__ = [
     "Placement",
     "PlanOptions",
     "PolicyLoss",
+    "Preset",
     "ProblemsSettings",
     "RewardSettings",
     "RunSettings",
@@ -115,21 +116,21 @@ __all__ = [
 
 def rewards_of(algorithm: Algorithm | str, **given: Any) -> RewardSettings:
     """The reward settings of `algorithm`, except for the fields that are `given`."""
-    return RewardSettings.model_validate({**PRESETS[Algorithm(algorithm)].rewards, **given})
+    return RewardSettings.model_validate({**preset_of(algorithm).rewards, **given})
 
 
 def loss_of(algorithm: Algorithm | str, **given: Any) -> LossSettings:
     """The loss settings of `algorithm`, except for the fields that are `given`."""
-    return LossSettings.model_validate({**PRESETS[Algorithm(algorithm)].loss, **given})
+    return LossSettings.model_validate({**preset_of(algorithm).loss, **given})
 
 
 class Settings(Section):
     """The whole tree. It reads neither files nor the environment: `settings_sources.load_settings` does."""
 
-    algorithm: Algorithm = Field(
+    algorithm: Annotated[Algorithm | str, PlainValidator(check_algorithm)] = Field(
         Algorithm.RLTF,
         description="Objective that sets the fields of `rewards`, `learner.loss` and `learner.advantage` that you "
-        "don't set.",
+        "don't set. Installed packages can offer more (docs/extend.md).",
     )
     run: RunSettings = Field(default_factory=RunSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -144,6 +145,17 @@ class Settings(Section):
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
 
     @property
+    def functions(self) -> dict[str, str]:
+        """The functions that the user brings, `package.module:name`, by the setting that names them."""
+        rewards = self.rewards
+        named = {
+            "rewards.function": rewards.function if rewards.function and rewards.uses_function else "",
+            "learner.loss.policy_loss": self.learner.loss.policy_loss,
+            "learner.advantage.estimator": self.learner.advantage.estimator,
+        }
+        return {setting: name for setting, name in named.items() if ":" in name}
+
+    @property
     def cache_dir(self) -> Path:
         """Where the run keeps models that it makes: fine-tuned, dequantized, or the starter job's."""
         return self.learner.sft.cache_dir or self.run.folder / "cache"
@@ -152,9 +164,12 @@ class Settings(Section):
     @classmethod
     def _fill_from_algorithm(cls, data: Any) -> Any:
         """Leave values that are wrong alone: the fields' own validation reports them."""
-        if not isinstance(data, dict) or data.get("algorithm", Algorithm.RLTF) not in list(Algorithm):
+        if not isinstance(data, dict):
             return data
-        preset = PRESETS[Algorithm(data.get("algorithm", Algorithm.RLTF))]
+        try:
+            preset = preset_of(data.get("algorithm", Algorithm.RLTF))
+        except ValueError:
+            return data
         if isinstance(rewards := data.get("rewards", {}), dict):
             data = data | {"rewards": {**preset.rewards, **rewards}}
         if isinstance(learner := data.get("learner", {}), dict):
@@ -227,10 +242,11 @@ class Settings(Section):
                 "likelihood ratios would be biased below 1: set it to 1, or use a loss without ratios "
                 "(learner.loss.policy_loss reinforce with learner.loss.rollout_is_threshold null)"
             )
-        if self.rewards.structure_weight and self.rewards.needs_greedy:
+        more = "structure_weight" if self.rewards.structure_weight else "custom_weight"
+        if self.rewards.needs_greedy and (self.rewards.structure_weight or self.rewards.uses_function):
             raise ValueError(
                 f"rewards.baseline {self.rewards.baseline} knows only the coarse and the adaptive reward of a greedy "
-                "decode: set rewards.structure_weight to 0, or rewards.baseline to leave_one_out, mean or none"
+                f"decode: set rewards.{more} to 0, or rewards.baseline to leave_one_out, mean or none"
             )
         if self.rewards.localize is not Localize.OFF and self.rewards.placement is Placement.LAST:
             raise ValueError(
@@ -242,7 +258,9 @@ class Settings(Section):
                 "algorithm coderl needs learner.advantage.critic, the folder of a critic: train one with `rltf critic "
                 "--model DIR --samples DIR --problems SPEC --output DIR`"
             )
-        if (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME):
+        if isinstance(advantage.estimator, AdvantageEstimator) and (
+            (self.rewards.placement is Placement.LAST) != (advantage.estimator is not AdvantageEstimator.OUTCOME)
+        ):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "
                 f"{advantage.estimator}: return and gae need rewards on the last token, outcome needs them on all"

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from rltf.errors import nearest
 
 GIB = 1024**3
 MIB = 1024**2
 
 Cores = Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_FUNCTION = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+FunctionName = Annotated[str, Field(pattern=rf"^{_FUNCTION}$")]
+"""A function that the user brings, `package.module:name`."""
+FUNCTION_FORM = "PACKAGE.MODULE:FUNCTION"
 
 
 class Section(BaseModel):
@@ -23,3 +33,17 @@ def as_word(value: object) -> object:
     """YAML reads `on` and `off` as booleans."""
     words = {True: "on", False: "off", "true": "on", "false": "off"}
     return words.get(value, value) if isinstance(value, bool | str) else value
+
+
+def choice_or_function(choices: type[StrEnum]) -> Callable[[object], str]:
+    """A validator of values that are one of `choices`, or the name of a function that the user brings."""
+    names = [one.value for one in choices]
+
+    def check(value: object) -> str:
+        if value in names:
+            return choices(value)
+        if isinstance(value, str) and re.fullmatch(_FUNCTION, value):
+            return value
+        raise ValueError(f"{value!r}: expected {', '.join(names)} or {FUNCTION_FORM}{nearest(str(value), names)}")
+
+    return check

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
-from rltf.settings.base import Cores, Section
+from rltf.settings.base import FUNCTION_FORM, Cores, Section, choice_or_function
 from rltf.settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
 
 CACHE_DIR = Path("runs/cache")
@@ -51,7 +52,12 @@ class LossSettings(Section):
         1.0, ge=0, description="Weight of all RL terms together; 0: supervised only, as a control run."
     )
     supervised_weight: float = Field(1.0, ge=0, description="Weight of the supervised term; 0: off.")
-    policy_loss: PolicyLoss = Field(PolicyLoss.REINFORCE, description="What multiplies the advantage of a token.")
+    policy_loss: Annotated[PolicyLoss | str, PlainValidator(choice_or_function(PolicyLoss))] = Field(
+        PolicyLoss.REINFORCE,
+        examples=[FUNCTION_FORM],
+        description="What multiplies the advantage of a token, or a function of yours that computes it "
+        "(docs/extend.md).",
+    )
     old_logprobs: OldLogprobs = Field(
         OldLogprobs.BEHAVIOR,
         description="The policy that likelihood ratios refer to: the one that sampled the token, or the weights "
@@ -92,34 +98,35 @@ class LossSettings(Section):
             raise ValueError(
                 "rl_weight and supervised_weight are both 0, so there is nothing to train: set one above 0"
             )
+        if isinstance(self.policy_loss, PolicyLoss):  # a function of the user may use any of the fields
+            self._check_policy_loss(self.policy_loss)
+        return self
+
+    def _check_policy_loss(self, policy_loss: PolicyLoss) -> None:
         wanted = {
             PolicyLoss.REINFORCE: (),
             PolicyLoss.PPO: ("clip_ratio_low", "clip_ratio_high"),
             PolicyLoss.GSPO: ("clip_ratio_low", "clip_ratio_high"),
             PolicyLoss.CISPO: ("clip_ratio_high",),
-        }[self.policy_loss]
+        }[policy_loss]
         for name in ("clip_ratio_low", "clip_ratio_high"):
             if (getattr(self, name) is not None) != (name in wanted):
                 cure = "set it" if name in wanted else "set it to null, or choose another policy_loss"
-                raise ValueError(
-                    f"policy_loss {self.policy_loss} {'needs' if name in wanted else 'has no'} {name}: {cure}"
-                )
-        if self.clip_ratio_c is not None and self.policy_loss is not PolicyLoss.PPO:
-            raise ValueError(
-                f"policy_loss {self.policy_loss} has no clip_ratio_c: set it to null, or policy_loss to ppo"
-            )
-        if self.old_logprobs is OldLogprobs.RECOMPUTE and self.policy_loss is PolicyLoss.REINFORCE:
+                raise ValueError(f"policy_loss {policy_loss} {'needs' if name in wanted else 'has no'} {name}: {cure}")
+        if self.clip_ratio_c is not None and policy_loss is not PolicyLoss.PPO:
+            raise ValueError(f"policy_loss {policy_loss} has no clip_ratio_c: set it to null, or policy_loss to ppo")
+        if self.old_logprobs is OldLogprobs.RECOMPUTE and policy_loss is PolicyLoss.REINFORCE:
             raise ValueError("policy_loss reinforce has no likelihood ratios: set old_logprobs to behavior")
-        return self
 
 
 class AdvantageSettings(Section):
     """From the rewards on tokens to their advantages. Fields you don't set come from `algorithm`."""
 
-    estimator: AdvantageEstimator = Field(
+    estimator: Annotated[AdvantageEstimator | str, PlainValidator(choice_or_function(AdvantageEstimator))] = Field(
         AdvantageEstimator.OUTCOME,
-        description="How rewards become the advantage of a token: as they are, summed from the token on, or by "
-        "generalized advantage estimation with a value head.",
+        examples=[FUNCTION_FORM],
+        description="How rewards become the advantage of a token: as they are, summed from the token on, by "
+        "generalized advantage estimation with a value head, or by a function of yours (docs/extend.md).",
     )
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of later rewards, for return and gae.")
     lam: float = Field(1.0, ge=0, le=1, description="Lambda of gae.")

@@ -10,8 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from pydantic import ValidationError
+
+from rltf.errors import UserError, nearest
+from rltf.plugins import OBJECTIVES, loaded, offered, title
+from rltf.settings.base import Section
 from rltf.settings.choices import (
     AdaptiveScope,
     AdvantageEstimator,
@@ -27,6 +33,8 @@ from rltf.settings.choices import (
     PolicyLoss,
     ScaleRewards,
 )
+from rltf.settings.learning import AdvantageSettings, LossSettings
+from rltf.settings.rewards import RewardSettings
 
 Fields = Mapping[str, Any]
 
@@ -47,6 +55,8 @@ _OUTCOME_ALONE: Fields = {
     "adaptive_weight": 0.0,
     "structure_weight": 0.0,
     "static_weight": 0.0,
+    "function": None,
+    "custom_weight": 1.0,
     "baseline": Baseline.NONE,
     "scale_rewards": ScaleRewards.NONE,
     "placement": Placement.ALL,
@@ -229,3 +239,43 @@ PRESETS: Mapping[Algorithm, Preset] = {
         advantage=_NO_ESTIMATE,
     ),
 }
+
+
+def check_algorithm(value: object) -> Algorithm | str:
+    """The name of a built-in algorithm, or of one of an installed package. Raises as `preset_of`."""
+    preset_of(value)
+    name = str(value)
+    return Algorithm(name) if name in list(Algorithm) else name
+
+
+def preset_of(algorithm: object) -> Preset:
+    """What the algorithm sets: a built-in one, or the entry point of this name in `rltf.objectives`.
+
+    Raises ValueError for an unknown name, and UserError for an installed package whose preset cannot be used.
+    """
+    name = str(algorithm)
+    return PRESETS[Algorithm(name)] if name in list(Algorithm) else _installed(name)
+
+
+@cache
+def _installed(name: str) -> Preset:
+    entries = offered(OBJECTIVES, list(Algorithm))
+    if name not in entries:
+        names = [*(one.value for one in Algorithm), *entries]
+        raise ValueError(f"{name!r}: expected {', '.join(map(repr, names))}{nearest(name, names)}")
+    preset = loaded(entries[name])
+    if not isinstance(preset, Preset):
+        raise UserError(f"{title(entries[name])}: expected a settings.Preset, got {type(preset).__name__}")
+    sections: tuple[tuple[str, type[Section], Fields], ...] = (
+        ("rewards", RewardSettings, preset.rewards),
+        ("loss", LossSettings, preset.loss),
+        ("advantage", AdvantageSettings, preset.advantage),
+    )
+    for part, section, fields in sections:
+        try:
+            section.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join([part, *map(str, first["loc"])])
+            raise UserError(f"{title(entries[name])}: {place}: {first['msg']}") from error
+    return preset

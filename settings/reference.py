@@ -113,8 +113,9 @@ def is_optional(field: FieldInfo) -> bool:
 def entry(path: FieldPath, field: FieldInfo) -> Entry:
     """The setting at `path` in words."""
     kind, bounds = _plain(field.annotation, list(field.metadata))
-    choices = tuple(str(member.value) for member in kind) if issubclass(kind, Enum) else ()
-    takes = f"{_TYPES[kind]} {', '.join(bounds)}".strip() if not choices else ""
+    examples = tuple(map(str, field.examples or ()))
+    choices = (*(str(member.value) for member in kind), *examples) if issubclass(kind, Enum) else ()
+    takes = (" ".join(examples) or f"{_TYPES[kind]} {', '.join(bounds)}".strip()) if not choices else ""
     if is_list(field):
         takes += " ..."
         if is_mapping(field):

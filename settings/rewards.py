@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from rltf.settings.base import Section, Weight, as_word
+from rltf.settings.base import FUNCTION_FORM, FunctionName, Section, Weight, as_word
 from rltf.settings.choices import (
     AdaptiveScope,
     Baseline,
@@ -33,6 +33,12 @@ class RewardSettings(Section):
         0.0, description="Weight of the reward for the syntax and the data flow of the reference programs; 0: off."
     )
     static_weight: Weight = Field(0.0, description="Weight of the penalty on lines that pyflakes reports; 0: off.")
+    function: FunctionName | None = Field(
+        None,
+        examples=[FUNCTION_FORM],
+        description="A function of yours that rewards programs, besides the other terms (docs/extend.md); null: none.",
+    )
+    custom_weight: Weight = Field(1.0, description="Weight of the reward from `function`; 0: off.")
     baseline: Baseline = Field(
         Baseline.LEAVE_ONE_OUT,
         description="What to subtract from the coarse and the adaptive reward: the reward of the latest or the best "
@@ -95,6 +101,11 @@ class RewardSettings(Section):
     localize_distance: float = Field(
         0.3, ge=0, lt=1, description="Maximum share of statements in which a program and its sibling may differ."
     )
+
+    @property
+    def uses_function(self) -> bool:
+        """Whether a function of the user rewards programs."""
+        return self.function is not None and self.custom_weight > 0
 
     @property
     def needs_greedy(self) -> bool:

@@ -17,11 +17,12 @@ def serve(
     asked: str = "some-model",
     page: str = "",
     requests: list[dict[str, Any]] | None = None,
+    retry_after: str = "0.01",
 ) -> Iterator[str]:
     """Serve `models` and yield the address. The answers are the texts of `answer(prompt)`; None is "too many requests".
 
-    Only the model `asked` answers. With a `page`, the server answers every request with it. `requests` collects what
-    it is asked.
+    With the latter comes the header `retry_after`. Only the model `asked` answers. With a `page`, the server answers
+    every request with it. `requests` collects what it is asked.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,6 +48,8 @@ def serve(
             data = page.encode() or json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/html" if page else "application/json")
+            if status == 429:
+                self.send_header("Retry-After", retry_after)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

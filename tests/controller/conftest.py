@@ -14,7 +14,7 @@ from tests.jobs import python, small_job
 class FinishedJob:
     """A finished job that recorded its updates, and the number of bytes that its driver read from Ray.
 
-    It was evaluated on two named sets of problems.
+    It was evaluated on two named sets of problems. A function of the user rewards every program with 0.5.
     """
 
     folder: Path
@@ -38,6 +38,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
         sets,
         "--sandbox.max_tests",
         "3",
+        "--rewards.function",
+        "tests.rewards.functions:half",
     )
     done = python("-m", "tests.controller.counted_launch", str(count), *small_job(runs, "job", *options))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +13,9 @@ import pytest
 
 import launch
 from rltf.controller.cluster import check_resources
+from rltf.controller.grading import GradingWorker
 from rltf.errors import UserError
-from rltf.settings import Settings
+from rltf.settings import SandboxSettings, Settings, rewards_of
 from tests.families import FAMILIES, build_family
 from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job
@@ -142,3 +145,35 @@ def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path:
         f"the tokenizer of {model} does not load" in message or f"{model} has a tokenizer without vocabulary" in message
     )
     assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "function", "message"),
+    [
+        ("rewards.function", "return graded.verdict.error.line", "task made-up, completion made-up/0: it raised"),
+        ("learner.loss.policy_loss", "return inputs.old", "expected a tuple of rho and whether a token is clipped"),
+        ("learner.advantage.estimator", "return inputs.rewards[:2]", "expected one number per token, [6], got [2]"),
+    ],
+)
+def test_a_function_of_the_user_that_does_not_work(
+    setting: str,
+    function: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users", raising=False)
+    first = "graded" if setting == "rewards.function" else "inputs, settings"
+    (tmp_path / "users.py").write_text(f"def f({first}):\n    {function}\n")
+    shown = failing(capsys, *small_job(tmp_path, "job", f"--{setting}", "users:f"))
+    assert f"{setting} users:f" in shown
+    assert message in shown
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_worker_without_the_function_does_not_start() -> None:
+    worker = GradingWorker({}, SandboxSettings(), rewards_of("rltf", function="only.on_the_head:f"), None, 512)
+    with pytest.raises(UserError, match=rf"there is no module only on {os.uname().nodename}"):
+        worker.start()

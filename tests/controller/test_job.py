@@ -40,6 +40,8 @@ def test_every_update_has_a_complete_row(job: FinishedJob) -> None:
         assert row["staleness_max"] <= 1
         assert row["num_faults"] == 0
         assert row["mismatch_mean"] < 0.5
+        assert row["custom_reward_mean"] == 0.5
+        assert row["loss_custom"] == 0, "all programs get the same"
     assert all(level.startswith("namespaces") for row in metrics for level in row["isolation"])
     assert sum(sum(row["isolation"].values()) for row in metrics) >= 4 * 16
     assert metrics[0]["mismatch_max"] < 1e-4, "sampler and learner disagree on log-probabilities"

@@ -38,6 +38,7 @@ from tests.jobs import small_job
 from tests.learner.samples import make_rollout
 from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event
 
+FUNCTION = "tests.rewards.functions:half"
 STEPS = (2, 4)
 ROW = {"statement": "Double a number.", "tests": [{"stdin": "1", "expected": "2"}]}
 
@@ -94,8 +95,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     (runs / "train.jsonl").write_text("".join(json.dumps(ROW | {"task_id": str(i)}) + "\n" for i in range(6)))
     arguments = small_job(
-        runs, "run", "--problems.train", f"jsonl:{runs / 'train.jsonl'}", "--model.max_model_len", "256"
-    )
+        runs, "run", "--problems.train", f"jsonl:{runs / 'train.jsonl'}", "--model.max_model_len", "256",
+        "--rewards.function", FUNCTION,
+    )  # fmt: skip
     writer = _Writer(arguments, tiny_model_dir)
     problems = writer.problems.by_id | PROBLEMS
     with RunFolder.create(runs / "run", writer.settings, problems) as folder:
@@ -173,6 +175,12 @@ def test_a_damaged_checkpoint_is_passed_over(copy: Path, file: str) -> None:
     assert f"checkpoint {copy}/checkpoints/step-4 is damaged and is set aside: " in resumed.said
     names = {path.name for path in (copy / "checkpoints").iterdir()}
     assert names == {"step-2", "set-aside-step-4", "set-aside-step-99"}
+
+
+def test_a_changed_function_is_said(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rltf.controller.state.source_digest", lambda name: f"another digest of {name}")
+    said = f"the source file of rewards.function {FUNCTION} has changed since {copy}/checkpoints/step-4 was written"
+    assert said in resume(copy).said.splitlines()
 
 
 def test_without_a_whole_checkpoint_a_run_starts_again(copy: Path) -> None:
@@ -268,8 +276,8 @@ def test_a_state_of_another_program_is_refused(copy: Path, capsys: pytest.Captur
     file = copy / "checkpoints" / "step-4" / "trainer_state" / "run_state.json"
     stored = json.loads(file.read_text())
     for value, message in [
-        ({}, "expected format 4, found None"),
-        (stored | {"format": 3}, "expected format 4, found 3"),
+        ({}, "expected format 5, found None"),
+        (stored | {"format": 3}, "expected format 5, found 3"),
         (stored | {"batches": 3}, "batches: Input should be a valid list"),
         (stored | {"ledger": stored["ledger"] | {"num_trained": 5}}, "the ledger does not balance"),
         (stored | {"ledger": stored["ledger"] | {"live": [{}]}}, "ledger.live.0.rollout_id: Field required"),

@@ -245,7 +245,7 @@ def test_terms_sum_to_the_loss(tiny_model_dir: Path) -> None:
 
     stats = learner.update(learner.prepare_with(experiences, references))
 
-    rl = stats.loss_coarse + stats.loss_fine + stats.loss_adaptive + stats.loss_static + stats.loss_structure
+    rl = sum(getattr(stats, f"loss_{row.name.lower()}") for row in Granularity)
     assert stats.loss == pytest.approx(0.5 * stats.loss_sl + 2.0 * rl, rel=1e-5)
     assert stats.ratio_mean == pytest.approx(log_ratio.exp().mean().item(), rel=1e-4)
     assert stats.ratio_max == pytest.approx(log_ratio.exp().max().item(), rel=1e-4)

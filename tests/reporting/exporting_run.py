@@ -46,6 +46,7 @@ def step_metrics(step: int) -> StepMetrics:
         weights_version=step,
         update=update,
         reward_mean=0.1,
+        custom_reward_mean=0.0,
         pass_rate=0.4,
         outcomes={"passed": 6, "failed": 10},
         staleness={"0": 12, "1": 3, "40": 1},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rltf.reporting.comparisons import interval
-from rltf.settings import PRESETS
+from rltf.settings import PRESETS, Algorithm
 from rltf.settings_sources import load_settings
 from scripts.ablation_tables import ROWS, TERMS, is_finished, main
 from tests.jobs import python
@@ -104,7 +104,7 @@ def test_rivals_have_their_own_reward_or_that_of_all(row: str, commands: dict[st
     settings, _ = load_settings(commands[f"{row}-0"][1:], {})
     algorithm, same, _ = row.partition("-same")
     assert settings.algorithm == algorithm
-    expected = ("coarse", 1, 1, 0) if same else (PRESETS[settings.algorithm].rewards["outcome"], 1, 0, 0)
+    expected = ("coarse", 1, 1, 0) if same else (PRESETS[Algorithm(settings.algorithm)].rewards["outcome"], 1, 0, 0)
     rewards = settings.rewards
     assert (rewards.outcome, rewards.coarse_weight, rewards.adaptive_weight, rewards.fine_weight) == expected
 

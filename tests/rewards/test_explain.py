@@ -34,8 +34,9 @@ def row_of(
     verdict: Verdict, preset: str = "rltf", task_id: str | int = "t0", max_tokens: int | None = None
 ) -> dict[str, Any]:
     tokens = split(CODE, wrapped("character_level"), max_tokens=max_tokens)
-    (scored,) = score_group([tokens], [verdict], explain_settings(preset)).samples
-    return explained_row(ProgramRow(task_id=task_id, completion_id="c0", code=CODE), verdict, scored)
+    settings = explain_settings(preset)
+    (scored,) = score_group([tokens], [verdict], settings).samples
+    return explained_row(ProgramRow(task_id=task_id, completion_id="c0", code=CODE), verdict, scored, settings)
 
 
 def test_row_of_a_program_that_fails() -> None:
@@ -147,8 +148,9 @@ def test_the_lines_to_blame_are_in_the_row_and_have_a_color_of_their_own() -> No
     failed = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
     code = "def f(x):\n    return x + 1\nprint()\nprint()"
     tokens = [split(text, wrapped("character_level")) for text in (code, code.replace("+", "-"))]
-    wrong, right = score_by_problem(tokens, [failed, passing], explain_settings("rltf", "siblings"))
-    row = explained_row(ProgramRow(task_id="t0", completion_id="c0", code=code), failed, wrong, with_blamed=True)
+    settings = explain_settings("rltf", "siblings")
+    wrong, right = score_by_problem(tokens, [failed, passing], settings)
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c0", code=code), failed, wrong, settings)
     assert row["blamed"] == [2]
     assert row["token_weights"] == pytest.approx([-1.3] * 14 + [-5.85] * 12 + [-1.3] * 16, abs=1e-6)
     file = io.StringIO()
@@ -157,9 +159,9 @@ def test_the_lines_to_blame_are_in_the_row_and_have_a_color_of_their_own() -> No
     colored = [line for line in file.getvalue().splitlines() if ";48;5;" in line]
     assert [line.partition("|")[0].split()[-1] for line in colored] == ["2"]
     assert "-2.9250 to -0.6500" in file.getvalue(), "the coarse weights"
-    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, right, with_blamed=True)
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, right, settings)
     assert row["blamed"] == []
-    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, None, with_blamed=True)
+    row = explained_row(ProgramRow(task_id="t0", completion_id="c1", code=code), passing, None, settings)
     assert row["blamed"] is None
     assert "blamed" not in row_of(FAILING)
 

@@ -150,9 +150,9 @@ def test_a_program_that_passes_shows_which_line_of_a_wrong_one_to_blame(
 def test_unusable_input_gives_one_message_and_status_2(
     files: tuple[str, Path], tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(message: str, changed: tuple[str, Path], tokenizer: object) -> None:
+    def refused(message: str, changed: tuple[str, Path], tokenizer: object, *more: object) -> None:
         output = tmp_path / "never.jsonl"
-        assert run(changed, tokenizer, "--output", output) == 2
+        assert run(changed, tokenizer, "--output", output, *more) == 2
         assert not output.exists()
         captured = capsys.readouterr().err
         assert message in captured
@@ -161,6 +161,9 @@ def test_unusable_input_gives_one_message_and_status_2(
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     refused("no tokenizer found there", files, nothing)
+    refused("did you mean rltf-paper?", files, tokenizer_dir, "--preset", "rltf-papers")
+    refused("expected PACKAGE.MODULE:FUNCTION", files, tokenizer_dir, "--function", "shorter")
+    refused("there is no module nowhere", files, tokenizer_dir, "--function", "nowhere:shorter")
     refused("no such file of programs", (files[0], tmp_path / "missing.jsonl"), tokenizer_dir)
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"task_id": "last", "completion_id": 0, "code": ""}\n', encoding="utf-8")
@@ -169,11 +172,10 @@ def test_unusable_input_gives_one_message_and_status_2(
     refused("wrong.jsonl:1: code", (files[0], wrong), tokenizer_dir)
 
 
-def test_unknown_preset_and_no_output_are_usage_errors(
+def test_unknown_choice_and_no_output_are_usage_errors(
     files: tuple[str, Path], tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases: list[tuple[list[object], str]] = [
-        (["--preset", "rltf-papers", "--text"], "invalid choice: 'rltf-papers'"),
         (["--localize", "sibling", "--text"], "invalid choice: 'sibling'"),
         ([], "nowhere to write to"),
         (["--text", "--max-tokens", 0], "expected a number from 1, got '0'"),

@@ -197,7 +197,7 @@ def test_the_weight_of_a_term_scales_its_row() -> None:
     changed = plain("rltf", coarse_weight=0.5, fine_weight=0, adaptive_weight=2)
     full = score_one(character_tokens(PROGRAM), verdict, plain("rltf"))
     half = score_one(character_tokens(PROGRAM), verdict, changed)
-    np.testing.assert_allclose(half.token_weights, full.token_weights * [[0.5], [0], [2], [0], [0]], atol=1e-7)
+    np.testing.assert_allclose(half.token_weights, full.token_weights * [[0.5], [0], [2], [0], [0], [0]], atol=1e-7)
     assert (half.coarse, half.fine, half.adaptive) == (full.coarse, full.fine, full.adaptive)
 
 
