@@ -21,7 +21,7 @@ from problems.index import ProblemIndex
 from problems.sources import read_file
 from problems.types import Problem
 from sandbox.compare import Comparison
-from sandbox.jobs import Job, RunResult
+from sandbox.jobs import Job, RunLimits, RunResult
 from sandbox.sandbox import Sandbox
 from sandbox.verdict import Isolation, Outcome, Verdict
 from settings import SandboxSettings
@@ -133,11 +133,13 @@ class Graders:
         """Yield each program with its verdict, in order (see `map`)."""
         return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
 
-    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+    def run(
+        self, source: str, jobs: Sequence[Job], seed: int | None = None, limits: RunLimits | None = None
+    ) -> list[RunResult]:
         """The results of jobs of one program, without a verdict, from the first sandbox that is free."""
         sandbox = self._idle.get()
         try:
-            return sandbox.run(source, jobs, seed)
+            return sandbox.run(source, jobs, seed, limits)
         finally:
             self._idle.put(sandbox)
 

@@ -173,13 +173,16 @@ class Sandbox:
             self._run(source, [batch.job for batch in together], None, take, batch_limits(limits))
         return found
 
-    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+    def run(
+        self, source: str, jobs: Sequence[Job], seed: int | None = None, limits: RunLimits | None = None
+    ) -> list[RunResult]:
         """The result of each job of the program; `End.INFRASTRUCTURE` if a second jail failed as well.
 
-        `seed` seeds the program's random numbers; by default it is derived from the program.
+        `seed` seeds the program's random numbers; by default it is derived from the program. `limits` replace those in
+        the settings; they can only lower the memory.
         """
         results: dict[int, RunResult] = {}
-        self._run(normalized(source), jobs, seed, results.__setitem__)
+        self._run(normalized(source), jobs, seed, results.__setitem__, limits)
         return list(results.values())
 
     def _run(

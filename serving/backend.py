@@ -1,0 +1,24 @@
+"""What a server needs from a grader. `AsyncGrader` is one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from problems.types import Problem
+from sandbox.jobs import Job, RunLimits, RunResult
+from sandbox.verdict import Isolation, Verdict
+from settings import SandboxSettings
+
+
+class Backend(Protocol):
+    """Grades and runs programs in `num_workers` sandboxes. Cancelling a call drops it."""
+
+    num_workers: int
+    isolation: Isolation
+    settings: SandboxSettings
+
+    async def grade(self, problem: Problem, program: str, completion_id: str = "0") -> Verdict:
+        """The verdict on a program."""
+
+    async def run(self, program: str, job: Job, limits: RunLimits | None = None) -> RunResult:
+        """What comes out of a program, without a verdict."""

@@ -1,0 +1,56 @@
+"""The problems that a request names: preloaded ones by their id, or rows that the request carries itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from errors import UserError
+from grader.rows import problem_from_row
+from problems.index import ProblemIndex
+from problems.types import Problem
+from sandbox.admission import reason_to_refuse
+from serving.exchange import RefusedError
+from settings import SandboxSettings
+
+
+class KnownProblems:
+    """`preloaded` problems, which requests name by their ids, and the rule for rows."""
+
+    def __init__(self, preloaded: Sequence[Problem], settings: SandboxSettings) -> None:
+        """Raises `UserError` if a package in `settings` is not installed."""
+        self.num_preloaded = len(preloaded)
+        self._all = ProblemIndex(preloaded)
+        self._benchmarks = sorted({problem.benchmark for problem in preloaded})
+        self._by_benchmark = {
+            name: ProblemIndex(problem for problem in preloaded if problem.benchmark == name)
+            for name in self._benchmarks
+        }
+        self._refuse = reason_to_refuse(settings)
+
+    def find(self, place: str, task_id: str | int, benchmark: str | None = None) -> Problem:
+        """The preloaded problem with an id. Raises `RefusedError` 404; its message starts with `place`."""
+        if not self.num_preloaded:
+            raise RefusedError(404, f"{place}: no problems are loaded; start the server with --problems SPEC")
+        index = self._all if benchmark is None else self._by_benchmark.get(benchmark)
+        if index is None:
+            raise RefusedError(404, f"dataset {benchmark!r}: not loaded; loaded are {', '.join(self._benchmarks)}")
+        return _or_refused(404, place, lambda: index.find(task_id))
+
+    def from_row(self, place: str, row: Mapping[str, Any], benchmark: str | None) -> Problem:
+        """The problem of a row. Raises `RefusedError` 422 if it cannot be used."""
+        return self.usable(place, _or_refused(422, place, lambda: problem_from_row(row, benchmark)))
+
+    def usable(self, place: str, problem: Problem) -> Problem:
+        """The problem itself. Raises `RefusedError` 422 if it cannot be graded."""
+        reason = self._refuse(problem)
+        if reason is not None:
+            raise RefusedError(422, f"{place}: problem {problem.task_id} cannot be graded: {reason}")
+        return problem
+
+
+def _or_refused(status: int, place: str, find: Callable[[], Problem]) -> Problem:
+    try:
+        return find()
+    except UserError as error:
+        raise RefusedError(status, f"{place}: {error}") from error
