@@ -281,7 +281,7 @@ def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Ite
             return row
         if verdict.outcome is Outcome.FAILED:  # looser rules can only change what was compared
             verdict = graders.grade(problem, program.code, completion_id, Comparison.APPS)
-        return row | {_APPS_KEY: None if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else verdict.passed}
+        return row | {_APPS_KEY: None if verdict.is_grader_error else verdict.passed}
 
     return ((problem, row) for (_, problem), row in graders.map(grade, programs))
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from problems.token_spans import decode_with_spans
 from problems.types import AssertTest, CallTest, Problem, StdinTest
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -125,6 +124,8 @@ def _continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     SentencePiece tokenizers put a space before the first word, which would indent a program's first line. After a line
     end they put none.
     """
+    from problems.token_spans import decode_with_spans  # needs numpy and tokenizers, which graders do without
+
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     if decode_with_spans(tokenizer, ids)[0] == text:
         return ids

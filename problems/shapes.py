@@ -36,11 +36,13 @@ _PRIME_REQUEST = re.compile(r"\s*Write Python code to solve the problem\. Presen
 class Shape:
     """Where the rows of a data set keep what a problem needs.
 
+    `columns` are those by which a row is recognized (see `spec.kind_of`).
     `task_id` are the columns that may have the id. With `splits`, rows without an id are numbered in each of these
     splits. `check` raises if a row is not such a problem at all. `mirror_folder` is the folder to read in the Hub's
     Parquet mirror.
     """
 
+    columns: tuple[str, ...]
     statement: Reader[str]
     tests: Reader[Cases]
     task_id: tuple[str, ...] = ()
@@ -196,6 +198,7 @@ def _check_synthetic1(row: Fields) -> None:
 
 SHAPES = {
     "codecontests": Shape(  # deepmind/code_contests
+        columns=("name description tests", "name description private_tests"),
         task_id=("name",),
         statement=text("description"),
         tests=_codecontests_tests,
@@ -206,6 +209,7 @@ SHAPES = {
         check=_check_codecontests,
     ),
     "codeforces": Shape(  # open-r1/codeforces
+        columns=("description official_tests",),
         task_id=("id",),
         statement=_codeforces_statement,
         tests=examples_first("examples", "official_tests"),
@@ -216,6 +220,7 @@ SHAPES = {
         check=_check_codeforces,
     ),
     "deepcoder": Shape(  # agentica-org/DeepCoder-Preview-Dataset
+        columns=("problem tests",),
         statement=text("problem"),
         tests=column("tests", function="metadata.func_name"),
         references=programs("solutions"),
@@ -223,6 +228,7 @@ SHAPES = {
         splits=("train", "test"),
     ),
     "livecodebench": Shape(  # livecodebench/code_generation_lite
+        columns=("question_content public_test_cases private_test_cases",),
         task_id=("question_id",),
         statement=text("question_content"),
         tests=livecodebench.tests,
@@ -230,12 +236,14 @@ SHAPES = {
         starter_code=optional_text("starter_code"),
     ),
     "prime": Shape(  # PRIME-RL/Eurus-2-RL-Data
+        columns=("ability reward_model prompt",),
         statement=_prime_statement,
         tests=column("reward_model.ground_truth"),
         check=_expect("ability", "code"),
         splits=("train", "validation"),
     ),
     "synthetic1": Shape(  # PrimeIntellect/SYNTHETIC-1, open-r1/verifiable-coding-problems-python
+        columns=("verification_info",),
         task_id=("problem_id",),
         statement=text("problem_statement", "prompt"),
         tests=column("verification_info.test_cases"),
@@ -246,6 +254,7 @@ SHAPES = {
         check=_check_synthetic1,
     ),
     "taco": Shape(  # BAAI/TACO
+        columns=("question input_output skill_types",),
         task_id=("id",),
         statement=text("question"),
         tests=column("input_output"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -66,12 +66,14 @@ class Spec:
 class _Benchmark:
     """How the rows of a benchmark become problems and back. `to_row` is None if it has no row format to write.
 
+    A row is recognized (`kind_of`) by `columns`, the names in one of these texts: it has all of them.
     `mirror_folder` is the folder to read in the Hub's Parquet mirror. With `splits`, ids repeat in each of these splits
     on the Hub, so one has to be chosen. With `numbered`, rows without an id get their number, from 1.
     """
 
     to_problem: Callable[[Any], Problem]
     task_id_of: Callable[[Any], str | None]
+    columns: tuple[str, ...]
     to_row: Callable[[Problem], dict[str, Any]] | None = None
     mirror_folder: str | None = None
     splits: tuple[str, ...] = ()
@@ -79,19 +81,43 @@ class _Benchmark:
 
 
 _BENCHMARKS = {
-    "apps": _Benchmark(apps.to_problem, apps.task_id_of, apps.to_row, mirror_folder="all", splits=("train", "test")),
-    "bigcodebench": _Benchmark(bigcodebench.to_problem, bigcodebench.task_id_of),
-    "humaneval": _Benchmark(humaneval.to_problem, humaneval.task_id_of, humaneval.to_row),
-    "humanevalplus": _Benchmark(evalplus.humaneval_problem, evalplus.humaneval_task_id),
-    "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, custom.to_row),
-    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of),
-    "leetcode": _Benchmark(leetcode.to_problem, leetcode.task_id_of),
-    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, mbpp.to_row),
-    "mbppplus": _Benchmark(evalplus.mbpp_problem, evalplus.mbpp_task_id),
+    "apps": _Benchmark(
+        apps.to_problem,
+        apps.task_id_of,
+        ("question input_output",),
+        apps.to_row,
+        mirror_folder="all",
+        splits=("train", "test"),
+    ),
+    "bigcodebench": _Benchmark(
+        bigcodebench.to_problem, bigcodebench.task_id_of, ("complete_prompt instruct_prompt test",)
+    ),
+    "humaneval": _Benchmark(
+        humaneval.to_problem, humaneval.task_id_of, ("prompt entry_point canonical_solution test",), humaneval.to_row
+    ),
+    "humanevalplus": _Benchmark(
+        evalplus.humaneval_problem,
+        evalplus.humaneval_task_id,
+        ("prompt entry_point canonical_solution base_input plus_input",),
+    ),
+    "jsonl": _Benchmark(custom.to_problem, custom.task_id_of, ("statement tests",), custom.to_row),
+    "kodcode": _Benchmark(kodcode.to_problem, kodcode.task_id_of, ("question_id question solution test",)),
+    "leetcode": _Benchmark(
+        leetcode.to_problem,
+        leetcode.task_id_of,
+        ("prompt completion entry_point test query", "prompt entry_point test problem_description"),
+    ),
+    "mbpp": _Benchmark(mbpp.to_problem, mbpp.task_id_of, ("code test_list",), mbpp.to_row),
+    "mbppplus": _Benchmark(
+        evalplus.mbpp_problem,
+        evalplus.mbpp_task_id,
+        ("prompt entry_point canonical_solution base_input plus_input assertion",),
+    ),
     **{
         kind: _Benchmark(
             partial(shapes.to_problem, kind),
             partial(shapes.task_id_of, kind),
+            shape.columns,
             mirror_folder=shape.mirror_folder,
             splits=shape.splits,
             numbered=bool(shape.splits),
@@ -99,7 +125,9 @@ _BENCHMARKS = {
         for kind, shape in shapes.SHAPES.items()
     },
 }
-KINDS = ("starter", *_BENCHMARKS)
+ROW_KINDS = tuple(_BENCHMARKS)
+"""The KINDs whose problems are rows."""
+KINDS = ("starter", *ROW_KINDS)
 _KEYS = ("difficulty", "split", "references", "config")
 _RELEASE_KEYS = ("version", "from", "to")
 """Keys for LiveCodeBench. They choose rows before every other selection."""
@@ -201,7 +229,44 @@ def row_of(problem: Problem) -> dict[str, Any]:
 
 def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
     """The problem of a row after a round trip through JSON."""
-    return _with_checker(_BENCHMARKS[benchmark].to_problem(json.loads(json.dumps(row))))
+    return to_problem(benchmark, json.loads(json.dumps(row)))
+
+
+def to_problem(kind: str, row: Any) -> Problem:
+    """The problem of a row as it comes from JSON.
+
+    Raises:
+        UnusableRowError: a row that cannot be used as `kind`. The message starts with the column.
+    """
+    check_text(row, "")
+    # A row of EvalPlus among those of the base benchmark is never read with its base tests alone.
+    read_as = f"{kind}plus" if evalplus.is_evalplus_row(row) else kind
+    return _with_checker(_BENCHMARKS.get(read_as, _BENCHMARKS[kind]).to_problem(row))
+
+
+def task_id_of(kind: str, row: Any) -> str | None:
+    """The id that a row of `kind` has, if any."""
+    return _BENCHMARKS[kind].task_id_of(row)
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The KIND of a row, recognized by its columns: the most columns that are all there.
+
+    Raises:
+        UserError: no KIND has such columns, or several have.
+    """
+    there = {name for name, value in row.items() if value is not None}
+    found = {
+        kind: max(known)
+        for kind, benchmark in _BENCHMARKS.items()
+        if (known := [len(names) for text in benchmark.columns if (names := set(text.split())) <= there])
+    }
+    kinds = [kind for kind in found if found[kind] == max(found.values())]
+    if len(kinds) != 1:
+        several = f"the columns of {' and '.join(kinds)}" if kinds else "the columns of no benchmark"
+        columns = ", ".join(sorted(map(str, row)))
+        raise UserError(f"a row with {several} ({columns}); say which it is: {', '.join(ROW_KINDS)}")
+    return kinds[0]
 
 
 def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tuple[RejectedRow, ...]]:
@@ -215,10 +280,7 @@ def _read(spec: Spec, refuse: Refusal | None) -> tuple[tuple[Problem, ...], tupl
         try:
             if row.problem is not None:
                 raise UnusableRowError(row.problem)
-            check_text(row.data, "")
-            # A row of EvalPlus in a file of the base benchmark is never read with its base tests alone.
-            kind = f"{spec.kind}plus" if evalplus.is_evalplus_row(row.data) else spec.kind
-            problem = _with_checker(_BENCHMARKS.get(kind, benchmark).to_problem(row.data))
+            problem = to_problem(spec.kind, row.data)
             if problem.task_id in problems:
                 raise UnusableRowError("task_id: another problem already has this id")
             reason = refuse(problem) if refuse is not None else None

@@ -97,7 +97,10 @@ def verdict_row(program: ProgramRow, verdict: Verdict) -> dict[str, Any]:
 
 
 class Graders:
-    """Several sandboxes, one for each worker thread. A context manager that starts the sandboxes on entry."""
+    """Several sandboxes, one for each worker thread. A context manager that starts the sandboxes on entry.
+
+    `isolation` is the level that the sandboxes found.
+    """
 
     def __init__(self, num_workers: int, settings: SandboxSettings, min_isolation: Isolation) -> None:
         self._num_workers = num_workers
@@ -110,7 +113,9 @@ class Graders:
     def __enter__(self) -> Graders:
         with ExitStack() as stack:
             for _ in range(self._num_workers):
-                self._idle.put(stack.enter_context(Sandbox(self._settings, self._min_isolation)))
+                sandbox = stack.enter_context(Sandbox(self._settings, self._min_isolation))
+                self.isolation = sandbox.isolation
+                self._idle.put(sandbox)
             self._stack = stack.pop_all()
         return self
 
@@ -209,7 +214,7 @@ def validate_references(problems: Iterable[Problem], graders: Graders, cache: Pa
 
     grader_errors: dict[str, dict[str, str | None]] = {}
     for (key, number, _), verdict in graders.map(grade, unknown):
-        found = grader_errors if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR else known
+        found = grader_errors if verdict.is_grader_error else known
         found.setdefault(key, {})[str(number)] = None if verdict.passed else _reason(verdict)
     write_json(cache, known)
     return _split(problems, [known.get(key, {}) | grader_errors.get(key, {}) for key in keys])

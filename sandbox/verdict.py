@@ -63,6 +63,11 @@ class Verdict:
         return self.outcome is Outcome.PASSED
 
     @property
+    def is_grader_error(self) -> bool:
+        """Whether the grader or the test failed, so that the verdict says nothing about the program."""
+        return self.outcome is Outcome.INFRASTRUCTURE_ERROR
+
+    @property
     def pass_ratio(self) -> float:
         """Share of tests passed, in [0, 1]."""
         return sum(test is Outcome.PASSED for test in self.tests) / len(self.tests)
