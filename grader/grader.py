@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from errors import UserError
 from grader.rows import problem_from_row
@@ -16,8 +16,11 @@ from problems.types import Problem
 from sandbox.admission import reason_to_refuse
 from sandbox.compare import Comparison
 from sandbox.grading import Graders
+from sandbox.jobs import Job, RunLimits, RunResult
 from sandbox.verdict import Isolation, Verdict
 from settings import SandboxSettings
+
+R = TypeVar("R")
 
 AnyProblem = Problem | Mapping[str, Any]
 """A problem, or a row of a benchmark (`problem_from_row`)."""
@@ -107,7 +110,18 @@ class Grader:
         """
         return self._submit(self._usable(problem), program, completion_id)
 
+    def submit_run(self, program: str, job: Job, limits: RunLimits | None = None) -> Future[RunResult]:
+        """Run a program in the background, without a verdict. `limits` replace those in the settings.
+
+        Raises:
+            UserError: a closed grader.
+        """
+        return self._begin(lambda: self._graders.run(program, [job], limits=limits)[0])
+
     def _submit(self, problem: Problem, program: str, completion_id: str) -> Future[Verdict]:
+        return self._begin(lambda: self._graders.grade(problem, program, completion_id, self._comparison))
+
+    def _begin(self, work: Callable[[], R]) -> Future[R]:
         if os.getpid() != self._process:
             raise UserError(
                 f"this grader belongs to process {self._process}, of which process {os.getpid()} is a fork; "
@@ -115,7 +129,7 @@ class Grader:
             )
         if not self._close.alive:
             raise UserError(_CLOSED)
-        return self._threads.submit(self._graders.grade, problem, program, completion_id, self._comparison)
+        return self._threads.submit(work)
 
     def _verdicts(self, items: Iterable[tuple[Problem, str]]) -> list[Verdict]:
         futures: list[Future[Verdict]] = []

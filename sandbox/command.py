@@ -74,7 +74,13 @@ def add_grading_options(command: argparse.ArgumentParser, *, several: bool = Fal
     """Add the options of every command that grades: the problems, or several sets of them, and the sandboxes."""
     add = command.add_argument
     nargs = "+" if several else None
-    add("--problems", required=required, nargs=nargs, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
+    add(
+        "--problems",
+        required=required,
+        nargs=nargs,
+        metavar="SPEC",
+        help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]",
+    )
     workers = "number of sandboxes (default: one per core)"
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help=workers)
     weakest = f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)"

@@ -81,7 +81,7 @@ class Service:
                 response = await handle(request)
             except RefusedError as refusal:
                 response = answer({"detail": str(refusal)}, refusal.status, refusal.headers)
-            except Exception:  # noqa: BLE001 - the border of one request: the others go on
+            except Exception:
                 logger.exception("%s failed", path)
                 response = answer({"detail": "the server failed; its log says why"}, 500)
             self._metrics.count_request(path, response.status_code, time.monotonic() - started)
@@ -95,7 +95,9 @@ class Service:
         given = _token_in(request.headers.get("authorization", ""))
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
             raise RefusedError(
-                401, "expected the header `Authorization: Bearer TOKEN`", {"WWW-Authenticate": 'Bearer, Basic realm="rltf"'}
+                401,
+                "expected the header `Authorization: Bearer TOKEN`",
+                {"WWW-Authenticate": 'Bearer, Basic realm="rltf"'},
             )
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A client of `rltf serve` that needs only the standard library.
 
-    client = GraderClient("http://127.0.0.1:8600")
-    rows = client.grade(problems, programs)
+client = GraderClient("http://127.0.0.1:8600")
+rows = client.grade(problems, programs)
 """
 
 from __future__ import annotations

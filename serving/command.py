@@ -44,14 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rltf serve", description="Grade programs for clients over HTTP.")
+    bounds = Bounds()
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; all but this machine's own need a token (%(default)s)")
+    host = "address to listen on; all but this machine's own need a token (default: %(default)s)"
+    add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8600, help="port to listen on; 0 chooses a free one (default: %(default)s)")
-    add("--token-file", type=Path, metavar="FILE", help=f"the token that clients send (default: ${TOKEN_VARIABLE}, if set)")
+    token = f"file with the token that clients send (default: ${TOKEN_VARIABLE}, if it is set)"
+    add("--token-file", type=Path, metavar="FILE", help=token)
     most = "programs that may wait or run at a time; more are answered with 429 (default: %(default)s)"
-    add("--max-pending", type=positive, default=Bounds.max_pending, metavar="N", help=most)
+    add("--max-pending", type=positive, default=bounds.max_pending, metavar="N", help=most)
     size = "largest request in MiB; a larger one is answered with 413 (default: %(default)s)"
-    add("--max-body", type=positive, default=Bounds.max_body_bytes // MIB, metavar="MIB", help=size)
+    add("--max-body", type=positive, default=bounds.max_body_bytes // MIB, metavar="MIB", help=size)
     drain = "seconds that requests get to end in after SIGTERM (default: %(default)s)"
     add("--drain-s", type=positive, default=60, metavar="N", help=drain)
     add_grading_options(parser, several=True, required=False)
@@ -78,7 +81,7 @@ async def _run(
     token: str | None,
     listener: socket.socket,
 ) -> None:
-    # The loop and the threads of the sandboxes share an interpreter: a thread that waits for it waits this long at most.
+    # The loop and the sandboxes' threads share an interpreter, and each waits at most this long for the other.
     sys.setswitchinterval(_SWITCH_S)
     grader = AsyncGrader(
         options.workers, max_pending=options.max_pending, min_isolation=options.min_isolation, settings=settings

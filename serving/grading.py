@@ -70,9 +70,8 @@ def tasks_of(query: GradeRequest, known: KnownProblems) -> list[Task]:
         problems = [known.find(f"task_ids.{n}", task_id) for n, task_id in enumerate(query.task_ids or ())]
     if len(problems) == 1:
         problems *= len(query.texts)
+    pairs = zip(problems, query.texts, strict=True)
     if query.programs is not None:
-        return [Task(problem, program) for problem, program in zip(problems, query.programs, strict=True)]
-    spans = [extract_program(problem, text) for problem, text in zip(problems, query.texts, strict=True)]
-    return [
-        Task(problem, text[slice(*span)], span) for problem, text, span in zip(problems, query.texts, spans, strict=True)
-    ]
+        return [Task(problem, program) for problem, program in pairs]
+    found = [(problem, text, extract_program(problem, text)) for problem, text in pairs]
+    return [Task(problem, text[slice(*span)], span) for problem, text, span in found]

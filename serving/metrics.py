@@ -15,17 +15,22 @@ class Metrics:
     """The series of one server, in a registry of their own."""
 
     def __init__(self, num_workers: int, num_pending: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        add = {"registry": self._registry}
-        self._requests = Counter("rltf_serve_requests", "Requests answered.", ("endpoint", "status"), **add)
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter("rltf_serve_requests", "Requests answered.", ("endpoint", "status"), registry=registry)
         self._seconds = Histogram(
-            "rltf_serve_request_seconds", "Seconds from a request to its answer.", ("endpoint",), buckets=_SECONDS, **add
+            "rltf_serve_request_seconds",
+            "Seconds from a request to its answer.",
+            ("endpoint",),
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._programs = Counter("rltf_serve_programs", "Programs graded, by outcome.", ("outcome",), **add)
-        self._runs = Counter("rltf_serve_runs", "Programs run without a verdict, by how they ended.", ("end",), **add)
-        self._repeated = Counter("rltf_serve_repeated_requests", "Requests answered by their request_id.", **add)
-        Gauge("rltf_serve_pending", "Programs that wait or run.", **add).set_function(num_pending)
-        Gauge("rltf_serve_workers", "Sandboxes.", **add).set(num_workers)
+        self._programs = Counter("rltf_serve_programs", "Programs graded.", ("outcome",), registry=registry)
+        self._runs = Counter("rltf_serve_runs", "Programs run without a verdict.", ("end",), registry=registry)
+        self._repeated = Counter(
+            "rltf_serve_repeated_requests", "Requests that had come before, by request_id.", registry=registry
+        )
+        Gauge("rltf_serve_pending", "Programs that wait or run.", registry=registry).set_function(num_pending)
+        Gauge("rltf_serve_workers", "Sandboxes.", registry=registry).set(num_workers)
 
     def count_request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
