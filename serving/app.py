@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -33,7 +32,7 @@ from serving.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _KEPT_BYTES = 256 << 20
-_RETRY_AFTER_S = "1"
+_LATER = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,8 @@ class Service:
                 response = await handle(request)
             except RefusedError as refusal:
                 response = answer({"detail": str(refusal)}, refusal.status, refusal.headers)
+            except asyncio.CancelledError:  # the server ends, and the time of its last requests is over
+                response = answer({"detail": "the server is ending; try again later"}, 503, _LATER)
             except Exception:
                 logger.exception("%s failed", path)
                 response = answer({"detail": "the server failed; its log says why"}, 500)
@@ -108,7 +109,7 @@ class Service:
             raise RefusedError(413, f"{num_programs} programs in a request; send at most {most}")
         if self._num_pending + num_programs > most:
             reason = f"{self._num_pending} of at most {most} programs are under way; try again later"
-            raise RefusedError(429, reason, {"Retry-After": _RETRY_AFTER_S})
+            raise RefusedError(429, reason, _LATER)
         self._num_pending += num_programs
         try:
             yield
@@ -199,6 +200,6 @@ def _token_in(authorization: str) -> str:
     if scheme.lower() == "bearer":
         return value.strip()
     if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        with contextlib.suppress(ValueError):
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
     return ""
