@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 TOKEN_VARIABLE = "GRADER_TOKEN"
 _MIN_TOKEN = 16
 _SWITCH_S = 0.0005
+_BACKLOG = 2048
+_MAX_PORT = 65535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     host = "address to listen on; all but this machine's own need a token (default: %(default)s)"
     add("--host", default="127.0.0.1", help=host)
-    add("--port", type=int, default=8600, help="port to listen on; 0 chooses a free one (default: %(default)s)")
+    add("--port", type=_port, default=8600, help="port to listen on; 0 chooses a free one (default: %(default)s)")
     token = f"file with the token that clients send (default: ${TOKEN_VARIABLE}, if it is set)"
     add("--token-file", type=Path, metavar="FILE", help=token)
     most = "programs that may wait or run at a time; more are answered with 429 (default: %(default)s)"
@@ -59,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--drain-s", type=positive, default=60, metavar="N", help=drain)
     add_grading_options(parser, several=True, required=False)
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _MAX_PORT:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {_MAX_PORT}, got {text!r}")
+    return int(text)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -128,8 +136,8 @@ def read_token(file: Path | None) -> str | None:
     if file is not None:
         try:
             token = read_text(file).strip()
-        except (OSError, ValueError) as error:
-            raise UserError(f"--token-file {file}: cannot be read: {error}") from error
+        except OSError as error:
+            raise UserError(f"--token-file {file}: cannot be read: {error.strerror}") from error
     elif TOKEN_VARIABLE in os.environ:
         token = os.environ[TOKEN_VARIABLE].strip()
     else:
@@ -152,9 +160,13 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on an address. Raises `UserError` if it cannot."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family, backlog=uvicorn.Config("").backlog)
-    except (OSError, OverflowError) as error:
+        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
         raise UserError(f"--host {host} --port {port}: cannot listen there: {error}; choose another") from error
+    # Inherited by connections. The kernel would otherwise hold an answer's body back for 40 ms, until the client has
+    # acknowledged its head; asyncio sets this only for sockets that are made otherwise.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _bracketed(address: tuple[str, int]) -> tuple[str, int]:

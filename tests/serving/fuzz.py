@@ -67,18 +67,22 @@ _TYPED = {
 }
 ROWS = (SUM, _CHECKED, _TYPED, _MBPP, _HUMANEVAL, _EVALPLUS, _APPS, _KODCODE, _LEETCODE, _DEEPCODER)
 _CASE = {"input": {"stdin": "1 2"}, "output": {"stdout": "3"}}
+_RUN = {"code": RIGHT, "stdin": "1 2", "language": "python", "run_timeout": 1, "memory_limit_MB": 64, "files": {}}
+_CONFIG = {"language": "python", "run_timeout": 1.0, "extra": {}, "provided_data": {"test": [_CASE]}}
+_SUBMITTED = {"dataset": "x", "id": 1, "completion": RIGHT, "config": _CONFIG}
 _PLACES: tuple[tuple[str, dict[str, Any]], ...] = (
     *((GRADE, {"problems": [row], "programs": [RIGHT], "request_id": None, "deadline_s": 30.0}) for row in ROWS),
     (GRADE, {"problems": [SUM, _MBPP], "completions": [f"```python\n{RIGHT}\n```", "def f(n): return n"]}),
     (GRADE, {"task_ids": [1, "sum"], "programs": [RIGHT, RIGHT]}),
-    (RUN_CODE, {"code": RIGHT, "stdin": "1 2", "language": "python", "run_timeout": 1, "memory_limit_MB": 64, "files": {}}),
-    (SUBMIT, {"dataset": "x", "id": 1, "completion": RIGHT, "config": {"language": "python", "run_timeout": 1.0, "extra": {}, "provided_data": {"test": [_CASE]}}}),
-    *((SUBMIT, {"dataset": "x", "id": "a", "completion": RIGHT, "config": {"dataset_type": "mbpp", "provided_data": row}}) for row in ROWS[2:5]),
-)  # fmt: skip
+    (RUN_CODE, _RUN),
+    (SUBMIT, _SUBMITTED),
+    *((SUBMIT, {**_SUBMITTED, "config": {"dataset_type": "mbpp", "provided_data": row}}) for row in ROWS[2:5]),
+)
 _JUNK: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, "", " ", "0", "\x00", "\ud800", "\U0001f600",
-    "a" * 10_000, "[" * 500, '{"inputs": 1}', "[[1, 2]]", "def f(", "assert", "assert f(", "import os", "python", "mbpp",
-    [], [[]], [None], {}, {"": {}}, {"stdin": 1}, {"test": []}, [1, "a", None, {"b": []}], *ROW_KINDS,
+    None, True, False, 0, -1, 1, 2**63, -(2**70), 10**400, 0.5, -0.0, 1e308, [], [[]], [None], {}, {"": {}},
+    "", " ", "0", "\x00", "\ud800", "\U0001f600", "a" * 10_000, "[" * 500, '{"inputs": 1}', "[[1, 2]]",
+    "def f(", "assert", "assert f(", "import os", "python", *ROW_KINDS,
+    {"stdin": 1}, {"test": []}, [1, "a", None, {"b": []}],
 )  # fmt: skip
 _LITERALS = (
     b"NaN",

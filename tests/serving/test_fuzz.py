@@ -1,4 +1,4 @@
-"""Malformed requests get 4xx and words, and leave no process and no descriptor behind (`fuzz.py` sends more of them)."""
+"""Malformed requests get 4xx and words, and leave no process and no descriptor behind (`fuzz.py` sends more)."""
 
 from __future__ import annotations
 
