@@ -146,7 +146,9 @@ def running(
 
     async def serve() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            behind: Backend = backend or await stack.enter_async_context(AsyncGrader(workers, settings=LIMITS))
+            behind = backend
+            if behind is None:
+                behind = await stack.enter_async_context(AsyncGrader(workers, settings=LIMITS))
             service = Service(behind, KnownProblems(problems, LIMITS), bounds or Bounds(), token)
             servers.append(
                 uvicorn.Server(uvicorn.Config(service.app, log_level="warning", timeout_graceful_shutdown=5))

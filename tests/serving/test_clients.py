@@ -16,7 +16,6 @@ import pytest
 
 from errors import UserError
 from problems.types import Problem, StdinTest
-from serving import client as client_module
 from serving.client import GraderClient
 from tests.serving.servers import RIGHT, SUM, Client, running
 
@@ -62,7 +61,7 @@ class Moody(http.server.BaseHTTPRequestHandler):
         if mood == "gone":
             self.close_connection = True
             return
-        content = json.dumps({"verdicts": ["yes"], "detail": "no room"}).encode()
+        content = json.dumps({"verdicts": [{"passed": True}], "detail": "no room"}).encode()
         self.send_response(int(mood) if mood.isdecimal() else 200)
         self.send_header("Content-Length", str(len(content)))
         if mood == "429":
@@ -77,7 +76,7 @@ class Moody(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("serving.client.time.sleep", lambda _: None)
     Moody.ids = []
     with http.server.HTTPServer(("127.0.0.1", 0), Moody) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -89,7 +88,7 @@ def moody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_the_client_repeats_a_request_under_its_id(moody: str) -> None:
     Moody.moods = ["gone", "429", "half", "503", "502", "200"]
-    assert GraderClient(moody).grade([1], ["1"]) == ["yes"]
+    assert GraderClient(moody).grade([1], ["1"]) == [{"passed": True}]
     assert (len(Moody.ids), len(set(Moody.ids))) == (6, 1)
     Moody.moods = ["200"]
     GraderClient(moody).grade([1], ["1"])
