@@ -44,7 +44,7 @@ class AsyncGrader:
         """Prepare a grader; the arguments are those of `Grader`. Entering it starts the sandboxes, and raises what
         `Grader` raises.
         """
-        self.num_workers = workers or len(os.sched_getaffinity(0))
+        self.num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self.num_pending = 0
         self.settings = settings or SandboxSettings()
         self._max_pending = max_pending

@@ -118,12 +118,12 @@ class Service:
 
     async def _grade(self, request: Request) -> Response:
         body = await read_body(request, self._bounds.max_body_bytes)
-        query = await asyncio.to_thread(parse, GradeRequest, body)
+        query, digest = await asyncio.to_thread(lambda: (parse(GradeRequest, body), hashlib.sha256(body).digest()))
         if query.request_id is None:
             content = await unless_gone(request, self._graded(query), query.deadline_s)
         else:
             # Finished even if the client goes: it comes back with the same id.
-            kept = self._answers.get(query.request_id, hashlib.sha256(body).digest(), lambda: self._graded(query))
+            kept = self._answers.get(query.request_id, digest, lambda: self._graded(query))
             content = await unless_gone(request, kept, query.deadline_s)
         return Response(content, media_type="application/json")
 

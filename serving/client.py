@@ -45,12 +45,14 @@ class GraderClient:
         *,
         benchmark: str | None = None,
         completions: bool = False,
+        in_thought: bool = False,
         deadline_s: float = 600.0,
     ) -> list[dict[str, Any]]:
         """The verdict of each program, as a row (`Verdict.to_json`), in order.
 
         `problems` are rows, or the ids of problems that the server has loaded: one for each program, or one for all.
-        `benchmark` is the KIND of the rows. With `completions`, the programs are answers of a model that hold them.
+        `benchmark` is the KIND of the rows. With `completions`, the programs are answers of a model that hold them,
+        and `in_thought` says that their prompt has opened a thought.
 
         Raises:
             UserError: the server refuses the request, cannot be reached, or needs more than `deadline_s` seconds.
@@ -62,6 +64,7 @@ class GraderClient:
             "problems" if are_rows else "task_ids": list(problems),
             "completions" if completions else "programs": list(programs),
             "request_id": uuid.uuid4().hex,
+            "in_thought": in_thought,
             "deadline_s": deadline_s,
             **({} if benchmark is None else {"benchmark": benchmark}),
         }

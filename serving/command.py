@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -89,6 +90,7 @@ async def _run(
     token: str | None,
     listener: socket.socket,
 ) -> None:
+    allow_connections()
     # The loop and the sandboxes' threads share an interpreter, and each waits at most this long for the other.
     sys.setswitchinterval(_SWITCH_S)
     grader = AsyncGrader(
@@ -101,6 +103,7 @@ async def _run(
             log_level="warning",
             access_log=False,
             server_header=False,
+            ws="none",
             timeout_graceful_shutdown=options.drain_s,
         )
         server = Server(config)
@@ -129,6 +132,12 @@ class Server(uvicorn.Server):
         logger.info("ending: no new requests, those under way get %s s", self.config.timeout_graceful_shutdown)
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def allow_connections() -> None:
+    """Raise this process's limit on open files, of which each connection is one, as far as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def read_token(file: Path | None) -> str | None:

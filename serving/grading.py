@@ -27,6 +27,7 @@ class GradeRequest(BaseModel):
     benchmark: Name | None = Field(None, description="The KIND of the rows; by default it is recognized.")
     programs: list[str] | None = Field(None, min_length=1)
     completions: list[str] | None = Field(None, min_length=1, description="Answers of a model, which hold programs.")
+    in_thought: bool = Field(False, description="The prompt of the completions has opened a thought.")
     request_id: Name | None = None
     deadline_s: float = Field(DEADLINE_S, gt=0, le=_MAX_DEADLINE_S, allow_inf_nan=False)
 
@@ -73,5 +74,5 @@ def tasks_of(query: GradeRequest, known: KnownProblems) -> list[Task]:
     pairs = zip(problems, query.texts, strict=True)
     if query.programs is not None:
         return [Task(problem, program) for problem, program in pairs]
-    found = [(problem, text, extract_program(problem, text)) for problem, text in pairs]
+    found = [(problem, text, extract_program(problem, text, in_thought=query.in_thought)) for problem, text in pairs]
     return [Task(problem, text[slice(*span)], span) for problem, text, span in found]

@@ -37,12 +37,13 @@ def serve(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
             line = process.stdout.readline()
             found = re.fullmatch(r"serving on http://127\.0\.0\.1:(\d+): 1 sandboxes, isolation \S+\n", line)
             assert found, line + process.stdout.read()
+            jails = psutil.Process(process.pid).children(recursive=True)
+            assert jails
             yield process, int(found[1])
         finally:
-            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.kill()
-            _, alive = psutil.wait_procs(children, DEADLINE_S)
-            assert alive == []  # the jails end with their server, even if it is killed
+        _, alive = psutil.wait_procs(jails, DEADLINE_S)
+        assert alive == []  # the jails end with their server, even if it is killed
 
 
 def await_pending(client: Client, number: int) -> None:
@@ -52,20 +53,8 @@ def await_pending(client: Client, number: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_server_that_is_asked_to_end_finishes_what_runs() -> None:
-    with serve("--port", "0") as (process, port), ThreadPoolExecutor(1) as executor:
-        client = Client(port)
-        answered = executor.submit(client.post, "/v1/grade", {"problems": [SUM], "programs": [SLOW, RIGHT]})
-        await_pending(client, 2)
-        process.send_signal(signal.SIGTERM)
-        assert [row["outcome"] for row in answered.result(DEADLINE_S).json["verdicts"]] == ["failed", "passed"]
-        assert process.wait(DEADLINE_S) == 0
-        with pytest.raises(ConnectionRefusedError):
-            client.get("/health")
-
-
 def test_a_server_that_may_not_wait_says_so_and_ends() -> None:
-    with serve("--port", "0", "--drain-s", "1", "--sandbox.cpu_s", "3") as (process, port):
+    with serve("--port", "0", "--drain-s", "1", "--sandbox.cpu_s", "2") as (process, port):
         with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as connection:
             query = {"problems": [SUM], "programs": ["while True: pass", RIGHT]}
             connection.sendall(request_bytes("/v1/grade", query))
@@ -78,7 +67,9 @@ def test_a_server_that_may_not_wait_says_so_and_ends() -> None:
 
 
 def test_a_client_outlives_its_server_and_loses_no_verdict() -> None:
-    """The server is killed while it grades; the next one at its address answers the repeated request."""
+    """A server is killed while it grades. The next one at its address answers the repeated request, and is then asked
+    to end: it finishes what runs.
+    """
     port = free_port()
     programs = [SLOW, RIGHT, "1 / 0"]
     with ThreadPoolExecutor(1) as executor:
@@ -88,11 +79,22 @@ def test_a_client_outlives_its_server_and_loses_no_verdict() -> None:
             await_pending(Client(port), 3)
             process.kill()
             process.wait()
-        with serve("--port", str(port)):
+        with serve("--port", str(port)) as (process, _):
             outcomes = [row["outcome"] for row in rows.result(DEADLINE_S)]
             assert outcomes == ["failed", "passed", "runtime_error"]
             text = Client(port).get("/metrics").content.decode()
             assert re.search(r'rltf_serve_requests_total\{endpoint="/v1/grade",status="200"\} 1\.0', text)
+            assert_ends_in_good_order(process, Client(port), executor)
+
+
+def assert_ends_in_good_order(process: subprocess.Popen[str], client: Client, executor: ThreadPoolExecutor) -> None:
+    answered = executor.submit(client.post, "/v1/grade", {"problems": [SUM], "programs": [SLOW, RIGHT]})
+    await_pending(client, 2)
+    process.send_signal(signal.SIGTERM)
+    assert [row["outcome"] for row in answered.result(DEADLINE_S).json["verdicts"]] == ["failed", "passed"]
+    assert process.wait(DEADLINE_S) == 0
+    with pytest.raises(ConnectionRefusedError):
+        client.get("/health")
 
 
 def free_port() -> int:

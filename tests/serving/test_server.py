@@ -17,6 +17,7 @@ from problems import load
 from problems.types import Problem, StdinTest
 from serving import exchange
 from serving.app import Bounds
+from serving.command import allow_connections
 from tests.serving.servers import LIMITS, RIGHT, SUM, Answered, Client, HeldBackend, request_bytes, running
 
 HIDDEN = "a-hidden-answer"
@@ -376,6 +377,7 @@ def test_health_and_metrics(server: Client) -> None:
 
 def test_a_thousand_requests_at_a_time_are_all_answered(server: Client) -> None:
     """They come at once, each over a connection of its own, and wait for two sandboxes."""
+    allow_connections()
     start = threading.Barrier(50)
 
     def send(number: int) -> list[str]:
