@@ -4,8 +4,9 @@
 
 Prints one JSON object per case. `batches-of-64`: programs per second of a server with one sandbox, whose client sends
 batches of 64 programs, relative to `Grader` with one sandbox on the same programs; both take turns, and the figures are
-medians of the rounds. `single`: milliseconds from a request with one program to its verdict, while so many clients at a
-time send one request after the other.
+medians of the rounds. `relative_per_cpu_s` compares programs per CPU second of the processes that grade, jails included
+and the client left out: it is steadier on a shared machine. `single`: milliseconds from a request with one program to
+its verdict, while so many clients at a time send one request after the other.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The grader over HTTP.")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with server() as address:
+    with server() as (address, pid):
         client = GraderClient(address)
         with Grader(1) as grader:
             for name in CASES:
                 for in_flight in (1, 4):
-                    found = batches(grader, client, name, options.rounds, in_flight)
+                    found = batches(grader, client, pid, name, options.rounds, in_flight)
                     print_case(f"batches-of-{BATCH}", programs=name, in_flight=in_flight, **found)
         for num_clients, num_requests in NUM_REQUESTS.items():
             found = asyncio.run(latencies(address, num_clients, num_requests))
@@ -72,29 +73,33 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[str]:
-    """The address of a server with one sandbox, in a process of its own."""
+def server() -> Iterator[tuple[str, int]]:
+    """The address and process id of a server with one sandbox, in a process of its own."""
     command = [sys.executable, "cli.py", "serve", "--port", "0", "--workers", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+:\d+", process.stdout.readline())
         assert found is not None
         try:
-            yield found[0]
+            yield found[0], process.pid
         finally:
             process.terminate()
 
 
-def batches(grader: Grader, client: GraderClient, case: str, rounds: int, in_flight: int) -> dict[str, Any]:
+def batches(
+    grader: Grader, client: GraderClient, server_pid: int, case: str, rounds: int, in_flight: int
+) -> dict[str, Any]:
     """Programs per second in the process and over HTTP, with `in_flight` batches under way."""
     row, program = CASES[case]
     num_batches = NUM_BATCHES[case]
     rates: dict[str, list[float]] = {"process": [], "http": []}
+    cpu_s = {"process": 0.0, "http": 0.0}
     for number in range(rounds + 1):
         work = [[program.format((number, batch, n)) for n in range(BATCH)] for batch in range(num_batches)]
+        at_server, at_all = tree_cpu_s(server_pid), tree_cpu_s(os.getpid())
         started = time.perf_counter()
         verdicts = [grader.grade(row, programs) for programs in work]
-        halfway = time.perf_counter()
+        halfway, in_process_cpu_s = time.perf_counter(), tree_cpu_s(os.getpid()) - at_all
         with ThreadPoolExecutor(in_flight) as executor:
             rows = list(executor.map(lambda programs: client.grade([row], programs), work))
         ended = time.perf_counter()
@@ -103,12 +108,26 @@ def batches(grader: Grader, client: GraderClient, case: str, rounds: int, in_fli
         if number > 0:  # the first round warms up
             rates["process"].append(BATCH * num_batches / (halfway - started))
             rates["http"].append(BATCH * num_batches / (ended - halfway))
+            cpu_s["process"] += in_process_cpu_s
+            cpu_s["http"] += tree_cpu_s(server_pid) - at_server
     ratios = [http / process for http, process in zip(rates["http"], rates["process"], strict=True)]
     return {
         "programs_per_s": round(statistics.median(rates["http"]), 1),
         "in_process_programs_per_s": round(statistics.median(rates["process"]), 1),
         "relative": round(statistics.median(ratios), 3),
+        "relative_per_cpu_s": round(cpu_s["process"] / cpu_s["http"], 3),
     }
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all its descendants, including those that have ended."""
+    total, waiting = 0, [pid]
+    while waiting:
+        folder = Path(f"/proc/{waiting.pop()}")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            total += sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
+            waiting += [int(child) for file in folder.glob("task/*/children") for child in file.read_text().split()]
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 async def latencies(address: str, num_clients: int, num_requests: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from grader.grader import AnyProblem, Grader
+from problems.types import Problem
 from sandbox.compare import Comparison
 from sandbox.jobs import Job, RunLimits, RunResult
 from sandbox.verdict import Isolation, Verdict
@@ -63,6 +64,10 @@ class AsyncGrader:
         while self._waiting:
             self._waiting.popleft().cancel()
         await asyncio.to_thread(self._grader.close)
+
+    def usable(self, given: AnyProblem) -> Problem:
+        """As `Grader.usable`, for any thread: to check large problems without holding up the loop."""
+        return self._grader.usable(given)
 
     async def grade(self, problem: AnyProblem, program: str, completion_id: str = "0") -> Verdict:
         """The verdict on a program. Raises `UserError` if the problem cannot be used."""

@@ -107,7 +107,7 @@ class Grader:
         Raises:
             UserError: a problem that cannot be used, or a closed grader.
         """
-        return self._submit(self._usable(problem), program, completion_id)
+        return self._submit(self.usable(problem), program, completion_id)
 
     def submit_run(self, program: str, job: Job, limits: RunLimits | None = None) -> Future[RunResult]:
         """Run a program in the background, without a verdict. `limits` replace those in the settings.
@@ -149,7 +149,7 @@ class Grader:
             if not isinstance(text, str):
                 raise UserError(f"text {number}: expected str, got {type(text).__name__}")
         if isinstance(problems, Problem | Mapping):
-            return [self._usable(problems)] * len(texts)
+            return [self.usable(problems)] * len(texts)
         if len(problems) != len(texts):
             raise UserError(f"{len(problems)} problems for {len(texts)} texts; give one for each, or one for all")
         given = list(problems)  # a data set makes its rows anew each time, and ids hold only for what is kept
@@ -157,12 +157,17 @@ class Grader:
         for number, problem in enumerate(given):
             if id(problem) not in known:
                 try:
-                    known[id(problem)] = self._usable(problem)
+                    known[id(problem)] = self.usable(problem)
                 except UserError as error:
                     raise UserError(f"problems[{number}]: {error}") from error
         return [known[id(problem)] for problem in given]
 
-    def _usable(self, given: AnyProblem) -> Problem:
+    def usable(self, given: AnyProblem) -> Problem:
+        """The problem, checked. Each is checked once, so `submit` is quick for those that this has returned.
+
+        Raises:
+            UserError: a problem that cannot be used.
+        """
         problem = given if isinstance(given, Problem) else problem_from_row(given)
         if self._checked.get(id(problem)) is not problem:
             if reason := self._refuse(problem):

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from problems.types import Problem
 from sandbox.jobs import StdinJob
 from sandbox.verdict import Verdict
 from serving import sandbox_fusion
@@ -46,9 +46,11 @@ class Bounds:
 class Service:
     """One server. `app` is its ASGI application; without a `token`, whoever reaches it may use it."""
 
-    def __init__(self, backend: Backend, problems: KnownProblems, bounds: Bounds, token: str | None = None) -> None:
+    def __init__(
+        self, backend: Backend, preloaded: Sequence[Problem], bounds: Bounds, token: str | None = None
+    ) -> None:
         self._backend = backend
-        self._problems = problems
+        self._problems = KnownProblems(preloaded, backend.usable)
         self._bounds = bounds
         self._token = token
         self._num_pending = 0
@@ -164,7 +166,7 @@ class Service:
             (verdict,) = await unless_gone(request, self._verdicts([task]), DEADLINE_S)
         return answer(sandbox_fusion.submit_answer(query, problem, span, verdict))
 
-    def _submitted(self, query: sandbox_fusion.SubmitRequest) -> tuple[Any, tuple[int, int]]:
+    def _submitted(self, query: sandbox_fusion.SubmitRequest) -> tuple[Problem, tuple[int, int]]:
         problem = query.problem(self._problems, self._backend.settings)
         return problem, sandbox_fusion.span_of(query, problem)
 

@@ -17,6 +17,9 @@ class Backend(Protocol):
     isolation: Isolation
     settings: SandboxSettings
 
+    def usable(self, given: Problem) -> Problem:
+        """The problem itself, checked. Called from any thread. Raises `UserError` if it cannot be graded."""
+
     async def grade(self, problem: Problem, program: str, completion_id: str = "0") -> Verdict:
         """The verdict on a program."""
 

@@ -26,7 +26,6 @@ from problems.types import Problem, describe_rejected
 from sandbox.admission import reason_to_refuse
 from sandbox.command import add_grading_options, limits_of, parse_options, positive
 from serving.app import Bounds, Service
-from serving.known_problems import KnownProblems
 from settings import MIB, SandboxSettings
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: other machines can reach this address, so clients need a token; put one of "
             f"{_MIN_TOKEN} or more characters into a file and add --token-file FILE, or set {TOKEN_VARIABLE}"
         )
-    problems = KnownProblems(_load(options.problems or (), settings), settings)
+    problems = _load(options.problems or (), settings)
     with listen(options.host, options.port) as listener:
         asyncio.run(_run(options, settings, problems, token, listener))
 
@@ -86,7 +85,7 @@ def _serve(options: argparse.Namespace) -> None:
 async def _run(
     options: argparse.Namespace,
     settings: SandboxSettings,
-    problems: KnownProblems,
+    problems: Sequence[Problem],
     token: str | None,
     listener: socket.socket,
 ) -> None:

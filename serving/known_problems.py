@@ -9,16 +9,13 @@ from errors import UserError
 from grader.rows import problem_from_row
 from problems.index import ProblemIndex
 from problems.types import Problem
-from sandbox.admission import reason_to_refuse
 from serving.exchange import RefusedError
-from settings import SandboxSettings
 
 
 class KnownProblems:
-    """`preloaded` problems, which requests name by their ids, and the rule for rows."""
+    """`preloaded` problems, which requests name by their ids, and rows, which `check` returns or refuses."""
 
-    def __init__(self, preloaded: Sequence[Problem], settings: SandboxSettings) -> None:
-        """Raises `UserError` if a package in `settings` is not installed."""
+    def __init__(self, preloaded: Sequence[Problem], check: Callable[[Problem], Problem]) -> None:
         self.num_preloaded = len(preloaded)
         self._all = ProblemIndex(preloaded)
         self._benchmarks = sorted({problem.benchmark for problem in preloaded})
@@ -26,7 +23,7 @@ class KnownProblems:
             name: ProblemIndex(problem for problem in preloaded if problem.benchmark == name)
             for name in self._benchmarks
         }
-        self._refuse = reason_to_refuse(settings)
+        self._check = check
 
     def find(self, place: str, task_id: str | int, benchmark: str | None = None) -> Problem:
         """The preloaded problem with an id. Raises `RefusedError` 404; its message starts with `place`."""
@@ -39,14 +36,11 @@ class KnownProblems:
 
     def from_row(self, place: str, row: Mapping[str, Any], benchmark: str | None) -> Problem:
         """The problem of a row. Raises `RefusedError` 422 if it cannot be used."""
-        return self.usable(place, _or_refused(422, place, lambda: problem_from_row(row, benchmark)))
+        return _or_refused(422, place, lambda: self._check(problem_from_row(row, benchmark)))
 
     def usable(self, place: str, problem: Problem) -> Problem:
         """The problem itself. Raises `RefusedError` 422 if it cannot be graded."""
-        reason = self._refuse(problem)
-        if reason is not None:
-            raise RefusedError(422, f"{place}: problem {problem.task_id} cannot be graded: {reason}")
-        return problem
+        return _or_refused(422, place, lambda: self._check(problem))
 
 
 def _or_refused(status: int, place: str, find: Callable[[], Problem]) -> Problem:
