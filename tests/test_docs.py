@@ -45,6 +45,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "rltf evaluate": ("evaluate.py",),
     "rltf show-prompt": ("cli.py", "show-prompt"),
     "rltf critic": ("cli.py", "critic"),
+    "rltf serve": ("cli.py", "serve"),
     "rltf decontaminate": ("cli.py", "decontaminate"),
     **{f"rltf {words[2]}": words for words in PINNED.values() if words[1:2] not in ((), ("reporting",))},
     **{f"rltf report {name}": ("-m", "reporting", name) for name in REPORTS},
