@@ -57,6 +57,7 @@ leaks: setup
 
 soak: setup
 	$(VENV)/python -m tests.sandbox.soak
+	$(VENV)/python -m tests.serving.fuzz
 
 ablation: setup
 	$(VENV)/python -m benchmarks.ablation $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS))

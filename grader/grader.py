@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from rltf.errors import UserError
 from rltf.grader.rows import problem_from_row
@@ -16,8 +16,11 @@ from rltf.problems.types import Problem
 from rltf.sandbox.admission import reason_to_refuse
 from rltf.sandbox.compare import Comparison
 from rltf.sandbox.grading import Graders
+from rltf.sandbox.jobs import Job, RunLimits, RunResult
 from rltf.sandbox.verdict import Isolation, Verdict
 from rltf.settings import SandboxSettings
+
+R = TypeVar("R")
 
 AnyProblem = Problem | Mapping[str, Any]
 """A problem, or a row of a benchmark (`problem_from_row`)."""
@@ -104,9 +107,20 @@ class Grader:
         Raises:
             UserError: a problem that cannot be used, or a closed grader.
         """
-        return self._submit(self._usable(problem), program, completion_id)
+        return self._submit(self.usable(problem), program, completion_id)
+
+    def submit_run(self, program: str, job: Job, limits: RunLimits | None = None) -> Future[RunResult]:
+        """Run a program in the background, without a verdict. `limits` replace those in the settings.
+
+        Raises:
+            UserError: a closed grader.
+        """
+        return self._begin(lambda: self._graders.run(program, [job], limits=limits)[0])
 
     def _submit(self, problem: Problem, program: str, completion_id: str) -> Future[Verdict]:
+        return self._begin(lambda: self._graders.grade(problem, program, completion_id, self._comparison))
+
+    def _begin(self, work: Callable[[], R]) -> Future[R]:
         if os.getpid() != self._process:
             raise UserError(
                 f"this grader belongs to process {self._process}, of which process {os.getpid()} is a fork; "
@@ -114,7 +128,7 @@ class Grader:
             )
         if not self._close.alive:
             raise UserError(_CLOSED)
-        return self._threads.submit(self._graders.grade, problem, program, completion_id, self._comparison)
+        return self._threads.submit(work)
 
     def _verdicts(self, items: Iterable[tuple[Problem, str]]) -> list[Verdict]:
         futures: list[Future[Verdict]] = []
@@ -135,7 +149,7 @@ class Grader:
             if not isinstance(text, str):
                 raise UserError(f"text {number}: expected str, got {type(text).__name__}")
         if isinstance(problems, Problem | Mapping):
-            return [self._usable(problems)] * len(texts)
+            return [self.usable(problems)] * len(texts)
         if len(problems) != len(texts):
             raise UserError(f"{len(problems)} problems for {len(texts)} texts; give one for each, or one for all")
         given = list(problems)  # a data set makes its rows anew each time, and ids hold only for what is kept
@@ -143,12 +157,17 @@ class Grader:
         for number, problem in enumerate(given):
             if id(problem) not in known:
                 try:
-                    known[id(problem)] = self._usable(problem)
+                    known[id(problem)] = self.usable(problem)
                 except UserError as error:
                     raise UserError(f"problems[{number}]: {error}") from error
         return [known[id(problem)] for problem in given]
 
-    def _usable(self, given: AnyProblem) -> Problem:
+    def usable(self, given: AnyProblem) -> Problem:
+        """The problem, checked. Each is checked once, so `submit` is quick for those that this has returned.
+
+        Raises:
+            UserError: a problem that cannot be used.
+        """
         problem = given if isinstance(given, Problem) else problem_from_row(given)
         if self._checked.get(id(problem)) is not problem:
             if reason := self._refuse(problem):

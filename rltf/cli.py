@@ -1,7 +1,7 @@
 """The command `rltf`.
 
     rltf train [--config configs/NAME.yaml] [--SECTION.FIELD VALUE ...]
-    rltf evaluate | grade | doctor | show-prompt | explain | augment | decontaminate | report | completion ...
+    rltf evaluate | grade | serve | doctor | show-prompt | explain | augment | decontaminate | report | completion ...
 
 A command is imported only once its name is known, and torch, Ray and vLLM only once the options are parsed, so that
 help and mistakes show up at once. `launch.py`, `evaluate.py` and `python -m sandbox|rewards|problems|reporting` are
@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Command] = {
     "replay": Command("Repeat the recorded updates of a run.", before=("--replay",)),
     "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "rltf.evaluation.command:main"),
     "grade": Command("Grade a file of programs.", "rltf.sandbox.command:main", ("grade",)),
+    "serve": Command("Grade programs for clients over HTTP.", "rltf.serving.command:main"),
     "doctor": Command("Show how well this machine isolates programs.", "rltf.sandbox.command:main", ("doctor",)),
     "critic": Command(
         "Train a critic on graded programs, for the algorithm coderl.", "rltf.evaluation.critic_command:main"

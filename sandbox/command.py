@@ -71,11 +71,17 @@ def add_sandbox_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument_group("settings", f"as for a job (`rltf --help sandbox` explains them): {names}")
 
 
-def add_grading_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+def add_grading_options(command: argparse.ArgumentParser, *, several: bool = False, required: bool = True) -> None:
     """Add the options of every command that grades: the problems, or several sets of them, and the sandboxes."""
     add = command.add_argument
     nargs = "+" if several else None
-    add("--problems", required=True, nargs=nargs, metavar="SPEC", help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]")
+    add(
+        "--problems",
+        required=required,
+        nargs=nargs,
+        metavar="SPEC",
+        help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]",
+    )
     workers = "number of sandboxes (default: one per core)"
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help=workers)
     weakest = f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)"

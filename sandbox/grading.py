@@ -21,7 +21,7 @@ from rltf.problems.index import ProblemIndex
 from rltf.problems.sources import read_file
 from rltf.problems.types import Problem
 from rltf.sandbox.compare import Comparison
-from rltf.sandbox.jobs import Job, RunResult
+from rltf.sandbox.jobs import Job, RunLimits, RunResult
 from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation, Outcome, Verdict
 from rltf.settings import SandboxSettings
@@ -138,11 +138,13 @@ class Graders:
         """Yield each program with its verdict, in order (see `map`)."""
         return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
 
-    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+    def run(
+        self, source: str, jobs: Sequence[Job], seed: int | None = None, limits: RunLimits | None = None
+    ) -> list[RunResult]:
         """The results of jobs of one program, without a verdict, from the first sandbox that is free."""
         sandbox = self._idle.get()
         try:
-            return sandbox.run(source, jobs, seed)
+            return sandbox.run(source, jobs, seed, limits)
         finally:
             self._idle.put(sandbox)
 

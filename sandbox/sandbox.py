@@ -173,13 +173,16 @@ class Sandbox:
             self._run(source, [batch.job for batch in together], None, take, batch_limits(limits))
         return found
 
-    def run(self, source: str, jobs: Sequence[Job], seed: int | None = None) -> list[RunResult]:
+    def run(
+        self, source: str, jobs: Sequence[Job], seed: int | None = None, limits: RunLimits | None = None
+    ) -> list[RunResult]:
         """The result of each job of the program; `End.INFRASTRUCTURE` if a second jail failed as well.
 
-        `seed` seeds the program's random numbers; by default it is derived from the program.
+        `seed` seeds the program's random numbers; by default it is derived from the program. `limits` replace those in
+        the settings; they can only lower the memory.
         """
         results: dict[int, RunResult] = {}
-        self._run(normalized(source), jobs, seed, results.__setitem__)
+        self._run(normalized(source), jobs, seed, results.__setitem__, limits)
         return list(results.values())
 
     def _run(
@@ -231,10 +234,15 @@ class Sandbox:
 
 
 def run_limits(limits: Limits, settings: SandboxSettings) -> RunLimits:
-    """What each test of a problem may use: the problem's own limits if it has any, otherwise those in the settings."""
+    """What each test of a problem may use: the problem's own limits if it has any, otherwise those in the settings.
+
+    No test may use more time than all tests of a program together.
+    """
     time_s = settings.cpu_s if limits.time_s is None else limits.time_s * settings.time_factor
+    cpu_s = min(time_s, settings.program_cpu_s)
+    wall_s = min(time_s * settings.wall_s / settings.cpu_s, settings.program_wall_s)
     memory_bytes = min(settings.memory_bytes, limits.memory_bytes or settings.memory_bytes)
-    return RunLimits(time_s, time_s * settings.wall_s / settings.cpu_s, memory_bytes)
+    return RunLimits(cpu_s, wall_s, memory_bytes)
 
 
 def _judge(

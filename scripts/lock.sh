@@ -39,19 +39,19 @@ stated="$stated"'"setuptools>=77.0.3", "sympy>=1.13.3", "networkx>=2.5.1", "jinj
 # uv reads the requirements of the Windows wheel; the Linux wheel needs one more package.
 stated="$stated"', { name = "intel-openmp", version = "2024.2.1", requires-dist = ["intel-cmplr-lib-ur==2024.2.1"] }'
 [ ! -f requirements/cpu.txt ] || sed -i 's/^torch==2.13.0+cpu/torch==2.13.0/' requirements/cpu.txt
-compile cpu "$without, \"torch==2.13.0\"" "$stated" --extra train --extra cpu "$@"
+compile cpu "$without, \"torch==2.13.0\"" "$stated" --extra train --extra serve --extra cpu "$@"
 sed -i 's/^torch==2.13.0/torch==2.13.0+cpu/' requirements/cpu.txt
 
 # GPU. Starts from the CPU lock, so packages in both have the same version.
 [ -f requirements/gpu.txt ] || sed 's/+cpu//' requirements/cpu.txt > requirements/gpu.txt
-compile gpu "" "" --extra train --extra gpu "$@"
+compile gpu "" "" --extra train --extra serve --extra gpu "$@"
 
 # Tools: only what they add to the CPU lock. Their versions suit both locks.
 plain() { sed 's/+cpu//' requirements/cpu.txt; }
 touch requirements/dev.txt
 { plain; cat requirements/dev.txt; } > "$work/before.txt"
 cp "$work/before.txt" requirements/dev.txt
-compile dev "$without, \"torch==2.13.0\"" "$stated" --extra train --extra cpu --extra dev "$@"
+compile dev "$without, \"torch==2.13.0\"" "$stated" --extra train --extra serve --extra cpu --extra dev "$@"
 plain | grep == > "$work/cpu.txt"
 grep -v -x -F -f "$work/cpu.txt" requirements/dev.txt > "$work/dev.txt"
 cp "$work/dev.txt" requirements/dev.txt

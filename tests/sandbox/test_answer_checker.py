@@ -189,6 +189,7 @@ def test_only_limits_of_problems_are_scaled() -> None:
     assert run_limits(Limits(), settings) == RunLimits(2.0, 5.0, 100)
     assert run_limits(Limits(time_s=4.0, memory_bytes=60), settings) == RunLimits(12.0, 30.0, 60)
     assert run_limits(Limits(memory_bytes=300), settings) == RunLimits(2.0, 5.0, 100)
+    assert run_limits(Limits(time_s=1e308), settings) == RunLimits(settings.program_cpu_s, settings.program_wall_s, 100)
 
 
 @pytest.mark.parametrize("num_tests", [1, 3])

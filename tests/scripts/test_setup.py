@@ -131,6 +131,7 @@ def test_locks_contain_all_dependencies(accelerator: str) -> None:
     needs = (
         project["dependencies"]
         + project["optional-dependencies"]["train"]
+        + project["optional-dependencies"]["serve"]
         + project["optional-dependencies"][accelerator]
         + project["optional-dependencies"]["dev"]
     )
