@@ -15,6 +15,7 @@ from typing import Any
 
 from problems.assertions import classes_in, split_assertion
 from problems.checks import check_function, refuse_broken_module
+from problems.examples import examples_of
 from problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from problems.syntax import syntax_tree
 from problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
@@ -40,14 +41,16 @@ def to_problem(row: Any) -> Problem:
             raise UnusableRowError(f"{key}: missing or empty")
     prompt, entry_point = row["prompt"], row["entry_point"]
     solution = row.get("canonical_solution")
+    tests = split_check(row["test"], prompt, entry_point)
     return Problem(
         task_id=task_id,
         benchmark="humaneval",
         statement=prompt,
-        tests=split_check(row["test"], prompt, entry_point),
+        tests=tests,
         references=(solution,) if isinstance(solution, str) and solution.strip() else (),
         entry_point=entry_point,
         code_prefix=prompt,
+        examples=examples_of(prompt, tests, function=entry_point),
     )
 
 

@@ -21,6 +21,7 @@ from problems.columns import (
     text,
     value,
 )
+from problems.examples import examples_of
 from problems.scope import parse_module
 from problems.sources import shown
 from problems.types import CallTest, Checker, CheckerForm, Limits, Problem, UnusableRowError
@@ -85,10 +86,11 @@ def to_problem(kind: str, row: Any) -> Problem:
         raise UnusableRowError(f"{' or '.join(shape.task_id) or 'task_id'}: missing or empty")
     cases = shape.tests(row)
     first = cases.tests[0]
+    statement = shape.statement(row)
     return Problem(
         task_id=task_id,
         benchmark=kind,
-        statement=shape.statement(row),
+        statement=statement,
         tests=cases.tests,
         references=shape.references(row),
         difficulty=shape.difficulty(row),
@@ -97,6 +99,7 @@ def to_problem(kind: str, row: Any) -> Problem:
         num_visible_tests=cases.num_visible,
         limits=Limits(shape.time_s(row), shape.memory_bytes(row)),
         checker=shape.checker(row),
+        examples=examples_of(statement, cases.tests, num_visible=cases.num_visible),
     )
 
 
