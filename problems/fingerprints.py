@@ -46,6 +46,11 @@ def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
     }
 
 
+def examples_fingerprint(problems: Sequence[Problem]) -> str:
+    """A fingerprint of the examples, which only dialogues depend on."""
+    return _digest([problem.examples for problem in problems])
+
+
 def short_fingerprints(problems: Sequence[Problem]) -> ShortFingerprints:
     """Fingerprints of statements, tests and reference programs for a checkpoint; `expanded` takes them apart."""
     return {
