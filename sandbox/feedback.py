@@ -26,6 +26,8 @@ _MARK = re.compile(
     r"<(?=[/|\uff5c]?[A-Za-z_|\uff5c][^<>]{0,60}>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|BOS|EOS|PAD|SEP|CLS|UNK|g?MASK)\])"
 )
+# Where a module lies on the grader's machine: " (/usr/lib/python3.11/fractions.py)".
+_PATH = re.compile(r" \(/[^()\n]*\)?$")
 _NO_PROGRAM = "Your answer has no Python program."
 _INVALID = "Your program is not valid Python, so it was not run."
 _PASSED = "Your program passes the examples, but fails other tests."
@@ -99,7 +101,8 @@ def _answered(test: Test, actual: str | None) -> Iterator[str]:
 def _error(error: ProgramError | None, program: str) -> Iterator[str]:
     if error is None:
         return
-    yield from _quoted("Error", f"{error.type}: {error.message}" if error.message else error.type)
+    message = _PATH.sub("", error.message)
+    yield from _quoted("Error", f"{error.type}: {message}" if message else error.type)
     lines = normalized(program).split("\n")
     if error.line is not None and error.line <= len(lines):
         yield from _quoted(f"Line {error.line} of your program", lines[error.line - 1].strip())

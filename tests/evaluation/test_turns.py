@@ -281,7 +281,7 @@ def test_a_model_in_this_process_converses(tiny_model_dir: Path) -> None:
     rows = {one[0].completion_id: one[0] for one in prepared.in_turns((), grade) if one is not None}
     assert len(rows) == prepared.num_programs == 9
     turns = {name: len(found.turns) for name, found in rows.items()}  # type: ignore[attr-defined]
-    assert turns == {name: 1 if name == "b/1" or name.startswith("long") else turns["a/0"] for name in rows}
+    assert turns == {name: 1 if name == "b/1" or str(name).startswith("long") else turns["a/0"] for name in rows}
     assert turns["a/0"] > 1
     first = rows["a/0"].turns[0], rows["a/0"].turns[1]  # type: ignore[attr-defined]
     assert first[1].prompt_tokens > first[0].prompt_tokens + first[0].completion_tokens

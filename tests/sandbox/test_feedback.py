@@ -175,6 +175,14 @@ def test_comparisons_stay_as_they_are() -> None:
     assert f"    {program}" in feedback(ADD, program, verdict((Outcome.RUNTIME_ERROR, Outcome.PASSED), error))
 
 
+def test_a_feedback_is_the_same_on_every_machine(sandbox: Sandbox) -> None:
+    text = told(sandbox, ADD, "from fractions import gcd\n")
+    assert text.endswith(
+        "Error:\n    ImportError: cannot import name 'gcd' from 'fractions'\nLine 1 of your program:\n"
+        "    from fractions import gcd"
+    )
+
+
 def test_long_texts_are_cut_in_the_middle() -> None:
     problem = replace(ADD, examples=(StdinTest("a" * 400 + "b" * 5000 + "c" * 400, "\n".join(map(str, range(99)))),))
     text = feedback(problem, "x", verdict((Outcome.TIMEOUT,)))
