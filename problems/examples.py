@@ -4,7 +4,7 @@
 |---|---|
 | APPS, Codeforces, AtCoder, CodeChef | blocks under `Input` and `Output` in the examples, or `Sample Input 1` |
 | LeetCode | `Input: nums = [1, 2], k = 3` and `Output: 4` |
-| HumanEval, KodCode | `>>> f(1, 2)` and the line with the value |
+| HumanEval, KodCode | `>>> f(1, 2)` and the line with the value, or `>>> f(1, 2) == 3` |
 
 A statement whose examples cannot be read exactly has none here. The examples of data sets that have a column for them
 are the first tests.
@@ -174,7 +174,7 @@ def _doctests(statement: str, function: str, *, as_calls: bool) -> Iterator[Call
         return
     for line in lines:
         try:
-            call, want = expression_tree(line.source.strip()).body, expression_tree(line.want.strip()).body
+            call, want = _asked_and_wanted(line)
             if not isinstance(call, ast.Call) or ast.unparse(call.func) != function or call.keywords:
                 continue
             arguments, expected = tuple(map(constant, call.args)), constant(want)
@@ -184,6 +184,15 @@ def _doctests(statement: str, function: str, *, as_calls: bool) -> Iterator[Call
             yield CallTest(function, arguments, expected)
         else:
             yield AssertTest(f"assert {ast.unparse(call)} == {ast.unparse(want)}")
+
+
+def _asked_and_wanted(line: doctest.Example) -> tuple[ast.expr, ast.expr]:
+    """The two sides of `>>> f(1)` and `2`, or of `>>> f(1) == 2` with nothing below."""
+    source = expression_tree(line.source.strip()).body
+    match source:
+        case ast.Compare(call, [ast.Eq()], [want]) if not line.want:
+            return call, want
+    return source, expression_tree(line.want.strip()).body
 
 
 def _docstring(statement: str, function: str) -> str:

@@ -114,6 +114,9 @@ def f(xs, n):
     [inf]
     >>> print(f([1], 1))
     [2]
+    >>> f([5], 1) == [6]
+    >>> f([5], 2) == [7]
+    True
     """
 '''
 
@@ -121,8 +124,8 @@ def f(xs, n):
 def test_doctests_of_humaneval() -> None:
     test = "def check(candidate):\n    assert candidate([1, 2], 3) == [4, 5]\n    assert candidate([7], 7) == [14]\n"
     row = {"task_id": "HumanEval/0", "prompt": PROMPT, "entry_point": "f", "test": test}
-    shown = (AssertTest("assert f([1, 2], 3) == [4, 5]"), AssertTest("assert f([1], float('inf')) == [inf]"))
-    assert humaneval.to_problem(row).examples == shown
+    shown = ("f([1, 2], 3) == [4, 5]", "f([1], float('inf')) == [inf]", "f([5], 1) == [6]")
+    assert humaneval.to_problem(row).examples == tuple(AssertTest(f"assert {one}") for one in shown)
     only_shown = "def check(candidate):\n    assert candidate([1, 2], 3) == [4, 5]\n"
     assert humaneval.to_problem(row | {"test": only_shown}).examples == ()
 
