@@ -35,7 +35,8 @@ SETS = {
 FAIL_AN_EXAMPLE = {
     "1041_e_tree_reconstruction_8858": "prints another right tree, and fails its tests as well",
     "715_b_complete_the_graph_3806": "prints another right graph, and fails its tests as well",
-    "HumanEval/47": "the docstring is wrong; the example is dropped",
+    "HumanEval/47": "the docstring is wrong in one of two examples",
+    "HumanEval/116": "the docstring is wrong in both examples",
 }
 
 
@@ -69,8 +70,8 @@ def test_references_pass_the_examples(graders: Graders, spec: str) -> None:
     assert failing == {problem.task_id for problem in problems} & FAIL_AN_EXAMPLE.keys()
 
 
-def test_a_wrong_docstring_is_dropped(graders: Graders) -> None:
-    (problem,) = [
-        one for one in with_examples("humaneval:{}/humaneval/HumanEval.jsonl.gz") if one.task_id.endswith("/47")
-    ]
-    assert confirmed(graders.grade, problem) == replace(problem, examples=problem.examples[:1])
+def test_wrong_docstrings_are_dropped(graders: Graders) -> None:
+    problems = {one.task_id: one for one in with_examples("humaneval:{}/humaneval/HumanEval.jsonl.gz")}
+    for task_id, num_right in (("HumanEval/47", 1), ("HumanEval/116", 0), ("HumanEval/0", 2)):
+        problem = problems[task_id]
+        assert confirmed(graders.grade, problem) == replace(problem, examples=problem.examples[:num_right])
