@@ -22,7 +22,6 @@ from problems import LoadedProblems, Problem
 from problems.extraction import extract_program
 from problems.fingerprints import some
 from problems.prompts import Exchange, PromptFormat, chat_messages, render_prompt
-from sandbox.examples import Grade
 from sandbox.grading import ProgramRow
 
 _TIMEOUT_S = 300.0
@@ -76,9 +75,8 @@ class ServedModel(SamplingOptions):
         return self._gathered([partial(self._part, part) for part in parts], _CONCURRENT_REQUESTS)
 
     def _in_turns(
-        self, problems: Sequence[Problem], stored: StoredRows, grade: Grade
+        self, problems: Sequence[Problem], stored: StoredRows, examiner: Examiner
     ) -> Generator[tuple[ProgramRow, Problem] | None]:
-        examiner = Examiner(grade)
         parts = self.parts(problems, stored)
         return self._gathered([partial(self._dialogue, part, examiner) for part in parts], _CONCURRENT_DIALOGUES)
 
@@ -144,7 +142,7 @@ class ServedModel(SamplingOptions):
             else:
                 tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
                 answer = Answer(text, _program(part.problem, text), *tokens)
-                await asyncio.to_thread(dialogue.take, answer, examiner)
+                await asyncio.wrap_future(examiner.submit(dialogue, answer))
         return [dialogue.row()]
 
     async def _ask(

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from learner.model_source import TINY, model_folder
 from problems import LoadedProblems, Problem
 from problems.fingerprints import NUM_CHARACTERS
 from problems.prompts import PromptFormat, encode_prompt
-from sandbox.examples import Grade
 from sandbox.grading import ProgramRow
 from settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
 from transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
@@ -216,12 +215,12 @@ class SampledModel(SamplingOptions):
         problems: Sequence[Problem],
         requests: Mapping[str, SamplingRequest | None],
         stored: StoredRows,
-        grade: Grade,
+        examiner: Examiner,
     ) -> Generator[tuple[ProgramRow, Problem] | None]:
         """Raises UserError, before the first program, if the model cannot be sampled."""
         parts = self.parts(problems, stored)
         waiting = deque((Dialogue(part.problem, part.start, self.turns), part) for part in parts)
-        return self._converse(prompter, requests, waiting, Examiner(grade))
+        return self._converse(prompter, requests, waiting, examiner)
 
     def _converse(
         self,
@@ -234,30 +233,29 @@ class SampledModel(SamplingOptions):
         sampling: dict[str, tuple[Dialogue, Part, SamplingRequest]] = {}
         judging: dict[Future[None], tuple[Dialogue, Part]] = {}
         limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
-        with ThreadPoolExecutor(thread_name_prefix="examples") as executor:
-            while waiting or sampling or judging:
-                while waiting and self._engine.num_unfinished < limit:
-                    dialogue, part = waiting.popleft()
-                    request = self._next_request(prompter, dialogue, part, requests[part.problem.task_id])
-                    if request is None:
-                        dialogue.end()
-                        yield dialogue.row()
-                        continue
-                    self._engine.add_request(request)
-                    sampling[request.request_id] = dialogue, part, request
-                for finished in self._engine.step() if sampling else ():
-                    dialogue, part, request = sampling.pop(finished.request_id)
-                    (one,) = prompter.rollout(request, finished).completions
-                    answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids))
-                    judging[executor.submit(dialogue.take, answer, examiner)] = dialogue, part
-                for future in wait(judging, 0 if sampling else _WAIT_S, FIRST_COMPLETED).done:
-                    future.result()
-                    dialogue, part = judging.pop(future)
-                    if dialogue.is_over:
-                        yield dialogue.row()
-                    else:
-                        waiting.appendleft((dialogue, part))
-                yield None
+        while waiting or sampling or judging:
+            while waiting and self._engine.num_unfinished < limit:
+                dialogue, part = waiting.popleft()
+                request = self._next_request(prompter, dialogue, part, requests[part.problem.task_id])
+                if request is None:
+                    dialogue.end()
+                    yield dialogue.row()
+                    continue
+                self._engine.add_request(request)
+                sampling[request.request_id] = dialogue, part, request
+            for finished in self._engine.step() if sampling else ():
+                dialogue, part, request = sampling.pop(finished.request_id)
+                (one,) = prompter.rollout(request, finished).completions
+                answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids))
+                judging[examiner.submit(dialogue, answer)] = dialogue, part
+            for future in wait(judging, 0 if sampling else _WAIT_S, FIRST_COMPLETED).done:
+                future.result()
+                dialogue, part = judging.pop(future)
+                if dialogue.is_over:
+                    yield dialogue.row()
+                else:
+                    waiting.appendleft((dialogue, part))
+            yield None
 
     def _next_request(
         self, prompter: Prompter, dialogue: Dialogue, part: Part, first: SamplingRequest | None

@@ -15,7 +15,7 @@ from evaluation.passes import Tally, compare_tallies, evaluate_tally
 from evaluation.progress import ProgramProgress
 from evaluation.sources import PreparedPrograms, Programs, ProgramSource
 from evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
-from evaluation.turns import DialogueRow, TurnCounts
+from evaluation.turns import DialogueRow, Examiner, TurnCounts
 from files import write_json
 from problems import LoadedProblems, Problem, describe_rejected, load
 from problems.fingerprints import changed_tests, examples_fingerprint, fingerprints, some
@@ -247,8 +247,9 @@ def _grade_into(
         if evaluation.programs.in_turns is None:
             programs = evaluation.programs.left(store.rows())
         else:
-            # Closed before the sandboxes are, because it uses them.
-            programs = stack.enter_context(closing(evaluation.programs.in_turns(store.rows(), graders.grade)))
+            # Both are closed before the sandboxes, which they use.
+            examiner = stack.enter_context(Examiner(graders.grade, graders.num_workers))
+            programs = stack.enter_context(closing(evaluation.programs.in_turns(store.rows(), examiner)))
         progress.begin()
         for problem, row in _graded(programs, graders, comparison):
             store.append(row)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from errors import UserError
+from evaluation.turns import Examiner
 from problems import LoadedProblems, Problem
 from problems.fingerprints import some
 from problems.index import ProblemIndex
 from sandbox.command import positive
-from sandbox.examples import Grade
 from sandbox.grading import ProgramRow, read_programs
 from settings import ChatTemplate, Dtype, Engine
 
@@ -38,14 +38,14 @@ class PreparedPrograms:
     """The programs for a set of problems, none of which is made yet.
 
     `left(stored)` makes those that are left if `stored` are the rows of the others. `num_programs` counts all of them.
-    `num_left_out` further programs are for unusable problems. `in_turns(stored, grade)` takes the place of `left` if
-    the model repairs its programs: it runs them on the examples meanwhile (`evaluation/turns.py`).
+    `num_left_out` further programs are for unusable problems. `in_turns(stored, examiner)` takes the place of `left` if
+    the model repairs its programs: the examiner runs them on the examples meanwhile.
     """
 
     num_programs: int
     left: Callable[[StoredRows], Programs]
     num_left_out: int = 0
-    in_turns: Callable[[StoredRows, Grade], Generator[tuple[ProgramRow, Problem] | None]] | None = None
+    in_turns: Callable[[StoredRows, Examiner], Generator[tuple[ProgramRow, Problem] | None]] | None = None
     turns: int = 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,25 @@ class Answer:
 
 
 class Examiner:
-    """Judges the programs of a set of problems on their examples. Thread-safe if `grade` is."""
+    """Judges the programs of dialogues on the examples, `num_workers` at a time. `grade` must be thread-safe.
 
-    def __init__(self, grade: Grade) -> None:
+    A context manager: on exit, programs that wait are not run any more, and those that run end first.
+    """
+
+    def __init__(self, grade: Grade, num_workers: int) -> None:
         self.grade = grade
         self._confirmed: dict[str, Problem] = {}
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="examples")
+
+    def __enter__(self) -> Examiner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, dialogue: Dialogue, answer: Answer) -> Future[None]:
+        """Add an answer to a dialogue, in another thread."""
+        return self._pool.submit(dialogue.take, answer, self)
 
     def confirmed(self, problem: Problem) -> Problem:
         """The problem without the examples that its references fail."""

@@ -219,8 +219,9 @@ def test_hidden_tests_are_not_run_before_the_dialogue_ends() -> None:
         return verdict_of(Outcome.FAILED if len(graded) < 3 else Outcome.PASSED, len(found.tests))
 
     dialogue = Dialogue(problem, 0, max_turns=9)
-    while not dialogue.is_over:
-        dialogue.take(Answer("x", "x", 1, 1), Examiner(grade))
+    with Examiner(grade, 1) as examiner:
+        while not dialogue.is_over:
+            examiner.submit(dialogue, Answer("x", "x", 1, 1)).result()
     assert [found.tests for found in graded] == [problem.examples] * 3
     assert [turn.outcome for turn in dialogue.turns] == [None] * 3
 
@@ -229,7 +230,8 @@ def test_hidden_tests_are_not_run_before_the_dialogue_ends() -> None:
 def test_what_ends_a_dialogue(outcome: Outcome) -> None:
     problem = Problem("a", "jsonl", "?", (StdinTest("", "1"),), examples=(StdinTest("1", "1"),))
     dialogue = Dialogue(problem, 0, max_turns=9)
-    dialogue.take(Answer("x", "x", 1, 1), Examiner(lambda *_: verdict_of(outcome, 1)))
+    with Examiner(lambda *_: verdict_of(outcome, 1), 1) as examiner:
+        dialogue.take(Answer("x", "x", 1, 1), examiner)
     assert dialogue.is_over
     assert dialogue.turns[0].feedback is None
 
@@ -278,13 +280,16 @@ def test_a_model_in_this_process_converses(tiny_model_dir: Path) -> None:
 
     prepared = model.prepare(LoadedProblems(problems, ()), 1)
     assert prepared.in_turns is not None
-    rows = {one[0].completion_id: one[0] for one in prepared.in_turns((), grade) if one is not None}
+    with Examiner(grade, 2) as examiner:
+        rows = {one[0].completion_id: one[0] for one in prepared.in_turns((), examiner) if one is not None}
     assert len(rows) == prepared.num_programs == 9
     turns = {name: len(found.turns) for name, found in rows.items()}  # type: ignore[attr-defined]
     assert turns == {name: 1 if name == "b/1" or str(name).startswith("long") else turns["a/0"] for name in rows}
     assert turns["a/0"] > 1
     first = rows["a/0"].turns[0], rows["a/0"].turns[1]  # type: ignore[attr-defined]
     assert first[1].prompt_tokens > first[0].prompt_tokens + first[0].completion_tokens
-    left = [one for one in prepared.in_turns([row.model_dump() for row in list(rows.values())[:7]], grade) if one]
+    stored = [found.model_dump() for found in list(rows.values())[:7]]
+    with Examiner(grade, 2) as examiner:
+        left = [one for one in prepared.in_turns(stored, examiner) if one]
     assert sorted(one[0].completion_id for one in left) == sorted(list(rows)[7:])
     model.close()
