@@ -26,9 +26,12 @@ from problems.types import AssertTest, CallTest, Problem, ReferenceTest, StdinTe
 
 _DECORATION = re.compile(r"^[\s#*_-]+|[\s#*_:-]+$")
 _SAMPLE = re.compile(r"(?:sample|example)s?[ -]*(input|output)s?(?: *(?:case|for)? *#?\d+)?", re.IGNORECASE)
-_PLAIN = re.compile(r"(input|output)", re.IGNORECASE)
+_PLAIN = re.compile(r"(input|output)(?: *#?\d+)?", re.IGNORECASE)
 _EXAMPLES = re.compile(r"(?:examples?|samples?|sample tests?)(?: *#?\d+)?", re.IGNORECASE)
-_COMMENTS = re.compile(r"(?:explanations?|notes?|source|hints?)(?: (?:of|for|to) .{0,40})?(?: *#?\d+)?", re.IGNORECASE)
+_COMMENTS = re.compile(
+    r"(?:explanations?|notes?|source|hints?)(?: (?:of|for|to) .{0,40}?)?(?: *#?\d+)?(?::.*)?", re.IGNORECASE
+)
+_MAX_HEADING = 200  # characters
 _SECTION = re.compile(r"\s*(?:-{3,}.*-{3,}|##+ .*)\s*")
 _PROSE = re.compile(r"[\"'(]?[A-Z][\w']*(?: [\w'`\"(),.:;$^{}\\-]+){3}")
 _INLINE = re.compile(r"^\W*Input\W*:[* ]*(.+?)\s*\n\W*Output\W*:[* ]*([^\n]+)", re.IGNORECASE | re.MULTILINE)
@@ -102,7 +105,7 @@ def _blocks(statement: str) -> Iterator[tuple[str, str]]:
     """The blocks of input and output in the examples, in order."""
     kind, lines, in_examples = "", [], False
     for line in [*statement.splitlines(), "-----End-----"]:
-        heading = _DECORATION.sub("", line)
+        heading = _DECORATION.sub("", line) if len(line) <= _MAX_HEADING else ""
         sample, plain = _SAMPLE.fullmatch(heading), _PLAIN.fullmatch(heading)
         begins = sample or (plain if in_examples and not _SECTION.fullmatch(line) else None)
         is_examples = bool(_EXAMPLES.fullmatch(heading))

@@ -34,6 +34,10 @@ STATEMENTS = {
         "SAMPLE INPUT\n1 2\n\nSAMPLE OUTPUT\n3\n\nExplanation\n\n1\n2\n\n"
         "Sample Input 2\n4\n5\nSample Output 2\n9\n\n1\n"
     ),
+    "CodeChef": (
+        "-----Example Input-----\n1 2\n\n-----Example Output-----\n3\nExplanation: 1 + 2 is 3.\n\n"
+        "-----Example 2-----\nInput #2:\n4\n5\nOutput #2:\n9\n\n1\n"
+    ),
     "fenced": (
         "## Examples\n\n### Example 1\n\n**Input**:\n```\n1 2\n```\n\n**Output**:\n```\n3\n```\n\n"
         "### Example 2\n\n**Input**:\n```text\n4\n5\n```\n\n**Output**:\n```\n9\n\n1\n```\n\n"
