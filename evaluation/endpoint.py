@@ -6,25 +6,29 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
+from openai.types import CompletionUsage
 
 from rltf.errors import UserError
 from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.extraction import extract_program
 from rltf.problems.fingerprints import some
-from rltf.problems.prompts import PromptFormat, chat_messages, render_prompt
+from rltf.problems.prompts import Exchange, PromptFormat, chat_messages, render_prompt
+from rltf.sandbox.grading import ProgramRow
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
 _NUM_RETRIES = 4  # with growing pauses, 7 s in all
 _CONCURRENT_REQUESTS = 16
+_CONCURRENT_DIALOGUES = 64  # each asks for one answer at a time
 _WAIT_S = 0.5  # then graded programs are stored, although no new one has come
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
 
@@ -48,33 +52,52 @@ class ServedModel(SamplingOptions):
 
     @property
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self) | {"model": f"{self.address}#{self._name}"}
+        identity = self.sampling | {"model": f"{self.address}#{self._name}"}
         del identity["address"]
         return identity
 
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         problems = loaded.problems
-        return PreparedPrograms(len(problems) * self.num_samples, partial(self._left, problems))
+        if self.turns > 1:
+            check_examples(loaded, self.turns)
+        return PreparedPrograms(
+            len(problems) * self.num_samples,
+            partial(self._left, problems),
+            in_turns=partial(self._in_turns, problems) if self.turns > 1 else None,
+            turns=self.turns,
+        )
 
     def close(self) -> None:
         """Every set of problems has its own connections, which close with it."""
 
     def _left(self, problems: Sequence[Problem], stored: StoredRows) -> Programs:
-        waiting = deque(self.parts(problems, stored))
-        pending: set[asyncio.Task[tuple[Part, list[str]]]] = set()
+        parts = self.parts(problems, stored)
+        return self._gathered([partial(self._part, part) for part in parts], _CONCURRENT_REQUESTS)
+
+    def _in_turns(
+        self, problems: Sequence[Problem], stored: StoredRows, examiner: Examiner
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        parts = self.parts(problems, stored)
+        return self._gathered([partial(self._dialogue, part, examiner) for part in parts], _CONCURRENT_DIALOGUES)
+
+    def _gathered(
+        self, jobs: Iterable[Callable[[AsyncOpenAI], Coroutine[Any, Any, Programs]]], limit: int
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        """The programs of all jobs as they finish, `limit` jobs at a time."""
+        waiting = deque(jobs)
+        pending: set[asyncio.Task[Programs]] = set()
         with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
             client = AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=_NUM_RETRIES)
             while waiting or pending:
-                while waiting and len(pending) < _CONCURRENT_REQUESTS:
-                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), client))
+                while waiting and len(pending) < limit:
+                    task = runner.get_loop().create_task(waiting.popleft()(client))
                     # asyncio prints failures that nobody asks for, and the first is all that is raised.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     pending.add(task)
                 first = asyncio.wait(pending, timeout=_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
                 finished, pending = runner.run(first)
                 for task in finished:
-                    part, texts = task.result()
-                    yield from part.programs((_program(part.problem, text), text) for text in texts)
+                    yield from task.result()
                 yield None
             runner.run(client.close())
 
@@ -98,25 +121,56 @@ class ServedModel(SamplingOptions):
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
-    async def _sample(self, part: Part, client: AsyncOpenAI) -> tuple[Part, list[str]]:
+    async def _part(self, part: Part, client: AsyncOpenAI) -> Programs:
         # vLLM's server gives each sample its own seed, counting up from this one.
+        with _one_message(self.address):
+            texts, _ = await self._ask(client, part, ())
+        return part.programs((_program(part.problem, text), text) for text in texts)
+
+    async def _dialogue(self, part: Part, examiner: Examiner, client: AsyncOpenAI) -> Programs:
+        """The row of the dialogue that `part`, a single sample, begins."""
+        dialogue = Dialogue(part.problem, part.start, self.turns)
+        while not dialogue.is_over:
+            try:
+                with _one_message(self.address):
+                    (text,), usage = await self._ask(client, part, dialogue.exchanges)
+            except UserError as error:
+                # Only a dialogue that has grown may be too long: a first prompt that does not fit is an error.
+                if not dialogue.turns or not _is_too_long(error.__cause__):
+                    raise
+                dialogue.end()
+            else:
+                tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+                answer = Answer(text, _program(part.problem, text), *tokens)
+                await asyncio.wrap_future(examiner.submit(dialogue, answer))
+        return [dialogue.row()]
+
+    async def _ask(
+        self, client: AsyncOpenAI, part: Part, exchanges: Sequence[Exchange]
+    ) -> tuple[list[str], CompletionUsage | None]:
+        """An answer for each sample of a part after `exchanges`, and how many tokens they took."""
         asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
         if self.stop is not None:
             asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
-        with _one_message(self.address):
-            if self.chat:
-                asked["messages"] = chat_messages(part.problem, self._form)
-                if self.chat_template_kwargs is not None:
-                    asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
-                chat = await client.chat.completions.create(**asked)
-                texts = [choice.message.content or "" for choice in chat.choices]
-            else:
-                plain = await client.completions.create(prompt=render_prompt(part.problem, self._form), **asked)
-                texts = [choice.text for choice in plain.choices]
+        if self.chat:
+            asked["messages"] = chat_messages(part.problem, self._form, exchanges)
+            if self.chat_template_kwargs is not None:
+                asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
+            chat = await client.chat.completions.create(**asked)
+            texts, usage = [choice.message.content or "" for choice in chat.choices], chat.usage
+        else:
+            prompt = render_prompt(part.problem, self._form, exchanges=exchanges)
+            plain = await client.completions.create(prompt=prompt, **asked)
+            texts, usage = [choice.text for choice in plain.choices], plain.usage
         if len(texts) != part.num_samples:
             raise UserError(f"{self.address}: asked for {part.num_samples} programs, got {len(texts)}")
-        return part, texts
+        return texts, usage
+
+
+def _is_too_long(cause: BaseException | None) -> bool:
+    """Whether a server refused a prompt because of its length. Each says so in its own words."""
+    return isinstance(cause, BadRequestError) and "context" in cause.response.text.lower()
 
 
 def _key() -> str:

@@ -100,7 +100,7 @@ class Graders:
     """Several sandboxes, one for each worker thread. A context manager that starts the sandboxes on entry."""
 
     def __init__(self, num_workers: int, settings: SandboxSettings, min_isolation: Isolation) -> None:
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._settings = settings
         self._min_isolation = min_isolation
         self.packages = settings.packages
@@ -109,7 +109,7 @@ class Graders:
 
     def __enter__(self) -> Graders:
         with ExitStack() as stack:
-            for _ in range(self._num_workers):
+            for _ in range(self.num_workers):
                 self._idle.put(stack.enter_context(Sandbox(self._settings, self._min_isolation)))
             self._stack = stack.pop_all()
         return self
@@ -146,9 +146,9 @@ class Graders:
 
         None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
         """
-        limit = _IN_FLIGHT_PER_WORKER * self._num_workers
+        limit = _IN_FLIGHT_PER_WORKER * self.num_workers
         pending: deque[tuple[T, Future[R]]] = deque()
-        executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="grader")
+        executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="grader")
         try:
             for item in items:
                 if item is not None:
