@@ -20,6 +20,7 @@ from rltf.entry import exit_status
 from rltf.errors import UserError
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
+from rltf.evaluation.turns import turn_lines
 from rltf.sandbox.command import add_grading_options, limits_of, parse_options, positive
 from rltf.sandbox.compare import Comparison
 
@@ -59,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     looser = "apps: report by the APPS harness's looser rules as well"
     add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
-    add_sampling_options(parser.add_argument_group("with --model"), num_samples=1, temperature=0.6)
+    model = parser.add_argument_group("with --model")
+    add_sampling_options(model, num_samples=1, temperature=0.6)
+    shown = "most answers to a problem; from 2 on, the model reads what its program did on the examples (default: 1)"
+    model.add_argument("--turns", type=positive, default=1, metavar="N", help=shown)
     return parser
 
 
@@ -67,13 +71,15 @@ def _source(options: argparse.Namespace) -> ProgramSource:
     if options.samples is not None:
         if len(options.problems) > 1:
             raise UserError("--samples takes a single SPEC, because problems of several may have the same task_id")
+        if options.turns > 1:
+            raise UserError("--turns: programs in a file cannot be repaired; give a --model")
         return SamplesFile(options.samples)
     k = max(options.k)
     if k > options.num_samples:
         raise UserError(
             f"pass@{k} needs {k} programs per problem, but --num-samples is {options.num_samples}; raise it"
         )
-    return model_source(options)
+    return model_source(options, options.turns)
 
 
 def _table(results: Mapping[str, dict[str, Any]], against: Path | None) -> str:
@@ -86,6 +92,7 @@ def _table(results: Mapping[str, dict[str, Any]], against: Path | None) -> str:
         for comparison, rules, name, group, value in _passes(found):
             low, high = rules["intervals"][name][group]
             lines.append(f"{head}{name:>9} {comparison:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
+        lines += [head + line for line in turn_lines(found.get("turns", ()))]
     if against is not None:
         lines.append(f"difference from {against}, problem by problem:")
         for spec, found in results.items():

@@ -6,21 +6,24 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from openai import APIStatusError, AsyncOpenAI, OpenAI, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
+from openai.types import CompletionUsage
 
 from rltf.errors import UserError
 from rltf.evaluation.patience import Patience
 from rltf.evaluation.sources import CONCURRENCY, Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.extraction import extract_program
 from rltf.problems.fingerprints import some
-from rltf.problems.prompts import PromptFormat, chat_messages, render_prompt
+from rltf.problems.prompts import Exchange, PromptFormat, chat_messages, render_prompt
+from rltf.sandbox.grading import ProgramRow
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -49,27 +52,45 @@ class ServedModel(SamplingOptions):
 
     @property
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self) | {"model": f"{self.address}#{self._name}"}
+        identity = self.sampling | {"model": f"{self.address}#{self._name}"}
         del identity["address"], identity["concurrency"]
         return identity
 
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         problems = loaded.problems
-        return PreparedPrograms(len(problems) * self.num_samples, partial(self._left, problems))
+        if self.turns > 1:
+            check_examples(loaded, self.turns)
+        return PreparedPrograms(
+            len(problems) * self.num_samples,
+            partial(self._left, problems),
+            in_turns=partial(self._in_turns, problems) if self.turns > 1 else None,
+            turns=self.turns,
+        )
 
     def close(self) -> None:
         """Every set of problems has its own connections, which close with it."""
 
     def _left(self, problems: Sequence[Problem], stored: StoredRows) -> Programs:
-        waiting = deque(self.parts(problems, stored))
-        pending: set[asyncio.Task[tuple[Part, list[str]]]] = set()
+        return self._gathered([partial(self._part, part) for part in self.parts(problems, stored)])
+
+    def _in_turns(
+        self, problems: Sequence[Problem], stored: StoredRows, examiner: Examiner
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        return self._gathered([partial(self._dialogue, part, examiner) for part in self.parts(problems, stored)])
+
+    def _gathered(
+        self, jobs: Iterable[Callable[[_Client], Coroutine[Any, Any, Programs]]]
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        """The programs of all jobs as they finish; each job has one request under way."""
+        waiting = deque(jobs)
+        pending: set[asyncio.Task[Programs]] = set()
         failure: BaseException | None = None
         patience = Patience(self.address)
         with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
             client = AsyncOpenAI(base_url=self.address, api_key=_key(), timeout=_TIMEOUT_S, max_retries=0)
             while pending or (waiting and failure is None):
                 while waiting and failure is None and len(pending) < self.concurrency:
-                    task = runner.get_loop().create_task(self._sample(waiting.popleft(), client, patience))
+                    task = runner.get_loop().create_task(waiting.popleft()(_Client(client, patience)))
                     # asyncio prints failures that nobody asks for, as happens if the evaluation ends early.
                     task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     pending.add(task)
@@ -79,8 +100,7 @@ class ServedModel(SamplingOptions):
                     if (error := task.exception()) is not None:
                         failure = failure or error  # raised once the answers under way are stored
                         continue
-                    part, texts = task.result()
-                    yield from part.programs((_program(part.problem, text), text) for text in texts)
+                    yield from task.result()
                 yield None
             runner.run(client.close())
         if isinstance(failure, UserError):
@@ -108,26 +128,65 @@ class ServedModel(SamplingOptions):
         found = f"serves {some(ids)}" if self.model is None else f"has no model {self.model}, it serves {some(ids)}"
         raise UserError(f"{self.address}: {found}; choose one of them, for example --model {self.address}#{ids[0]}")
 
-    async def _sample(self, part: Part, client: AsyncOpenAI, patience: Patience) -> tuple[Part, list[str]]:
+    async def _part(self, part: Part, client: _Client) -> Programs:
         # vLLM's server gives each sample its own seed, counting up from this one.
+        with _one_message(self.address):
+            texts, _ = await self._ask(client, part, ())
+        return part.programs((_program(part.problem, text), text) for text in texts)
+
+    async def _dialogue(self, part: Part, examiner: Examiner, client: _Client) -> Programs:
+        """The row of the dialogue that `part`, a single sample, begins."""
+        dialogue = Dialogue(part.problem, part.start, self.turns)
+        while not dialogue.is_over:
+            try:
+                with _one_message(self.address):
+                    (text,), usage = await self._ask(client, part, dialogue.exchanges)
+            except UserError as error:
+                if not dialogue.turns or not _is_too_long(error.__cause__):
+                    raise
+                dialogue.end()
+            else:
+                tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+                answer = Answer(text, _program(part.problem, text), *tokens)
+                await asyncio.wrap_future(examiner.submit(dialogue, answer))
+        return [dialogue.row()]
+
+    async def _ask(
+        self, client: _Client, part: Part, exchanges: Sequence[Exchange]
+    ) -> tuple[list[str], CompletionUsage | None]:
+        """An answer for each sample of a part after `exchanges`, and how many tokens they took."""
         asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
         if self.stop is not None:
             asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
-        with _one_message(self.address):
-            if self.chat:
-                asked["messages"] = chat_messages(part.problem, self._form)
-                if self.chat_template_kwargs is not None:
-                    asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
-                chat = await patience.ask(lambda: client.chat.completions.create(**asked))
-                texts = [choice.message.content or "" for choice in chat.choices]
-            else:
-                asked["prompt"] = render_prompt(part.problem, self._form)
-                plain = await patience.ask(lambda: client.completions.create(**asked))
-                texts = [choice.text for choice in plain.choices]
+        # Only a dialogue that has grown may be too long: a first prompt that does not fit is an error.
+        ask = partial(client.patience.ask, is_expected=_is_too_long if exchanges else lambda _: False)
+        if self.chat:
+            asked["messages"] = chat_messages(part.problem, self._form, exchanges)
+            if self.chat_template_kwargs is not None:
+                asked["extra_body"] = {"chat_template_kwargs": self.chat_template_kwargs}
+            chat = await ask(lambda: client.api.chat.completions.create(**asked))
+            texts, usage = [choice.message.content or "" for choice in chat.choices], chat.usage
+        else:
+            asked["prompt"] = render_prompt(part.problem, self._form, exchanges=exchanges)
+            plain = await ask(lambda: client.api.completions.create(**asked))
+            texts, usage = [choice.text for choice in plain.choices], plain.usage
         if len(texts) != part.num_samples:
             raise UserError(f"{self.address}: asked for {part.num_samples} programs, got {len(texts)}")
-        return part, texts
+        return texts, usage
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The connections of one set of problems, and the patience with their server."""
+
+    api: AsyncOpenAI
+    patience: Patience
+
+
+def _is_too_long(cause: BaseException | None) -> bool:
+    """Whether a server refused a prompt because of its length. Each says so in its own words."""
+    return isinstance(cause, BadRequestError) and "context" in cause.response.text.lower()
 
 
 def _key() -> str:

@@ -6,8 +6,9 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ from rltf.actors.prompting import Prompter
 from rltf.errors import UserError
 from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
 from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
+from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
 from rltf.learner.model_source import TINY, model_folder
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import NUM_CHARACTERS
-from rltf.problems.prompts import PromptFormat
+from rltf.problems.prompts import PromptFormat, encode_prompt
+from rltf.sandbox.grading import ProgramRow
 from rltf.settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
 from rltf.transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
 _QUEUED_SEQUENCES_PER_SLOT = 2
+_WAIT_S = 0.5  # then graded programs are stored, although no new one has come
 _WHOLE_FILE_BYTES = 1 << 22
 _PART_BYTES = 1 << 20
 
@@ -60,7 +64,7 @@ class SampledModel(SamplingOptions):
 
     @property
     def identity(self) -> dict[str, Any]:
-        identity = asdict(self) | {"model": self.name, "max_length": self._settings.max_model_len}
+        identity = self.sampling | {"model": self.name, "max_length": self._settings.max_model_len}
         identity |= {"dtype": self.dtype.value, "engine": self.engine.value, "chat_template": self._form.chat}
         del identity["name"]
         return identity | {"model_files": folder_fingerprint(self._folder)}
@@ -101,10 +105,17 @@ class SampledModel(SamplingOptions):
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         """Raises UserError if no prompt leaves room for a program."""
         problems = loaded.problems
+        if self.turns > 1:
+            check_examples(loaded, self.turns)
         prompter = Prompter(self._folder, {one.task_id: one for one in problems}, self._settings, self.stop or ())
         requests = self._requests(prompter, problems)
         self._prompt_lengths.extend(len(request.prompt_ids) for request in requests.values() if request is not None)
-        return PreparedPrograms(len(problems) * self.num_samples, partial(self._left, prompter, problems, requests))
+        return PreparedPrograms(
+            len(problems) * self.num_samples,
+            partial(self._left, prompter, problems, requests),
+            in_turns=partial(self._in_turns, prompter, problems, requests) if self.turns > 1 else None,
+            turns=self.turns,
+        )
 
     def close(self) -> None:
         if "_engine" in vars(self):
@@ -121,7 +132,8 @@ class SampledModel(SamplingOptions):
         settings = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
         if torch.cuda.is_available():
             return settings
-        num_tokens = min(max(self._prompt_lengths) + self.max_tokens, self._settings.max_model_len)
+        limit = self._settings.max_model_len
+        num_tokens = min(max(self._prompt_lengths) + self.max_tokens, limit) if self.turns == 1 else limit
         token_bytes = cache_bytes_per_token(self._folder, self.dtype)
         return sized_for_cpus(settings, self._settings, token_bytes, num_tokens, len(os.sched_getaffinity(0)))
 
@@ -196,6 +208,66 @@ class SampledModel(SamplingOptions):
                 completions = prompter.rollout(request, finished).completions
                 yield from part.programs((completion.program, completion.text) for completion in completions)
             yield None
+
+    def _in_turns(
+        self,
+        prompter: Prompter,
+        problems: Sequence[Problem],
+        requests: Mapping[str, SamplingRequest | None],
+        stored: StoredRows,
+        examiner: Examiner,
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        """Raises UserError, before the first program, if the model cannot be sampled."""
+        parts = self.parts(problems, stored)
+        waiting = deque((Dialogue(part.problem, part.start, self.turns), part) for part in parts)
+        return self._converse(prompter, requests, waiting, examiner)
+
+    def _converse(
+        self,
+        prompter: Prompter,
+        requests: Mapping[str, SamplingRequest | None],
+        waiting: deque[tuple[Dialogue, Part]],
+        examiner: Examiner,
+    ) -> Generator[tuple[ProgramRow, Problem] | None]:
+        """The last program of each dialogue as soon as it has ended. The engine samples while programs run."""
+        sampling: dict[str, tuple[Dialogue, Part, SamplingRequest]] = {}
+        judging: dict[Future[None], tuple[Dialogue, Part]] = {}
+        limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
+        while waiting or sampling or judging:
+            while waiting and self._engine.num_unfinished < limit:
+                dialogue, part = waiting.popleft()
+                request = self._next_request(prompter, dialogue, part, requests[part.problem.task_id])
+                if request is None:
+                    dialogue.end()
+                    yield dialogue.row()
+                    continue
+                self._engine.add_request(request)
+                sampling[request.request_id] = dialogue, part, request
+            for finished in self._engine.step() if sampling else ():
+                dialogue, part, request = sampling.pop(finished.request_id)
+                (one,) = prompter.rollout(request, finished).completions
+                answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids))
+                judging[examiner.submit(dialogue, answer)] = dialogue, part
+            for future in wait(judging, 0 if sampling else _WAIT_S, FIRST_COMPLETED).done:
+                future.result()
+                dialogue, part = judging.pop(future)
+                if dialogue.is_over:
+                    yield dialogue.row()
+                else:
+                    waiting.appendleft((dialogue, part))
+            yield None
+
+    def _next_request(
+        self, prompter: Prompter, dialogue: Dialogue, part: Part, first: SamplingRequest | None
+    ) -> SamplingRequest | None:
+        """The request for the next answer; None if its prompt leaves no room for one."""
+        if first is None or not dialogue.turns:
+            return None if first is None else _request_of(part, first)
+        asked = _request_of(part, first).rollout
+        rollout = replace(asked, rollout_id=f"{part.name}/{len(dialogue.turns)}")
+        ids = encode_prompt(part.problem, prompter.tokenizer, prompter.form, dialogue.exchanges)
+        has_room = len(ids) < self._settings.max_model_len
+        return SamplingRequest(rollout, ids) if has_room else None
 
 
 def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:

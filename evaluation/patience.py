@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from openai import APIConnectionError, APIStatusError
+from openai import APIConnectionError, APIStatusError, OpenAIError
 
 from rltf.errors import UserError
 
@@ -40,10 +40,13 @@ class Patience:
     _said_at: float = -_SAY_EVERY_S
     _has_given_up: bool = False
 
-    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
+    async def ask(
+        self, request: Callable[[], Awaitable[T]], is_expected: Callable[[OpenAIError], bool] = lambda _: False
+    ) -> T:
         """The answer to `request`.
 
-        Raises UserError if it fails for too long, and whatever else the client raises.
+        Raises UserError if it fails for too long, and whatever else the client raises. An error that `is_expected` says
+        nothing about the server: other requests are still repeated.
         """
         began, num_tries = 0.0, 0
         while True:
@@ -51,6 +54,8 @@ class Patience:
             try:
                 return await request()
             except (APIConnectionError, APIStatusError) as error:
+                if is_expected(error):
+                    raise
                 self._has_given_up |= not _is_temporary(error)
                 if self._has_given_up:
                     raise

@@ -7,13 +7,14 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from rltf.errors import UserError
+from rltf.evaluation.turns import Examiner
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import some
 from rltf.problems.index import ProblemIndex
@@ -39,12 +40,15 @@ class PreparedPrograms:
     """The programs for a set of problems, none of which is made yet.
 
     `left(stored)` makes those that are left if `stored` are the rows of the others. `num_programs` counts all of them.
-    `num_left_out` further programs are for unusable problems.
+    `num_left_out` further programs are for unusable problems. `in_turns(stored, examiner)` takes the place of `left` if
+    the model repairs its programs: the examiner runs them on the examples meanwhile.
     """
 
     num_programs: int
     left: Callable[[StoredRows], Programs]
     num_left_out: int = 0
+    in_turns: Callable[[StoredRows, Examiner], Generator[tuple[ProgramRow, Problem] | None]] | None = None
+    turns: int = 1
 
 
 class ProgramSource(Protocol):
@@ -108,6 +112,13 @@ class SamplingOptions:
     prompt_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     stop: list[str] | None = None
+    turns: int = 1
+    """Most answers of a dialogue. With more than one, a model repairs its programs (`evaluation/turns.py`)."""
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The options as part of an evaluation's identity. Folders of single answers do not name the turns."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("turns", 1)}
 
     def parts(self, problems: Sequence[Problem], stored: StoredRows) -> list[Part]:
         """What is left to sample if `stored` are the rows of what is finished.
@@ -115,19 +126,20 @@ class SamplingOptions:
         A part that is stored in part is drawn again as a whole: a server need not have a seed of its own for each
         sample. The rows of a part are stored in order, so their number says which ones.
         """
-        counts = Counter(map(_part_of, stored))
+        size = MAX_PART if self.turns == 1 else 1  # dialogues are stored one by one
+        counts = Counter(_part_of(row, size) for row in stored)
         parts = [
-            Part(problem, place, start, min(MAX_PART, self.num_samples - start), counts[problem.task_id, start])
+            Part(problem, place, start, min(size, self.num_samples - start), counts[problem.task_id, start])
             for place, problem in enumerate(problems)
-            for start in range(0, self.num_samples, MAX_PART)
+            for start in range(0, self.num_samples, size)
         ]
         return [part for part in parts if part.num_stored < part.num_samples]
 
 
-def _part_of(row: Mapping[str, Any]) -> tuple[str, int]:
+def _part_of(row: Mapping[str, Any], size: int) -> tuple[str, int]:
     """The task id and the first number of the part that a stored program belongs to."""
     task_id, _, number = str(row["completion_id"]).rpartition("/")
-    return task_id, int(number) // MAX_PART * MAX_PART
+    return task_id, int(number) // size * size
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +238,17 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def model_source(options: argparse.Namespace) -> ProgramSource:
+def model_source(options: argparse.Namespace, turns: int = 1) -> ProgramSource:
     """The model `options.model` with the options of `add_sampling_options`: a folder, a Hub id, or a server's address.
+
+    With more than one of `turns`, it repairs its programs.
 
     Raises:
         UserError: the options contradict each other.
     """
     sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
     prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")
-    asked = {name: getattr(options, name) for name in (*sampling, "stop", *prompts)}
+    asked = {name: getattr(options, name) for name in (*sampling, "stop", *prompts)} | {"turns": turns}
     # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
     if options.model.startswith(("http://", "https://")):
         for name in ("dtype", "engine", "max_length"):

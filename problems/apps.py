@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rltf.errors import UserError
+from rltf.problems.examples import examples_of
 from rltf.problems.sources import Row, check_text, parse_json, shown
 from rltf.problems.types import CallTest, Problem, StdinTest, Test, UnusableRowError
 
@@ -85,6 +86,7 @@ def to_problem(row: Any) -> Problem:
         difficulty=difficulty if isinstance(difficulty, str) else None,
         entry_point=tests[0].function if isinstance(tests[0], CallTest) else None,
         starter_code=row.get("starter_code") or "",
+        examples=examples_of(statement, tests),
     )
 
 

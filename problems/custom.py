@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from rltf.errors import UserError
 from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
+from rltf.problems.examples import examples_of, hide_some
 from rltf.problems.types import (
     AnswerRule,
     AssertTest,
@@ -140,6 +141,7 @@ class ProblemRow(_Row):
     num_visible_tests: int = Field(0, ge=0)
     limits: LimitsRow = LimitsRow()
     checker: CheckerRow | None = None
+    examples: list[TestRow] | None = Field(None, description="Tests that a model may see (`docs/self-repair.md`).")
     provenance: list[dict[str, Any]] = Field([], description="Where tests come from, written by `augment`; never read.")
 
 
@@ -164,6 +166,11 @@ def to_problem(data: Any) -> Problem:
     tests = tuple(test.to_test(row.references) for test in row.tests)
     if row.num_visible_tests > len(tests):
         raise UnusableRowError(f"num_visible_tests: {row.num_visible_tests}, but there are {len(tests)} tests")
+    examples = examples_of("", tests, num_visible=row.num_visible_tests)
+    if row.examples is not None:
+        examples = tuple(test.to_test(row.references) for test in row.examples)
+        if not hide_some(examples, tests):
+            raise UnusableRowError("examples: all of the tests; add tests that are no examples, or remove examples")
     return Problem(
         task_id=str(row.task_id),
         benchmark="jsonl",
@@ -177,6 +184,7 @@ def to_problem(data: Any) -> Problem:
         num_visible_tests=row.num_visible_tests,
         limits=Limits(row.limits.time_s, row.limits.memory_bytes),
         checker=None if row.checker is None else row.checker.to_checker(),
+        examples=examples,
     )
 
 
@@ -194,6 +202,8 @@ def to_row(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: one of its tests is a test function.
     """
+    usual = examples_of("", problem.tests, num_visible=problem.num_visible_tests)
+    own = {"examples": [_test_row(test) for test in problem.examples]} if problem.examples != usual else {}
     return {
         "task_id": problem.task_id,
         "statement": problem.statement,
@@ -204,6 +214,7 @@ def to_row(problem: Problem) -> dict[str, Any]:
         "num_visible_tests": problem.num_visible_tests,
         "limits": asdict(problem.limits),
         "checker": _checker_row(problem.checker),
+        **own,
     }
 
 

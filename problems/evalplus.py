@@ -18,6 +18,7 @@ from rltf.problems.assertions import classes_in, split_assertion
 from rltf.problems.evalplus_inputs import mbpp_arguments
 from rltf.problems.evalplus_module import TestModule, is_test_module, read_test_module
 from rltf.problems.evalplus_rules import RULE_OF_FUNCTION, Rule, checker_of
+from rltf.problems.examples import examples_of
 from rltf.problems.fields import text_of, texts_of
 from rltf.problems.scope import parse_module
 from rltf.problems.types import AssertTest, CallTest, Problem, ReferenceTest, Test, UnusableRowError
@@ -50,15 +51,17 @@ def humaneval_problem(row: Any) -> Problem:
         raise UnusableRowError("task_id: missing")
     prompt, entry_point, solution = (text_of(row, key) for key in ("prompt", "entry_point", "canonical_solution"))
     module = _read(row, entry_point)
+    tests = _tests(module, entry_point)
     return Problem(
         task_id=task_id,
         benchmark="humanevalplus",
         statement=prompt,
-        tests=_tests(module, entry_point),
+        tests=tests,
         references=(solution,),
         entry_point=entry_point,
         code_prefix=prompt,
         checker=checker_of(module.rule, module.tolerance),
+        examples=examples_of(prompt, tests, function=entry_point),
     )
 
 
@@ -84,15 +87,17 @@ def mbpp_problem(row: Any) -> Problem:
     shown = tuple(AssertTest(one, setup, classes_in(one, (code,))) for one in assertions)
     for test in shown:
         split_assertion(test.assertion, test.setup, test.classes)
+    tests = (*shown, *_tests(module, entry_point))
     return Problem(
         task_id=task_id,
         benchmark="mbppplus",
         statement=statement,
-        tests=(*shown, *_tests(module, entry_point)),
+        tests=tests,
         references=(code,),
         entry_point=entry_point,
         num_visible_tests=len(shown),
         checker=checker_of(module.rule, module.tolerance),
+        examples=examples_of(statement, tests, num_visible=len(shown)),
     )
 
 

@@ -16,7 +16,16 @@ _NUM_SHORT = 6
 _SHOWN = 5
 
 _NOT_GRADED_BY = frozenset(
-    {"task_id", "benchmark", "statement", "starter_code", "references", "difficulty", "num_visible_tests"}
+    {
+        "task_id",
+        "benchmark",
+        "statement",
+        "starter_code",
+        "references",
+        "difficulty",
+        "num_visible_tests",
+        "examples",
+    }
 )
 
 Fingerprints = Mapping[str, Mapping[str, str]]
@@ -35,6 +44,11 @@ def fingerprints(problems: Sequence[Problem]) -> Fingerprints:
         }
         for problem in problems
     }
+
+
+def examples_fingerprint(problems: Sequence[Problem]) -> str:
+    """A fingerprint of the examples, which only dialogues depend on."""
+    return _digest([problem.examples for problem in problems])
 
 
 def short_fingerprints(problems: Sequence[Problem]) -> ShortFingerprints:
@@ -98,19 +112,19 @@ def _tests(problem: Problem) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:NUM_CHARACTERS]
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:NUM_CHARACTERS]
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
     """The same text in every process: sets are sorted, and integers are in hexadecimal, which has no length limit."""
     if is_dataclass(value):
-        inside = [_canonical(getattr(value, field.name)) for field in fields(value)]
+        inside = [canonical(getattr(value, field.name)) for field in fields(value)]
     elif isinstance(value, (list, tuple)):
-        inside = [_canonical(item) for item in value]
+        inside = [canonical(item) for item in value]
     elif isinstance(value, (set, frozenset)):
-        inside = sorted(_canonical(item) for item in value)
+        inside = sorted(canonical(item) for item in value)
     elif isinstance(value, dict):
-        inside = [f"{_canonical(key)}:{_canonical(item)}" for key, item in value.items()]
+        inside = [f"{canonical(key)}:{canonical(item)}" for key, item in value.items()]
     elif type(value) is int:
         return f"{value:x}"
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rltf.problems.assertions import classes_in, split_assertion
 from rltf.problems.checks import check_function, refuse_broken_module
+from rltf.problems.examples import examples_of
 from rltf.problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from rltf.problems.syntax import syntax_tree
 from rltf.problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
@@ -40,14 +41,16 @@ def to_problem(row: Any) -> Problem:
             raise UnusableRowError(f"{key}: missing or empty")
     prompt, entry_point = row["prompt"], row["entry_point"]
     solution = row.get("canonical_solution")
+    tests = split_check(row["test"], prompt, entry_point)
     return Problem(
         task_id=task_id,
         benchmark="humaneval",
         statement=prompt,
-        tests=split_check(row["test"], prompt, entry_point),
+        tests=tests,
         references=(solution,) if isinstance(solution, str) and solution.strip() else (),
         entry_point=entry_point,
         code_prefix=prompt,
+        examples=examples_of(prompt, tests, function=entry_point),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from rltf.problems.examples import examples_of
 from rltf.problems.fields import first_text, text_of
 from rltf.problems.pytest_module import read_pytest_module
 from rltf.problems.scope import parse_module
@@ -38,6 +39,7 @@ def to_problem(row: Any) -> Problem:
         difficulty=first_text(row, "gpt_difficulty"),
         entry_point=module.names[0],
         starter_code=_declarations(solution, module.names, question),
+        examples=examples_of(question, module.tests, function=module.names[0]),
     )
 
 

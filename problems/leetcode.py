@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rltf.problems.constants import constant, shortened
+from rltf.problems.examples import examples_of
 from rltf.problems.fields import first_text, text_of
 from rltf.problems.scope import parse_module
 from rltf.problems.types import CallTest, Problem, UnusableRowError
@@ -83,20 +84,22 @@ def to_problem(row: Any) -> Problem:
     starter_code = text_of(row, "starter_code") if "starter_code" in row else text_of(meta, "lang_code")
     prompt = text_of(row, "prompt")
     parse_module(prompt, "prompt")
-    tests = _tests(text_of(row, "test"), method[1], _parameters(starter_code, method[1]))
+    parameters = _parameters(starter_code, method[1])
+    tests = _tests(text_of(row, "test"), method[1], parameters)
     needs_nodes = any(test.function == _CALL_WITH_NODES for test in tests)
-    completion = row.get("completion")
+    completion, statement = row.get("completion"), _statement(row)
     difficulty = first_text(row, "difficulty") or first_text(meta, "difficulty")
     return Problem(
         task_id=task_id,
         benchmark="leetcode",
-        statement=_statement(row),
+        statement=statement,
         tests=tests,
         references=(completion,) if isinstance(completion, str) and completion.strip() else (),
         difficulty=_MISSPELLED.get(difficulty or "", difficulty),
         entry_point=method[1],
         starter_code=starter_code,
         preamble=f"{prompt}\n{_RESTORED}{_HELPERS if needs_nodes else ''}",
+        examples=() if needs_nodes else examples_of(statement, tests, parameters=parameters),
     )
 
 

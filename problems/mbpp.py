@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
+from rltf.problems.examples import examples_of
 from rltf.problems.fields import texts_of
 from rltf.problems.scope import parse_module
 from rltf.problems.types import AssertTest, Problem, UnusableRowError
@@ -58,6 +59,7 @@ def to_problem(row: Any) -> Problem:
         references=(code,),
         entry_point=function_under_test([parse_assertion(assertion) for assertion in assertions], defined),
         num_visible_tests=len(shown),
+        examples=examples_of(statement, tests, num_visible=len(shown)),
     )
 
 

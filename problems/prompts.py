@@ -6,7 +6,7 @@ Supervised training, reinforcement learning and evaluation all use this module, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ QUESTION = "question"
 """The `benchmark` of a problem that does not ask for a program. Its statement is the whole prompt."""
 _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Python code block and nothing else.\n\n"
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
+_CHAT_REPAIR = "Correct the program. Answer with one Python code block that holds all of it."
 _CONTENT = "the answer of one turn"
 
 
@@ -40,29 +41,55 @@ class PromptFormat:
 PLAIN = PromptFormat()
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A turn of a dialogue: what the model answered, and what it was told about its program (`sandbox/feedback.py`)."""
+
+    answer: str
+    feedback: str
+
+
 def render_prompt(
-    problem: Problem, form: PromptFormat = PLAIN, tokenizer: PreTrainedTokenizerBase | None = None
+    problem: Problem,
+    form: PromptFormat = PLAIN,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    exchanges: Sequence[Exchange] = (),
 ) -> str:
     """The prompt for a problem. A chat needs the `tokenizer` with its chat template.
 
     The usual texts are those of the benchmarks' papers: APPS's question and answer marks, MBPP's text and asserts,
-    HumanEval's function head. A chat prompt already contains the template's special tokens; encode it without adding
-    more.
+    HumanEval's function head. After `exchanges`, the prompt asks for the corrected program. A chat prompt already
+    contains the template's special tokens; encode it without adding more.
     """
     if not form.chat:
-        return _filled(form.template, problem) if form.template else _usual_text(problem)
+        first = _filled(form.template, problem) if form.template else _usual_text(problem)
+        return first + "".join(_repair_text(problem, one) for one in exchanges)
     assert tokenizer is not None
-    messages = chat_messages(problem, form)
+    messages = chat_messages(problem, form, exchanges)
     prompt = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **form.template_arguments
     )
     return str(prompt)
 
 
-def chat_messages(problem: Problem, form: PromptFormat = PLAIN) -> list[dict[str, str]]:
-    """The messages of a chat with a model: a system message if there is one, and what a user would write."""
-    system = [{"role": "system", "content": form.system}] if form.system is not None else []
-    return [*system, {"role": "user", "content": _user_message(problem, form)}]
+def chat_messages(
+    problem: Problem, form: PromptFormat = PLAIN, exchanges: Sequence[Exchange] = ()
+) -> list[dict[str, str]]:
+    """The messages of a chat with a model: a system message if there is one, and what a user would write.
+
+    After `exchanges`, the last message asks for the corrected program.
+    """
+    messages = [{"role": "system", "content": form.system}] if form.system is not None else []
+    messages.append({"role": "user", "content": _user_message(problem, form)})
+    for one in exchanges:
+        messages.append({"role": "assistant", "content": one.answer})
+        messages.append({"role": "user", "content": f"{one.feedback}\n\n{_CHAT_REPAIR}"})
+    return messages
+
+
+def _repair_text(problem: Problem, exchange: Exchange) -> str:
+    """What follows a plain prompt. The next answer continues the head of a function again, if there is one."""
+    return f"{exchange.answer.rstrip()}\n\nFEEDBACK:\n{exchange.feedback}\n\nANSWER:\n{problem.code_prefix}"
 
 
 def _user_message(problem: Problem, form: PromptFormat) -> str:
@@ -83,10 +110,13 @@ def _filled(template: str, problem: Problem) -> str:
     return _PART.sub(lambda found: _PARTS[found[1]](problem), template)
 
 
-def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> list[int]:
-    """The ids of a problem's prompt."""
+def encode_prompt(
+    problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat, exchanges: Sequence[Exchange] = ()
+) -> list[int]:
+    """The ids of a problem's prompt, after `exchanges`."""
     # A chat template writes the special tokens itself.
-    return list(tokenizer.encode(render_prompt(problem, form, tokenizer), add_special_tokens=not form.chat))
+    text = render_prompt(problem, form, tokenizer, exchanges)
+    return list(tokenizer.encode(text, add_special_tokens=not form.chat))
 
 
 def encode_answer(

@@ -21,6 +21,7 @@ from rltf.problems.columns import (
     text,
     value,
 )
+from rltf.problems.examples import examples_of
 from rltf.problems.scope import parse_module
 from rltf.problems.sources import shown
 from rltf.problems.types import CallTest, Checker, CheckerForm, Limits, Problem, UnusableRowError
@@ -87,10 +88,11 @@ def to_problem(kind: str, row: Any) -> Problem:
         raise UnusableRowError(f"{' or '.join(shape.task_id) or 'task_id'}: missing or empty")
     cases = shape.tests(row)
     first = cases.tests[0]
+    statement = shape.statement(row)
     return Problem(
         task_id=task_id,
         benchmark=kind,
-        statement=shape.statement(row),
+        statement=statement,
         tests=cases.tests,
         references=shape.references(row),
         difficulty=shape.difficulty(row),
@@ -99,6 +101,7 @@ def to_problem(kind: str, row: Any) -> Problem:
         num_visible_tests=cases.num_visible,
         limits=Limits(shape.time_s(row), shape.memory_bytes(row)),
         checker=shape.checker(row),
+        examples=examples_of(statement, cases.tests, num_visible=cases.num_visible),
     )
 
 

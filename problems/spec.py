@@ -203,6 +203,8 @@ def load_each(specs: Sequence[str], refuse: Refusal | None = None) -> list[tuple
 def row_of(problem: Problem) -> dict[str, Any]:
     """The row of a problem in the format of its benchmark, which `load` reads back as the same problem.
 
+    If a test was added that the statement does not show, a problem that had no examples may have some then.
+
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """

@@ -101,6 +101,7 @@ def _problem(
         references=(_program(spoken, as_function=as_function),) if with_reference else (),
         entry_point="solve" if as_function else None,
         num_visible_tests=1,
+        examples=tests[:1],
     )
 
 

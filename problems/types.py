@@ -123,7 +123,8 @@ class Problem:
     programs known to be right; there may be none. A completion continues `code_prefix` (HumanEval's prompt), or is a
     whole program if that is empty. `preamble` is source code that runs before it and is not shown. `entry_point` names
     the function that call and assert tests use, if any. `checker` says which answers to stdin, call and reference tests
-    are right; None means the expected one alone. `modules` are the top-level modules that its programs need.
+    are right; None means the expected one alone. `modules` are the top-level modules that its programs need. `examples`
+    are tests that a model may see, with what its program does on them. They may be tests as well, but not all of them.
     """
 
     task_id: str
@@ -140,6 +141,7 @@ class Problem:
     limits: Limits = Limits()
     checker: AnswerRule | Checker | None = None
     modules: tuple[str, ...] = ()
+    examples: tuple[Test, ...] = ()
 
 
 class UnusableRowError(ValueError):

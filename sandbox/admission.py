@@ -51,16 +51,22 @@ def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | Non
                 raise UnusableRowError(f"needs {', '.join(missing)}: neither in the standard library nor in {_SETTING}")
             _check_imports("code before the program", problem.preamble, importable)
             _check_checker(problem, importable)
-            for number, test in enumerate(problem.tests):
+            for place, test in _placed(problem):
                 if isinstance(test, ReferenceTest) and not problem.references:
-                    raise UnusableRowError(f"tests[{number}]: {_NO_REFERENCE}")
-                _check_imports(f"tests[{number}]", _source_of(test), importable)
-                _check_test(f"tests[{number}]", test, settings.output_bytes)
+                    raise UnusableRowError(f"{place}: {_NO_REFERENCE}")
+                _check_imports(place, _source_of(test), importable)
+                _check_test(place, test, settings.output_bytes)
         except UnusableRowError as error:
             return str(error)
         return None
 
     return reason
+
+
+def _placed(problem: Problem) -> Iterator[tuple[str, Test]]:
+    """The tests and the examples, each with its place."""
+    for name, tests in (("tests", problem.tests), ("examples", problem.examples)):
+        yield from ((f"{name}[{number}]", test) for number, test in enumerate(tests))
 
 
 def _check_texts(problem: Problem) -> None:
@@ -79,15 +85,15 @@ def _texts(problem: Problem) -> Iterator[tuple[str, str]]:
     yield "code before the program", problem.preamble
     for number, reference in enumerate(problem.references):
         yield f"references[{number}]", reference
-    for number, test in enumerate(problem.tests):
+    for place, test in _placed(problem):
         match test:
             case StdinTest(stdin, expected):
-                yield f"tests[{number}]: input", stdin
-                yield f"tests[{number}]: expected output", expected
+                yield f"{place}: input", stdin
+                yield f"{place}: expected output", expected
             case AssertTest(assertion, setup, _):
-                yield f"tests[{number}]", assertion + setup
+                yield place, assertion + setup
             case CheckTest(source, _):
-                yield f"tests[{number}]", source
+                yield place, source
 
 
 def _check_checker(problem: Problem, importable: Set[str]) -> None:

@@ -103,7 +103,7 @@ class Graders:
     """
 
     def __init__(self, num_workers: int, settings: SandboxSettings, min_isolation: Isolation) -> None:
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._settings = settings
         self._min_isolation = min_isolation
         self.packages = settings.packages
@@ -112,7 +112,7 @@ class Graders:
 
     def __enter__(self) -> Graders:
         with ExitStack() as stack:
-            for _ in range(self._num_workers):
+            for _ in range(self.num_workers):
                 sandbox = stack.enter_context(Sandbox(self._settings, self._min_isolation))
                 self.isolation = sandbox.isolation
                 self._idle.put(sandbox)
@@ -154,10 +154,10 @@ class Graders:
         None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
         If `items` raises a UserError, it is raised after the results of the items before.
         """
-        limit = _IN_FLIGHT_PER_WORKER * self._num_workers
+        limit = _IN_FLIGHT_PER_WORKER * self.num_workers
         pending: deque[tuple[T, Future[R]]] = deque()
         failures: list[UserError] = []
-        executor = ThreadPoolExecutor(self._num_workers, thread_name_prefix="grader")
+        executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="grader")
         try:
             for item in _until_failure(items, failures):
                 if item is not None:

@@ -1,8 +1,9 @@
-"""What came out of a test, as short text for people."""
+"""What came out of a test, as short text."""
 
 from __future__ import annotations
 
 from reprlib import Repr
+from typing import Any
 
 from rltf.sandbox.jobs import Job, RunResult, StdinJob
 
@@ -34,10 +35,15 @@ class _Short(Repr):
 _short = _Short()
 
 
+def short_repr(value: Any) -> str:
+    """Python's `repr` of a value from the codec or of a test, at a bounded cost."""
+    return _short.repr(value)
+
+
 def shown(job: Job, result: RunResult) -> str:
     """The standard output of a stdin job, or the value of any other job, cut off after `MAX_SHOWN` characters."""
     if isinstance(job, StdinJob):  # UTF-8 takes at most four bytes for a character
         text = result.stdout[: 4 * MAX_SHOWN + 4].decode("utf-8", "replace")
     else:
-        text = _short.repr(result.value)
+        text = short_repr(result.value)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - len(_REST)] + _REST

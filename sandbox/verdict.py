@@ -44,7 +44,7 @@ class Verdict:
 
     `actual` is what came out of the first test that did not pass: its output or its value, cut off (see `shown.py`). It
     is None if there is no such test, if that test ended without an answer, or if it is a test function. It is for
-    people, never for the policy.
+    people; a policy may only see that of a verdict on the examples (`examples.py`).
     """
 
     task_id: str

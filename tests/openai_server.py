@@ -18,11 +18,13 @@ def serve(
     page: str = "",
     requests: list[dict[str, Any]] | None = None,
     retry_after: str = "0.01",
+    max_words: int | None = None,
 ) -> Iterator[str]:
     """Serve `models` and yield the address. The answers are the texts of `answer(prompt)`; None is "too many requests".
 
-    With the latter comes the header `retry_after`. Only the model `asked` answers. With a `page`, the server answers
-    every request with it. `requests` collects what it is asked.
+    With the latter comes the header `retry_after`. The prompt of a chat is the text of its messages. Only the model
+    `asked` answers. With a `page`, the server answers every request with it. `requests` collects what it is asked.
+    Prompts of more than `max_words` are refused.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,13 +38,19 @@ def serve(
             if body["model"] != asked:
                 self._send(400, {"error": {"message": f"no model {body['model']}"}})
                 return
-            texts = answer(body.get("prompt") or body["messages"][0]["content"])
+            prompt = body.get("prompt") or "\n".join(message["content"] for message in body["messages"])
+            if max_words is not None and len(prompt.split()) > max_words:
+                self._send(400, {"error": {"message": f"the maximum context length is {max_words} words"}})
+                return
+            texts = answer(prompt)
             if texts is None:
                 self._send(429, {"error": {"message": "too many requests"}})
                 return
             chat = self.path == "/v1/chat/completions"
             shown = texts[: body["n"]]
-            self._send(200, {"choices": [{"message": {"content": text}} if chat else {"text": text} for text in shown]})
+            choices = [{"message": {"content": text}} if chat else {"text": text} for text in shown]
+            num_words = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(" ".join(shown).split())}
+            self._send(200, {"choices": choices, "usage": num_words | {"total_tokens": sum(num_words.values())}})
 
         def _send(self, status: int, content: dict[str, Any]) -> None:
             data = page.encode() or json.dumps(content).encode()

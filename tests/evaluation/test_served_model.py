@@ -80,6 +80,24 @@ def test_what_cannot_pass_is_raised_at_once(status: int) -> None:
     assert num_asked == 1
 
 
+def test_an_expected_refusal_does_not_end_the_patience_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dialogue that has grown too long says nothing about the server."""
+    monkeypatch.setattr(rltf.evaluation.patience, "_FIRST_PAUSE_S", 0.001)
+    patience, failures = Patience("http://server"), iter([429, 0])
+
+    async def refused() -> str:
+        raise status_error(400)
+
+    async def request() -> str:
+        if (failure := next(failures)) == 0:
+            return "answer"
+        raise status_error(failure)
+
+    with pytest.raises(APIStatusError):
+        asyncio.run(patience.ask(refused, lambda error: isinstance(error, APIStatusError) and error.status_code == 400))
+    assert asyncio.run(patience.ask(request)) == "answer"
+
+
 def test_the_server_decides_on_the_pause() -> None:
     assert pause_s(status_error(429, **{"retry-after": "17"}), 1) == 17
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)

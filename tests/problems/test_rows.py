@@ -45,7 +45,7 @@ def test_every_benchmark_row_reads_back(spec: str) -> None:
 def test_hidden_asserts_of_mbpp_are_not_shown() -> None:
     shown, hidden = AssertTest("assert f(1) == 2"), AssertTest("assert f(2) == 3")
     problem = Problem("7", "mbpp", "?", (shown,), ("def f(x): return x + 1",), entry_point="f", num_visible_tests=1)
-    longer = replace(problem, tests=(shown, hidden))
+    longer = replace(problem, tests=(shown, hidden), examples=(shown,))
     assert read_row("mbpp", row_of(longer)) == longer
 
 

@@ -229,6 +229,7 @@ def test_codecontests() -> None:
         difficulty="A",
         num_visible_tests=1,
         limits=Limits(1.5, 256_000_000),
+        examples=(FIRST,),
     )
     repacked = only("codecontests", REPACKED)
     assert (repacked.tests, repacked.references) == ((StdinTest("1 2", "3"),), (ADD,))

@@ -1,0 +1,231 @@
+"""Dialogues in which a model repairs its own program: prompt, answer, feedback, answer, and so on.
+
+A dialogue ends as soon as a program passes the problem's examples, or after the last turn. The tests that grade the
+programs run only after that, so nothing of them can decide or say anything (`sandbox/examples.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from rltf.errors import UserError
+from rltf.evaluation.passes import ALL, Tally, bootstrap_interval
+from rltf.problems import LoadedProblems, Problem
+from rltf.problems.examples import reason_for_none
+from rltf.problems.fingerprints import some
+from rltf.problems.prompts import Exchange
+from rltf.sandbox.examples import Grade, confirmed, ends_dialogue, judge_examples
+from rltf.sandbox.feedback import feedback
+from rltf.sandbox.grading import ProgramRow
+from rltf.sandbox.verdict import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class Turn(BaseModel):
+    """One answer of a dialogue, as `samples.jsonl` holds it.
+
+    `examples` is the outcome on the examples; None if the problem has none. `feedback` is what the model read then;
+    None if the dialogue ended. `outcome` is that of all tests; None until the dialogue has ended. Tokens are None if
+    the server does not count them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    completion: str = ""
+    code: str = ""
+    examples: Outcome | None = None
+    feedback: str | None = None
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    outcome: Outcome | None = None
+
+
+class DialogueRow(ProgramRow):
+    """The last program of a dialogue, with all of its turns."""
+
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote in one turn, and the program in it."""
+
+    text: str
+    program: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Examiner:
+    """Judges the programs of dialogues on the examples, `num_workers` at a time. `grade` must be thread-safe.
+
+    A context manager: on exit, programs that wait are not run any more, and those that run end first.
+    """
+
+    def __init__(self, grade: Grade, num_workers: int) -> None:
+        self.grade = grade
+        self._confirmed: dict[str, Problem] = {}
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="examples")
+
+    def __enter__(self) -> Examiner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, dialogue: Dialogue, answer: Answer) -> Future[None]:
+        """Add an answer to a dialogue, in another thread."""
+        return self._pool.submit(dialogue.take, answer, self)
+
+    def confirmed(self, problem: Problem) -> Problem:
+        """The problem without the examples that its references fail."""
+        if problem.task_id not in self._confirmed:  # two threads may both find out, and agree
+            self._confirmed[problem.task_id] = confirmed(self.grade, problem)
+        return self._confirmed[problem.task_id]
+
+
+class Dialogue:
+    """One dialogue about a problem, of at most `max_turns` turns."""
+
+    def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
+        self.problem = problem
+        self.completion_id = f"{problem.task_id}/{number}"
+        self.turns: list[Turn] = []
+        self.is_over = False
+        self._max_turns = max_turns
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """The answers so far, each with what was said about it."""
+        return [Exchange(turn.completion, turn.feedback or "") for turn in self.turns]
+
+    def take(self, answer: Answer, examiner: Examiner) -> None:
+        """Add an answer. This runs its program on the examples."""
+        problem = examiner.confirmed(self.problem)
+        verdict = None
+        if problem.examples:
+            verdict = judge_examples(examiner.grade, problem, answer.program, self.completion_id)
+        is_last = len(self.turns) + 1 == self._max_turns
+        self.is_over = verdict is None or ends_dialogue(verdict) or is_last
+        turn = Turn(
+            completion=answer.text,
+            code=answer.program,
+            examples=verdict.outcome if verdict else None,
+            feedback=None if self.is_over or verdict is None else feedback(problem, answer.program, verdict),
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+        )
+        self.turns.append(turn)
+
+    def end(self) -> None:
+        """End the dialogue because the next prompt leaves no room for an answer."""
+        self.turns = self.turns or [Turn()]
+        self.is_over = True
+
+    def row(self) -> tuple[DialogueRow, Problem]:
+        """The last program, to be graded."""
+        last = self.turns[-1]
+        row = DialogueRow(
+            task_id=self.problem.task_id,
+            completion_id=self.completion_id,
+            code=last.code,
+            completion=last.completion,
+            turns=tuple(self.turns),
+        )
+        return row, self.problem
+
+
+def check_examples(loaded: LoadedProblems, turns: int) -> None:
+    """Log which problems have no examples. Raises UserError if none has any."""
+    without = [problem for problem in loaded.problems if not problem.examples]
+    if not without:
+        return
+    reason = reason_for_none(without[0])
+    if len(without) == len(loaded.problems):
+        raise UserError(
+            f"--turns {turns}: no problem has examples that a model may see (problem {without[0].task_id}: {reason}); "
+            "evaluate with --turns 1"
+        )
+    logger.warning(
+        "%d of %d problems have no examples and get one turn (%s); %s: %s",
+        *(len(without), len(loaded.problems), some([one.task_id for one in without]), without[0].task_id, reason),
+    )
+
+
+class TurnCounts:
+    """What the programs were worth after each turn. A dialogue that has ended keeps its last program."""
+
+    def __init__(self, problems: Sequence[Problem], turns: int) -> None:
+        self._tallies = [Tally(problems) for _ in range(turns)]
+        self._kept: list[Counter[str]] = [Counter() for _ in range(turns)]
+        self._kept_passed: list[Counter[str]] = [Counter() for _ in range(turns)]
+        self._num_answers = [0] * turns
+        self._tokens: list[tuple[int | None, int | None]] = [(0, 0)] * turns
+
+    def add(self, task_id: str, row: Mapping[str, Any]) -> None:
+        """Count one stored dialogue."""
+        turns = DialogueRow.model_validate(row).turns
+        for number, tally in enumerate(self._tallies):
+            turn = turns[min(number, len(turns) - 1)]
+            outcome = turn.outcome or Outcome.INFRASTRUCTURE_ERROR
+            tally.add(task_id, outcome)
+            if outcome is not Outcome.INFRASTRUCTURE_ERROR and turn.examples in (None, Outcome.PASSED):
+                self._kept[number][task_id] += 1
+                self._kept_passed[number][task_id] += outcome is Outcome.PASSED
+            if number < len(turns):
+                self._num_answers[number] += 1
+                prompt, completion = self._tokens[number]
+                self._tokens[number] = _sum(prompt, turn.prompt_tokens), _sum(completion, turn.completion_tokens)
+
+    def results(self) -> list[dict[str, Any]]:
+        """What `results.json` says of each turn."""
+        return [self._of_turn(number) for number in range(len(self._tallies))]
+
+    def _of_turn(self, number: int) -> dict[str, Any]:
+        tally, kept, passed = self._tallies[number], self._kept[number], self._kept_passed[number]
+        values: dict[str, dict[str, float]] = {"pass@1": {}, "filtered": {}}
+        intervals: dict[str, dict[str, list[float]]] = {"pass@1": {}, "filtered": {}}
+        for group, task_ids in tally.groups().items():
+            plain = [tally.pass_at_k(task_id, 1) for task_id in task_ids]
+            filtered = [passed[task_id] / kept[task_id] if kept[task_id] else 0.0 for task_id in task_ids]
+            for name, found in (("pass@1", plain), ("filtered", filtered)):
+                if found:
+                    values[name][group] = float(np.mean(found))
+                    intervals[name][group] = list(bootstrap_interval(np.array(found)))
+        prompt_tokens, completion_tokens = self._tokens[number]
+        return {
+            "turn": number + 1,
+            **values,
+            "intervals": intervals,
+            "answers": self._num_answers[number],
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+        }
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
+
+
+def turn_lines(turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of the printed table, one for each turn."""
+    for turn in turns:
+        shown = []
+        for name in ("pass@1", "filtered"):
+            low, high = turn["intervals"][name][ALL]
+            shown.append(f"{name} {turn[name][ALL]:7.2%} [{low:.2%}, {high:.2%}]")
+        tokens = f"{_count(turn['prompt_tokens'])} + {_count(turn['completion_tokens'])} tokens"
+        yield f"turn {turn['turn']}: {'   '.join(shown)}   {turn['answers']:,} answers, {tokens}"
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
