@@ -19,6 +19,8 @@ _LOG = logging.getLogger(__name__)
 
 Row = Mapping[str, Any] | str
 """The row of a problem (`grader.problem_from_row`), or its JSON."""
+Completion = str | Sequence[Mapping[str, Any]]
+"""A text, or the messages of a chat."""
 
 
 class GraderError(RuntimeError):
@@ -115,12 +117,12 @@ def parsed(row: Row) -> Mapping[str, Any]:
     return value
 
 
-def text_of(completion: str | Sequence[Any]) -> str:
+def text_of(completion: Completion) -> str:
     """The text of a completion: itself, or what the assistant says last in a list of messages."""
     if isinstance(completion, str):
         return completion
     said = [message["content"] for message in completion if message["role"] == "assistant"]
-    content: str | Sequence[Any] = (said[-1] if said else None) or ""
+    content: Any = (said[-1] if said else None) or ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.scoring import Row, Scorer, text_of
+from adapters.scoring import Completion, Row, Scorer, text_of
 from errors import UserError
 
 _COLUMN = "problem"
@@ -28,9 +28,7 @@ class UnitTestReward:
         self.__name__ = "unit_test_reward"
         self._scorer = scorer
 
-    def __call__(
-        self, prompts: Sequence[Any], completions: Sequence[str | Sequence[Any]], **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """The reward of each completion. None, TRL's word for no reward, if the grader failed.
 
         Raises:

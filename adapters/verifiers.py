@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 
-from adapters.scoring import Row, Scorer, text_of
+from adapters.scoring import Completion, Row, Scorer, text_of
 from errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 
-def rubric_reward(**options: Any) -> Callable[..., Awaitable[float]]:
+def rubric_reward(**options: Any) -> Callable[..., Coroutine[Any, Any, float]]:
     """A reward function for `Rubric(funcs=[...])` with the options of `Scorer`.
 
     A rubric turns every exception of its functions into a reward of 0. So if the grader fails, the function puts an
@@ -32,7 +32,7 @@ def rubric_reward(**options: Any) -> Callable[..., Awaitable[float]]:
     scorer = Scorer(**options)
 
     async def unit_tests(
-        completion: str | Sequence[Any], answer: Row, info: Mapping[str, Any], state: MutableMapping[str, Any]
+        completion: Completion, answer: Row, info: Mapping[str, Any], state: MutableMapping[str, Any]
     ) -> float:
         row = info.get("problem") or answer
         try:
@@ -48,7 +48,7 @@ def rubric_reward(**options: Any) -> Callable[..., Awaitable[float]]:
     return unit_tests
 
 
-def task_reward(**options: Any) -> Callable[..., Awaitable[float]]:
+def task_reward(**options: Any) -> Callable[..., Coroutine[Any, Any, float]]:
     """A method for a `Task` whose data has the row in `problem`, with the options of `Scorer`.
 
     If the grader fails, or the row cannot be used, it raises, and verifiers records a `TaskError` and no reward.

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from adapters import scoring
 from adapters.scoring import GraderError, Scorer, shared_grader, text_of
 from errors import UserError
 from tests.adapters.cases import ANY, BROKEN, MBPP, PASS, PASS_RATIO, RIGHT, ROW, SQUARE, WRONG, said
@@ -128,7 +129,8 @@ def test_other_processes(method: str) -> None:
     context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
     process = context.Process(target=in_another_process, args=(queue, pickle.dumps(SCORER)))
-    process.start()
+    with scoring._lock:  # as if another thread were about to start a grader
+        process.start()
     values, jails = queue.get(timeout=120)
     process.join(60)
     assert (values, process.exitcode) == ([1.0, 0.0], 0)
@@ -154,8 +156,6 @@ def test_the_end_of_a_program_ends_its_grader() -> None:
 
 
 def test_ranks_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters import scoring
-
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert scoring._share_of_cores() == 3
