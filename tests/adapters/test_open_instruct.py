@@ -40,7 +40,8 @@ class VerifierFunction(ABC):
 
 def build_all_verifiers() -> dict[str, Any]:
     """One verifier of every subclass, by its name, made with its settings as the only argument."""
-    made = [subclass(None) for subclass in VerifierFunction.__subclasses__()]
+    classes: list[Any] = VerifierFunction.__subclasses__()
+    made = [subclass(None) for subclass in classes]
     return {one.name.lower(): one for one in made}
 
 

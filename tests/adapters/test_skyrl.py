@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +57,11 @@ def test_a_row_without_a_problem() -> None:
 
     with pytest.raises(UserError, match=r"reward_spec\.ground_truth: expected the row"):
         UnitTestEnv(extras={"reward_spec": {}})
+
+
+def test_the_example_registers_the_environment() -> None:
+    from adapters.skyrl import UnitTestEnv
+
+    script = Path(__file__).parents[2] / "examples" / "trainers" / "skyrl_grpo.py"
+    (place,) = re.findall(r'entry_point="([^"]+)"', script.read_text())
+    assert pkgutil.resolve_name(place) is UnitTestEnv

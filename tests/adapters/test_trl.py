@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import runpy
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,3 +109,19 @@ def test_trl_trains_on_these_rewards(
     assert [row["loss"] == 0 or math.isfinite(row["loss"]) for row in logged] == [True] * 3
     assert logged[0]["grad_norm"] > 0
     assert logged[1]["grad_norm"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trl")
+def test_the_example_runs(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, output = tmp_path / "model", tmp_path / "output"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}\n{% endfor %}")
+    options = {"--model": model, "--output": output, "--steps": 1, "--max-tokens": 16}
+    words = [str(word) for option in options.items() for word in option]
+    monkeypatch.setattr(sys, "argv", ["trl_grpo.py", *words])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "trainers" / "trl_grpo.py"), run_name="__main__")
+    assert (output / "model.safetensors").is_file()
+    (state,) = output.glob("checkpoint-1/trainer_state.json")
+    (row,) = [row for row in json.loads(state.read_text())["log_history"] if "loss" in row]
+    assert row["rewards/unit_test_reward/mean"] == 0
