@@ -215,9 +215,7 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
 
 
 def _refuse(program: str, message: str) -> int:
-    from rich.console import Console
-
-    Console(stderr=True).print(f"{program}: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.stderr.write(f"{program}: {message}\n")
     return UNUSABLE_INPUT
 
 

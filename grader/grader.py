@@ -56,8 +56,7 @@ class Grader:
         # A problem is checked once. Its id is known only as long as it lives.
         self._checked: weakref.WeakValueDictionary[int, Problem] = weakref.WeakValueDictionary()
         with ExitStack() as stack:
-            level = settings.min_isolation if min_isolation is None else Isolation(min_isolation)
-            self._graders = stack.enter_context(Graders(num_workers, settings, level))
+            self._graders = stack.enter_context(Graders(num_workers, settings, min_isolation or settings.min_isolation))
             self._threads = stack.enter_context(ThreadPoolExecutor(num_workers, thread_name_prefix="grader"))
             # Runs at the end of the interpreter too, or when the grader is forgotten.
             self._close = weakref.finalize(self, _close, stack.pop_all(), self._threads, self._process)
@@ -132,6 +131,9 @@ class Grader:
     def _one_for_each(self, problems: AnyProblem | Sequence[AnyProblem], texts: Sequence[str]) -> list[Problem]:
         if isinstance(texts, str):
             raise UserError("expected a sequence of texts, got one text; put it into a list")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"text {number}: expected str, got {type(text).__name__}")
         if isinstance(problems, Problem | Mapping):
             return [self._usable(problems)] * len(texts)
         if len(problems) != len(texts):

@@ -66,8 +66,8 @@ def _plain(value: Any) -> Any:
 
 
 def _parsed(kind: str, text: str, new_id: str) -> Problem:
-    row = parse_json(text)
     try:
+        row = parse_json(text)
         if task_id_of(kind, row) is None:
             row["task_id"] = new_id
         return to_problem(kind, row)

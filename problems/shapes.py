@@ -254,7 +254,7 @@ SHAPES = {
         check=_check_synthetic1,
     ),
     "taco": Shape(  # BAAI/TACO
-        columns=("question input_output skill_types",),
+        columns=("question input_output skill_types", "question input_output time_limit memory_limit"),
         task_id=("id",),
         statement=text("question"),
         tests=column("input_output"),

@@ -67,7 +67,7 @@ def score_group(
     graded = [
         (place, program, verdict)
         for place, (program, verdict) in enumerate(zip(programs, verdicts, strict=True))
-        if verdict.outcome is not Outcome.INFRASTRUCTURE_ERROR
+        if not verdict.is_grader_error
     ]
     kept = _greedy_reward(greedy, previous, settings)
     scored = [verdict for _, _, verdict in graded]
@@ -132,7 +132,7 @@ def _structure(programs: Sequence[str], references: Sequence[str], settings: Rew
 def _greedy_reward(
     greedy: Verdict | None, previous: ProgramReward | None, settings: RewardSettings
 ) -> ProgramReward | None:
-    if greedy is None or greedy.outcome is Outcome.INFRASTRUCTURE_ERROR:
+    if greedy is None or greedy.is_grader_error:
         return previous
     coarse, adaptive = _program_rewards([greedy], settings)
     latest = ProgramReward(float(coarse[0]) * settings.coarse_weight, float(adaptive[0]) * settings.adaptive_weight)

@@ -387,6 +387,7 @@ def test_assets_from_other_sites_are_found(text: str) -> None:
 
 @pytest.mark.slow
 def test_api_pages_name_what_they_document(site: Path) -> None:
-    for name in ("settings.load_settings", "problems.load", "sandbox.grade", "rewards.score_group", "events.Step"):
+    names = ("settings.load_settings", "problems.load", "sandbox.grade", "rewards.score_group", "events.Step")
+    for name in (*names, "grader.grade_completions"):
         page, _, function = name.partition(".")
         assert function in (site / "api" / f"{page}.html").read_text()

@@ -24,7 +24,7 @@ from errors import UserError
 from problems import CallTest, LoadedProblems, Problem, StdinTest, livecodebench, load
 from problems.prompts import render_prompt
 from problems.shapes import SHAPES
-from problems.spec import row_of
+from problems.spec import kind_of, row_of
 from problems.types import Checker, CheckerForm, Limits, UnusableRowError
 
 ADD = "print(sum(map(int, input().split())))"
@@ -167,6 +167,11 @@ def test_boards_of_dots_are_not_cut() -> None:
 
 def test_every_kind_is_tested() -> None:
     assert ROWS.keys() == SHAPES.keys()
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_rows_are_recognized_by_their_columns(kind: str) -> None:
+    assert kind_of(ROWS[kind]) == kind
 
 
 def test_livecodebench() -> None:
