@@ -131,7 +131,7 @@ def test_other_processes(method: str) -> None:
     process = context.Process(target=in_another_process, args=(queue, pickle.dumps(SCORER)))
     with scoring._lock:  # as if another thread were about to start a grader
         process.start()
-    values, jails = queue.get(timeout=120)
+    values, jails = queue.get(timeout=60)
     process.join(60)
     assert (values, process.exitcode) == ([1.0, 0.0], 0)
     assert jails
@@ -140,9 +140,12 @@ def test_other_processes(method: str) -> None:
 
 
 def test_the_end_of_a_program_ends_its_grader() -> None:
+    """And no adapter imports a trainer before it is used."""
     source = (
         "import json, psutil, sys\n"
+        "import adapters.open_instruct, adapters.trl, adapters.verifiers, adapters.verl\n"
         "from adapters.scoring import Scorer\n"
+        "assert not {'open_instruct', 'ray', 'torch', 'trl', 'verifiers', 'verl'} & {*sys.modules}\n"
         "score, _ = Scorer(workers=1).judge(sys.argv[1], sys.argv[2])\n"
         "print(json.dumps([score, [child.pid for child in psutil.Process().children(recursive=True)]]))\n"
     )
