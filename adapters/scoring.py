@@ -141,7 +141,7 @@ def shared_grader(workers: int | None, settings: SandboxSettings) -> Grader:
         grader = _graders.get((workers, settings))
         if grader is None:
             grader = _graders[workers, settings] = Grader(workers or _share_of_cores(), settings=settings)
-            # Not `atexit`, which the processes of `multiprocessing` leave out.
+            # Neither `atexit` nor the grader's own end will do: the processes of `multiprocessing` leave both out.
             Finalize(None, grader.close, exitpriority=0)
         return grader
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -136,6 +137,7 @@ def test_other_processes(method: str) -> None:
     assert (values, process.exitcode) == ([1.0, 0.0], 0)
     assert jails
     assert still_alive(jails) == []
+    assert [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if f"rltf-sandbox-{process.pid}-" in folder] == []
     assert SCORER.judge(SQUARE, RIGHT)[0] == 1.0
 
 
