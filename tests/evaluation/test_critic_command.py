@@ -128,7 +128,8 @@ def test_what_cannot_be_done_is_refused(model_dir: Path, tmp_path: Path, capsys:
 
 def test_mistakes_show_up_before_torch_is_imported(tmp_path: Path) -> None:
     words = ["critic", "--model", "m", "--samples", str(tmp_path), "--problems", OWN, "--output", str(tmp_path / "o")]
-    program = f"import sys; from rltf import cli; print(cli.main({words})); print(*{{'torch', 'ray', 'transformers'}} & set(sys.modules))"
+    program = f"import sys; from rltf import cli; print(cli.main({words})); "
+    program += "print(*{'torch', 'ray', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "2\n\n"
     assert done.stderr == f"error: {tmp_path} has no samples.jsonl, so it is not the --output of an evaluation\n"
