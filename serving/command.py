@@ -112,7 +112,7 @@ async def _run(
 
 
 class Server(uvicorn.Server):
-    """A server that ends in good order at the first signal, and at once at the second."""
+    """A server that lets its requests end after the first signal, and does not wait for them after a second."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -53,6 +53,7 @@ def await_pending(client: Client, number: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_server_that_may_not_wait_says_so_and_ends() -> None:
     with serve("--port", "0", "--drain-s", "1", "--sandbox.cpu_s", "2") as (process, port):
         with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as connection:
@@ -66,6 +67,7 @@ def test_a_server_that_may_not_wait_says_so_and_ends() -> None:
         assert process.wait(DEADLINE_S) == 0
 
 
+@pytest.mark.slow
 def test_a_client_outlives_its_server_and_loses_no_verdict() -> None:
     """A server is killed while it grades. The next one at its address answers the repeated request, and is then asked
     to end: it finishes what runs.
