@@ -75,7 +75,7 @@ def main() -> int:
 @contextlib.contextmanager
 def server() -> Iterator[tuple[str, int]]:
     """The address and process id of a server with one sandbox, in a process of its own."""
-    command = [sys.executable, "cli.py", "serve", "--port", "0", "--workers", "1"]
+    command = [sys.executable, "-m", "rltf.cli", "serve", "--port", "0", "--workers", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+:\d+", process.stdout.readline())

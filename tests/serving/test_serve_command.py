@@ -30,7 +30,7 @@ SLOW = "import time; time.sleep(1); print(3)"
 @contextlib.contextmanager
 def serve(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server with one sandbox in a process of its own, and its port."""
-    command = [sys.executable, "cli.py", "serve", "--workers", "1", *options]
+    command = [sys.executable, "-m", "rltf.cli", "serve", "--workers", "1", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
