@@ -14,8 +14,10 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
+from pydantic import ValidationError
 
 from rltf.entry import SIGNALS, exit_status
 from rltf.errors import UserError
@@ -26,7 +28,10 @@ from rltf.problems.types import Problem, describe_rejected
 from rltf.sandbox.admission import reason_to_refuse
 from rltf.sandbox.command import add_grading_options, limits_of, parse_options, positive
 from rltf.serving.app import Bounds, Service
-from rltf.settings import MIB, SandboxSettings
+from rltf.settings import MIB, ClusterSettings, SandboxSettings
+
+if TYPE_CHECKING:
+    from rltf.serving.cluster import ClusterGrader
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-body", type=positive, default=bounds.max_body_bytes // MIB, metavar="MIB", help=size)
     drain = "seconds that requests get to end in after SIGTERM (default: %(default)s)"
     add("--drain-s", type=positive, default=60, metavar="N", help=drain)
+    cluster = "run programs on the Ray cluster at this address (auto: the one that this machine belongs to), in up to "
+    add("--cluster.address", dest="cluster", metavar="HOST:PORT", help=cluster + "--sandbox.max_workers sandboxes")
     add_grading_options(parser, several=True, required=False)
     return parser
 
@@ -79,12 +86,31 @@ def _serve(options: argparse.Namespace) -> None:
         )
     problems = _load(options.problems or (), settings)
     with listen(options.host, options.port) as listener:
-        asyncio.run(_run(options, settings, problems, token, listener))
+        if options.cluster is None:
+            grader = AsyncGrader(
+                options.workers, max_pending=options.max_pending, min_isolation=options.min_isolation, settings=settings
+            )
+            asyncio.run(_run(options, grader, problems, token, listener))
+            return
+        from rltf.controller.ray_session import ray_running  # takes seconds to import
+        from rltf.serving.cluster import ClusterGrader
+
+        settings = settings.model_copy(update={"min_isolation": options.min_isolation.value})
+        cluster = _cluster(options.cluster)
+        with ray_running(cluster):
+            asyncio.run(_run(options, ClusterGrader(settings, cluster.heartbeat_timeout_s), problems, token, listener))
+
+
+def _cluster(address: str) -> ClusterSettings:
+    try:
+        return ClusterSettings(address=address)
+    except ValidationError as error:
+        raise UserError(f"--cluster.address {address}: expected auto, local or HOST:PORT") from error
 
 
 async def _run(
     options: argparse.Namespace,
-    settings: SandboxSettings,
+    starting: AsyncGrader | ClusterGrader,
     problems: Sequence[Problem],
     token: str | None,
     listener: socket.socket,
@@ -92,10 +118,7 @@ async def _run(
     allow_connections()
     # The loop and the sandboxes' threads share an interpreter, and each waits at most this long for the other.
     sys.setswitchinterval(_SWITCH_S)
-    grader = AsyncGrader(
-        options.workers, max_pending=options.max_pending, min_isolation=options.min_isolation, settings=settings
-    )
-    async with grader:
+    async with starting as grader:
         service = Service(grader, problems, Bounds(options.max_pending, options.max_body * MIB), token)
         config = uvicorn.Config(
             service.app,
