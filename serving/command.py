@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-body", type=positive, default=bounds.max_body_bytes // MIB, metavar="MIB", help=size)
     drain = "seconds that requests get to end in after SIGTERM (default: %(default)s)"
     add("--drain-s", type=positive, default=60, metavar="N", help=drain)
-    cluster = "run programs on the Ray cluster at this address (auto: the one that this machine belongs to), in up to "
-    add("--cluster.address", dest="cluster", metavar="HOST:PORT", help=cluster + "--sandbox.max_workers sandboxes")
+    cluster = "run programs on the Ray cluster at this address (auto: the one that this machine belongs to), in "
+    add("--cluster.address", dest="cluster", metavar="HOST:PORT", help=cluster + "up to --workers sandboxes")
     add_grading_options(parser, several=True, required=False)
     return parser
 
@@ -95,7 +95,8 @@ def _serve(options: argparse.Namespace) -> None:
         from rltf.controller.ray_session import ray_running  # takes seconds to import
         from rltf.serving.cluster import ClusterGrader
 
-        settings = settings.model_copy(update={"min_isolation": options.min_isolation.value})
+        size = {"min_workers": 1, "max_workers": options.workers}
+        settings = settings.model_copy(update=size | {"min_isolation": options.min_isolation.value})
         cluster = _cluster(options.cluster)
         with ray_running(cluster):
             asyncio.run(_run(options, ClusterGrader(settings, cluster.heartbeat_timeout_s), problems, token, listener))
