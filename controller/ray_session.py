@@ -33,6 +33,7 @@ from rltf.controller.cluster import answers
 from rltf.entry import Interrupted, catch_signals, signals_ignored
 from rltf.errors import UserError
 from rltf.settings import ClusterSettings
+from rltf.supervise import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
     if cluster.address != "local":
         head = _find_head(cluster.address)
         try:
-            yield _init(address=head)
+            yield _joined(head)
         finally:
             with signals_ignored():
                 ray.shutdown()
@@ -88,6 +89,17 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
                 _end(_children() - children)  # a start that failed leaves daemons behind
                 for folder in (temporary, *(() if failed else _sessions() - sessions)):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _joined(head: str) -> str:
+    try:
+        return _init(address=head)
+    except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, or another token
+        token = "set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token"
+        raise UserError(
+            f"cluster.address: cannot join the cluster at {head}: {first_line(error)}. The versions of Ray and Python "
+            f"have to be the same; if the cluster asks for a token, {token}"
+        ) from error
 
 
 def _start(cluster: ClusterSettings, locks: contextlib.ExitStack) -> str:
