@@ -101,7 +101,7 @@ def _train(
     for step in range(1, settings.num_steps + 1):
         drawn = sampler.draw(settings.batch_size)
         prepared = learner.prepare_with((), drawn, loss_agg_mode=_SUPERVISED.loss_agg_mode)
-        stats = learner.optimize(prepared, optimizer, _learning_rate(settings, step), _SUPERVISED)
+        stats = learner.optimize(learner.share(prepared), optimizer, _learning_rate(settings, step), _SUPERVISED)
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)
             if validation_loss < best_loss:
@@ -130,7 +130,7 @@ def _learning_rate(settings: SftSettings, step: int) -> float:
 def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> str:
     settings, model = learner.settings, learner.model_settings
     weights = hashlib.sha256()
-    for name, value in learner.policy.model.named_parameters():
+    for name, value in learner.policy.parameters():
         weights.update(name.encode())
         weights.update(to_numpy(value).data)
     facts = {
