@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from rltf.errors import UserError
 from rltf.files import set_aside, write_folder, write_json
-from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_value_head, read_state
+from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_optimizer, load_value_head, read_state, save_optimizer
 from rltf.learner.critic import ErrorCritic
 from rltf.learner.critic_folder import critic_fingerprint
 from rltf.learner.data import Experience, ReferenceSampler, TokenSequence
@@ -257,32 +258,42 @@ class Learner:
         """Publish what generators load (`Policy.published`) as the next version, by default in Ray's object store.
 
         If there was no update since the last version, that version is published again. Every `verify_every` versions
-        (0: never), generators check that they loaded the same numbers.
+        (0: never), generators check that they loaded the same numbers. Rank 0 publishes; the others give it
+        their parts, and their handles are empty.
         """
         if self._published_step != self.step:
             self.version += 1
             self._published_step = self.step
             self.keep_as_old()
         verify = verify_every > 0 and self.version % verify_every == 0
-        return by(self.version, self.policy.published(), verify=verify)
+        named = self.policy.published()
+        if self.ranks.leads:
+            return by(self.version, named, verify=verify)
+        deque(named, maxlen=0)
+        return WeightsHandle(self.version, (), 0)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
         """Write `folder/step-N`, which is complete or absent after a crash, unless this learner has done that already.
 
-        `step-N` is a Hugging Face model folder. Its `trainer_state/` holds what `resume` needs, and what `write_more`
-        writes.
+        `step-N` is a Hugging Face model folder. Its `trainer_state/` holds what `resume` needs, for any number of
+        ranks, and what `write_more` writes. All ranks write their parts, so they must share the disk.
         """
         path = folder / f"step-{self.step}"
 
-        def write(incomplete: Path) -> None:
+        def write(incomplete: Path | None = None) -> None:
+            incomplete = self.ranks.broadcast(incomplete)
             self._write(incomplete)
-            if write_more is not None:
+            if write_more is not None and self.ranks.leads:
                 write_more(incomplete / "trainer_state")
 
         if self._saved != path:
-            if path.exists():  # from an earlier life of the run, which has undone these updates
-                set_aside(path)
-            write_folder(path, write)
+            if not self.ranks.leads:
+                write()
+            else:
+                if path.exists():  # from an earlier life of the run, which has undone these updates
+                    set_aside(path)
+                write_folder(path, write)
+            self.ranks.barrier()
             self._saved = path
         logger.info("wrote checkpoint %s", path)
         return path
@@ -310,8 +321,7 @@ class Learner:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
         load_value_head(self.policy.value_head, state_folder / "value_head.pt")
-        optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
-        self._optimizer.load_state_dict(optimizer)
+        load_optimizer(self._optimizer, self.policy.trained_parameters(), state_folder / "optimizer")
         if self._reference is not None:
             self._reference.load_weights(state_folder / "reference")
         self.step, self.version = state["step"], state["version"]
@@ -327,14 +337,18 @@ class Learner:
     def _write(self, folder: Path) -> None:
         self.policy.save(folder)
         state_folder = folder / "trainer_state"
-        state_folder.mkdir()
-        torch.save(self._optimizer.state_dict(), state_folder / "optimizer.pt")
-        if self.policy.value_head is not None:
-            torch.save(self.policy.value_head.state_dict(), state_folder / "value_head.pt")
+        state_folder.mkdir(exist_ok=True)  # by another rank
+        save_optimizer(self._optimizer, self.policy.trained_parameters(), state_folder / "optimizer")
         if self.policy.has_adapters:
             self.policy.save_state(state_folder / "adapter")
         if self._reference is not None:
             self._reference.save_state(state_folder / "reference")
+        head = self.policy.value_head
+        head_state = {} if head is None else {name: whole(value).cpu() for name, value in head.state_dict().items()}
+        if not self.ranks.leads:
+            return
+        if head is not None:
+            torch.save(head_state, state_folder / "value_head.pt")
         state = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def join(cls, store: dist.TCPStore, rank: int, size: int, *, device: torch.device, timeout_s: float) -> Ranks:
+    def join(cls, store: TCPStore, rank: int, size: int, *, device: torch.device, timeout_s: float) -> Ranks:
         """Form the group, through a `store` that all ranks can reach. `timeout_s` limits each call over gloo and NCCL.
 
         Raises RuntimeError (`torch.distributed.DistStoreError`) if not all ranks join in time.

@@ -1,0 +1,131 @@
+"""The update on two ranks is that of one process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rltf.settings import PRESETS, Algorithm, Dtype, LoraPublish, LoraSettings, LossAggMode, LossSettings
+from tests.encoder_decoder_models import build_encoder_decoder
+from tests.learner.rank_processes import Pair, Trained, alone, die_in_update, publish, resume, save, train
+from tests.learner.samples import make_critic
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"micro_batch_tokens": 256, "row_tokens": 64}
+LORA: dict[str, Any] = {"lora": LoraSettings(rank=4)}
+CASES: dict[str, dict[str, Any]] = {
+    **{str(algorithm): {"algorithm": str(algorithm)} for algorithm in Algorithm},
+    "clipped": {"max_grad_norm": 0.5},
+    "one micro-batch": {"micro_batch_tokens": 4096},
+    "checkpointed activations": {"activation_checkpointing": True},
+    "lora": {**LORA, "kl_loss_coef": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    started = Pair()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def critic_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_critic(tiny_model_dir, tmp_path_factory.mktemp("critic") / "critic")
+
+
+def check(pair: Pair, model: Path, fields: dict[str, Any], tolerance: float = 1e-5) -> None:
+    ranks, one = pair.run(train, model, fields), alone(train, model, fields)
+    for each in ranks:
+        assert_equal(each, one, tolerance)
+    for name, value in ranks[0].weights.items():
+        np.testing.assert_array_equal(value, ranks[1].weights[name])
+
+
+def assert_equal(ours: Trained, theirs: Trained, tolerance: float) -> None:
+    for stats, expected in zip(ours.stats, theirs.stats, strict=True):
+        assert stats == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    for mine, other in zip(ours.gradients, theirs.gradients, strict=True):
+        largest = max(np.abs(value).max() for value in other)
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+    largest = max(np.abs(value).max() for value in theirs.weights.values())
+    for name, value in theirs.weights.items():
+        np.testing.assert_allclose(ours.weights[name], value, rtol=0, atol=tolerance * largest, err_msg=name)
+
+
+def test_the_algorithms_cover_every_loss_aggregation() -> None:
+    default = LossSettings().loss_agg_mode
+    assert {preset.loss.get("loss_agg_mode", default) for preset in PRESETS.values()} == set(LossAggMode)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_make_the_updates_of_one_process(
+    name: str, pair: Pair, tiny_model_dir: Path, critic_dir: Path
+) -> None:
+    fields = {**SMALL, **CASES[name]}
+    if name == "coderl":
+        fields["critic"] = critic_dir
+    check(pair, tiny_model_dir, fields)
+
+
+@pytest.mark.parametrize("kind", ["codet5", "t5"])
+def test_encoder_decoder_models(kind: str, pair: Pair, tmp_path: Path) -> None:
+    # After an update by Adam, these gradients differ as much between two layouts in one process.
+    check(pair, build_encoder_decoder(kind, tmp_path / kind), {**SMALL, "kl_loss_coef": 0.1}, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"dtype": Dtype.BFLOAT16}, LORA, {"lora": LoraSettings(rank=4, publish=LoraPublish.ADAPTER)}]
+)
+def test_rank_0_publishes_all_weights(fields: dict[str, Any], pair: Pair, tiny_model_dir: Path) -> None:
+    fields = {**SMALL, **fields}
+    (published, weights), (nothing, _) = pair.run(publish, tiny_model_dir, fields)
+    one, _ = alone(publish, tiny_model_dir, fields)
+    assert list(published) == list(one)
+    assert nothing == {}
+    if "lora" in fields:
+        for name, value in one.items():
+            np.testing.assert_allclose(published[name], value, rtol=0, atol=1e-5)
+    else:
+        dtype = torch.bfloat16 if fields.get("dtype") else torch.float32
+        for name, value in weights.items():
+            np.testing.assert_array_equal(published[name], torch.from_numpy(value).to(dtype).float().numpy())
+
+
+@pytest.mark.parametrize("name", ["ppocoder", "lora"])
+def test_any_number_of_ranks_continues_from_a_checkpoint(
+    name: str, pair: Pair, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Two ranks, one, two: the same as one process all along. Two and two: the same bits."""
+    fields, same = {**SMALL, **CASES[name]}, tmp_path / "same"
+    one = alone(save, tiny_model_dir, fields, tmp_path / "one")
+    two = pair.run(save, tiny_model_dir, fields, tmp_path / "two")[0]
+    shutil.copytree(tmp_path / "two", same)
+    again = pair.run(resume, tiny_model_dir, fields, same)[0]
+    for value, expected in zip(again.weights.values(), two.weights.values(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert_equal(alone(resume, tiny_model_dir, fields, tmp_path / "two"), one, 1e-5)
+    three = pair.run(resume, tiny_model_dir, fields, tmp_path / "two")[0]
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    alone(resume, tiny_model_dir, fields, tmp_path / "other")
+    assert_equal(three, alone(resume, tiny_model_dir, fields, tmp_path / "other"), 2e-5)
+
+
+def test_if_a_rank_dies_the_others_fail(tiny_model_dir: Path) -> None:
+    pair = Pair(timeout_s=20.0)
+    try:
+        pair.start(die_in_update, tiny_model_dir)
+        with pytest.raises(AssertionError, match="RuntimeError"):
+            pair.result(0)
+        with pytest.raises(EOFError):
+            pair.result(1)
+    finally:
+        pair.close()
