@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def load_value_head(head: torch.nn.Linear | None, file: Path) -> None:
 def save_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
     """Write the state of each parameter. Each rank writes its part of a sharded one."""
     state = {f"{name}/{key}": value for name, p in trained.items() for key, value in optimizer.state[p].items()}
-    save(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    with _maybe_alone() as is_alone:
+        save(state, checkpoint_id=folder, no_dist=is_alone)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
@@ -76,4 +79,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch
         if present:
             optimizer.state[parameter] = present
             found |= {f"{name}/{key}": value for key, value in present.items()}
-    load(found, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    with _maybe_alone() as is_alone:
+        load(found, checkpoint_id=folder, no_dist=is_alone)
+
+
+@contextmanager
+def _maybe_alone() -> Iterator[bool]:
+    """Whether this process has no group, without torch's warning about that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield not dist.is_initialized()

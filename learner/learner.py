@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rltf.errors import UserError
-from rltf.files import set_aside, write_folder, write_json
+from rltf.files import set_aside, write_json
 from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_optimizer, load_value_head, read_state, save_optimizer
 from rltf.learner.critic import ErrorCritic
 from rltf.learner.critic_folder import critic_fingerprint
@@ -280,20 +280,15 @@ class Learner:
         """
         path = folder / f"step-{self.step}"
 
-        def write(incomplete: Path | None = None) -> None:
-            incomplete = self.ranks.broadcast(incomplete)
+        def write(incomplete: Path) -> None:
             self._write(incomplete)
             if write_more is not None and self.ranks.leads:
                 write_more(incomplete / "trainer_state")
 
         if self._saved != path:
-            if not self.ranks.leads:
-                write()
-            else:
-                if path.exists():  # from an earlier life of the run, which has undone these updates
-                    set_aside(path)
-                write_folder(path, write)
-            self.ranks.barrier()
+            if self.ranks.leads and path.exists():  # from an earlier life of the run, which has undone these updates
+                set_aside(path)
+            self.ranks.write_folder(path, write)
             self._saved = path
         logger.info("wrote checkpoint %s", path)
         return path

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
@@ -69,24 +70,19 @@ class Policy:
         self.name = str(folder)
         self.device = device
         self.tokenizer = load_tokenizer(folder)
-        self.model = load_model(folder, torch.float32).to(device)
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
-        if self._lora is not None:
-            try:
-                attach(self.model, self._lora)
-            except ValueError as error:
-                raise UserError(f"model.lora: {error}") from error
-        self.value_head: torch.nn.Linear | None = None
-        if with_values:
-            self.value_head = torch.nn.Linear(self.width, 1).to(device)
-            torch.nn.init.zeros_(self.value_head.weight)
-            torch.nn.init.zeros_(self.value_head.bias)
         self._chunk_tokens = chunk_tokens
         self._ranks = ranks
+        mesh = ranks.mesh(device) if ranks.size > 1 else None
+        with ranks.in_turn():  # each holds the whole model in host memory until it is sharded
+            self.model, self.value_head = self._load(folder, with_values)
+            if mesh is not None:
+                self._shard(mesh)
         self._states, self._outputs = self._compute_states, self._compute_outputs
-        if ranks.size > 1:
-            self._shard()
+        if mesh is not None:
+            self._states = as_forward(self.model, self._compute_states)
+            self._outputs = as_forward(self.model, self._compute_outputs)
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()  # checkpointing works only in training mode, and dropout is off
@@ -94,12 +90,27 @@ class Policy:
             self.model.eval()
         self._self_test()
 
-    def _shard(self) -> None:
-        shard(self.model, self._ranks, self.device, self._matrix_dtype)
-        self._states = as_forward(self.model, self._compute_states)
-        self._outputs = as_forward(self.model, self._compute_outputs)
+    def _load(self, folder: Path, with_values: bool) -> tuple[Any, torch.nn.Linear | None]:
+        """The model, with adapters if they are trained, and its value head."""
+        model = load_model(folder, torch.float32)
+        if self._ranks.size == 1:
+            model = model.to(self.device)
+        if self._lora is not None:
+            try:
+                attach(model, self._lora)
+            except ValueError as error:
+                raise UserError(f"model.lora: {error}") from error
+        if not with_values:
+            return model, None
+        value_head = torch.nn.Linear(model.get_output_embeddings().weight.shape[1], 1).to(self.device)
+        torch.nn.init.zeros_(value_head.weight)
+        torch.nn.init.zeros_(value_head.bias)
+        return model, value_head
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        shard(self.model, mesh, self._matrix_dtype)
         if self.value_head is not None:
-            shard(self.value_head, self._ranks, self.device, torch.float32)
+            shard(self.value_head, mesh, torch.float32)
 
     @property
     def width(self) -> int:
@@ -270,7 +281,7 @@ class Policy:
         kind = f"model {self.name}: {self.model.config.model_type} models"
         try:
             packed, _ = self.logprobs(batch, ones)
-        except (TypeError, ValueError, RuntimeError) as error:  # from the model's own code, which may reject the mask
+        except self._refusals as error:
             raise UserError(f"{kind} cannot be trained: they reject packed sequences ({_first_line(error)})") from error
         plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
         difference = (plain[batch.source] - packed).abs().max().item()
@@ -279,6 +290,11 @@ class Policy:
                 f"{kind} cannot be trained: log-probabilities of packed sequences are off by {difference:.2g}, because "
                 "the model ignores the attention mask or changes the logits after the output layer"
             )
+
+    @property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """What the code of a model raises that rejects a mask. With several ranks, a RuntimeError may be a dead one."""
+        return (TypeError, ValueError, RuntimeError) if self._ranks.size == 1 else (TypeError, ValueError)
 
     def _plain_logprobs(self, sequence: TokenSequence) -> torch.Tensor:
         """Log-probabilities [T] of one completion by itself, from the model's own forward pass in float32."""

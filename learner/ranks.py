@@ -6,15 +6,19 @@ files and publishes weights. With one rank there is no process group, and every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from rltf.files import write_folder
 
 T = TypeVar("T")
 
@@ -90,6 +94,28 @@ class Ranks:
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Enter one rank after the other, for what takes a lot of host memory. No rank leaves before all are done."""
+        for _ in range(self.rank):
+            self.barrier()
+        yield
+        for _ in range(self.rank, self.size):
+            self.barrier()
+
+    def write_folder(self, folder: Path, write: Callable[[Path], None]) -> None:
+        """`files.write_folder`, in which all ranks call `write`, with the path on the node of rank 0.
+
+        Raises FileExistsError, on all ranks, if `folder` exists.
+        """
+        if self.broadcast(folder.exists()):
+            raise FileExistsError(f"{folder} exists already")
+        if self.leads:
+            write_folder(folder, lambda incomplete: write(self.broadcast(incomplete)))
+        else:
+            write(self.broadcast(None))
+        self.barrier()
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

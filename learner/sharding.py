@@ -2,8 +2,7 @@
 
 Every decoder layer is gathered for its forward and its backward pass and freed after it, and so is everything outside
 the layers (embeddings, output layer) for the whole pass. Gradients are summed over the ranks in float32, not averaged,
-because the divisors of the loss count the whole update. Without ranks to share with, all functions here leave the model
-as it is.
+because the divisors of the loss count the whole update.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from rltf.learner.ranks import Ranks
@@ -21,13 +21,10 @@ from rltf.transport.sharded import whole
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def shard(model: torch.nn.Module, ranks: Ranks, device: torch.device, compute_dtype: torch.dtype) -> None:
-    """Spread the parameters of `model` over `ranks`, in place. They are gathered in `compute_dtype`."""
-    if ranks.size == 1:
-        return
+def shard(model: torch.nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
+    """Move `model` to the devices of `mesh`, each of which gets a part. It is gathered in `compute_dtype`."""
     # Inputs keep their type: a temperature in bfloat16 would be another temperature.
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    mesh = ranks.mesh(device)
     layer_types = set(getattr(model, "_no_split_modules", None) or ())
     for module in [m for m in model.modules() if type(m).__name__ in layer_types] + [model]:
         # Also the outermost module: otherwise its gathered weights stay as they are when the shards are changed.
@@ -39,7 +36,7 @@ def shard(model: torch.nn.Module, ranks: Ranks, device: torch.device, compute_dt
 
 
 def as_forward(model: torch.nn.Module, function: F) -> F:
-    """`function`, for which the parameters of a sharded `model` are gathered as for its own forward pass.
+    """`function`, with the parameters of a sharded `model` gathered as for its own forward pass.
 
     It must return a tensor or a tuple of tensors.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in i
 
 from rltf.files import newest_checkpoint
 from rltf.learner.learner import Learner
+from rltf.learner.policy import Policy, TokenOutputs
 from rltf.learner.ranks import ALONE, Ranks
+from rltf.learner.sft import SftReport, run_sft
 from rltf.transport.sharded import whole
 from rltf.transport.weights import WeightsHandle
 from tests.learner.samples import make_experiences, make_learner, make_references
@@ -129,12 +133,12 @@ def publish(ranks: Ranks, model: Path, fields: dict[str, Any]) -> tuple[dict[str
     return published, {name: _array(value) for name, value in learner.policy.parameters()}
 
 
-def save(ranks: Ranks, model: Path, fields: dict[str, Any], folder: Path) -> Trained:
-    """Make updates 0 and 1, write a checkpoint, and make update 2."""
+def save(ranks: Ranks, model: Path, fields: dict[str, Any], folder: Path) -> tuple[Trained, Trained]:
+    """Make updates 0 and 1, write a checkpoint, and make updates 2 and 3."""
     learner = new_learner(ranks, model, fields)
     updates(learner, range(2))
     learner.save_checkpoint(folder)
-    return updates(learner, [2])
+    return updates(learner, [2]), updates(learner, [3])
 
 
 def resume(ranks: Ranks, model: Path, fields: dict[str, Any], folder: Path) -> Trained:
@@ -157,19 +161,24 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return whole(tensor.detach()).clone().numpy()
 
 
-def die_in_update(ranks: Ranks, model: Path) -> None:
-    """Rank 1 dies in its second backward pass."""
-    learner = new_learner(ranks, model, {"micro_batch_tokens": 128})
-    if not ranks.leads:
-        forward, calls = learner.policy.forward, iter(range(100))
+def fine_tune(ranks: Ranks, model: Path, cache_dir: Path) -> tuple[SftReport, dict[str, NDArray[np.float32]]]:
+    """Fine-tune a new learner."""
+    sft = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "learning_rate": 1e-3, "warmup_steps": 1}
+    learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
+    return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
 
-        def dying(*args: Any) -> Any:
-            if next(calls) == 1:
-                os.kill(os.getpid(), 9)
-            return forward(*args)
 
-        learner.policy.forward = dying  # type: ignore[method-assign, assignment]
-    learner.update(learner.prepare(make_experiences(0)) if ranks.leads else None)
+def die_in_forward(ranks: Ranks, model: Path, count: int) -> None:
+    """Make an update in which rank 1 dies, after `count` forward passes; the first is that of the self-test."""
+    forward, calls = Policy.forward, itertools.count()
+
+    def dying(policy: Policy, *args: Any) -> TokenOutputs:
+        if next(calls) == count and not ranks.leads:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(policy, *args)
+
+    Policy.forward = dying  # type: ignore[method-assign, assignment]
+    updates(new_learner(ranks, model, {"micro_batch_tokens": 128}), [0])
 
 
 def alone(work: Work, *args: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 
 from rltf.settings import PRESETS, Algorithm, Dtype, LoraPublish, LoraSettings, LossAggMode, LossSettings
 from tests.encoder_decoder_models import build_encoder_decoder
-from tests.learner.rank_processes import Pair, Trained, alone, die_in_update, publish, resume, save, train
+from tests.learner.rank_processes import Pair, Trained, alone, die_in_forward, fine_tune, publish, resume, save, train
 from tests.learner.samples import make_critic
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_encoder_decoder_models(kind: str, pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"dtype": Dtype.BFLOAT16}, LORA, {"lora": LoraSettings(rank=4, publish=LoraPublish.ADAPTER)}]
+    "fields", [{"dtype": Dtype.BFLOAT16}, LORA, {"lora": LoraSettings(rank=4, publish=LoraPublish.ADAPTER)}]
 )
 def test_rank_0_publishes_all_weights(fields: dict[str, Any], pair: Pair, tiny_model_dir: Path) -> None:
     fields = {**SMALL, **fields}
@@ -95,9 +95,8 @@ def test_rank_0_publishes_all_weights(fields: dict[str, Any], pair: Pair, tiny_m
         for name, value in one.items():
             np.testing.assert_allclose(published[name], value, rtol=0, atol=1e-5)
     else:
-        dtype = torch.bfloat16 if fields.get("dtype") else torch.float32
         for name, value in weights.items():
-            np.testing.assert_array_equal(published[name], torch.from_numpy(value).to(dtype).float().numpy())
+            np.testing.assert_array_equal(published[name], torch.from_numpy(value).bfloat16().float().numpy())
 
 
 @pytest.mark.parametrize("name", ["ppocoder", "lora"])
@@ -105,26 +104,35 @@ def test_any_number_of_ranks_continues_from_a_checkpoint(
     name: str, pair: Pair, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     """Two ranks, one, two: the same as one process all along. Two and two: the same bits."""
-    fields, same = {**SMALL, **CASES[name]}, tmp_path / "same"
-    one = alone(save, tiny_model_dir, fields, tmp_path / "one")
-    two = pair.run(save, tiny_model_dir, fields, tmp_path / "two")[0]
-    shutil.copytree(tmp_path / "two", same)
-    again = pair.run(resume, tiny_model_dir, fields, same)[0]
-    for value, expected in zip(again.weights.values(), two.weights.values(), strict=True):
-        np.testing.assert_array_equal(value, expected)
-    assert_equal(alone(resume, tiny_model_dir, fields, tmp_path / "two"), one, 1e-5)
-    three = pair.run(resume, tiny_model_dir, fields, tmp_path / "two")[0]
-    shutil.copytree(tmp_path / "one", tmp_path / "other")
-    alone(resume, tiny_model_dir, fields, tmp_path / "other")
-    assert_equal(three, alone(resume, tiny_model_dir, fields, tmp_path / "other"), 2e-5)
+    fields, folder, same = {**SMALL, **CASES[name]}, tmp_path / "two", tmp_path / "same"
+    third, fourth = alone(save, tiny_model_dir, fields, tmp_path / "one")
+    (two, _), _ = pair.run(save, tiny_model_dir, fields, folder)
+    shutil.copytree(folder, same)
+    again, _ = pair.run(resume, tiny_model_dir, fields, same)
+    for key, value in two.weights.items():
+        np.testing.assert_array_equal(again.weights[key], value)
+    assert_equal(alone(resume, tiny_model_dir, fields, folder), third, 1e-5)
+    assert_equal(pair.run(resume, tiny_model_dir, fields, folder)[0], fourth, 2e-5)
 
 
-def test_if_a_rank_dies_the_others_fail(tiny_model_dir: Path) -> None:
+def test_ranks_fine_tune_and_load_what_one_process_cached(pair: Pair, tiny_model_dir: Path, tmp_path: Path) -> None:
+    report, weights = alone(fine_tune, tiny_model_dir, tmp_path / "one")
+    for folder, cached in (("two", False), ("one", True)):
+        for theirs, their_weights in pair.run(fine_tune, tiny_model_dir, tmp_path / folder):
+            assert (theirs.best_step, theirs.cached) == (report.best_step, cached)
+            assert theirs.validation_loss == pytest.approx(report.validation_loss, rel=1e-5)
+            for name, value in weights.items():
+                np.testing.assert_allclose(their_weights[name], value, rtol=0, atol=0 if cached else 1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_if_a_rank_dies_the_others_fail(count: int, tiny_model_dir: Path) -> None:
     pair = Pair(timeout_s=20.0)
     try:
-        pair.start(die_in_update, tiny_model_dir)
-        with pytest.raises(AssertionError, match="RuntimeError"):
+        pair.start(die_in_forward, tiny_model_dir, count)
+        with pytest.raises(AssertionError, match=r"RuntimeError: .*gloo.*127\.0\.0\.1") as failure:
             pair.result(0)
+        assert "UserError" not in str(failure.value)  # the model is not to blame
         with pytest.raises(EOFError):
             pair.result(1)
     finally:

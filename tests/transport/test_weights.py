@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import ray
 import torch
@@ -65,6 +67,18 @@ def test_contiguous_host_parameters_are_not_copied() -> None:
     array = to_numpy(weight)
     weight.data.fill_(1)
     assert array.tolist() == [0x3F80] * 3
+
+
+def test_a_bucket_is_made_before_the_parameters_of_the_next() -> None:
+    asked: list[str] = []
+
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "abcd":
+            asked.append(name)
+            yield name, torch.zeros(10)
+
+    assert list(next(pack(parameters(), bucket_bytes=80))) == ["a", "b"]
+    assert asked == ["a", "b", "c"]
 
 
 def test_duplicate_names_and_uint16_are_refused() -> None:
