@@ -292,7 +292,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def files(run: Path) -> Iterator[str]:
-    return (name for name in contents(run) if not name.startswith("tensorboard/"))
+    return (name for name, content in contents(run).items() if content and not name.startswith("tensorboard/"))
 
 
 @pytest.mark.slow

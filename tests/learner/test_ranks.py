@@ -76,6 +76,15 @@ def test_two_ranks_make_the_updates_of_one_process(
     check(pair, tiny_model_dir, fields)
 
 
+def test_in_bfloat16_they_are_as_far_from_float32_as_one_process(pair: Pair, tiny_model_dir: Path) -> None:
+    ranks, _ = pair.run(train, tiny_model_dir, {**SMALL, "dtype": Dtype.BFLOAT16})
+    exact = alone(train, tiny_model_dir, SMALL)
+    assert [s["loss"] for s in ranks.stats] == pytest.approx([s["loss"] for s in exact.stats], rel=0.02)
+    for mine, others in zip(ranks.gradients, exact.gradients, strict=True):
+        largest = max(np.abs(value).max() for value in others)
+        assert max(np.abs(a - b).max() for a, b in zip(mine, others, strict=True)) < 0.2 * largest
+
+
 @pytest.mark.parametrize("kind", ["codet5", "t5"])
 def test_encoder_decoder_models(kind: str, pair: Pair, tmp_path: Path) -> None:
     # After an update by Adam, these gradients differ as much between two layouts in one process.
