@@ -25,8 +25,9 @@ from rltf.errors import UserError
 from rltf.files import prune
 from rltf.learner.buffer import BufferItem
 from rltf.learner.data import Experiences, TokenSequence, encode_references, save_rollouts
-from rltf.learner.learner import Learner, PreparedUpdate
+from rltf.learner.learner import Learner
 from rltf.learner.metrics import StepMetrics, StepReport
+from rltf.learner.prepared import PreparedUpdate
 from rltf.learner.replay import Recorder
 from rltf.learner.sft import SftProgress, SftReport, run_sft
 from rltf.problems.types import Problem

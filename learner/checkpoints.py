@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from rltf.errors import UserError
 from rltf.files import read_json
+from rltf.transport.sharded import assign
 
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 
 
 def read_state(path: Path, *, seed: int, references: str, critic: str | None, allow_changes: bool) -> dict[str, Any]:
@@ -47,4 +55,37 @@ def load_value_head(head: torch.nn.Linear | None, file: Path) -> None:
             f"{file.parents[1]}: written {written} a value head; use the algorithm of the run that wrote it"
         )
     if head is not None:
-        head.load_state_dict(torch.load(file, map_location=head.weight.device, weights_only=True))
+        saved = torch.load(file, map_location=head.weight.device, weights_only=True)
+        for name, parameter in head.named_parameters():
+            assign(parameter, saved[name])
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
+    """Write the state of each parameter. Each rank writes its part of a sharded one."""
+    state = {f"{name}/{key}": value for name, p in trained.items() for key, value in optimizer.state[p].items()}
+    with _maybe_alone() as is_alone:
+        save(state, checkpoint_id=folder, no_dist=is_alone)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter], folder: Path) -> None:
+    """Load what `save_optimizer` wrote, with as many ranks as now share the parameters."""
+    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+    optimizer.state.clear()
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in trained.items():
+        blank = {"step": torch.zeros((), device=parameter.device)}
+        blank |= {key: torch.zeros_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+        present = {key: value for key, value in blank.items() if f"{name}/{key}" in saved}
+        if present:
+            optimizer.state[parameter] = present
+            found |= {f"{name}/{key}": value for key, value in present.items()}
+    with _maybe_alone() as is_alone:
+        load(found, checkpoint_id=folder, no_dist=is_alone)
+
+
+@contextmanager
+def _maybe_alone() -> Iterator[bool]:
+    """Whether this process has no group, without torch's warning about that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield not dist.is_initialized()

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from rltf.learner.data import Ids, TokenSequence
-from rltf.learner.packing import Branch, aligned, branches, first_fit, too_long
+from rltf.learner.packing import ROW_ALIGNMENT, Branch, aligned, branches, first_fit, too_long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +51,23 @@ class EncoderDecoderBatch:
     def to(self, device: torch.device) -> EncoderDecoderBatch:
         """The same micro-batch on `device`."""
         return EncoderDecoderBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward pass, padding included."""
+        return self.encoder_ids.numel() + self.decoder_ids.numel()
+
+    @property
+    def longest_row(self) -> int:
+        """The fewest tokens that a micro-batch with the longest of these rows has."""
+        return self.encoder_ids.shape[1] + self.decoder_ids.shape[1]
+
+    @staticmethod
+    def empty() -> EncoderDecoderBatch:
+        """A micro-batch without completion tokens, for a rank that has nothing to do."""
+        row, none = torch.zeros(1, ROW_ALIGNMENT, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        seen = torch.ones_like(row, dtype=torch.bool)
+        return EncoderDecoderBatch(row, row, row, seen, row, row, predictor=none, target=none, source=none)
 
     def encoder_mask(self) -> torch.Tensor:
         """Which keys (fourth axis) a query (third) of the encoder sees: bool [P, 1, S, S]."""

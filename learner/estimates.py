@@ -23,6 +23,7 @@ from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.objectives import TokenTable
 from rltf.learner.packing import MicroBatch
 from rltf.learner.policy import Policy
+from rltf.learner.ranks import ALONE, Ranks
 from rltf.settings import AdvantageEstimator, AdvantageSettings
 
 Batches = Sequence[MicroBatch] | Sequence[EncoderDecoderBatch]
@@ -35,11 +36,15 @@ def look_up(
     table: TokenTable,
     batches: Batches,
     policy: Policy,
+    ranks: Ranks = ALONE,
     old: Policy | None = None,
     reference: Policy | None = None,
     critic: ErrorCritic | None = None,
 ) -> TokenTable:
-    """`table` with what the given models say about each token, and the values of `policy`, if it has a value head."""
+    """`table` with what the given models say about each token, and the values of `policy`, if it has a value head.
+
+    `batches` are those of this rank. The result is the same on all `ranks`.
+    """
     passes: dict[str, _Pass] = {}
     if old is not None:
         passes["old"] = lambda batch, part: old.forward(batch, part.temperature).logprobs
@@ -55,6 +60,8 @@ def look_up(
         part = table.select(moved.source)
         for name, column in found.items():
             column[moved.source] = passes[name](moved, part)
+    for column in found.values():
+        ranks.add(column)  # each token is in a micro-batch of one rank, and 0 on the others
     return replace(table, **found)
 
 

@@ -5,47 +5,31 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rltf.errors import UserError
-from rltf.files import set_aside, write_folder, write_json
-from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_value_head, read_state
+from rltf.files import set_aside, write_json
+from rltf.learner.checkpoints import CHECKPOINT_FORMAT, load_optimizer, load_value_head, read_state, save_optimizer
 from rltf.learner.critic import ErrorCritic
 from rltf.learner.critic_folder import critic_fingerprint
 from rltf.learner.data import Experience, ReferenceSampler, TokenSequence
-from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.estimates import adapted, estimate, look_up
 from rltf.learner.metrics import UpdateStats
 from rltf.learner.objectives import TokenTable, contributing, loss, token_table
 from rltf.learner.optim import learning_rate, make_optimizer
-from rltf.learner.packing import MicroBatch
 from rltf.learner.policy import Policy
-from rltf.rewards import Granularity
+from rltf.learner.prepared import Batches, PreparedUpdate, deal, pack_evenly, shares
+from rltf.learner.ranks import ALONE, Ranks
+from rltf.learner.totals import Totals
 from rltf.settings import AdvantageEstimator, LossAggMode, LossSettings, OldLogprobs, Settings
+from rltf.transport.sharded import whole
 from rltf.transport.weights import WeightsHandle, publish
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedUpdate:
-    """The data of one update, packed.
-
-    `num_idle_samples` of the experiences have no gradient and are not in `batches`. `num_tokens` counts completion
-    tokens, including theirs and those of the references. `num_drawn` is the data position after the update.
-    """
-
-    experiences: Sequence[Experience]
-    references: list[TokenSequence]
-    batches: list[MicroBatch] | list[EncoderDecoderBatch]
-    table: TokenTable
-    num_idle_samples: int
-    num_tokens: int
-    num_drawn: int
 
 
 class Learner:
@@ -64,22 +48,19 @@ class Learner:
     whole state. Raises UserError for an unusable model.
     """
 
-    def __init__(self, model: Path, settings: Settings, critic: Path | None = None) -> None:
-        """Load `model`, a Hugging Face folder, and `critic`, if any. They need not be the folders of `settings`."""
+    def __init__(self, model: Path, settings: Settings, critic: Path | None = None, ranks: Ranks = ALONE) -> None:
+        """Load `model`, a Hugging Face folder, and `critic`, if any. They need not be the folders of `settings`.
+
+        With several `ranks`, each has its own learner, and all call the same methods in the same order; only `prepare`
+        is for rank 0 alone.
+        """
+        self.ranks = ranks
         self.model_settings = settings.model
         self.settings = settings.learner
         self.objective = settings.learner.loss
         self.advantage = settings.learner.advantage
         self.device = torch.device("cuda" if settings.learner.num_gpus > 0 else "cpu")
-        self.policy = Policy(
-            model,
-            compute_dtype=settings.model.dtype,
-            device=self.device,
-            activation_checkpointing=settings.learner.activation_checkpointing,
-            chunk_tokens=settings.learner.chunk_tokens,
-            lora=settings.model.lora,
-            with_values=self.advantage.estimator is AdvantageEstimator.GAE,
-        )
+        self.policy = self._load_policy(model)
         self.step = 0
         self.version = 0
         self._published_step: int | None = None
@@ -101,6 +82,18 @@ class Learner:
         self._critic_fingerprint = None if critic is None else critic_fingerprint(critic)
         self.start_reinforcement()
 
+    def _load_policy(self, model: Path) -> Policy:
+        return Policy(
+            model,
+            compute_dtype=self.model_settings.dtype,
+            device=self.device,
+            activation_checkpointing=self.settings.activation_checkpointing,
+            chunk_tokens=self.settings.chunk_tokens,
+            lora=self.model_settings.lora,
+            with_values=self.advantage.estimator is AdvantageEstimator.GAE,
+            ranks=self.ranks,
+        )
+
     def start_reinforcement(self) -> None:
         """Make the current weights those that RL starts from, which KL terms refer to. Resets the optimizer."""
         self._optimizer = make_optimizer(self.policy.trained_parameters(), self.settings.optim.weight_decay)
@@ -111,17 +104,19 @@ class Learner:
 
     def _frozen_copy(self) -> Policy:
         """The policy with the current weights. Frozen parameters are shared: of adapters, only they are copied."""
-        frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
-        copied = copy.deepcopy(self.policy, {id(value): value for value in frozen})
+        if self.ranks.size > 1:  # a sharded model cannot be copied
+            copied = self._load_policy(Path(self.policy.name))
+            copied.copy_weights(self.policy)
+        else:
+            frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
+            copied = copy.deepcopy(self.policy, {id(value): value for value in frozen})
         copied.model.requires_grad_(False)
         return copied
 
-    @torch.no_grad()
     def keep_as_old(self) -> None:
         """Let likelihood ratios refer to the current weights, which are about to be published."""
         if self._old is not None:
-            for mine, current in zip(self._old.model.parameters(), self.policy.model.parameters(), strict=True):
-                mine.copy_(current)
+            self._old.copy_weights(self.policy)
 
     def set_references(self, references: Sequence[TokenSequence]) -> None:
         """Set the reference programs of the supervised term, and start their first pass.
@@ -176,45 +171,49 @@ class Learner:
             references=references,
             batches=self._pack([*(TokenSequence(e.prompt_ids, e.token_ids) for e in useful), *references]),
             table=table,
+            num_samples=len(experiences),
             num_idle_samples=len(experiences) - len(useful),
             num_tokens=num_sampled_tokens + sum(len(r.token_ids) for r in references),
             num_drawn=num_drawn,
         )
 
-    def update(self, prepared: PreparedUpdate) -> UpdateStats:
-        """Make one optimizer step, with the gradient accumulated over micro-batches.
+    def share(self, prepared: PreparedUpdate | None) -> PreparedUpdate:
+        """The part of this rank in the update that rank 0 prepared; the others' own `prepared` is ignored."""
+        return self.ranks.scatter(shares(prepared, self.ranks.size) if prepared and self.ranks.leads else None)
 
-        Raises FloatingPointError, before any weight changes, if the gradient is not finite.
+    def update(self, prepared: PreparedUpdate | None) -> UpdateStats:
+        """Make one optimizer step, with the gradient accumulated over micro-batches, and over the ranks.
+
+        Only rank 0 needs a `prepared` update. Raises FloatingPointError, on all ranks and before any weight changes, if
+        the gradient is not finite.
         """
-        stats = self.optimize(prepared, self._optimizer, learning_rate(self.settings.optim, self.step), self.objective)
+        share = self.share(prepared)
+        stats = self.optimize(share, self._optimizer, learning_rate(self.settings.optim, self.step), self.objective)
         self.step += 1
-        self._num_trained = prepared.num_drawn
+        self._num_trained = share.num_drawn
         return stats
 
     def optimize(
-        self, prepared: PreparedUpdate, optimizer: torch.optim.Optimizer, learning_rate: float, objective: LossSettings
+        self, share: PreparedUpdate, optimizer: torch.optim.Optimizer, learning_rate: float, objective: LossSettings
     ) -> UpdateStats:
         """`update` with another optimizer, learning rate and objective. It changes no counters."""
-        if prepared.num_tokens == 0:
+        if share.num_tokens == 0:
             raise ValueError(f"step {self.step + 1}: there are no experiences and no reference programs to train on")
-        totals = torch.zeros(5 + len(Granularity), device=self.device, dtype=torch.float64)
-        log_ratios, entropies = [totals[:0]], [totals[:0]]  # of sampled tokens
+        totals = Totals(self.device)
         optimizer.zero_grad(set_to_none=True)
-        whole_table = self._estimated(prepared, objective)
-        for packed in prepared.batches:
+        whole_table = self._estimated(share, objective)
+        for packed in share.batches:
             batch = packed.to(self.device)
             table = whole_table.select(batch.source)
             outputs = self.policy.forward(batch, table.temperature)
             values = outputs.values if objective.rl_weight else None
             total, terms = loss(outputs.logprobs, table, objective, self.advantage, values)
             total.backward()  # type: ignore[no-untyped-call]
-            of_batch = (total.detach(), terms.supervised, terms.kl, terms.value, terms.num_clipped, *terms.rl)
-            totals += torch.stack([value.double() for value in of_batch])
-            log_ratios.append((outputs.logprobs.detach() - table.behavior)[table.sampled].double())
-            entropies.append(outputs.entropy[table.sampled].double())
+            totals.add(outputs, table, total, terms)
+        totals.reduce(self.ranks)
         trained = self.policy.trained_parameters().values()
-        grad_norm = torch.nn.utils.clip_grad_norm_(trained, self.settings.optim.max_grad_norm).item()
-        stats = _stats(prepared, totals, torch.cat(log_ratios), torch.cat(entropies), grad_norm, learning_rate)
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(trained, self.settings.optim.max_grad_norm)).item()
+        stats = totals.stats(share, grad_norm, learning_rate)
         if not math.isfinite(grad_norm):
             raise FloatingPointError(
                 f"step {self.step + 1}: the gradient norm is {grad_norm} (loss {stats.loss:g}, largest likelihood "
@@ -225,12 +224,12 @@ class Learner:
         optimizer.step()
         return stats
 
-    def _estimated(self, prepared: PreparedUpdate, objective: LossSettings) -> TokenTable:
+    def _estimated(self, share: PreparedUpdate, objective: LossSettings) -> TokenTable:
         """The table with all that the objective needs to know about sampled tokens before their gradient."""
-        table = prepared.table.to(self.device)
+        table = share.table.to(self.device)
         if not objective.rl_weight and not objective.kl_loss_coef:
             return table
-        table = look_up(table, prepared.batches, self.policy, self._old, self._reference, self._critic)
+        table = look_up(table, share.batches, self.policy, self.ranks, self._old, self._reference, self._critic)
         estimated = estimate(table, self.advantage, self._kl_coef)
         if self._kl_coef:
             self._kl_coef = adapted(self._kl_coef, table, self.advantage)
@@ -246,45 +245,50 @@ class Learner:
         """Mean cross-entropy per token of reference programs, in nats. Raises ValueError if there are none."""
         if not references:
             raise ValueError("there are no reference programs to evaluate")
-        total, count = 0.0, 0
-        for packed in self._pack(references):
+        total, count = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for packed in deal(self._pack(references), self.ranks.size)[self.ranks.rank]:
             batch = packed.to(self.device)
             ones = torch.ones(len(batch.target), dtype=self.policy.model.dtype, device=self.device)
             logprobs, _ = self.policy.logprobs(batch, ones)
-            total -= logprobs.sum(dtype=torch.float64).item()
+            total -= logprobs.sum(dtype=torch.float64)
             count += len(batch.target)
-        return total / count
+        return (self.ranks.add(total) / self.ranks.add(count)).item()
 
     def publish(self, verify_every: int = 0, by: Callable[..., WeightsHandle] = publish) -> WeightsHandle:
         """Publish what generators load (`Policy.published`) as the next version, by default in Ray's object store.
 
         If there was no update since the last version, that version is published again. Every `verify_every` versions
-        (0: never), generators check that they loaded the same numbers.
+        (0: never), generators check that they loaded the same numbers. Rank 0 publishes; the others give it
+        their parts, and their handles are empty.
         """
         if self._published_step != self.step:
             self.version += 1
             self._published_step = self.step
             self.keep_as_old()
         verify = verify_every > 0 and self.version % verify_every == 0
-        return by(self.version, self.policy.published(), verify=verify)
+        named = self.policy.published()
+        if self.ranks.leads:
+            return by(self.version, named, verify=verify)
+        deque(named, maxlen=0)
+        return WeightsHandle(self.version, (), 0)
 
     def save_checkpoint(self, folder: Path, write_more: Callable[[Path], None] | None = None) -> Path:
         """Write `folder/step-N`, which is complete or absent after a crash, unless this learner has done that already.
 
-        `step-N` is a Hugging Face model folder. Its `trainer_state/` holds what `resume` needs, and what `write_more`
-        writes.
+        `step-N` is a Hugging Face model folder. Its `trainer_state/` holds what `resume` needs, for any number of
+        ranks, and what `write_more` writes. All ranks write their parts, so they must share the disk.
         """
         path = folder / f"step-{self.step}"
 
         def write(incomplete: Path) -> None:
             self._write(incomplete)
-            if write_more is not None:
+            if write_more is not None and self.ranks.leads:
                 write_more(incomplete / "trainer_state")
 
         if self._saved != path:
-            if path.exists():  # from an earlier life of the run, which has undone these updates
+            if self.ranks.leads and path.exists():  # from an earlier life of the run, which has undone these updates
                 set_aside(path)
-            write_folder(path, write)
+            self.ranks.write_folder(path, write)
             self._saved = path
         logger.info("wrote checkpoint %s", path)
         return path
@@ -312,8 +316,7 @@ class Learner:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path}: its weights do not fit model {self.policy.name}: {error}") from error
         load_value_head(self.policy.value_head, state_folder / "value_head.pt")
-        optimizer = torch.load(state_folder / "optimizer.pt", map_location=self.device, weights_only=True)
-        self._optimizer.load_state_dict(optimizer)
+        load_optimizer(self._optimizer, self.policy.trained_parameters(), state_folder / "optimizer")
         if self._reference is not None:
             self._reference.load_weights(state_folder / "reference")
         self.step, self.version = state["step"], state["version"]
@@ -329,14 +332,18 @@ class Learner:
     def _write(self, folder: Path) -> None:
         self.policy.save(folder)
         state_folder = folder / "trainer_state"
-        state_folder.mkdir()
-        torch.save(self._optimizer.state_dict(), state_folder / "optimizer.pt")
-        if self.policy.value_head is not None:
-            torch.save(self.policy.value_head.state_dict(), state_folder / "value_head.pt")
+        state_folder.mkdir(exist_ok=True)  # by another rank
+        save_optimizer(self._optimizer, self.policy.trained_parameters(), state_folder / "optimizer")
         if self.policy.has_adapters:
             self.policy.save_state(state_folder / "adapter")
         if self._reference is not None:
             self._reference.save_state(state_folder / "reference")
+        head = self.policy.value_head
+        head_state = {} if head is None else {name: whole(value).cpu() for name, value in head.state_dict().items()}
+        if not self.ranks.leads:
+            return
+        if head is not None:
+            torch.save(head_state, state_folder / "value_head.pt")
         state = {
             "format": CHECKPOINT_FORMAT,
             "step": self.step,
@@ -350,47 +357,17 @@ class Learner:
         }
         write_json(state_folder / "state.json", state)
 
-    def _pack(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch] | list[EncoderDecoderBatch]:
+    def _pack(self, sequences: Sequence[TokenSequence]) -> Batches:
         longest = max((s.length for s in sequences), default=0)
         if longest > self.policy.max_length:
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than the {self.policy.max_length} tokens that model "
                 f"{self.policy.name} can attend to: lower model.max_model_len"
             )
-        return self.policy.pack(
-            sequences, micro_batch_tokens=self.settings.micro_batch_tokens, row_tokens=self.settings.row_tokens
-        )
 
+        def pack(micro_batch_tokens: int) -> Batches:
+            return self.policy.pack(
+                sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=self.settings.row_tokens
+            )
 
-def _stats(
-    prepared: PreparedUpdate,
-    totals: torch.Tensor,
-    log_ratios: torch.Tensor,
-    entropies: torch.Tensor,
-    grad_norm: float,
-    learning_rate: float,
-) -> UpdateStats:
-    """The statistics of an update from its loss and terms, `totals`, and the values of its sampled tokens."""
-    total, supervised, kl, value, num_clipped, *rl = totals.tolist()
-    clip_fraction = num_clipped / max(1, len(log_ratios))
-    if not len(log_ratios):
-        log_ratios = entropies = torch.zeros(1)
-    ratios, mismatches = log_ratios.exp(), log_ratios.abs()
-    return UpdateStats(
-        loss=total,
-        loss_sl=supervised,
-        loss_kl=kl,
-        loss_value=value,
-        **{f"loss_{row.name.lower()}": value for row, value in zip(Granularity, rl, strict=True)},
-        grad_norm=grad_norm,
-        learning_rate=learning_rate,
-        ratio_mean=ratios.mean().item(),
-        ratio_max=ratios.max().item(),
-        mismatch_mean=mismatches.mean().item(),
-        mismatch_max=mismatches.max().item(),
-        entropy=entropies.mean().item(),
-        clip_fraction=clip_fraction,
-        num_samples=len(prepared.experiences),
-        num_idle_samples=prepared.num_idle_samples,
-        num_tokens=prepared.num_tokens,
-    )
+        return pack_evenly(pack, self.settings.micro_batch_tokens, self.ranks.size)

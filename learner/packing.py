@@ -47,6 +47,22 @@ class MicroBatch:
         """The same micro-batch on `device`."""
         return MicroBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the forward pass, padding included."""
+        return self.input_ids.numel()
+
+    @property
+    def longest_row(self) -> int:
+        """The fewest tokens that a micro-batch with the longest of these rows has."""
+        return self.input_ids.shape[1]
+
+    @staticmethod
+    def empty() -> MicroBatch:
+        """A micro-batch without completion tokens, for a rank that has nothing to do."""
+        row, none = torch.zeros(1, ROW_ALIGNMENT, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        return MicroBatch(row, row, row, row, predictor=none, target=none, source=none)
+
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Additive mask [R, 1, L, L]: 0 if a query (third axis) may see a key, else the lowest finite number."""
         length = self.tree.shape[1]

@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
 from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.packing import MicroBatch, pack
+from rltf.learner.ranks import ALONE, Ranks
+from rltf.learner.sharding import as_forward, gathered, load_from_leader, shard
 from rltf.settings import Dtype, LoraSettings
 from rltf.transport.lora import adapters, attach, load_adapters, merged, save_adapters
 from rltf.transport.model_folder import load_model, load_tokenizer
+from rltf.transport.sharded import whole
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
@@ -57,31 +61,56 @@ class Policy:
         chunk_tokens: int = 1024,
         lora: LoraSettings | None = None,
         with_values: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Load the model in `folder`. With `with_values` it gets a value head, a linear layer that starts at 0."""
+        """Load the model in `folder`. With `with_values` it gets a value head, a linear layer that starts at 0.
+
+        Its parameters are spread over `ranks`, which must all call each method that computes, loads or returns weights.
+        """
         self.name = str(folder)
         self.device = device
         self.tokenizer = load_tokenizer(folder)
-        self.model = load_model(folder, torch.float32).to(device)
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
-        if self._lora is not None:
-            try:
-                attach(self.model, self._lora)
-            except ValueError as error:
-                raise UserError(f"model.lora: {error}") from error
-        self.value_head: torch.nn.Linear | None = None
-        if with_values:
-            self.value_head = torch.nn.Linear(self.width, 1).to(device)
-            torch.nn.init.zeros_(self.value_head.weight)
-            torch.nn.init.zeros_(self.value_head.bias)
         self._chunk_tokens = chunk_tokens
+        self._ranks = ranks
+        mesh = ranks.mesh(device) if ranks.size > 1 else None
+        with ranks.in_turn():  # each holds the whole model in host memory until it is sharded
+            self.model, self.value_head = self._load(folder, with_values)
+            if mesh is not None:
+                self._shard(mesh)
+        self._states, self._outputs = self._compute_states, self._compute_outputs
+        if mesh is not None:
+            self._states = as_forward(self.model, self._compute_states)
+            self._outputs = as_forward(self.model, self._compute_outputs)
         if activation_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()  # checkpointing works only in training mode, and dropout is off
         else:
             self.model.eval()
         self._self_test()
+
+    def _load(self, folder: Path, with_values: bool) -> tuple[Any, torch.nn.Linear | None]:
+        """The model, with adapters if they are trained, and its value head."""
+        model = load_model(folder, torch.float32)
+        if self._ranks.size == 1:
+            model = model.to(self.device)
+        if self._lora is not None:
+            try:
+                attach(model, self._lora)
+            except ValueError as error:
+                raise UserError(f"model.lora: {error}") from error
+        if not with_values:
+            return model, None
+        value_head = torch.nn.Linear(model.get_output_embeddings().weight.shape[1], 1).to(self.device)
+        torch.nn.init.zeros_(value_head.weight)
+        torch.nn.init.zeros_(value_head.bias)
+        return model, value_head
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        shard(self.model, mesh, self._matrix_dtype)
+        if self.value_head is not None:
+            shard(self.value_head, mesh, torch.float32)
 
     @property
     def width(self) -> int:
@@ -117,7 +146,17 @@ class Policy:
 
         All are float32 (float64 for a float64 model).
         """
-        hidden, dtype = self.hidden_states(batch), self._matrix_dtype
+        hidden, logprobs, entropy = self._outputs(batch, temperature)
+        return TokenOutputs(logprobs, entropy, None if self.value_head is None else self.values(hidden))
+
+    def hidden_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
+        """The states [N, H] that predict the completion tokens of `batch`: the input of the output layer."""
+        return self._states(batch)
+
+    def _compute_outputs(
+        self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden, dtype = self._compute_states(batch), self._matrix_dtype
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         logprobs, entropy = chunked_logprobs(
@@ -128,10 +167,9 @@ class Policy:
             temperature,
             chunk_tokens=self._chunk_tokens,
         )
-        return TokenOutputs(logprobs, entropy, None if self.value_head is None else self.values(hidden))
+        return hidden, logprobs, entropy
 
-    def hidden_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
-        """The states [N, H] that predict the completion tokens of `batch`: the input of the output layer."""
+    def _compute_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
         dtype = self._matrix_dtype
         with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             if isinstance(batch, EncoderDecoderBatch):
@@ -168,40 +206,63 @@ class Policy:
             trained |= {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
         return trained
 
+    def parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters of the model. Those of a sharded one are gathered one at a time."""
+        return ((name, whole(value)) for name, value in self.model.named_parameters())
+
     def published(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What generators receive: all parameters in the type they compute in, or only the adapters, in float32."""
+        """What generators receive: all parameters in the type they compute in, or only the adapters, in float32.
+
+        Those of a sharded model are converted and then gathered, one at a time.
+        """
         if self._lora is not None and self._lora.publish == "adapter":
-            return adapters(self.model)
+            return ((name, whole(value)) for name, value in adapters(self.model))
         dtype = torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else torch.float32
         named = self.model.named_parameters()
         if self._lora is not None:
             named = merged(self.model, named)
-        return ((name, value.to(dtype)) for name, value in named)
+        return ((name, whole(value.to(dtype))) for name, value in named)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged."""
+        """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged.
+
+        Only rank 0 writes, and it holds the whole model in host memory.
+        """
         state = self.model.state_dict()
         if self._lora is not None:
             state = dict(merged(self.model, state.items()))
-        self.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
+        if self._ranks.size > 1:
+            state = gathered(self.model, state, self._ranks)
+        if self._ranks.leads:
+            self.model.save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
         """Write what `load_weights` reads: the model, or only its adapters if it has some."""
         if self._lora is None:
             self.save(folder)
-        else:
-            save_adapters(self.model, folder)
+            return
+        named = [(name, whole(value)) for name, value in adapters(self.model)]
+        if self._ranks.leads:
+            save_adapters(self.model, named, folder)
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights from a folder that `save_state` wrote.
 
         Raises RuntimeError or ValueError if they do not fit the model.
         """
-        if self._lora is None:
+        if self._lora is not None:
+            load_adapters(self.model, folder)
+        elif self._ranks.size == 1:
             self.model.load_state_dict(load_model(folder, torch.float32).state_dict())
         else:
-            load_adapters(self.model, folder)
+            load_from_leader(self.model, load_model(folder, torch.float32).state_dict() if self._ranks.leads else {})
+
+    @torch.no_grad()
+    def copy_weights(self, other: Policy) -> None:
+        """Take the weights of `other`, of the same model and ranks."""
+        for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+            mine.copy_(theirs)
 
     @torch.no_grad()
     def _self_test(self) -> None:
@@ -220,7 +281,7 @@ class Policy:
         kind = f"model {self.name}: {self.model.config.model_type} models"
         try:
             packed, _ = self.logprobs(batch, ones)
-        except (TypeError, ValueError, RuntimeError) as error:  # from the model's own code, which may reject the mask
+        except self._refusals as error:
             raise UserError(f"{kind} cannot be trained: they reject packed sequences ({_first_line(error)})") from error
         plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
         difference = (plain[batch.source] - packed).abs().max().item()
@@ -229,6 +290,11 @@ class Policy:
                 f"{kind} cannot be trained: log-probabilities of packed sequences are off by {difference:.2g}, because "
                 "the model ignores the attention mask or changes the logits after the output layer"
             )
+
+    @property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """What the code of a model raises that rejects a mask. With several ranks, a RuntimeError may be a dead one."""
+        return (TypeError, ValueError, RuntimeError) if self._ranks.size == 1 else (TypeError, ValueError)
 
     def _plain_logprobs(self, sequence: TokenSequence) -> torch.Tensor:
         """Log-probabilities [T] of one completion by itself, from the model's own forward pass in float32."""

@@ -71,7 +71,8 @@ def _ppo(inputs: TokenInputs, settings: LossSettings) -> tuple[torch.Tensor, tor
 
 def _gspo(inputs: TokenInputs, settings: LossSettings) -> tuple[torch.Tensor, torch.Tensor]:
     log_ratio = inputs.logprobs - inputs.old
-    zeros = log_ratio.new_zeros(int(inputs.sequence.max()) + 1)
+    num_sequences = int(inputs.sequence.max()) + 1 if len(log_ratio) else 0
+    zeros = log_ratio.new_zeros(num_sequences)
     lengths = zeros.index_add(0, inputs.sequence, torch.ones_like(log_ratio))
     means = zeros.index_add(0, inputs.sequence, log_ratio) / lengths.clamp(min=1)
     return _clip(means.exp()[inputs.sequence], inputs.advantage, settings)

@@ -19,8 +19,9 @@ from transformers.utils.logging import disable_progress_bar
 from rltf.errors import UserError
 from rltf.files import check_folder, read_json, write_folder, write_json
 from rltf.learner.data import TokenSequence, load_rollouts, save_rollouts
-from rltf.learner.learner import Learner, PreparedUpdate
+from rltf.learner.learner import Learner
 from rltf.learner.metrics import UpdateStats
+from rltf.learner.prepared import PreparedUpdate
 from rltf.settings import Settings
 from rltf.settings.reference import differing
 from rltf.settings_sources import load_settings

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from rltf.files import is_cached, read_json, write_folder, write_json
+from rltf.files import is_cached, read_json, write_json
 from rltf.learner.data import ReferenceSampler, TokenSequence, fingerprint, split
 from rltf.learner.learner import Learner
 from rltf.learner.optim import make_optimizer
@@ -67,10 +67,11 @@ def run_sft(
         raise ValueError("learner.sft.num_steps is 0: there is no SFT to run")
     key = _key(learner, references, seed)
     folder = None if settings.cache_dir is None else settings.cache_dir / f"sft-{key}"
-    if folder is not None and is_cached(folder):
+    ranks = learner.ranks
+    if folder is not None and ranks.broadcast(is_cached(folder)):
         learner.policy.load_weights(folder)
         learner.start_reinforcement()
-        stored = read_json(folder / "sft.json")
+        stored = ranks.broadcast(read_json(folder / "sft.json") if ranks.leads else None)
         logger.info("SFT: loaded the cached model %s", folder)
         return SftReport(**{**stored, "cached": True})
     result = _train(learner, references, seed, report)
@@ -78,11 +79,12 @@ def run_sft(
 
     def write(path: Path) -> None:
         learner.policy.save_state(path)
-        write_json(path / "sft.json", asdict(result))
+        if ranks.leads:
+            write_json(path / "sft.json", asdict(result))
 
     if folder is not None:
         try:
-            write_folder(folder, write)
+            ranks.write_folder(folder, write)
         except FileExistsError:
             logger.info("SFT: another run wrote %s first", folder)
     return result
@@ -101,7 +103,7 @@ def _train(
     for step in range(1, settings.num_steps + 1):
         drawn = sampler.draw(settings.batch_size)
         prepared = learner.prepare_with((), drawn, loss_agg_mode=_SUPERVISED.loss_agg_mode)
-        stats = learner.optimize(prepared, optimizer, _learning_rate(settings, step), _SUPERVISED)
+        stats = learner.optimize(learner.share(prepared), optimizer, _learning_rate(settings, step), _SUPERVISED)
         if step % settings.evaluate_every == 0 or step == settings.num_steps:
             validation_loss = learner.evaluate_loss(validation)
             if validation_loss < best_loss:
@@ -130,7 +132,7 @@ def _learning_rate(settings: SftSettings, step: int) -> float:
 def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> str:
     settings, model = learner.settings, learner.model_settings
     weights = hashlib.sha256()
-    for name, value in learner.policy.model.named_parameters():
+    for name, value in learner.policy.parameters():
         weights.update(name.encode())
         weights.update(to_numpy(value).data)
     facts = {

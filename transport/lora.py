@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from rltf.settings import LoraSettings
 from rltf.transport.model_folder import load_model
+from rltf.transport.sharded import assign
 
 _ADAPTER = "default"
 _PART = f".{_ADAPTER}."  # in the names of adapter parameters: `...q_proj.lora_A.default.weight`
@@ -67,7 +68,6 @@ def adapters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield name.replace(_PART, "."), parameter.detach()
 
 
-@torch.no_grad()
 def set_adapters(model: Any, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Give the adapters of `model` these values. Raises ValueError if layers or shapes differ."""
     own = dict(adapters(model))
@@ -77,14 +77,14 @@ def set_adapters(model: Any, named_tensors: Iterable[tuple[str, torch.Tensor]]) 
     for name, tensor in given.items():
         if own[name].shape != tensor.shape:
             raise ValueError(f"adapter {name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-        own[name].copy_(tensor)
+        assign(own[name], tensor)
 
 
-def save_adapters(model: Any, folder: Path) -> None:
-    """Write the adapters in the format that `peft.PeftModel.from_pretrained` reads."""
+def save_adapters(model: Any, named: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
+    """Write `named` adapters of `model` in the format that `peft.PeftModel.from_pretrained` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config[_ADAPTER].save_pretrained(folder)
-    tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in adapters(model)}
+    tensors = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in named}
     save_file(tensors, folder / _WEIGHTS_FILE)
 
 

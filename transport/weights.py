@@ -71,14 +71,14 @@ def to_tensor(array: NDArray[np.generic]) -> torch.Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
-def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: int = BUCKET_BYTES) -> list[Bucket]:
+def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: int = BUCKET_BYTES) -> Iterator[Bucket]:
     """Group parameters, in order, into buckets of at most `bucket_bytes`. A larger parameter gets its own bucket.
 
     Contiguous host tensors are not copied, so put the buckets into the object store before the parameters change.
 
     Raises ValueError if a name occurs twice.
     """
-    buckets: list[Bucket] = []
+    bucket: Bucket = {}
     names: set[str] = set()
     size_bytes = 0
     for name, parameter in named_parameters:
@@ -86,12 +86,13 @@ def pack(named_parameters: Iterable[tuple[str, torch.Tensor]], *, bucket_bytes: 
             raise ValueError(f"parameter {name!r} was given twice")
         names.add(name)
         array = to_numpy(parameter)
-        if not buckets or size_bytes + array.nbytes > bucket_bytes:
-            buckets.append({})
-            size_bytes = 0
-        buckets[-1][name] = array
+        if bucket and size_bytes + array.nbytes > bucket_bytes:
+            yield bucket
+            bucket, size_bytes = {}, 0
+        bucket[name] = array
         size_bytes += array.nbytes
-    return buckets
+    if bucket:
+        yield bucket
 
 
 def unpack(buckets: Iterable[Mapping[str, NDArray[np.generic]]]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -106,12 +107,15 @@ def publish(
 ) -> WeightsHandle:
     """Put parameters into the object store as weights `version`. The calling process owns them.
 
-    With `verify`, whoever loads them compares their checksum.
+    Only one bucket at a time is held. With `verify`, whoever loads them compares their checksum.
     """
-    buckets = pack(named_parameters)
-    num_bytes = sum(array.nbytes for bucket in buckets for array in bucket.values())
-    refs = tuple(ray.put(bucket) for bucket in buckets)
-    return WeightsHandle(version, refs, num_bytes, checksum(buckets) if verify else None)
+    refs: list[ray.ObjectRef[Bucket]] = []
+    num_bytes = crc = 0
+    for bucket in pack(named_parameters):
+        num_bytes += sum(array.nbytes for array in bucket.values())
+        crc = checksum([bucket], crc) if verify else 0
+        refs.append(ray.put(bucket))
+    return WeightsHandle(version, tuple(refs), num_bytes, crc if verify else None)
 
 
 def checksum(buckets: Iterable[Mapping[str, NDArray[np.generic]]], before: int = 0) -> int:

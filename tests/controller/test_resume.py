@@ -149,10 +149,13 @@ def test_a_killed_and_resumed_run_gives_the_same_bits(whole: Path) -> None:
     kill_in_training(killed, job, random.Random(0).randint(1, NUM_STEPS - 1))
     newest = newest_checkpoint(killed / "checkpoints")
     assert newest is not None
-    with (newest / "trainer_state" / "optimizer.pt").open("r+b") as file:
+    with (newest / "trainer_state" / "optimizer" / ".metadata").open("r+b") as file:
         file.write(b"damaged")
     finish("--resume", str(killed))
-    assert f"{newest} is damaged and is set aside: trainer_state/optimizer.pt" in (killed / "launch.log").read_text()
+    assert (
+        f"{newest} is damaged and is set aside: trainer_state/optimizer/.metadata"
+        in (killed / "launch.log").read_text()
+    )
     assert_same_bits(weights(killed), weights(whole))
     check_books(killed)
 

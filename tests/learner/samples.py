@@ -16,6 +16,7 @@ from rltf.learner.critic_folder import tokenizer_fingerprint
 from rltf.learner.data import Experience, Experiences, TokenSequence
 from rltf.learner.learner import Learner
 from rltf.learner.policy import Policy
+from rltf.learner.ranks import ALONE, Ranks
 from rltf.rewards import Granularity
 from rltf.sandbox.verdict import Outcome
 from rltf.settings import (
@@ -59,6 +60,7 @@ def make_learner(
     temperature: float = 0.8,
     dtype: Dtype = Dtype.FLOAT32,
     lora: LoraSettings | None = None,
+    ranks: Ranks = ALONE,
     **fields: Any,
 ) -> Learner:
     whole = Settings(
@@ -66,7 +68,7 @@ def make_learner(
         generator=GeneratorSettings(temperature=temperature, max_tokens=32),
     )
     # A copy, because tests have micro-batches and buffers that a run cannot have.
-    return Learner(model, whole.model_copy(update={"learner": settings(**fields)}))
+    return Learner(model, whole.model_copy(update={"learner": settings(**fields)}), ranks=ranks)
 
 
 def random_ids(random: np.random.Generator, length: int) -> NDArray[np.int32]:

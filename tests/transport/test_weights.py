@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import ray
 import torch
@@ -39,7 +41,7 @@ def test_unpacked_parameters_are_bit_identical_and_in_order(
 def test_buckets_keep_to_their_size_and_the_checksum_ignores_it(
     parameters: list[tuple[str, torch.Tensor]], bucket_bytes: int
 ) -> None:
-    buckets = pack(parameters, bucket_bytes=bucket_bytes)
+    buckets = list(pack(parameters, bucket_bytes=bucket_bytes))
     for bucket in buckets:
         assert len(bucket) == 1 or sum(array.nbytes for array in bucket.values()) <= bucket_bytes
     assert checksum(buckets) == checksum(pack(parameters, bucket_bytes=10**9))
@@ -67,11 +69,23 @@ def test_contiguous_host_parameters_are_not_copied() -> None:
     assert array.tolist() == [0x3F80] * 3
 
 
+def test_a_bucket_is_made_before_the_parameters_of_the_next() -> None:
+    asked: list[str] = []
+
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in "abcd":
+            asked.append(name)
+            yield name, torch.zeros(10)
+
+    assert list(next(pack(parameters(), bucket_bytes=80))) == ["a", "b"]
+    assert asked == ["a", "b", "c"]
+
+
 def test_duplicate_names_and_uint16_are_refused() -> None:
     with pytest.raises(ValueError, match="'w' was given twice"):
-        pack([("w", torch.zeros(1)), ("w", torch.zeros(1))])
+        list(pack([("w", torch.zeros(1)), ("w", torch.zeros(1))]))
     with pytest.raises(TypeError, match="uint16"):
-        pack([("w", torch.zeros(1, dtype=torch.uint16))])
+        list(pack([("w", torch.zeros(1, dtype=torch.uint16))]))
 
 
 def test_published_weights_come_back_from_the_object_store(ray_session: None) -> None:

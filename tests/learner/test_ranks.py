@@ -1,0 +1,148 @@
+"""The update on two ranks is that of one process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rltf.settings import PRESETS, Algorithm, Dtype, LoraPublish, LoraSettings, LossAggMode, LossSettings
+from tests.encoder_decoder_models import build_encoder_decoder
+from tests.learner.rank_processes import Pair, Trained, alone, die_in_forward, fine_tune, publish, resume, save, train
+from tests.learner.samples import make_critic
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"micro_batch_tokens": 256, "row_tokens": 64}
+LORA: dict[str, Any] = {"lora": LoraSettings(rank=4)}
+CASES: dict[str, dict[str, Any]] = {
+    **{str(algorithm): {"algorithm": str(algorithm)} for algorithm in Algorithm},
+    "clipped": {"max_grad_norm": 0.5},
+    "one micro-batch": {"micro_batch_tokens": 4096},
+    "checkpointed activations": {"activation_checkpointing": True},
+    "lora": {**LORA, "kl_loss_coef": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    started = Pair()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def critic_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_critic(tiny_model_dir, tmp_path_factory.mktemp("critic") / "critic")
+
+
+def check(pair: Pair, model: Path, fields: dict[str, Any], tolerance: float = 1e-5) -> None:
+    ranks, one = pair.run(train, model, fields), alone(train, model, fields)
+    for each in ranks:
+        assert_equal(each, one, tolerance)
+    for name, value in ranks[0].weights.items():
+        np.testing.assert_array_equal(value, ranks[1].weights[name])
+
+
+def assert_equal(ours: Trained, theirs: Trained, tolerance: float) -> None:
+    for stats, expected in zip(ours.stats, theirs.stats, strict=True):
+        assert stats == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    for mine, other in zip(ours.gradients, theirs.gradients, strict=True):
+        largest = max(np.abs(value).max() for value in other)
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest)
+    largest = max(np.abs(value).max() for value in theirs.weights.values())
+    for name, value in theirs.weights.items():
+        np.testing.assert_allclose(ours.weights[name], value, rtol=0, atol=tolerance * largest, err_msg=name)
+
+
+def test_the_algorithms_cover_every_loss_aggregation() -> None:
+    default = LossSettings().loss_agg_mode
+    assert {preset.loss.get("loss_agg_mode", default) for preset in PRESETS.values()} == set(LossAggMode)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_make_the_updates_of_one_process(
+    name: str, pair: Pair, tiny_model_dir: Path, critic_dir: Path
+) -> None:
+    fields = {**SMALL, **CASES[name]}
+    if name == "coderl":
+        fields["critic"] = critic_dir
+    check(pair, tiny_model_dir, fields)
+
+
+def test_in_bfloat16_they_are_as_far_from_float32_as_one_process(pair: Pair, tiny_model_dir: Path) -> None:
+    ranks, _ = pair.run(train, tiny_model_dir, {**SMALL, "dtype": Dtype.BFLOAT16})
+    exact = alone(train, tiny_model_dir, SMALL)
+    assert [s["loss"] for s in ranks.stats] == pytest.approx([s["loss"] for s in exact.stats], rel=0.02)
+    for mine, others in zip(ranks.gradients, exact.gradients, strict=True):
+        largest = max(np.abs(value).max() for value in others)
+        assert max(np.abs(a - b).max() for a, b in zip(mine, others, strict=True)) < 0.2 * largest
+
+
+@pytest.mark.parametrize("kind", ["codet5", "t5"])
+def test_encoder_decoder_models(kind: str, pair: Pair, tmp_path: Path) -> None:
+    # After an update by Adam, these gradients differ as much between two layouts in one process.
+    check(pair, build_encoder_decoder(kind, tmp_path / kind), {**SMALL, "kl_loss_coef": 0.1}, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"dtype": Dtype.BFLOAT16}, LORA, {"lora": LoraSettings(rank=4, publish=LoraPublish.ADAPTER)}]
+)
+def test_rank_0_publishes_all_weights(fields: dict[str, Any], pair: Pair, tiny_model_dir: Path) -> None:
+    fields = {**SMALL, **fields}
+    (published, weights), (nothing, _) = pair.run(publish, tiny_model_dir, fields)
+    one, _ = alone(publish, tiny_model_dir, fields)
+    assert list(published) == list(one)
+    assert nothing == {}
+    if "lora" in fields:
+        for name, value in one.items():
+            np.testing.assert_allclose(published[name], value, rtol=0, atol=1e-5)
+    else:
+        for name, value in weights.items():
+            np.testing.assert_array_equal(published[name], torch.from_numpy(value).bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize("name", ["ppocoder", "lora"])
+def test_any_number_of_ranks_continues_from_a_checkpoint(
+    name: str, pair: Pair, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Two ranks, one, two: the same as one process all along. Two and two: the same bits."""
+    fields, folder, same = {**SMALL, **CASES[name]}, tmp_path / "two", tmp_path / "same"
+    third, fourth = alone(save, tiny_model_dir, fields, tmp_path / "one")
+    (two, _), _ = pair.run(save, tiny_model_dir, fields, folder)
+    shutil.copytree(folder, same)
+    again, _ = pair.run(resume, tiny_model_dir, fields, same)
+    for key, value in two.weights.items():
+        np.testing.assert_array_equal(again.weights[key], value)
+    assert_equal(alone(resume, tiny_model_dir, fields, folder), third, 1e-5)
+    assert_equal(pair.run(resume, tiny_model_dir, fields, folder)[0], fourth, 2e-5)
+
+
+def test_ranks_fine_tune_and_load_what_one_process_cached(pair: Pair, tiny_model_dir: Path, tmp_path: Path) -> None:
+    report, weights = alone(fine_tune, tiny_model_dir, tmp_path / "one")
+    for folder, cached in (("two", False), ("one", True)):
+        for theirs, their_weights in pair.run(fine_tune, tiny_model_dir, tmp_path / folder):
+            assert (theirs.best_step, theirs.cached) == (report.best_step, cached)
+            assert theirs.validation_loss == pytest.approx(report.validation_loss, rel=1e-5)
+            for name, value in weights.items():
+                np.testing.assert_allclose(their_weights[name], value, rtol=0, atol=0 if cached else 1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_if_a_rank_dies_the_others_fail(count: int, tiny_model_dir: Path) -> None:
+    pair = Pair(timeout_s=20.0)
+    try:
+        pair.start(die_in_forward, tiny_model_dir, count)
+        with pytest.raises(AssertionError, match=r"RuntimeError: .*gloo.*127\.0\.0\.1") as failure:
+            pair.result(0)
+        assert "UserError" not in str(failure.value)  # the model is not to blame
+        with pytest.raises(EOFError):
+            pair.result(1)
+    finally:
+        pair.close()
