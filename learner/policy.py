@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
@@ -61,8 +62,7 @@ class Policy:
         """Load the model in `folder`. With `with_values` it gets a value head, a linear layer that starts at 0."""
         self.name = str(folder)
         self.device = device
-        self.tokenizer = load_tokenizer(folder)
-        self.model = load_model(folder, torch.float32).to(device)
+        self.tokenizer, self.model = self._load(folder)
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
         if self._lora is not None:
@@ -82,6 +82,9 @@ class Policy:
         else:
             self.model.eval()
         self._self_test()
+
+    def _load(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
+        return load_tokenizer(folder), load_model(folder, torch.float32).to(self.device)
 
     @property
     def width(self) -> int:

@@ -388,3 +388,6 @@ class PlanOptions(Section):
     num_gpus: float | None = Field(
         None, ge=0, description="GPUs of the cluster to plan for; null: those of the current cluster."
     )
+    gpu_memory_gib: PositiveFloat | None = Field(
+        None, description="Memory of a GPU to plan for; null: that of this machine's, if it has one."
+    )
