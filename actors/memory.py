@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -86,7 +87,8 @@ def attentions(config: PreTrainedConfig) -> list[Attention]:
     """What each layer of a decoder keeps of a token.
 
     With grouped queries, that is a key and a value for each key-value head: 2 x heads x head size. With latent
-    attention (MLA), it is one vector of kv_lora_rank + qk_rope_head_dim numbers for all heads.
+    attention (MLA), it is one vector of kv_lora_rank + qk_rope_head_dim numbers for all heads. A decoder beside an
+    encoder keeps as much of each token of the prompt, for cross-attention, and of the completion, for its own.
     """
     text = config.get_text_config(decoder=True)
     num_heads = text.num_attention_heads
@@ -95,8 +97,7 @@ def attentions(config: PreTrainedConfig) -> list[Attention]:
     else:
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
         num_values = 2 * (getattr(text, "num_key_value_heads", None) or num_heads) * head_dim
-    layers = [Attention(num_values, window) for window in _windows(text)]
-    return layers * 2 if config.is_encoder_decoder else layers  # such a decoder attends to the prompt separately
+    return [Attention(num_values, window) for window in _windows(text)]
 
 
 def _windows(text: PreTrainedConfig) -> list[int | None]:
@@ -106,16 +107,12 @@ def _windows(text: PreTrainedConfig) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _widest(model: torch.nn.Module) -> int:
+def _widest(model: Any) -> int:
     """Numbers for each token while the widest layer works: what goes in, twice what it makes, and the residual.
 
     (Engines fuse the two matrices of a gated layer, and its activation is a third tensor.)
     """
-    head = getattr(model, "get_output_embeddings")()  # noqa: B009 - a method of transformers' models
-    apart = {id(head), *(id(part) for part in model.modules() if isinstance(part, torch.nn.Embedding))}
-    shapes = [
-        sorted(part.weight.shape)
-        for part in model.modules()
-        if id(part) not in apart and isinstance(getattr(part, "weight", None), torch.Tensor) and part.weight.ndim == 2
-    ]
-    return max(2 * narrow + 3 * wide for narrow, wide in shapes)
+    head = model.get_output_embeddings()
+    layers = [part for part in model.modules() if part is not head and not isinstance(part, torch.nn.Embedding)]
+    matrices = [weight for part in layers for weight in part.parameters(recurse=False) if weight.ndim == 2]
+    return max(2 * min(matrix.shape) + 3 * max(matrix.shape) for matrix in matrices)

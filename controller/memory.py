@@ -72,18 +72,20 @@ def advice(need: Need, settings: Settings, found: list[Card]) -> list[str]:
     said = []
     for card in found:
         if not card.fits:
-            does = "needs" if card.actors in ("learner", "each generator") else "need"
-            sizes = f"{card.needed / GIB:.1f} GiB, and may fill {card.usable / GIB:.1f} GiB"
             changes = [*_learner_changes(need, settings)] if "learner" in card.actors else []
             changes += [*_generator_changes(need, settings)] if "generator" in card.actors else []
-            said.append(f"{card.actors} {does} {sizes}: {'; '.join([*changes, 'or use a smaller model'])}")
+            said.append(
+                f"{card.actors}: does not fit, {card.needed / GIB:.1f} of {card.usable / GIB:.1f} GiB. What helps: "
+                f"{', '.join([*changes, 'use a smaller model'])}"
+            )
     generator = settings.generator
     if generator.engine is Engine.VLLM and need.generator.cache < need.generator.cache_needed:
         num_full = need.generator.cache * generator.max_num_seqs // need.generator.cache_needed
         said.append(
-            f"generator.kv_cache_bytes holds {num_full} completions of model.max_model_len {settings.model.max_model_len} "
-            f"at once, and generator.max_num_seqs is {generator.max_num_seqs}: long ones wait for room. "
-            f"{need.generator.cache_needed} bytes ({need.generator.cache_needed / GIB:.1f} GiB) would hold them all"
+            f"generator.kv_cache_bytes holds {num_full} completions of model.max_model_len "
+            f"{settings.model.max_model_len} at once, and generator.max_num_seqs is {generator.max_num_seqs}: if they "
+            f"are long, some wait. {need.generator.cache_needed} bytes ({need.generator.cache_needed / GIB:.1f} GiB) "
+            "would hold them all"
         )
     return said
 

@@ -146,8 +146,9 @@ def working_bytes(policy: Policy, settings: Settings) -> int:
         with _Live() as live:
             outputs = policy.forward(fake, ones)
             total = outputs.logprobs.sum() + (0 if outputs.values is None else outputs.values.sum())
-            total.backward()
-    return live.peak
+            total.backward()  # type: ignore[no-untyped-call]
+        peak: int = live.peak
+    return peak
 
 
 def full_batch(policy: Policy, settings: Settings) -> MicroBatch | EncoderDecoderBatch:
@@ -192,11 +193,11 @@ def _faked(tensor: torch.Tensor) -> torch.Tensor:
     return fake
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made while it is active: how many there are now, and at most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -223,4 +224,4 @@ class _Live(TorchDispatchMode):
 
 
 def _key(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

@@ -114,7 +114,8 @@ def print_memory(need: Need, cards: Sequence[Card], advice: Sequence[str], conso
     console.print(table)
     for card in cards:
         if card.fits:
-            console.print(f"{card.actors}: fits, {card.needed / GIB:.1f} of {card.usable / GIB:.1f} GiB", highlight=False)
+            sizes = f"{card.needed / GIB:.1f} of {card.usable / GIB:.1f} GiB"
+            console.print(f"{card.actors}: fits, {sizes}", highlight=False)
     for text in advice:
         console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
