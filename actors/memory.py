@@ -115,4 +115,5 @@ def _widest(model: Any) -> int:
     head = model.get_output_embeddings()
     layers = [part for part in model.modules() if part is not head and not isinstance(part, torch.nn.Embedding)]
     matrices = [weight for part in layers for weight in part.parameters(recurse=False) if weight.ndim == 2]
-    return max(2 * min(matrix.shape) + 3 * max(matrix.shape) for matrix in matrices)
+    widths: list[int] = [2 * min(matrix.shape) + 3 * max(matrix.shape) for matrix in matrices]
+    return max(widths)

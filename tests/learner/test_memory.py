@@ -111,7 +111,7 @@ def allocated(policy: Policy, settings: Settings) -> int:
         parameter.grad = torch.zeros_like(parameter)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         logprobs, _ = policy.logprobs(batch, torch.ones(batch.target.shape))
-        logprobs.sum().backward()
+        logprobs.sum().backward()  # type: ignore[no-untyped-call]
     sizes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for size in sizes:
