@@ -221,7 +221,7 @@ class BareVllm:
             os.environ["TORCH_COMPILE_DISABLE"] = "1"
         from vllm import LLM
 
-        from rltf.actors.vllm_engine import GPU_FREE_SHARE
+        from rltf.actors.vllm_engine import CPU_BATCHED_TOKENS, GPU_FREE_SHARE
 
         self._engine = LLM(
             model=str(model),
@@ -231,6 +231,8 @@ class BareVllm:
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             gpu_memory_utilization=GPU_FREE_SHARE,
             enforce_eager=not scale.num_gpus,
+            # As the generator's; on a GPU, both have vLLM's default.
+            max_num_batched_tokens=None if scale.num_gpus else CPU_BATCHED_TOKENS,
         )
         self._max_tokens = scale.max_tokens
         self._prompts = [problem.statement + "\n" for problem in problems]

@@ -50,6 +50,13 @@ def true_class_probabilities(token_logits: torch.Tensor, classes: torch.Tensor) 
     return token_logits.softmax(-1).gather(-1, classes[:, None])[:, 0]
 
 
+def head_of(width: int) -> torch.nn.Sequential:
+    """A new head for states of size `width`."""
+    return torch.nn.Sequential(
+        torch.nn.Linear(width, _HEAD_WIDTH), torch.nn.ReLU(), torch.nn.Linear(_HEAD_WIDTH, len(ERROR_CLASSES))
+    )
+
+
 class ErrorCritic:
     """A language model with a head that predicts the outcome class of a program at each of its tokens.
 
@@ -65,11 +72,7 @@ class ErrorCritic:
         self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = torch.nn.Sequential(
-                torch.nn.Linear(self.backbone.width, _HEAD_WIDTH),
-                torch.nn.ReLU(),
-                torch.nn.Linear(_HEAD_WIDTH, len(ERROR_CLASSES)),
-            ).to(device)
+            self.head = head_of(self.backbone.width).to(device)
 
     @classmethod
     def frozen(cls, folder: Path, policy: Policy, settings: ModelSettings) -> ErrorCritic:

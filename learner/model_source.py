@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -14,13 +15,13 @@ import torch
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.files import is_cached, write_folder
 from rltf.problems.prompts import render_prompt
 from rltf.problems.types import Problem
-from rltf.transport.model_folder import MADE_HERE
+from rltf.transport.model_folder import MADE_HERE, model_config
 
 TINY = "tiny"
 HUB_ANSWER_S = 10.0
@@ -56,8 +57,25 @@ def model_folder(name: str, problems: Sequence[Problem], cache_dir: Path, *, see
         from rltf.learner.gguf_model import dequantized_folder  # late, because few models need the package gguf
 
         return dequantized_folder(_gguf_file(name), cache_dir)
+    return _from_hub(name, ignore_patterns=_OTHER_FORMATS)
+
+
+def architecture(name: str) -> PreTrainedConfig | None:
+    """The configuration of the model `model.name`, without its weights.
+
+    None if it comes with the weights only: that of a GGUF file, or of the model `tiny`. Raises UserError as
+    `model_folder`.
+    """
+    if name == TINY or is_gguf(name):
+        return None
+    folder = Path(name).expanduser()
+    return model_config(folder if folder.is_dir() else _from_hub(name, allow_patterns=["config.json"]))
+
+
+def _from_hub(name: str, **files: Any) -> Path:
+    """A folder with the `files` of a model on the Hub. Raises UserError if there is no such model."""
     try:
-        return Path(snapshot_download(name, ignore_patterns=_OTHER_FORMATS, local_files_only=not _hub_answers()))
+        return Path(snapshot_download(name, **files, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
         raise UserError(
             f"model.name: {name} is not a local folder and was not found on the Hub ({str(error).splitlines()[0]}); "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
@@ -69,14 +70,13 @@ class Policy:
         """
         self.name = str(folder)
         self.device = device
-        self.tokenizer = load_tokenizer(folder)
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
         self._chunk_tokens = chunk_tokens
         self._ranks = ranks
         mesh = ranks.mesh(device) if ranks.size > 1 else None
         with ranks.in_turn():  # each holds the whole model in host memory until it is sharded
-            self.model, self.value_head = self._load(folder, with_values)
+            self.tokenizer, self.model, self.value_head = self._load(folder, with_values)
             if mesh is not None:
                 self._shard(mesh)
         self._states, self._outputs = self._compute_states, self._compute_outputs
@@ -90,9 +90,12 @@ class Policy:
             self.model.eval()
         self._self_test()
 
-    def _load(self, folder: Path, with_values: bool) -> tuple[Any, torch.nn.Linear | None]:
-        """The model, with adapters if they are trained, and its value head."""
-        model = load_model(folder, torch.float32)
+    def _read(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
+        return load_tokenizer(folder), load_model(folder, torch.float32)
+
+    def _load(self, folder: Path, with_values: bool) -> tuple[PreTrainedTokenizerFast, Any, torch.nn.Linear | None]:
+        """The tokenizer, the model, with adapters if they are trained, and its value head."""
+        tokenizer, model = self._read(folder)
         if self._ranks.size == 1:
             model = model.to(self.device)
         if self._lora is not None:
@@ -101,11 +104,11 @@ class Policy:
             except ValueError as error:
                 raise UserError(f"model.lora: {error}") from error
         if not with_values:
-            return model, None
+            return tokenizer, model, None
         value_head = torch.nn.Linear(model.get_output_embeddings().weight.shape[1], 1).to(self.device)
         torch.nn.init.zeros_(value_head.weight)
         torch.nn.init.zeros_(value_head.bias)
-        return model, value_head
+        return tokenizer, model, value_head
 
     def _shard(self, mesh: DeviceMesh) -> None:
         shard(self.model, mesh, self._matrix_dtype)

@@ -13,10 +13,11 @@ from rich.table import Table
 from rltf.files import newest_checkpoint
 from rltf.reporting.charts import Row
 from rltf.reporting.rows import ALL, evaluations_of, metrics_of, shown_groups, task_ids_of
-from rltf.settings import MIB, Settings
+from rltf.settings import GIB, MIB, Settings
 from rltf.settings_sources import to_yaml
 
 if TYPE_CHECKING:
+    from rltf.controller.memory import Card, Need
     from rltf.controller.planner import Forecast
     from rltf.learner.metrics import UpdateStats
     from rltf.learner.replay import ReplayedUpdate
@@ -91,6 +92,32 @@ def with_interval(row: Row, name: str, group: str = ALL) -> str:
     """pass@k of a group in an evaluation with its interval: `61.5 % [58.0, 65.0]`."""
     low, high = row["intervals"][name][group]
     return f"{100 * row[name][group]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def print_memory(need: Need, cards: Sequence[Card], advice: Sequence[str], console: Console) -> None:
+    """Print what learner and generators need, which of the `cards` that fits into, and what to change."""
+    table = Table(title=f"Memory in GiB, calculated for {need.num_parameters / 1e9:.2f} billion parameters")
+    for column in ("", "learner", "each generator"):
+        table.add_column(column, justify="right" if column else "left")
+    learner, generator = need.learner, need.generator
+    for name, of_learner, of_generator in (
+        ("weights", learner.weights, generator.weights),
+        ("gradients", learner.gradients, 0),
+        ("AdamW", learner.optimizer, 0),
+        ("frozen policies, critic", learner.copies, 0),
+        ("weights being sent", learner.snapshot, 0),
+        ("keys and values", 0, generator.cache),
+        ("working memory", learner.working, generator.working),
+        ("together", learner.total, generator.total),
+    ):
+        table.add_row(name, *(f"{size / GIB:.1f}" if size else "" for size in (of_learner, of_generator)))
+    console.print(table)
+    for card in cards:
+        if card.fits:
+            sizes = f"{card.needed / GIB:.1f} of {card.usable / GIB:.1f} GiB"
+            console.print(f"{card.actors}: fits, {sizes}", highlight=False)
+    for text in advice:
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
 
 def print_plan(forecast: Forecast, console: Console) -> None:

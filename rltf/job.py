@@ -19,6 +19,7 @@ from rich.console import Console
 
 from rltf.controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
 from rltf.controller.events import Began, Event, Said
+from rltf.controller.memory import advice, cards, gpu_bytes, needs
 from rltf.controller.model_checks import check_model
 from rltf.controller.problems import (
     CONTAMINATION,
@@ -35,7 +36,7 @@ from rltf.entry import run_until_interrupted
 from rltf.errors import UserError
 from rltf.files import newest_checkpoint, set_aside, write_jsonl
 from rltf.learner.advantages import check_estimator
-from rltf.learner.model_source import check_local_gguf, is_gguf
+from rltf.learner.model_source import architecture, check_local_gguf, is_gguf
 from rltf.learner.policy_losses import check_policy_loss
 from rltf.learner.replay import changed_settings, replay
 from rltf.lock import locked
@@ -43,7 +44,7 @@ from rltf.plugins import OBJECTIVES, PROBLEMS, offered
 from rltf.problems.spec import KINDS
 from rltf.reporting.progress import Progress
 from rltf.reporting.run_folder import RunFolder, torn_rows
-from rltf.reporting.tables import print_dry_run, print_plan, print_replay, print_summary
+from rltf.reporting.tables import print_dry_run, print_memory, print_plan, print_replay, print_summary
 from rltf.reporting.telemetry import Telemetry
 from rltf.rewards.custom import check_function
 from rltf.settings import AdvantageEstimator, Algorithm, PlanOptions, PolicyLoss, Settings
@@ -192,6 +193,10 @@ def _write_overlaps(problems: ProblemSets, folder: Path) -> None:
 
 
 def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:
+    if (config := architecture(settings.model.name)) is not None:
+        need = needs(config, settings)
+        found = [] if (size := gpu_bytes(plan)) is None else cards(need, settings, size)
+        print_memory(need, found, advice(need, settings, found), console)
     try:
         with Progress(plan.num_updates, console) as progress:
             forecast = measured_forecast(settings, plan, progress.emit)

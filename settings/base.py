@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rltf.errors import nearest
 
@@ -27,6 +27,17 @@ class Section(BaseModel):
     """What all sections share: unknown fields are errors, and values are validated and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def one_gpu_at_most(fix: str) -> AfterValidator:
+    """A check of the GPUs that are reserved for each actor of a kind. `fix` says how to use more of them."""
+
+    def check(num_gpus: float) -> float:
+        if num_gpus > 1:
+            raise ValueError(f"{num_gpus:g} GPUs, but one actor uses only one, so the others would sit idle; {fix}")
+        return num_gpus
+
+    return AfterValidator(check)
 
 
 def as_word(value: object) -> object:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
-from rltf.settings.base import FUNCTION_FORM, Cores, Section, choice_or_function
+from rltf.settings.base import FUNCTION_FORM, Cores, Section, choice_or_function, one_gpu_at_most
 from rltf.settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
 
 CACHE_DIR = Path("runs/cache")
@@ -166,7 +166,12 @@ class LearnerSettings(Section):
     """The policy update: batches, optimizer, loss, and fine-tuning before RL."""
 
     num_cpus: Cores = Field(1.0, description="CPU cores to reserve for the learner.")
-    num_gpus: Cores = Field(1.0, description="GPUs to reserve for the learner; 0: train on the CPU.")
+    num_gpus: Annotated[
+        Cores,
+        one_gpu_at_most(
+            "set it to 1. If the model does not fit into one GPU, train adapters (model.lora.rank) or a smaller model"
+        ),
+    ] = Field(1.0, description="Share of a GPU to reserve for the learner, at most 1; 0: train on the CPU.")
     num_threads: PositiveInt | None = Field(
         None,
         description="Threads of the learner; null: one per reserved core. During SFT it uses all cores.",

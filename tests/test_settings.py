@@ -199,6 +199,20 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("actor", "fix"),
+    [("learner", "train adapters (model.lora.rank) or a smaller model"), ("generator", "generator.num_generators to")],
+)
+def test_gpus_that_would_sit_idle_are_refused(actor: str, fix: str) -> None:
+    for few in ("0", "0.25", "1"):
+        settings, _ = load_settings([f"--{actor}.num_gpus", few], NO_ENVIRONMENT)
+        assert getattr(settings, actor).num_gpus == float(few)
+    for many in ("1.5", "4"):
+        refused = refusal([f"--{actor}.num_gpus", many])
+        assert f"{actor}.num_gpus (--{actor}.num_gpus): {many} GPUs, but one actor uses only one" in refused
+        assert fix in refused
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "set generator.num_gpus (now 0) and learner.num_gpus (now 0) above 0, or set it to object_store"),

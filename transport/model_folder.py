@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -88,20 +90,38 @@ def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
 def load_model(model: Path, dtype: Any) -> Any:
     """The folder's model, without dropout. Raises UserError if it cannot be loaded."""
     check_model_folder(model)
+    config = model_config(model)
     try:
-        config = AutoConfig.from_pretrained(model)
-        if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-            raise UserError(
-                f"model.name: {model}/config.json does not say which token completions start with; "
-                "set decoder_start_token_id (for T5 and CodeT5 it is the id of the padding token)"
-            )
-        for field, value in config.to_dict().items():
-            if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
-                setattr(config, field, 0.0)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return auto.from_pretrained(model, config=config, dtype=dtype)
+        return _auto_class(config).from_pretrained(model, config=config, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
+
+
+def model_config(model: Path) -> PreTrainedConfig:
+    """The configuration in the folder, without dropout. Raises UserError if it cannot be used."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.name: transformers cannot load {model}: {error}") from error
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise UserError(
+            f"model.name: {model}/config.json does not say which token completions start with; "
+            "set decoder_start_token_id (for T5 and CodeT5 it is the id of the padding token)"
+        )
+    for field, value in config.to_dict().items():
+        if field.endswith(("dropout", "pdrop", "dropout_rate")) and isinstance(value, float):
+            setattr(config, field, 0.0)
+    return config
+
+
+def hollow_model(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    """The model of `config` on torch's meta device: parameters with shapes, but without data."""
+    with torch.device("meta"):
+        return _auto_class(config).from_config(config, dtype=dtype)
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def prompt_format(model: Path, tokenizer: PreTrainedTokenizerFast, settings: ModelSettings) -> PromptFormat:

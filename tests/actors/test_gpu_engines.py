@@ -69,6 +69,8 @@ def test_vllm_starts_on_a_card_that_is_partly_taken_and_samples_what_its_weights
     from rltf.actors.vllm_engine import VllmEngine
 
     engine = VllmEngine(tiny_model_dir, engine_options(dtype, 256, 16, kv_cache_bytes=2**24, end_token_ids=(1,)))
+    # As in `vllm.LLM`: as many as 16 sequences of 256 can have. Without a usage context, it would be 2,048.
+    assert engine._engine.vllm_config.scheduler_config.max_num_batched_tokens == 16 * 256
     for version in (1, 2):
         weights = {name: value * 0.5 for name, value in make_weights(version).items()}
         engine.load_weights(version, weights.items())

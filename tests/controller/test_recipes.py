@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 PAPER = ["apps_codet5_large", "apps_codegen_2b", "mbpp_zero_shot"]
-RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b"]
+RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b", "apps_qwen2.5_coder_7b_lora"]
 
 
 def settings_of(recipe: str) -> Settings:
