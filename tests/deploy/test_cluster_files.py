@@ -24,8 +24,8 @@ CLOUDS = [ROOT / "cluster.yaml", ROOT / "deploy" / "gcp.yaml"]
 FILES = [*CLOUDS, ROOT / "deploy" / "onprem.yaml"]
 # Nodes need neither tests and documents nor what describes the repository and the cluster.
 NOT_SENT = {
-    ".ci", ".dockerignore", ".gitignore", ".importlinter", ".rayignore", "CITATION.cff", "CONTRIBUTING.md", "benchmarks",
-    "cluster.yaml", "deploy", "docs", "mkdocs.yml", "tests",
+    ".ci", ".dockerignore", ".gitignore", ".importlinter", ".rayignore", "CITATION.cff", "CONTRIBUTING.md",
+    "benchmarks", "cluster.yaml", "deploy", "docs", "mkdocs.yml", "tests",
 }  # fmt: skip
 KINDS = set(NodeKind.__args__)  # type: ignore[attr-defined]
 
