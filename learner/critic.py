@@ -24,6 +24,7 @@ from rltf.learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, ch
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.packing import MicroBatch
 from rltf.learner.policy import Policy
+from rltf.learner.ranks import ALONE, Ranks
 from rltf.settings import Dtype, ModelSettings
 
 _HEAD_WIDTH = 128
@@ -67,21 +68,26 @@ class ErrorCritic:
         critic = ErrorCritic.frozen(folder, policy, settings.model)
     """
 
-    def __init__(self, folder: Path, *, compute_dtype: Dtype, device: torch.device, seed: int = 0) -> None:
-        """Load the model in `folder`, with a new head whose weights depend on `seed`. Raises UserError as `Policy`."""
-        self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device)
+    def __init__(
+        self, folder: Path, *, compute_dtype: Dtype, device: torch.device, seed: int = 0, ranks: Ranks = ALONE
+    ) -> None:
+        """Load the model in `folder`, with a new head whose weights depend on `seed`. Raises UserError as `Policy`.
+
+        The model is spread over `ranks`, and each has the whole head.
+        """
+        self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device, ranks=ranks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = head_of(self.backbone.width).to(device)
 
     @classmethod
-    def frozen(cls, folder: Path, policy: Policy, settings: ModelSettings) -> ErrorCritic:
+    def frozen(cls, folder: Path, policy: Policy, settings: ModelSettings, ranks: Ranks = ALONE) -> ErrorCritic:
         """The critic in `folder`, for the completions of `policy`.
 
         Raises UserError as `check_critic`, and if the critic's context is too short.
         """
         check_critic(folder, Path(policy.name), policy.tokenizer)
-        critic = cls(folder, compute_dtype=settings.dtype, device=policy.device)
+        critic = cls(folder, compute_dtype=settings.dtype, device=policy.device, ranks=ranks)
         if critic.backbone.max_length < settings.max_model_len:
             raise UserError(
                 f"learner.advantage.critic: {folder} reads at most {critic.backbone.max_length} tokens, fewer than "

@@ -78,7 +78,7 @@ class Learner:
         self._old: Policy | None = None
         """The policy with the weights published last, for likelihood ratios that refer to it."""
         critic = critic or self.advantage.critic
-        self._critic = None if critic is None else ErrorCritic.frozen(critic, self.policy, settings.model)
+        self._critic = None if critic is None else ErrorCritic.frozen(critic, self.policy, settings.model, ranks)
         self._critic_fingerprint = None if critic is None else critic_fingerprint(critic)
         self.start_reinforcement()
 
@@ -103,8 +103,11 @@ class Learner:
             self._old = self._frozen_copy()
 
     def _frozen_copy(self) -> Policy:
-        """The policy with the current weights. Frozen parameters are shared: of adapters, only they are copied."""
-        if self.ranks.size > 1:  # a sharded model cannot be copied
+        """The policy with the current weights. Frozen parameters are shared: of adapters, only they are copied.
+
+        A sharded model cannot be copied, so ranks load another, adapted or not.
+        """
+        if self.ranks.size > 1:
             copied = self._load_policy(Path(self.policy.name))
             copied.copy_weights(self.policy)
         else:
@@ -164,7 +167,7 @@ class Learner:
             temperature=self._temperature,
             loss_agg_mode=loss_agg_mode or self.objective.loss_agg_mode,
             max_tokens=self._max_tokens,
-            dtype=self.policy.model.dtype,
+            dtype=self.policy.dtype,
         )
         return PreparedUpdate(
             experiences=experiences,
@@ -248,7 +251,7 @@ class Learner:
         total, count = torch.zeros(2, dtype=torch.float64, device=self.device)
         for packed in deal(self._pack(references), self.ranks.size)[self.ranks.rank]:
             batch = packed.to(self.device)
-            ones = torch.ones(len(batch.target), dtype=self.policy.model.dtype, device=self.device)
+            ones = torch.ones(len(batch.target), dtype=self.policy.dtype, device=self.device)
             logprobs, _ = self.policy.logprobs(batch, ones)
             total -= logprobs.sum(dtype=torch.float64)
             count += len(batch.target)

@@ -110,7 +110,7 @@ class _HollowPolicy(Policy):
         self._config = config
         super().__init__(Path(config.name_or_path or config.model_type), device=_META, **options)
 
-    def _read(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
+    def _load(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
         return None, hollow_model(self._config, torch.float32)  # type: ignore[return-value]
 
     def _self_test(self) -> None:

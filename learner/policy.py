@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
 from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.logprobs import chunked_logprobs
 from rltf.learner.packing import MicroBatch, pack
 from rltf.learner.ranks import ALONE, Ranks
 from rltf.learner.sharding import as_forward, gathered, load_from_leader, shard
@@ -76,9 +76,13 @@ class Policy:
         self._ranks = ranks
         mesh = ranks.mesh(device) if ranks.size > 1 else None
         with ranks.in_turn():  # each holds the whole model in host memory until it is sharded
-            self.tokenizer, self.model, self.value_head = self._load(folder, with_values)
+            self.tokenizer, self.model = self._load(folder)
+            self._attach_adapters()
+            self.value_head = self._new_value_head() if with_values else None
             if mesh is not None:
-                self._shard(mesh)
+                shard(self.model, mesh, self._matrix_dtype)
+                if self.value_head is not None:
+                    shard(self.value_head, mesh, torch.float32)
         self._states, self._outputs = self._compute_states, self._compute_outputs
         if mesh is not None:
             self._states = as_forward(self.model, self._compute_states)
@@ -90,30 +94,29 @@ class Policy:
             self.model.eval()
         self._self_test()
 
-    def _read(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
-        return load_tokenizer(folder), load_model(folder, torch.float32)
+    def _load(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
+        tokenizer, model = load_tokenizer(folder), load_model(folder, torch.float32)
+        return tokenizer, model.to(self.device) if self._ranks.size == 1 else model
 
-    def _load(self, folder: Path, with_values: bool) -> tuple[PreTrainedTokenizerFast, Any, torch.nn.Linear | None]:
-        """The tokenizer, the model, with adapters if they are trained, and its value head."""
-        tokenizer, model = self._read(folder)
-        if self._ranks.size == 1:
-            model = model.to(self.device)
+    def _attach_adapters(self) -> None:
         if self._lora is not None:
             try:
-                attach(model, self._lora)
+                attach(self.model, self._lora)
             except ValueError as error:
                 raise UserError(f"model.lora: {error}") from error
-        if not with_values:
-            return tokenizer, model, None
-        value_head = torch.nn.Linear(model.get_output_embeddings().weight.shape[1], 1).to(self.device)
+
+    def _new_value_head(self) -> torch.nn.Linear:
+        value_head = torch.nn.Linear(self.width, 1).to(self.device)
         torch.nn.init.zeros_(value_head.weight)
         torch.nn.init.zeros_(value_head.bias)
-        return tokenizer, model, value_head
+        return value_head
 
-    def _shard(self, mesh: DeviceMesh) -> None:
-        shard(self.model, mesh, self._matrix_dtype)
-        if self.value_head is not None:
-            shard(self.value_head, mesh, torch.float32)
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the master weights, and so of log-probabilities."""
+        # While a sharded model computes, its parameters have another type, also for other threads.
+        dtype: torch.dtype = self.model.dtype if self._ranks.size == 1 else torch.float32
+        return dtype
 
     @property
     def width(self) -> int:
@@ -195,7 +198,7 @@ class Policy:
     @property
     def _matrix_dtype(self) -> torch.dtype:
         """The type of matrix products: bfloat16, or that of the weights."""
-        return torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else self.model.dtype
+        return torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else self.dtype
 
     @property
     def has_adapters(self) -> bool:
@@ -280,7 +283,7 @@ class Policy:
         ]
         (batch,) = self.pack(sequences, micro_batch_tokens=64, row_tokens=32)
         batch = batch.to(self.device)
-        ones = torch.ones(len(batch.target), dtype=self.model.dtype, device=self.device)
+        ones = torch.ones(len(batch.target), dtype=self.dtype, device=self.device)
         kind = f"model {self.name}: {self.model.config.model_type} models"
         try:
             packed, _ = self.logprobs(batch, ones)
@@ -315,87 +318,3 @@ class Policy:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def chunked_logprobs(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    targets: torch.Tensor,
-    temperature: torch.Tensor,
-    *,
-    chunk_tokens: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and entropy [N] of `softmax((hidden @ weight.T + bias) / temperature)` at `targets`.
-
-    `hidden` [N, H], `weight` [V, H], `bias` [V] or None, `targets` [N], `temperature` [N]. At most `chunk_tokens` rows
-    of logits exist at a time. Gradients flow to hidden, weight and bias, only through the log-probability.
-    """
-    result: tuple[torch.Tensor, torch.Tensor] = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, 1 / temperature, chunk_tokens
-    )
-    return result
-
-
-class _ChunkedLogprobs(torch.autograd.Function):
-    """Goes over the tokens in chunks, both ways; the backward pass computes the logits of each chunk again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        inverse_temperature: torch.Tensor,
-        chunk_tokens: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = torch.empty_like(inverse_temperature)
-        entropy = torch.empty_like(inverse_temperature)
-        normalizer = torch.empty_like(inverse_temperature)
-        for start in range(0, len(targets), chunk_tokens):
-            part = slice(start, start + chunk_tokens)
-            logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
-            normalizer[part] = torch.logsumexp(logits, dim=-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normalizer[part]
-            probabilities = (logits - normalizer[part, None]).exp_()
-            entropy[part] = normalizer[part] - torch.einsum("nv,nv->n", probabilities, logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, inverse_temperature, normalizer)
-        ctx.chunk_tokens = chunk_tokens
-        ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
-
-    @staticmethod
-    def backward(ctx: Any, grad_logprobs: torch.Tensor, _grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, targets, inverse_temperature, normalizer = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        # Sums over many chunks need the precision of the log-probabilities.
-        grad_weight = torch.zeros_like(weight, dtype=normalizer.dtype)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=normalizer.dtype)
-        for start in range(0, len(targets), ctx.chunk_tokens):
-            part = slice(start, start + ctx.chunk_tokens)
-            logits = _logits(hidden[part], weight, bias, inverse_temperature[part])
-            scale = grad_logprobs[part] * inverse_temperature[part]
-            grad_logits = (logits - normalizer[part, None]).exp_().mul_(-scale[:, None])
-            grad_logits.scatter_add_(-1, targets[part, None], scale[:, None])
-            narrow = grad_logits.to(weight.dtype)
-            grad_hidden[part] = narrow @ weight
-            grad_weight += narrow.T @ hidden[part]
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-        return (
-            grad_hidden,
-            grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(weight.dtype),
-            None,
-            None,
-            None,
-        )
-
-
-def _logits(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, inverse_temperature: torch.Tensor
-) -> torch.Tensor:
-    """Logits [N, V] in the precision of `inverse_temperature`."""
-    logits = torch.nn.functional.linear(hidden, weight, bias).to(inverse_temperature.dtype)
-    return logits.mul_(inverse_temperature[:, None])

@@ -23,6 +23,7 @@ from rltf.learner.learner import Learner
 from rltf.learner.policy import Policy, TokenOutputs
 from rltf.learner.ranks import ALONE, Ranks
 from rltf.learner.sft import SftReport, run_sft
+from rltf.settings import Dtype
 from rltf.transport.sharded import whole
 from rltf.transport.weights import WeightsHandle
 from tests.learner.samples import make_experiences, make_learner, make_references
@@ -102,16 +103,16 @@ def new_learner(ranks: Ranks, model: Path, fields: dict[str, Any]) -> Learner:
     return learner
 
 
-def train(ranks: Ranks, model: Path, fields: dict[str, Any]) -> Trained:
+def train(ranks: Ranks, model: Path, fields: dict[str, Any], num_samples: int | None = None) -> Trained:
     """Make three updates of a new learner."""
-    return updates(new_learner(ranks, model, fields), range(3))
+    return updates(new_learner(ranks, model, fields), range(3), num_samples)
 
 
-def updates(learner: Learner, indices: Iterable[int]) -> Trained:
-    """Make updates, each with the samples of its index."""
+def updates(learner: Learner, indices: Iterable[int], num_samples: int | None = None) -> Trained:
+    """Make updates, each with the samples of its index, or with the first `num_samples` of them."""
     stats, gradients = [], []
     for index in indices:
-        prepared = learner.prepare(make_experiences(index)) if learner.ranks.leads else None
+        prepared = learner.prepare(make_experiences(index)[:num_samples]) if learner.ranks.leads else None
         update = learner.update(prepared)
         stats.append({name: float(getattr(update, name)) for name in update.__slots__})
         gradients.append([_array(p.grad) for p in learner.policy.trained_parameters().values() if p.grad is not None])
@@ -166,6 +167,19 @@ def fine_tune(ranks: Ranks, model: Path, cache_dir: Path) -> tuple[SftReport, di
     sft = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "learning_rate": 1e-3, "warmup_steps": 1}
     learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
     return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
+
+
+def prepare_while_computing(ranks: Ranks, model: Path) -> tuple[torch.dtype, torch.dtype]:
+    """The type of the model's parameters during a forward pass in bfloat16, and of what is prepared meanwhile."""
+    learner = new_learner(ranks, model, {"dtype": Dtype.BFLOAT16})
+    seen: list[torch.dtype] = []
+
+    def prepare(*_: Any) -> None:
+        seen[:] = [learner.policy.model.dtype, learner.prepare_with(make_experiences(1), []).table.behavior.dtype]
+
+    learner.policy.model.base_model.register_forward_hook(prepare)
+    updates(learner, [0])
+    return seen[0], seen[1]
 
 
 def die_in_forward(ranks: Ranks, model: Path, count: int) -> None:

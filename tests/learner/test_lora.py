@@ -98,7 +98,7 @@ def test_published_adapters_merge_into_the_same_weights(model_dir: Path) -> None
     for publish in ("merged", "adapter"):
         learner = make_learner(model_dir, lora=LORA.model_copy(update={"publish": publish}))
         train(learner)
-        buckets = pack(learner.policy.published())
+        buckets = list(pack(learner.policy.published()))
         published[publish] = list(unpack(buckets))
         num_bytes[publish] = sum(array.nbytes for bucket in buckets for array in bucket.values())
     assert num_bytes["adapter"] < 0.5 * num_bytes["merged"]

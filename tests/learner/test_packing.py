@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltf.learner.data import TokenSequence
+from rltf.learner.logprobs import chunked_logprobs
 from rltf.learner.packing import pack
-from rltf.learner.policy import chunked_logprobs
 from rltf.settings import LossAggMode
 from tests.learner.samples import gradients, largest_difference, make_experiences, make_learner, make_references
 

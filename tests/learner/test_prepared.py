@@ -72,8 +72,7 @@ def test_an_empty_micro_batch_has_no_tokens_to_predict(kind: type[MicroBatch | E
 
 
 def test_one_rank_makes_the_plain_update_bit_for_bit(tiny_model_dir: Path) -> None:
-    layout = {"micro_batch_tokens": 256, "row_tokens": 64}
-    learner = make_learner(tiny_model_dir, **layout, max_grad_norm=1.0)
+    learner = make_learner(tiny_model_dir, micro_batch_tokens=256, row_tokens=64, max_grad_norm=1.0)
     policy = Policy(tiny_model_dir, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
     optim = learner.settings.optim
     optimizer = make_optimizer(policy.trained_parameters(), optim.weight_decay)
@@ -91,7 +90,7 @@ def test_one_rank_makes_the_plain_update_bit_for_bit(tiny_model_dir: Path) -> No
         )
         optimizer.zero_grad()
         all_sequences = [*(TokenSequence(e.prompt_ids, e.token_ids) for e in experiences), *references]
-        batches = pack(all_sequences, **layout)
+        batches = pack(all_sequences, micro_batch_tokens=256, row_tokens=64)
         assert len(batches) > 1
         for batch in batches:
             part = table.select(batch.source)

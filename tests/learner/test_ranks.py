@@ -13,7 +13,18 @@ import torch
 
 from rltf.settings import PRESETS, Algorithm, Dtype, LoraPublish, LoraSettings, LossAggMode, LossSettings
 from tests.encoder_decoder_models import build_encoder_decoder
-from tests.learner.rank_processes import Pair, Trained, alone, die_in_forward, fine_tune, publish, resume, save, train
+from tests.learner.rank_processes import (
+    Pair,
+    Trained,
+    alone,
+    die_in_forward,
+    fine_tune,
+    prepare_while_computing,
+    publish,
+    resume,
+    save,
+    train,
+)
 from tests.learner.samples import make_critic
 
 pytestmark = pytest.mark.slow
@@ -41,8 +52,10 @@ def critic_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     return make_critic(tiny_model_dir, tmp_path_factory.mktemp("critic") / "critic")
 
 
-def check(pair: Pair, model: Path, fields: dict[str, Any], tolerance: float = 1e-5) -> None:
-    ranks, one = pair.run(train, model, fields), alone(train, model, fields)
+def check(
+    pair: Pair, model: Path, fields: dict[str, Any], tolerance: float = 1e-5, num_samples: int | None = None
+) -> None:
+    ranks, one = pair.run(train, model, fields, num_samples), alone(train, model, fields, num_samples)
     for each in ranks:
         assert_equal(each, one, tolerance)
     for name, value in ranks[0].weights.items():
@@ -76,6 +89,18 @@ def test_two_ranks_make_the_updates_of_one_process(
     check(pair, tiny_model_dir, fields)
 
 
+@pytest.mark.parametrize("name", ["gspo", "ppocoder", "coderl", "encoder-decoder"])
+def test_a_rank_without_a_sample_takes_part(
+    name: str, pair: Pair, tiny_model_dir: Path, critic_dir: Path, tmp_path: Path
+) -> None:
+    model, fields = tiny_model_dir, dict[str, Any](supervised_weight=0.0, algorithm=name)
+    if name == "coderl":
+        fields["critic"] = critic_dir
+    if name == "encoder-decoder":
+        model, fields["algorithm"] = build_encoder_decoder("codet5", tmp_path / "codet5"), "grpo"
+    check(pair, model, fields, num_samples=1)
+
+
 def test_in_bfloat16_they_are_as_far_from_float32_as_one_process(pair: Pair, tiny_model_dir: Path) -> None:
     ranks, _ = pair.run(train, tiny_model_dir, {**SMALL, "dtype": Dtype.BFLOAT16})
     exact = alone(train, tiny_model_dir, SMALL)
@@ -83,6 +108,10 @@ def test_in_bfloat16_they_are_as_far_from_float32_as_one_process(pair: Pair, tin
     for mine, others in zip(ranks.gradients, exact.gradients, strict=True):
         largest = max(np.abs(value).max() for value in others)
         assert max(np.abs(a - b).max() for a, b in zip(mine, others, strict=True)) < 0.2 * largest
+
+
+def test_what_is_prepared_while_a_rank_computes_is_float32(pair: Pair, tiny_model_dir: Path) -> None:
+    assert pair.run(prepare_while_computing, tiny_model_dir) == [(torch.bfloat16, torch.float32)] * 2
 
 
 @pytest.mark.parametrize("kind", ["codet5", "t5"])
