@@ -27,10 +27,11 @@ class Placement:
     group: PlacementGroup
     bundles: tuple[Mapping[str, float], ...]
     uses_kinds: bool
+    num_ranks: int = 1
 
     def learner(self) -> dict[str, Any]:
-        """Ray's options for the learner actor."""
-        return self._options(0)
+        """Ray's options for each rank of the learner."""
+        return self._options(0, self.num_ranks)
 
     def generator(self, index: int) -> dict[str, Any]:
         """Ray's options for a generator actor."""
@@ -40,8 +41,8 @@ class Placement:
         """Custom resources for a sandbox worker. These come and go, so nothing is reserved for them."""
         return kind_request("sandbox", uses=self.uses_kinds)
 
-    def _options(self, bundle: int) -> dict[str, Any]:
-        wanted = dict(self.bundles[bundle])
+    def _options(self, bundle: int, num_actors: int = 1) -> dict[str, Any]:
+        wanted = {name: amount / num_actors for name, amount in self.bundles[bundle].items()}
         return {
             "num_cpus": wanted.pop("CPU", 0.0),
             "num_gpus": wanted.pop("GPU", 0.0),
@@ -62,9 +63,10 @@ async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
     """
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     kinds = uses_kinds(there)
-    learner, generator = settings.learner, settings.generator
+    learner, generator, ranks = settings.learner, settings.generator, settings.learner.num_workers
     bundles = (
-        _bundle("learner", learner.num_cpus, learner.num_gpus, kinds=kinds),
+        # All ranks in one bundle, so on one node: they write a checkpoint together.
+        _bundle("learner", learner.num_cpus * ranks, learner.num_gpus * ranks, kinds=kinds),
         *[_bundle("generator", generator.num_cpus, generator.num_gpus, kinds=kinds)] * generator.num_generators,
     )
     if settings.cluster.address == "local":
@@ -80,7 +82,7 @@ async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
             f"{_words(bundles[1])}; the cluster has {_words(there)}. Lower num_gpus, num_cpus or "
             "generator.num_generators, or add nodes (`ray status` says what the autoscaler waits for)"
         ) from error
-    return Placement(group, bundles, kinds)
+    return Placement(group, bundles, kinds, ranks)
 
 
 def _check_machine(bundles: Sequence[Mapping[str, float]], settings: Settings, there: Mapping[str, float]) -> None:

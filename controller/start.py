@@ -227,10 +227,11 @@ class _Spawner:
     def learner(self, life: int) -> Any:
         run = self.settings.run
         recorder = Recorder(run.folder.resolve() / "replay", run.log_batches, self.home) if run.log_batches else None
-        options = self.placement.learner() | {"name": named("learner", life)}
+        options = self.placement.learner()
         critic = self.settings.learner.advantage.critic
         critic = None if critic is None else critic.resolve()  # another node has another working directory
-        return _LEARNER.options(**options).remote(self.model, self.settings, self.home, recorder, critic)
+        actor = _LEARNER.options(**options, name=named("learner", life))
+        return actor.remote(self.model, self.settings, self.home, recorder, critic, options)
 
     def generator(self, index: int, life: int) -> Any:
         name = named(f"generator-{index}", life)

@@ -6,10 +6,8 @@ While one update trains, another thread fetches and packs the rollouts of the ne
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError
-from transformers.utils.logging import disable_progress_bar
 
 from rltf.errors import UserError
 from rltf.files import prune
 from rltf.learner.buffer import BufferItem
 from rltf.learner.data import Experiences, TokenSequence, encode_references, save_rollouts
+from rltf.learner.followers import Followers
 from rltf.learner.learner import Learner
 from rltf.learner.metrics import StepMetrics, StepReport
 from rltf.learner.prepared import PreparedUpdate
+from rltf.learner.process import prepare_process, threads_for_sft
 from rltf.learner.replay import Recorder
 from rltf.learner.sft import SftProgress, SftReport, run_sft
 from rltf.problems.types import Problem
@@ -41,10 +40,6 @@ if TYPE_CHECKING:
 
 _PROGRESS = "progress"
 _TRANSFER = "transfer"
-
-# Parameters of mallopt(3).
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,18 +127,18 @@ class LearnerActor:
         home: HomeFolders | None = None,
         recorder: Recorder | None = None,
         critic: Path | None = None,
+        follower_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`model`, `critic`, and every path given to a method, is on the node of `home`; by default on this node."""
+        """`model`, `critic`, and every path given to a method, is on the node of `home`; by default on this node.
+
+        `follower_options` are Ray's options for the other ranks, which this one starts (`learner.num_workers`).
+        """
         self._home = home if home is not None else HomeFolders.here()
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-        _keep_freed_memory()
-        if settings.run.deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.set_num_threads(1)  # the order of sums depends on it
-        elif settings.learner.num_threads is not None:
-            torch.set_num_threads(settings.learner.num_threads)
+        prepare_process(settings)
         folder = self._home.fetch(model)
-        self._learner = Learner(folder, settings, None if critic is None else self._home.fetch(critic))
+        critic = None if critic is None else self._home.fetch(critic)
+        self._followers = Followers(settings, follower_options or {}, folder, critic)
+        self._learner = Learner(folder, settings, critic, self._followers.ranks)
         self._form = prompt_format(folder, self._learner.policy.tokenizer, settings.model)
         context = self._learner.policy.max_length
         if settings.model.max_model_len > context:
@@ -174,12 +169,13 @@ class LearnerActor:
             self._form,
             max_length=self._settings.model.max_model_len,
         )
-        self._learner.set_references(self._references)
+        with self._followers.also("set_references", self._references):
+            self._learner.set_references(self._references)
         return len(self._references)
 
     def sft(self) -> SftReport:
         """Run the SFT stage, with all of the node's cores since the generators wait; see `learner.sft.run_sft`."""
-        with _threads(1 if self._settings.run.deterministic else max(torch.get_num_threads(), _num_cores())):
+        with threads_for_sft(self._settings), self._followers.also("sft"):
             return run_sft(self._learner, self._references, seed=self._settings.run.seed, report=self._note)
 
     def step(self, items: Sequence[BufferItem], ahead: Sequence[BufferItem] = ()) -> StepReport:
@@ -195,7 +191,10 @@ class LearnerActor:
         if fetched.prepared is None:
             return StepReport(None, (), fetched.lost)
         recorder = self._recorder
-        with contextlib.nullcontext() if recorder is None else recorder.recording(self._learner, fetched.prepared):
+        recording = (
+            contextlib.nullcontext() if recorder is None else recorder.recording(self._learner, fetched.prepared)
+        )
+        with recording, self._followers.also("update"):
             update = self._learner.update(fetched.prepared)
         metrics = StepMetrics.of(
             update,
@@ -211,7 +210,8 @@ class LearnerActor:
     def publish(self) -> WeightsHandle:
         """Publish the weights; see `Learner.publish`."""
         by = publish if self._sender is None else self._sender.publish
-        return self._learner.publish(self._settings.generator.verify_weights_every, by)
+        with self._followers.also("publish"):
+            return self._learner.publish(self._settings.generator.verify_weights_every, by)
 
     @ray.method(concurrency_group=_TRANSFER)
     def send(self, generator: Any, name: str) -> int:
@@ -231,14 +231,17 @@ class LearnerActor:
             rollouts = fetch(items, self._settings.learner.fetch_timeout_s)
             save_rollouts(trainer_state / "rollouts.npz", list(rollouts.items()))
 
-        path = self._learner.save_checkpoint(folder, write)
+        with self._followers.also("save_checkpoint", folder):
+            path = self._learner.save_checkpoint(folder, write)
         self._home.send(path)
         prune(folder, keep)
         return path
 
     def resume(self, path: Path, version: int = 0) -> int:
         """Continue from a checkpoint; returns the number of updates so far. See `Learner.resume`."""
-        self._learner.resume(self._home.fetch(path), version)
+        path = self._home.fetch(path)
+        with self._followers.also("resume", path, version):
+            self._learner.resume(path, version)
         return self._learner.step
 
     def at_least_version(self, version: int) -> int:
@@ -259,34 +262,3 @@ def _sender(weight_transfer: str) -> WeightSender:
     from rltf.transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
     return WeightSender(partial(init_info, weight_transfer))
-
-
-def _num_cores() -> int:
-    """Cores of this node that Ray may use. A container may have fewer than it sees, and Ray knows its limit."""
-    node_id = ray.get_runtime_context().get_node_id()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    counts = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in nodes}
-    return min(counts[node_id], len(os.sched_getaffinity(0)))
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc keep freed blocks for the next micro-batch, which needs blocks of the same sizes.
-
-    By default, tensors are mapped, page-faulted in and unmapped every time, which takes 8 % of an update of a small
-    model on a CPU.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # only glibc has it
-        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the maximum
-        library.mallopt(_M_TRIM_THRESHOLD, 1 << 30)

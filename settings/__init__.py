@@ -191,6 +191,7 @@ class Settings(Section):
             self._check_weight_transfer()
         if self.run.deterministic:
             self._check_deterministic()
+        self._check_workers()
         if self.run.log_batches and self.model.lora.rank:
             raise ValueError("run.log_batches can record whole models only, not adapters: set model.lora.rank to 0")
         return self
@@ -264,6 +265,18 @@ class Settings(Section):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "
                 f"{advantage.estimator}: return and gae need rewards on the last token, outcome needs them on all"
+            )
+
+    def _check_workers(self) -> None:
+        learner = self.learner
+        if learner.num_workers == 1:
+            return
+        if self.run.log_batches:
+            raise ValueError("run.log_batches records a single worker: set it to 0, or learner.num_workers to 1")
+        if 0 < learner.num_gpus < 1:
+            raise ValueError(
+                f"learner.num_workers is {learner.num_workers}, and workers cannot share a GPU: set learner.num_gpus to "
+                f"1, not {learner.num_gpus:g}"
             )
 
     def _check_weight_transfer(self) -> None:

@@ -165,13 +165,19 @@ class AdvantageSettings(Section):
 class LearnerSettings(Section):
     """The policy update: batches, optimizer, loss, and fine-tuning before RL."""
 
-    num_cpus: Cores = Field(1.0, description="CPU cores to reserve for the learner.")
+    num_workers: PositiveInt = Field(
+        1,
+        description="Processes that train the model together, each with `num_cpus` and `num_gpus` of one node and a "
+        "part of the weights and the optimizer's state (FSDP).",
+    )
+    dist_timeout_s: PositiveFloat = Field(
+        600.0, description="Seconds after which a worker that does not take part in a step counts as lost."
+    )
+    num_cpus: Cores = Field(1.0, description="CPU cores to reserve for each worker.")
     num_gpus: Annotated[
         Cores,
-        one_gpu_at_most(
-            "set it to 1. If the model does not fit into one GPU, train adapters (model.lora.rank) or a smaller model"
-        ),
-    ] = Field(1.0, description="Share of a GPU to reserve for the learner, at most 1; 0: train on the CPU.")
+        one_gpu_at_most("set it to 1, and learner.num_workers to the number of GPUs"),
+    ] = Field(1.0, description="Share of a GPU to reserve for each worker, at most 1; 0: train on the CPU.")
     num_threads: PositiveInt | None = Field(
         None,
         description="Threads of the learner; null: one per reserved core. During SFT it uses all cores.",
