@@ -275,8 +275,8 @@ class Settings(Section):
             raise ValueError("run.log_batches records a single worker: set it to 0, or learner.num_workers to 1")
         if 0 < learner.num_gpus < 1:
             raise ValueError(
-                f"learner.num_workers is {learner.num_workers}, and workers cannot share a GPU: set learner.num_gpus to "
-                f"1, not {learner.num_gpus:g}"
+                f"learner.num_gpus is {learner.num_gpus:g}, but the {learner.num_workers} learner.num_workers cannot "
+                "share a GPU: set it to 1"
             )
 
     def _check_weight_transfer(self) -> None:
