@@ -37,7 +37,7 @@ def test_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_an_architecture_is_found_without_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    LlamaConfig(hidden_size=48, attention_dropout=0.5).save_pretrained(tmp_path)
+    LlamaConfig(hidden_size=64, attention_dropout=0.5).save_pretrained(tmp_path)
     fetched: list[object] = []
 
     def snapshot_download(name: str, **options: object) -> str:
@@ -49,6 +49,6 @@ def test_an_architecture_is_found_without_the_weights(monkeypatch: pytest.Monkey
     for name in (str(tmp_path), "somebody/something"):
         config = architecture(name)
         assert config is not None
-        assert (config.hidden_size, config.attention_dropout) == (48, 0.0)
+        assert (config.hidden_size, config.attention_dropout) == (64, 0.0)
     assert fetched == [("somebody/something", ["config.json"])]
     assert architecture("tiny") is architecture("folder/model.gguf") is None
