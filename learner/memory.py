@@ -9,6 +9,7 @@ on a GPU.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -33,8 +34,14 @@ from rltf.transport.model_folder import hollow_model, model_config
 # AdamW keeps two moments of each parameter, and counts the steps of each tensor.
 _NUM_MOMENTS = 2
 _STEP_BYTES = 4
+# A failure is raised as well.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 _META = torch.device("meta")
 _FAKE = torch.device("cpu")
+
+
+class UntraceableError(RuntimeError):
+    """The code of a model needs data, or an operation that fake tensors do not have. It may work with real ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class LearnerMemory:
 
 
 def learner_memory(config: PreTrainedConfig, settings: Settings) -> LearnerMemory:
-    """The memory of a learner of a model with `config`. Raises UserError as `Policy`."""
+    """The memory of a learner of a model with `config`. Raises UserError as `Policy`, and UntraceableError."""
     policy = hollow_policy(config, settings)
     trained = policy.trained_parameters().values()
     loss, advantage = settings.learner.loss, settings.learner.advantage
@@ -132,7 +139,7 @@ def hollow_policy(config: PreTrainedConfig, settings: Settings) -> Policy:
 def working_bytes(policy: Policy, settings: Settings) -> int:
     """The peak of a micro-batch above weights and gradients, which `policy`, a hollow one, loses its meta tensors for.
 
-    The micro-batch is full, and nearly all of its tokens are predicted.
+    The micro-batch is full, and nearly all of its tokens are predicted. Raises UntraceableError.
     """
     mode = FakeTensorMode()
     batch = full_batch(policy, settings)
@@ -144,9 +151,13 @@ def working_bytes(policy: Policy, settings: Settings) -> int:
         fake: Any = type(batch)(*(mode.from_tensor(getattr(batch, field.name)) for field in fields(batch)))
         ones = torch.ones(fake.target.shape)
         with _Live() as live:
-            outputs = policy.forward(fake, ones)
-            total = outputs.logprobs.sum() + (0 if outputs.values is None else outputs.values.sum())
-            total.backward()  # type: ignore[no-untyped-call]
+            try:
+                outputs = policy.forward(fake, ones)
+                total = outputs.logprobs.sum() + (0 if outputs.values is None else outputs.values.sum())
+                total.backward()  # type: ignore[no-untyped-call]
+            except (TypeError, ValueError, RuntimeError) as error:  # from the model's own code
+                kind = policy.model.config.model_type
+                raise UntraceableError(f"the memory of {kind} models cannot be calculated: {error}") from error
         peak: int = live.peak
     return peak
 

@@ -177,7 +177,8 @@ class Policy:
 
     def _compute_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
         dtype = self._matrix_dtype
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        # Its cache would keep a bfloat16 copy of every weight until the end of the forward pass, but each is used once.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
             if isinstance(batch, EncoderDecoderBatch):
                 return encoder_decoder.hidden_states(self.model, batch)
             output = self.model.base_model(

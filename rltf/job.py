@@ -36,6 +36,7 @@ from rltf.entry import run_until_interrupted
 from rltf.errors import UserError
 from rltf.files import newest_checkpoint, set_aside, write_jsonl
 from rltf.learner.advantages import check_estimator
+from rltf.learner.memory import UntraceableError
 from rltf.learner.model_source import architecture, check_local_gguf, is_gguf
 from rltf.learner.policy_losses import check_policy_loss
 from rltf.learner.replay import changed_settings, replay
@@ -193,10 +194,7 @@ def _write_overlaps(problems: ProblemSets, folder: Path) -> None:
 
 
 def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str) -> int:
-    if (config := architecture(settings.model.name)) is not None:
-        need = needs(config, settings)
-        found = [] if (size := gpu_bytes(plan)) is None else cards(need, settings, size)
-        print_memory(need, found, advice(need, settings, found), console)
+    _plan_memory(settings, plan, console)
     try:
         with Progress(plan.num_updates, console) as progress:
             forecast = measured_forecast(settings, plan, progress.emit)
@@ -209,6 +207,18 @@ def _plan(settings: Settings, plan: PlanOptions, console: Console, program: str)
         console.print(f"{program}: {message}", style="red", highlight=False, markup=False)
         return status
     return 0
+
+
+def _plan_memory(settings: Settings, plan: PlanOptions, console: Console) -> None:
+    if (config := architecture(settings.model.name)) is None:
+        return
+    try:
+        need = needs(config, settings)
+    except UntraceableError as error:
+        console.print(str(error), style="yellow", highlight=False, markup=False)
+        return
+    found = [] if (size := gpu_bytes(plan)) is None else cards(need, settings, size)
+    print_memory(need, found, advice(need, settings, found), console)
 
 
 def _train(settings: Settings, run: OpenRun, console: Console, program: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MambaConfig
 
 import launch
 from rltf.actors.memory import GeneratorMemory
@@ -74,6 +74,14 @@ def test_advice_does_not_name_what_is_done_already() -> None:
     assert advice(roomy, done, cards(roomy, done, 80 * GIB)) == []
 
 
+def plan(folder: Path, gib: str) -> int:
+    """Plan a run of the model in `folder` on GPUs, with all rates given. Returns the exit status."""
+    options = {**FIGURES, "num_cpus": "16", "num_gpus": "2", "gpu_memory_gib": gib}
+    given = [word for name, value in options.items() for word in (f"--plan.{name}", value)]
+    on_gpus = ["--learner.num_gpus", "1", "--generator.num_gpus", "1"]
+    return launch.main(["--plan", *given, *on_gpus, "--model", str(folder)])
+
+
 @pytest.mark.parametrize(("gib", "expected"), [("80", "learner: fits"), ("0.001", "learner: does not fit, 0.")])
 def test_a_plan_begins_with_the_memory(
     gib: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -81,10 +89,14 @@ def test_a_plan_begins_with_the_memory(
     """The model needs no weights: a configuration is enough."""
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     LlamaConfig(**shape, vocab_size=320).save_pretrained(tmp_path)  # type: ignore[arg-type]
-    plan = {**FIGURES, "num_cpus": "16", "num_gpus": "2", "gpu_memory_gib": gib}
-    given = [word for name, value in plan.items() for word in (f"--plan.{name}", value)]
-    on_gpus = ["--learner.num_gpus", "1", "--generator.num_gpus", "1"]
-    assert launch.main(["--plan", *given, *on_gpus, "--model", str(tmp_path)]) == 0
+    assert plan(tmp_path, gib) == 0
     said = capsys.readouterr().out
     assert "Memory in GiB, calculated for 0.00 billion parameters" in said
     assert said.index(expected) < said.index("Based on")
+
+
+def test_a_plan_of_a_model_that_cannot_be_traced_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MambaConfig(vocab_size=320, hidden_size=64, num_hidden_layers=1).save_pretrained(tmp_path)
+    assert plan(tmp_path, "80") == 0
+    said = capsys.readouterr().out
+    assert said.index("the memory of mamba models cannot be calculated") < said.index("Based on")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig
 
 from rltf.learner.learner import Learner
 from rltf.learner.memory import critic_bytes, full_batch, hollow_policy, learner_memory
@@ -146,3 +147,12 @@ def test_working_memory_is_what_torch_allocates(
     )
     memory = learner_memory(model_config(folder), settings)
     assert memory.working == pytest.approx(allocated(policy, settings), rel=0.05)
+
+
+def test_checkpointing_keeps_no_copy_of_all_weights() -> None:
+    """Autocast would keep one of each weight until the end of the forward pass."""
+    shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
+    config = LlamaConfig(**shape, num_hidden_layers=8, vocab_size=320, tie_word_embeddings=True)
+    settings = whole(Dtype.BFLOAT16, activation_checkpointing=True, micro_batch_tokens=128)
+    memory = learner_memory(config, settings)
+    assert memory.working < memory.weights / 2

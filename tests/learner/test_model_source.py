@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers import LlamaConfig
 
 from rltf.errors import UserError
 from rltf.learner import model_source
-from rltf.learner.model_source import model_folder
+from rltf.learner.model_source import architecture, model_folder
 
 
 @pytest.fixture
@@ -33,3 +34,21 @@ def test_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="give a model folder, or a Hub id and access to the Hub"):
         model_folder("nobody/nothing", (), tmp_path, seed=0)
+
+
+def test_an_architecture_is_found_without_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    LlamaConfig(hidden_size=64, attention_dropout=0.5).save_pretrained(tmp_path)
+    fetched: list[object] = []
+
+    def snapshot_download(name: str, **options: object) -> str:
+        fetched.append((name, options["allow_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(model_source, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(model_source, "_hub_answers", lambda: True)
+    for name in (str(tmp_path), "somebody/something"):
+        config = architecture(name)
+        assert config is not None
+        assert (config.hidden_size, config.attention_dropout) == (64, 0.0)
+    assert fetched == [("somebody/something", ["config.json"])]
+    assert architecture("tiny") is architecture("folder/model.gguf") is None
