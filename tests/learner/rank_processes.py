@@ -8,7 +8,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,18 @@ def fine_tune(ranks: Ranks, model: Path, cache_dir: Path) -> tuple[SftReport, di
     sft = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "learning_rate": 1e-3, "warmup_steps": 1}
     learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
     return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
+
+
+def refuse_infinite_gradient(ranks: Ranks, model: Path) -> None:
+    """Make an update in which one sample, and so only one rank, has an infinite gradient; then one without it."""
+    learner = new_learner(ranks, model, {"micro_batch_tokens": 128, "rollout_is_threshold": 1e30})
+    before, experiences = weights(learner), make_experiences(0)
+    experiences[0] = replace(experiences[0], logprobs=np.full_like(experiences[0].logprobs, -1e4))
+    with pytest.raises(FloatingPointError, match="step 1: the gradient norm is"):
+        learner.update(learner.prepare(experiences) if ranks.leads else None)
+    for name, value in weights(learner).items():
+        np.testing.assert_array_equal(value, before[name])
+    updates(learner, [1])
 
 
 def load_without_layers(ranks: Ranks, model: Path) -> None:

@@ -22,6 +22,7 @@ from tests.learner.rank_processes import (
     load_without_layers,
     prepare_while_computing,
     publish,
+    refuse_infinite_gradient,
     resume,
     save,
     train,
@@ -113,6 +114,10 @@ def test_in_bfloat16_they_are_as_far_from_float32_as_one_process(pair: Pair, tin
 
 def test_what_is_prepared_while_a_rank_computes_is_float32(pair: Pair, tiny_model_dir: Path) -> None:
     assert pair.run(prepare_while_computing, tiny_model_dir) == [(torch.bfloat16, torch.float32)] * 2
+
+
+def test_all_ranks_refuse_an_infinite_gradient_of_one(pair: Pair, tiny_model_dir: Path) -> None:
+    pair.run(refuse_infinite_gradient, tiny_model_dir)
 
 
 def test_all_ranks_refuse_a_model_without_known_layers(pair: Pair, tiny_model_dir: Path) -> None:
