@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
@@ -23,7 +24,7 @@ from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.logprobs import chunked_logprobs
 from rltf.learner.packing import MicroBatch, pack
 from rltf.learner.ranks import ALONE, Ranks
-from rltf.learner.sharding import as_forward, gathered, load_from_leader, shard
+from rltf.learner.sharding import as_forward, gathered, layers, load_from_leader, shard
 from rltf.settings import Dtype, LoraSettings
 from rltf.transport.lora import adapters, attach, load_adapters, merged, save_adapters
 from rltf.transport.model_folder import load_model, load_tokenizer
@@ -80,9 +81,7 @@ class Policy:
             self._attach_adapters()
             self.value_head = self._new_value_head() if with_values else None
             if mesh is not None:
-                shard(self.model, mesh, self._matrix_dtype)
-                if self.value_head is not None:
-                    shard(self.value_head, mesh, torch.float32)
+                self._shard(mesh)
         self._states, self._outputs = self._compute_states, self._compute_outputs
         if mesh is not None:
             self._states = as_forward(self.model, self._compute_states)
@@ -110,6 +109,14 @@ class Policy:
         torch.nn.init.zeros_(value_head.weight)
         torch.nn.init.zeros_(value_head.bias)
         return value_head
+
+    def _shard(self, mesh: DeviceMesh) -> None:
+        try:
+            shard(self.model, mesh, self._matrix_dtype, layers(self.model))
+        except ValueError as error:
+            raise UserError(f"model {self.name} can only be trained by one worker: {error}") from error
+        if self.value_head is not None:
+            shard(self.value_head, mesh, torch.float32)
 
     @property
     def dtype(self) -> torch.dtype:

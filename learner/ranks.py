@@ -42,6 +42,7 @@ class Ranks:
     @classmethod
     def join(cls, store: TCPStore, rank: int, size: int, *, device: torch.device, timeout_s: float) -> Ranks:
         """Form the group, through a `store` that all ranks can reach. `timeout_s` limits each call over gloo and NCCL.
+        It must be longer than it takes one rank to load the model.
 
         Raises RuntimeError (`torch.distributed.DistStoreError`) if not all ranks join in time.
         """
@@ -100,9 +101,11 @@ class Ranks:
         """Enter one rank after the other, for what takes a lot of host memory. No rank leaves before all are done."""
         for _ in range(self.rank):
             self.barrier()
-        yield
-        for _ in range(self.rank, self.size):
-            self.barrier()
+        try:
+            yield
+        finally:  # so that the others find the same fault
+            for _ in range(self.rank, self.size):
+                self.barrier()
 
     def write_folder(self, folder: Path, write: Callable[[Path], None]) -> None:
         """`files.write_folder`, in which all ranks call `write`, with the path on the node of rank 0.

@@ -7,7 +7,7 @@ because the divisors of the loss count the whole update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -21,18 +21,30 @@ from rltf.transport.sharded import whole
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def shard(model: torch.nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
-    """Move `model` to the devices of `mesh`, each of which gets a part. It is gathered in `compute_dtype`."""
+def layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The decoder layers of a Hugging Face model, and those of its encoder. Raises ValueError if it has none."""
+    types = set(getattr(model, "_no_split_modules", None) or ())
+    found = [module for module in model.modules() if type(module).__name__ in types]
+    if not found:
+        raise ValueError("transformers does not say what the layers of these models are (_no_split_modules)")
+    return found
+
+
+def shard(
+    model: torch.nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype, parts: Sequence[torch.nn.Module] = ()
+) -> None:
+    """Move `model` to the devices of `mesh`, each of which gets a share. It is gathered in `compute_dtype`.
+
+    Each of its `parts` is gathered by itself, and the rest together.
+    """
     # Inputs keep their type: a temperature in bfloat16 would be another temperature.
     policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    layer_types = set(getattr(model, "_no_split_modules", None) or ())
-    for module in [m for m in model.modules() if type(m).__name__ in layer_types] + [model]:
-        # Also the outermost module: otherwise its gathered weights stay as they are when the shards are changed.
+    for module in [*parts, model]:
+        # By default, the rest stays gathered after a forward pass, and would not follow a change of the shards.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # what divides by itself is NCCL's alone
+        assert isinstance(module, FSDPModule)
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # only NCCL can divide while it adds
 
 
 def as_forward(model: torch.nn.Module, function: F) -> F:

@@ -8,16 +8,18 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
+from rltf.errors import UserError
 from rltf.files import newest_checkpoint
 from rltf.learner.learner import Learner
 from rltf.learner.policy import Policy, TokenOutputs
@@ -70,7 +72,15 @@ class Pair:
         return result
 
     def close(self) -> None:
-        """End both."""
+        """Have both leave the group and end."""
+        for end in self._ends:
+            end.send(None)
+        for process in self.processes:
+            process.join()
+            assert process.exitcode == 0
+
+    def kill(self) -> None:
+        """End both, whatever they do."""
         for process in self.processes:
             process.kill()
             process.join()
@@ -79,12 +89,13 @@ class Pair:
 def _serve(end: Connection, port: int, rank: int, timeout_s: float) -> None:
     torch.set_num_threads(1)
     ranks = Ranks.join(TCPStore("127.0.0.1", port), rank, 2, device=torch.device("cpu"), timeout_s=timeout_s)
-    while True:
-        work, args = end.recv()
+    while (task := end.recv()) is not None:
+        work, args = task
         try:
             end.send((False, work(ranks, *args)))
         except Exception:  # noqa: BLE001 - told to the test
             end.send((True, traceback.format_exc()))
+    ranks.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +178,27 @@ def fine_tune(ranks: Ranks, model: Path, cache_dir: Path) -> tuple[SftReport, di
     sft = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "learning_rate": 1e-3, "warmup_steps": 1}
     learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
     return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
+
+
+def refuse_infinite_gradient(ranks: Ranks, model: Path) -> None:
+    """Make an update in which one sample, and so only one rank, has an infinite gradient; then one without it."""
+    learner = new_learner(ranks, model, {"micro_batch_tokens": 128, "rollout_is_threshold": 1e30})
+    before, experiences = weights(learner), make_experiences(0)
+    experiences[0] = replace(experiences[0], logprobs=np.full_like(experiences[0].logprobs, -1e4))
+    with pytest.raises(FloatingPointError, match="step 1: the gradient norm is"):
+        learner.update(learner.prepare(experiences) if ranks.leads else None)
+    for name, value in weights(learner).items():
+        np.testing.assert_array_equal(value, before[name])
+    updates(learner, [1])
+
+
+def load_without_layers(ranks: Ranks, model: Path) -> None:
+    """Load a model of a kind whose layers transformers does not name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.LlamaForCausalLM._no_split_modules", None)
+        patch.setattr("transformers.LlamaModel._no_split_modules", None)
+        with pytest.raises(UserError, match=r"can only be trained by one worker: .*_no_split_modules"):
+            new_learner(ranks, model, {})
 
 
 def prepare_while_computing(ranks: Ranks, model: Path) -> tuple[torch.dtype, torch.dtype]:

@@ -19,8 +19,10 @@ from tests.learner.rank_processes import (
     alone,
     die_in_forward,
     fine_tune,
+    load_without_layers,
     prepare_while_computing,
     publish,
+    refuse_infinite_gradient,
     resume,
     save,
     train,
@@ -114,6 +116,14 @@ def test_what_is_prepared_while_a_rank_computes_is_float32(pair: Pair, tiny_mode
     assert pair.run(prepare_while_computing, tiny_model_dir) == [(torch.bfloat16, torch.float32)] * 2
 
 
+def test_all_ranks_refuse_an_infinite_gradient_of_one(pair: Pair, tiny_model_dir: Path) -> None:
+    pair.run(refuse_infinite_gradient, tiny_model_dir)
+
+
+def test_all_ranks_refuse_a_model_without_known_layers(pair: Pair, tiny_model_dir: Path) -> None:
+    pair.run(load_without_layers, tiny_model_dir)
+
+
 @pytest.mark.parametrize("kind", ["codet5", "t5"])
 def test_encoder_decoder_models(kind: str, pair: Pair, tmp_path: Path) -> None:
     # After an update by Adam, these gradients differ as much between two layouts in one process.
@@ -174,4 +184,4 @@ def test_if_a_rank_dies_the_others_fail(count: int, tiny_model_dir: Path) -> Non
         with pytest.raises(EOFError):
             pair.result(1)
     finally:
-        pair.close()
+        pair.kill()
