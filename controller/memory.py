@@ -60,10 +60,12 @@ def cards(need: Need, settings: Settings, gpu_bytes: int) -> list[Card]:
     learner, generator = settings.learner.num_gpus, settings.generator.num_gpus
     num_generators = settings.generator.num_generators if generator else 0
     usable = gpu_bytes * USABLE
-    if learner and num_generators and learner + num_generators * generator <= 1:
+    is_one = settings.learner.num_workers == 1
+    if is_one and learner and num_generators and learner + num_generators * generator <= 1:
         needed = need.learner.total + num_generators * need.generator.total
         return [Card(f"learner and {_generators(num_generators)}", needed, int(usable))]
-    alone = (("learner", learner, need.learner.total), ("each generator", generator, need.generator.total))
+    name = "learner" if settings.learner.num_workers == 1 else "each learner worker"
+    alone = ((name, learner, need.learner.total), ("each generator", generator, need.generator.total))
     return [Card(actors, total, int(usable * share)) for actors, share, total in alone if share]
 
 
@@ -97,6 +99,8 @@ def _learner_changes(need: Need, settings: Settings) -> Iterator[str]:
         yield "set learner.activation_checkpointing to true"
     if need.learner.working > GIB and learner.micro_batch_tokens > settings.model.max_model_len + 7:
         yield f"lower learner.micro_batch_tokens (now {learner.micro_batch_tokens})"
+    if learner.num_gpus == 1:
+        yield f"raise learner.num_workers (now {learner.num_workers}), with a card for each"
     if not settings.model.lora.rank:
         yield "train adapters (model.lora.rank 16)"
     if need.learner.copies and learner.loss.kl_loss_coef:

@@ -28,6 +28,7 @@ from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.packing import ROW_ALIGNMENT, MicroBatch, aligned
 from rltf.learner.policy import Policy
+from rltf.learner.sharding import layers
 from rltf.settings import AdvantageEstimator, LoraPublish, OldLogprobs, Settings, WeightTransfer
 from rltf.transport.model_folder import hollow_model, model_config
 
@@ -46,8 +47,11 @@ class UntraceableError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class LearnerMemory:
-    """Bytes in the memory of the learner's device, with P parameters, of which T are trained.
+    """Bytes in the memory of the device of a worker of the learner, with P parameters, of which T are trained.
 
+    The first four are spread over the workers (`learner.num_workers`). With several, `gathered` is what each gathers
+    while it computes: a layer and everything outside the layers, in the type of matrix products. `snapshot` is in the
+    memory of the first worker.
     `weights`: float32 masters, 4 P, and the buffers. `gradients`: 4 T. `optimizer`: AdamW's moments, 8 T. `copies`: the
     policies for KL terms and likelihood ratios, 4 T each, and the critic. `snapshot`: the weights that are being sent
     from GPU to GPU, P in the type that generators compute in. `working`: the peak of a micro-batch above all that, with
@@ -58,6 +62,7 @@ class LearnerMemory:
     gradients: int
     optimizer: int
     copies: int
+    gathered: int
     snapshot: int
     working: int
 
@@ -69,25 +74,35 @@ class LearnerMemory:
     @property
     def total(self) -> int:
         """The peak."""
-        return self.states + self.working
+        return self.states + self.gathered + self.working
 
 
 def learner_memory(config: PreTrainedConfig, settings: Settings) -> LearnerMemory:
-    """The memory of a learner of a model with `config`. Raises UserError as `Policy`, and UntraceableError."""
+    """The memory of a worker of the learner. Raises UserError as `Policy`, and UntraceableError."""
     policy = hollow_policy(config, settings)
     trained = policy.trained_parameters().values()
     loss, advantage = settings.learner.loss, settings.learner.advantage
     num_copies = bool(loss.kl_loss_coef or advantage.kl_reward_coef) + (loss.old_logprobs is OldLogprobs.RECOMPUTE)
     copied = [*trained, *policy.model.buffers()]
     critic = 0 if advantage.critic is None else critic_bytes(advantage.critic)
+    size = settings.learner.num_workers
     return LearnerMemory(
-        weights=num_bytes(_tensors(policy)),
-        gradients=num_bytes(trained),
-        optimizer=_NUM_MOMENTS * num_bytes(trained) + _STEP_BYTES * len(trained),
-        copies=num_copies * num_bytes(copied) + critic,
+        weights=num_bytes(_tensors(policy)) // size,
+        gradients=num_bytes(trained) // size,
+        optimizer=_NUM_MOMENTS * num_bytes(trained) // size + _STEP_BYTES * len(trained),
+        copies=num_copies * num_bytes(copied) // size + critic,
+        gathered=_gathered_bytes(policy) if size > 1 else 0,
         snapshot=_snapshot_bytes(policy, settings),
         working=working_bytes(policy, settings),
     )
+
+
+def _gathered_bytes(policy: Policy) -> int:
+    """See `learner.sharding`."""
+    whole = num_bytes(policy.model.parameters())
+    parts = [num_bytes(layer.parameters()) for layer in layers(policy.model)]
+    factor = policy.matrix_dtype.itemsize / torch.float32.itemsize
+    return int((whole - sum(parts) + max(parts)) * factor)
 
 
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -112,7 +112,7 @@ class Policy:
 
     def _shard(self, mesh: DeviceMesh) -> None:
         try:
-            shard(self.model, mesh, self._matrix_dtype, layers(self.model))
+            shard(self.model, mesh, self.matrix_dtype, layers(self.model))
         except ValueError as error:
             raise UserError(f"model {self.name} can only be trained by one worker: {error}") from error
         if self.value_head is not None:
@@ -169,7 +169,7 @@ class Policy:
     def _compute_outputs(
         self, batch: MicroBatch | EncoderDecoderBatch, temperature: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        hidden, dtype = self._compute_states(batch), self._matrix_dtype
+        hidden, dtype = self._compute_states(batch), self.matrix_dtype
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         logprobs, entropy = chunked_logprobs(
@@ -183,7 +183,7 @@ class Policy:
         return hidden, logprobs, entropy
 
     def _compute_states(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
-        dtype = self._matrix_dtype
+        dtype = self.matrix_dtype
         # Its cache would keep a bfloat16 copy of every weight until the end of the forward pass, but each is used once.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
             if isinstance(batch, EncoderDecoderBatch):
@@ -204,7 +204,7 @@ class Policy:
         return values
 
     @property
-    def _matrix_dtype(self) -> torch.dtype:
+    def matrix_dtype(self) -> torch.dtype:
         """The type of matrix products: bfloat16, or that of the weights."""
         return torch.bfloat16 if self._compute_dtype == Dtype.BFLOAT16 else self.dtype
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, MambaConfig
+from transformers import AutoConfig, LlamaConfig, MambaConfig
 
 import launch
 from rltf.actors.memory import GeneratorMemory
 from rltf.controller.memory import Need, advice, cards
-from rltf.learner.memory import LearnerMemory
+from rltf.learner.memory import LearnerMemory, learner_memory
 from rltf.settings import GIB, Settings
 from tests.controller.test_plan import FIGURES
 
 LEARNER = LearnerMemory(
-    weights=10 * GIB, gradients=10 * GIB, optimizer=20 * GIB, copies=0, snapshot=0, working=20 * GIB
+    weights=10 * GIB, gradients=10 * GIB, optimizer=20 * GIB, copies=0, gathered=0, snapshot=0, working=20 * GIB
 )
 GENERATOR = GeneratorMemory(weights=5 * GIB, cache=4 * GIB, working=GIB, cache_needed=8 * GIB)
 NEED = Need(10**9, LEARNER, GENERATOR)
@@ -100,3 +100,12 @@ def test_a_plan_of_a_model_that_cannot_be_traced_goes_on(tmp_path: Path, capsys:
     assert plan(tmp_path, "80") == 0
     said = capsys.readouterr().out
     assert said.index("the memory of mamba models cannot be calculated") < said.index("Based on")
+
+
+def test_workers_share_what_a_learner_holds(tiny_model_dir: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    one, two = (learner_memory(config, settings(learner={"num_workers": number})) for number in (1, 2))
+    assert one.gathered == 0
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(two, name) == pytest.approx(getattr(one, name) / 2, rel=0.01)
+    assert 0 < two.gathered < one.weights
