@@ -200,7 +200,7 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("actor", "fix"),
-    [("learner", "train adapters (model.lora.rank) or a smaller model"), ("generator", "generator.num_generators to")],
+    [("learner", "learner.num_workers to the number of GPUs"), ("generator", "generator.num_generators to")],
 )
 def test_gpus_that_would_sit_idle_are_refused(actor: str, fix: str) -> None:
     for few in ("0", "0.25", "1"):

@@ -70,7 +70,10 @@ def test_advice_does_not_name_what_is_done_already() -> None:
     )
     roomy = replace(NEED, generator=replace(GENERATOR, cache=8 * GIB))
     (said,) = advice(roomy, done, cards(roomy, done, 40 * GIB))
-    assert said == "learner: does not fit, 60.0 of 36.0 GiB. What helps: use a smaller model"
+    assert said == (
+        "learner: does not fit, 60.0 of 36.0 GiB. What helps: raise learner.num_workers (now 1), with a "
+        "card for each, use a smaller model"
+    )
     assert advice(roomy, done, cards(roomy, done, 80 * GIB)) == []
 
 
