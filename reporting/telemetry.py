@@ -18,7 +18,7 @@ from rltf.learner.metrics import StepMetrics
 from rltf.settings import Settings
 
 RUN_TAG = "run"
-LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "structure", "kl", "value")
+LOSS_TERMS = ("sl", "coarse", "fine", "adaptive", "static", "structure", "custom", "kl", "value")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,7 @@ STAND_INS = {
     "srun": 'echo "srun $*" >> log; exec sleep 60',
     "scontrol": 'echo "scontrol $*" >> log; [ "$1" = show ] && printf "a1\\na2\\na3\\n"; true',
     "ray": 'echo "ray $*" >> log; [[ $* == *--block* ]] && exec sleep 60; [ -e has-ray ]',
-    "rltf": 'trap "echo saved >> log; exit 143" TERM; echo "rltf $*" >> log; [ -e ends ] && exit 0; '
-    "while true; do sleep 0.1; done",
+    "rltf": 'trap "echo saved >> log; exit 143" TERM; echo "rltf $*" >> log; until [ -e ends ]; do sleep 0.1; done',
     "python": "echo secret",
 }
 
@@ -76,13 +75,14 @@ def trains(log: list[str]) -> bool:
 
 
 def test_one_ray_over_all_nodes_and_the_driver(job: SlurmJob) -> None:
-    (job.folder / "ends").touch()
     process = job.start("--config", "configs/mbpp.yaml")
+    one = "--ntasks-per-node=1 --cpus-per-task=16"
+    others = f"srun --nodes=2 --ntasks=2 {one} --exclude=a1 ray start --address=a1:24938 {OPTIONS}"
+    job.wait_for(lambda log: others in log)  # it starts beside the driver
+    (job.folder / "ends").touch()
     assert process.wait(60) == 0
     log = job.log()
-    one = "--ntasks-per-node=1 --cpus-per-task=16"
     assert f"srun --nodes=1 --ntasks=1 {one} --nodelist=a1 {HEAD} {OPTIONS}" in log
-    assert f"srun --nodes=2 --ntasks=2 {one} --exclude=a1 ray start --address=a1:24938 {OPTIONS}" in log
     (command,) = [line for line in log if line.startswith("rltf ")]
     assert command == "rltf train --run.name first --config configs/mbpp.yaml --cluster.address a1:24938"
     settings, _ = load_settings(command.split()[2:], environ={})

@@ -7,6 +7,7 @@ It serves the series on PORT, writes the endpoint's text into FILE once all are 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from rltf.actors.messages import GeneratorStats
 from rltf.controller.events import Evaluated, Graded, Polled, Refreshed, Step
 from rltf.controller.grading import GradedRollout
 from rltf.controller.ledger import DropReason, LedgerCounts
+from rltf.controller.ray_session import PATIENCE
 from rltf.controller.rollouts import GradingCounts
 from rltf.evaluation import EvaluationResult
 from rltf.learner.buffer import BufferStats
@@ -113,6 +115,7 @@ def set_all(telemetry: Telemetry, step: int, generator_tokens: int) -> None:
 
 def main() -> None:
     """Start Ray, set every series and serve them."""
+    os.environ.update({name: str(value) for name, value in PATIENCE.items()})  # other tests use the cores too
     ray.init(
         address="local",
         num_cpus=1,

@@ -98,7 +98,7 @@ PLANTS = {
     "a text": "kept = MARK.decode()",
     "a freed object": "garbage = [bytes(MARK) + b'.' * 200 for _ in range(1000)]\ndel garbage",
     "a freed buffer of the allocator": "import ctypes\n"
-    "buffers = [ctypes.create_string_buffer(b'.' * 99 + MARK, 9000) for _ in range(9)]\n"
+    "buffers = [ctypes.create_string_buffer(b'.' * 99 + MARK, 9000) for _ in range(300)]\n"
     "del buffers",
     "a mapping, across two pages": "import mmap\nkept = mmap.mmap(-1, 1 << 20)\nkept[4090:4090 + len(MARK)] = MARK",
     "a mapping across two blocks": "import mmap\nkept = mmap.mmap(-1, 1 << 20)\n"
