@@ -46,7 +46,9 @@ def perturb(model: Any, seed: int) -> Weights:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [name if name == "llama" else pytest.param(name, marks=pytest.mark.long) for name in FAMILIES]
+)
 def test_sampler_and_transformers_agree_before_and_after_updates(
     family: str, vllm_process: EngineProcess, tmp_path: Path
 ) -> None:

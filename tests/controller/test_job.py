@@ -95,10 +95,11 @@ def test_the_last_lines_show_the_gain_and_what_to_do_next(job: FinishedJob) -> N
     assert "evaluate.py --model" in job.output
 
 
-def test_a_finished_run_goes_on_and_an_interrupt_leaves_a_checkpoint(job: FinishedJob) -> None:
+def test_a_finished_run_goes_on_with_two_learner_workers_and_an_interrupt_leaves_a_checkpoint(job: FinishedJob) -> None:
     run = job.runs / "resumed"
     shutil.copytree(job.folder, run)
-    more = ("--run.dir", str(run), "--run.num_steps", "1000")
+    workers = ("--learner.num_workers", "2", "--learner.num_cpus", "0.5", "--run.log_batches", "0")
+    more = ("--run.dir", str(run), "--run.num_steps", "1000", *workers)
     command = [sys.executable, "launch.py", "--resume", str(run), *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

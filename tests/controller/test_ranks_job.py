@@ -66,6 +66,7 @@ def check(run: Path, num_steps: int) -> None:
     AutoModelForCausalLM.from_pretrained(run / "checkpoints" / f"step-{num_steps}")
 
 
+@pytest.mark.long
 def test_a_run_outlives_the_death_of_a_rank(tmp_path: Path) -> None:
     run = disturbed(tmp_path, signal.SIGKILL)
     assert "the learner is gone" in (run / "launch.log").read_text()

@@ -19,6 +19,7 @@ ROW = "[...document.querySelectorAll('tr')].find(row => row.innerText.includes('
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (`apt-get install chromium`)")
 def test_actors_and_their_calls_have_names(tmp_path: Path) -> None:
     process = subprocess.Popen(
