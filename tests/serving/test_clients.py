@@ -1,4 +1,4 @@
-"""Clients of a real server: our own, and verl's for SandboxFusion."""
+"""Clients of a real server: our own, SandboxFusion's, and verl's for SandboxFusion."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from sandbox_fusion import RunCodeRequest, RunStatus, run_code
 
 from rltf.errors import UserError
 from rltf.problems.types import Problem, StdinTest
@@ -46,6 +47,24 @@ def test_the_client_says_why_it_was_refused(server: Client) -> None:
         GraderClient(server.address, TOKEN).grade([{}], ["1"])
     with pytest.raises(UserError, match=r"504: no answer within 0\.001 s"):
         GraderClient(server.address, TOKEN).grade([SUM], [RIGHT], deadline_s=0.001)
+
+
+def test_the_client_of_sandbox_fusion_needs_only_the_address(server: Client) -> None:
+    address = server.address.replace("http://", f"http://anyone:{TOKEN}@")
+
+    def ran(code: str, stdin: str | None = None) -> Any:
+        request = RunCodeRequest(code=code, language="python", stdin=stdin)
+        return run_code(request, endpoint=address, max_attempts=1)
+
+    doubled = ran("print(input() * 2)", "ab")
+    assert (doubled.status, doubled.run_result.stdout, doubled.run_result.return_code) == (
+        RunStatus.Success,
+        "abab\n",
+        0,
+    )
+    failed = ran("1 / 0")
+    assert (failed.status, failed.run_result.return_code) == (RunStatus.Failed, 1)
+    assert "ZeroDivisionError" in failed.run_result.stderr
 
 
 class Moody(http.server.BaseHTTPRequestHandler):
