@@ -82,7 +82,13 @@ def test_the_algorithms_cover_every_loss_aggregation() -> None:
     assert {preset.loss.get("loss_agg_mode", default) for preset in PRESETS.values()} == set(LossAggMode)
 
 
-@pytest.mark.parametrize("name", CASES)
+# One of each kind of advantage and of loss aggregation, and what is not an algorithm.
+QUICK = {"rltf", "rltf-code", "ppocoder", "dr-grpo", "gspo", "coderl"} | (CASES.keys() - set(map(str, Algorithm)))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
 def test_two_ranks_make_the_updates_of_one_process(
     name: str, pair: Pair, tiny_model_dir: Path, critic_dir: Path
 ) -> None:
