@@ -37,12 +37,13 @@ MAX_WIDTH = 100
 class Command:
     """A command of `rltf`: the function that runs it, and the arguments that go before the user's own.
 
-    Commands without a function are jobs, which `launch` runs.
+    `extra` is the package's extra with what it needs beside the grader. Commands without a function are jobs, which `launch` runs.
     """
 
     summary: str
     function: str | None = None
     before: tuple[str, ...] = ()
+    extra: str = "train"
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -51,7 +52,7 @@ COMMANDS: Mapping[str, Command] = {
     "replay": Command("Repeat the recorded updates of a run.", before=("--replay",)),
     "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "rltf.evaluation.command:main"),
     "grade": Command("Grade a file of programs.", "rltf.sandbox.command:main", ("grade",)),
-    "serve": Command("Grade programs for clients over HTTP.", "rltf.serving.command:main"),
+    "serve": Command("Grade programs for clients over HTTP.", "rltf.serving.command:main", extra="serve"),
     "doctor": Command("Show how well this machine isolates programs.", "rltf.sandbox.command:main", ("doctor",)),
     "critic": Command(
         "Train a critic on graded programs, for the algorithm coderl.", "rltf.evaluation.critic_command:main"
@@ -102,7 +103,7 @@ def _run(arguments: Sequence[str]) -> int:
         return launch([*command.before, *rest], f"rltf {name}")
     module, _, function = command.function.partition(":")
     try:
-        with _packages_of(f"rltf {name}"):
+        with _packages_of(f"rltf {name}", command.extra):
             status: int = getattr(importlib.import_module(module), function)([*command.before, *rest])
             return status
     except UserError as error:
@@ -110,7 +111,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _packages_of(command: str) -> Iterator[None]:
+def _packages_of(command: str, extra: str = "train") -> Iterator[None]:
     """Turn a missing package into a UserError that says what to install."""
     try:
         yield
@@ -119,7 +120,7 @@ def _packages_of(command: str) -> Iterator[None]:
         if package in ("", "rltf"):
             raise
         raise UserError(
-            f"{command} needs the package {package}, which comes with the extra `train`: pip install 'rltf[train]'"
+            f"{command} needs the package {package}, which comes with the extra `{extra}`: pip install 'rltf[{extra}]'"
         ) from error
 
 

@@ -83,4 +83,5 @@ def test_the_grader_works_alone(version: str, wheel: Path, tmp_path: Path) -> No
     refused = run(command, "evaluate", "--model", "model", folder=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "rltf[train]" in refused.stderr
+    assert "rltf[serve]" in run(command, "serve", folder=tmp_path).stderr
     assert "Traceback" not in refused.stderr
