@@ -37,7 +37,8 @@ MAX_WIDTH = 100
 class Command:
     """A command of `rltf`: the function that runs it, and the arguments that go before the user's own.
 
-    `extra` is the package's extra with what it needs beside the grader. Commands without a function are jobs, which `launch` runs.
+    `extra` is the package's extra with what it needs beside the grader. Commands without a function are jobs, which
+    `launch` runs.
     """
 
     summary: str
