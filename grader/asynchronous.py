@@ -83,7 +83,7 @@ class AsyncGrader:
         future: asyncio.Future[R] = loop.create_future()
         try:
             task = start()
-        except BaseException:
+        except BaseException:  # even an interrupt must not keep this call's place
             self._leave()
             raise
         task.add_done_callback(lambda done: loop.call_soon_threadsafe(self._end, done, future))

@@ -73,7 +73,7 @@ def architecture(name: str) -> PreTrainedConfig | None:
 
 
 def _from_hub(name: str, **files: Any) -> Path:
-    """A folder with the `files` of a model on the Hub. Raises UserError if there is no such model."""
+    """A folder with the given `files` of a model on the Hub. Raises UserError if the Hub does not have the model."""
     try:
         return Path(snapshot_download(name, **files, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:

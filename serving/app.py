@@ -44,7 +44,7 @@ class Bounds:
 
 
 class Service:
-    """One server. `app` is its ASGI application; without a `token`, whoever reaches it may use it."""
+    """One server. `app` is its ASGI application; without a `token`, any client may use it."""
 
     def __init__(
         self, backend: Backend, preloaded: Sequence[Problem], bounds: Bounds, token: str | None = None
@@ -84,7 +84,7 @@ class Service:
                 response = answer({"detail": str(refusal)}, refusal.status, refusal.headers)
             except asyncio.CancelledError:  # the server ends, and the time of its last requests is over
                 response = answer({"detail": "the server is ending; try again later"}, 503, _LATER)
-            except Exception:
+            except Exception:  # a request's border: a fault of ours is a 500, never a verdict
                 logger.exception("%s failed", path)
                 response = answer({"detail": "the server failed; its log says why"}, 500)
             self._metrics.count_request(path, response.status_code, time.monotonic() - started)

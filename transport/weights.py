@@ -107,7 +107,7 @@ def publish(
 ) -> WeightsHandle:
     """Put parameters into the object store as weights `version`. The calling process owns them.
 
-    Only one bucket at a time is held. With `verify`, whoever loads them compares their checksum.
+    Only one bucket at a time is held. With `verify`, generators compare the checksum when they load them.
     """
     refs: list[ray.ObjectRef[Bucket]] = []
     num_bytes = crc = 0
