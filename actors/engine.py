@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 from rltf.actors.messages import RolloutRequest
 from rltf.settings import Engine, GeneratorSettings, ModelSettings
 from rltf.transport.model_folder import check_engine
-from rltf.transport.rollouts import FinishReason, VersionSpan
+from rltf.transport.rollouts import EarlierTurn, FinishReason, VersionSpan
 from rltf.transport.weight_receiver import TransferPhase
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """A rollout request with the ids [P] of its prompt."""
+    """A rollout request with the ids [P] of its prompt, and the turn of a dialogue that it ends with, if any."""
 
     rollout: RolloutRequest
     prompt_ids: Sequence[int]
+    previous: EarlierTurn | None = None
 
     def __post_init__(self) -> None:
         if self.rollout.num_samples < 1 and not self.rollout.greedy:

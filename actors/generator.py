@@ -23,14 +23,14 @@ from ray.actor import ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
 
 from rltf.actors.engine import FinishedRequest, SamplingRequest, build_engine
-from rltf.actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from rltf.actors.messages import FETCH_TURNS_S, GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from rltf.actors.prompting import Prompter
 from rltf.problems.types import Problem
 from rltf.settings import GeneratorSettings, LoraPublish, OnUpdate, Settings, WeightTransfer
 from rltf.transport.folders import HomeFolders
 from rltf.transport.lora import AdapterMerger
 from rltf.transport.model_folder import end_token_ids
-from rltf.transport.rollouts import RolloutStore
+from rltf.transport.rollouts import EarlierTurn, RolloutStore
 from rltf.transport.weight_receiver import (
     PHASE_TIMEOUT_S,
     TransferError,
@@ -139,21 +139,36 @@ class Generator:
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Queue all of `requests`, or none if one of them cannot be served.
 
-        Raises ValueError if a problem is unknown, a prompt leaves no room, or a `rollout_id` is already in flight.
+        A dialogue whose prompt leaves no room is not sampled; its handle is empty.
+
+        Raises:
+            ValueError: a problem is unknown, a first prompt leaves no room, or a `rollout_id` is already in flight.
+            ray.exceptions.ObjectLostError: the turn before died with the rollout store.
         """
         self._check()
+        previous = _fetched(requests)
         with self._tokenizer_lock:
-            prompts = [self._prompter.encode(request.task_id) for request in requests]
-        new = {r.rollout_id: SamplingRequest(r, ids) for r, ids in zip(requests, prompts, strict=True)}
+            prompts = [self._prompter.encode(r.task_id, previous.get(r.rollout_id)) for r in requests]
+        new = {
+            r.rollout_id: SamplingRequest(r, ids, previous.get(r.rollout_id))
+            for r, ids in zip(requests, prompts, strict=True)
+        }
+        full = [id_ for id_ in previous if len(new[id_].prompt_ids) >= self._max_model_len]
         for request in new.values():
-            request.completion_room(self._max_model_len)
+            if request.request_id not in full:
+                request.completion_room(self._max_model_len)
         with self._lock:
             repeated = self._in_flight.keys() & new.keys()
             if repeated or len(new) < len(requests):
                 raise ValueError(f"{self._name}: rollout ids requested twice: {sorted(repeated) or 'in one call'}")
+            for rollout_id in full:
+                del new[rollout_id]
+                self._ready.append(RolloutHandle([], rollout_id))
             self._in_flight |= new
             self._inbox += new.values()
             self._work.notify()
+            if full:
+                self._delivered.notify_all()
 
     @ray.method
     def take(self, timeout_s: float) -> list[RolloutHandle]:
@@ -303,6 +318,13 @@ class Generator:
                     self._num_tokens += sum(len(completion.token_ids) for completion in rollout.completions)
                     self._ready.append(RolloutHandle([ref], rollout.rollout_id))
                 self._delivered.notify_all()
+
+
+def _fetched(requests: Sequence[RolloutRequest]) -> dict[str, EarlierTurn]:
+    """The last turns of the dialogues among `requests`, by rollout id."""
+    continued = [request for request in requests if request.previous]
+    turns = ray.get([request.previous[0] for request in continued], timeout=FETCH_TURNS_S)
+    return {request.rollout_id: turn for request, turn in zip(continued, turns, strict=True)}
 
 
 def update_timeout_s(settings: GeneratorSettings) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 
 import ray
 
-from rltf.transport.rollouts import Rollout
+from rltf.transport.rollouts import EarlierTurn, Rollout
+
+# The turns of dialogues come from the rollout store, which may have died.
+FETCH_TURNS_S = 60.0
 
 
 class GeneratorError(RuntimeError):
@@ -19,6 +23,9 @@ class RolloutRequest:
 
     `rollout_id` is unique among the requests that a generator has in flight. With a `seed`, the samples depend only on
     the problem, the weights and the seed, up to rounding. Without one, they come from the engine's own random state.
+
+    `previous` refers to the last turn of a dialogue that the request continues, for each of them the same one; it is
+    empty for a first turn.
     """
 
     rollout_id: str
@@ -29,16 +36,34 @@ class RolloutRequest:
     top_p: float
     max_tokens: int
     seed: int | None = None
+    previous: tuple[ray.ObjectRef[EarlierTurn], ...] = ()
+
+    def next_turn(self, place: int, number: int) -> RolloutRequest:
+        """The request for turn `number` (from 2) of the dialogue at `place` among the samples, the greedy one last."""
+        return replace(
+            self,
+            rollout_id=f"{self.rollout_id}/{place}/{number}",
+            num_samples=int(place < self.num_samples),
+            greedy=place >= self.num_samples,
+            seed=None if self.seed is None else seed_of(self.seed, place, number),
+        )
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 31 bits that depends only on `parts`."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutHandle:
     """A finished rollout in the object store.
 
-    `ref` is a list of one reference, so that Ray passes the reference to a task instead of the rollout.
+    `refs` is a list, so that Ray passes references to a task instead of what they refer to. The first is that of the
+    rollout; the others (`controller.dialogues`) hold one dialogue each that goes on after the first turn. `refs` is
+    empty if the request continued a dialogue whose prompt leaves no room for another answer.
     """
 
-    ref: list[ray.ObjectRef[Rollout]]
+    refs: list[ray.ObjectRef[Rollout]]
     rollout_id: str
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from rltf.errors import UserError
 from rltf.problems.extraction import extract_program
 from rltf.problems.fences import end_of_thought
-from rltf.problems.prompts import QUESTION, encode_prompt, render_prompt
+from rltf.problems.prompts import QUESTION, encode_feedback, encode_prompt, render_prompt
 from rltf.problems.token_spans import decode_with_spans
 from rltf.problems.types import Problem
 from rltf.settings import ModelSettings
 from rltf.transport.model_folder import load_tokenizer, prompt_format
-from rltf.transport.rollouts import Completion, FinishReason, Rollout
+from rltf.transport.rollouts import Completion, EarlierTurn, FinishReason, Rollout
 
 
 class Prompter:
@@ -41,24 +42,33 @@ class Prompter:
         self._problems = problems
         self._stop = tuple(stop)
 
-    def encode(self, task_id: str) -> list[int]:
-        """The prompt's ids. Raises ValueError if there is no such problem."""
+    def encode(self, task_id: str, previous: EarlierTurn | None = None) -> list[int]:
+        """The ids of a problem's prompt, or of the next prompt of a dialogue about it.
+
+        Raises ValueError if there is no such problem.
+        """
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")
-        return encode_prompt(problem, self.tokenizer, self.form)
+        if previous is None:
+            return encode_prompt(problem, self.tokenizer, self.form)
+        last = previous.completion
+        answer_ids = last.token_ids.tolist()
+        feedback_ids = encode_feedback(problem, previous.feedback, answer_ids, self.tokenizer, self.form)
+        return [*last.prompt_ids.tolist(), *answer_ids, *feedback_ids]
 
     def rollout(self, request: SamplingRequest, finished: FinishedRequest) -> Rollout:
-        """The sampled ids as completions: text, character spans, program."""
+        """The sampled ids as completions: text, character spans, program. A dialogue keeps the ids of its sample."""
         rollout_id, task_id = request.rollout.rollout_id, request.rollout.task_id
+        continued = None if request.previous is None else request.previous.completion.completion_id
         prompt_ids = np.asarray(request.prompt_ids, dtype=np.int32)
         samples = tuple(
-            self._completion(task_id, f"{rollout_id}/{i}", prompt_ids, sequence)
+            self._completion(request, continued or f"{rollout_id}/{i}", prompt_ids, sequence)
             for i, sequence in enumerate(finished.samples)
         )
         greedy = None
         if finished.greedy is not None:
-            greedy = self._completion(task_id, f"{rollout_id}/greedy", prompt_ids, finished.greedy)
+            greedy = self._completion(request, continued or f"{rollout_id}/greedy", prompt_ids, finished.greedy)
         return Rollout(rollout_id, task_id, samples, greedy)
 
     def program_span(self, task_id: str, text: str) -> tuple[int, int]:
@@ -67,8 +77,9 @@ class Prompter:
         return extract_program(self._problems[task_id], text[:end], in_thought=self._in_thought)
 
     def _completion(
-        self, task_id: str, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
+        self, request: SamplingRequest, completion_id: str, prompt_ids: np.ndarray, sequence: SampledSequence
     ) -> Completion:
+        task_id, previous = request.rollout.task_id, request.previous
         stopped = sequence.finish_reason is FinishReason.STOP
         # Not every tokenizer marks its end token as special, so it is dropped by position.
         text_ids = sequence.token_ids[:-1] if stopped else sequence.token_ids
@@ -88,4 +99,10 @@ class Prompter:
             text=text,
             program_start=start,
             program_end=end,
+            earlier=() if previous is None else (*previous.completion.earlier, _bare(previous)),
         )
+
+
+def _bare(turn: EarlierTurn) -> EarlierTurn:
+    """The turn without those before it, which the dialogue lists itself."""
+    return replace(turn, completion=replace(turn.completion, earlier=()))

@@ -303,7 +303,7 @@ def _sample(actor: ActorProxy[Generator], problems: dict[str, Problem], repeat: 
         finished = ray.get(actor.take.remote(WAIT_S), timeout=WAIT_S)
         handles += finished
     seconds = time.perf_counter() - began
-    rollouts = ray.get([handle.ref[0] for handle in handles], timeout=WAIT_S)
+    rollouts = ray.get([handle.refs[0] for handle in handles], timeout=WAIT_S)
     return sum(len(completion.token_ids) for rollout in rollouts for completion in rollout.completions) / seconds
 
 

@@ -25,13 +25,14 @@ import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ray.actor import ActorProxy
 
 from rltf.actors.messages import RolloutRequest
 from rltf.controller.batches import BatchSource, InterruptedRunError
+from rltf.controller.dialogues import Graders
 from rltf.controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Said, Step, Ungraded
 from rltf.controller.generators import GeneratorPool
 from rltf.controller.learner_service import ANSWER_S, LearnerGoneError, LearnerService, shown_step
@@ -42,7 +43,6 @@ from rltf.controller.rollouts import (
     LOST,
     MAX_LOST_IN_A_ROW,
     GraderFailedError,
-    Graders,
     GradingCounts,
     RolloutLoop,
     lost_too_often,
@@ -176,20 +176,24 @@ class Controller:
         if not self.held_out:
             return
         await self.publish()
-        tally = Tally(self.held_out, self.evaluation_sets)
+        tallies = [Tally(self.held_out, self.evaluation_sets) for _ in range(self.settings.generator.max_turns)]
         self._num_evaluated = 0
         evaluated = asyncio.gather(*(self._evaluate_one(problem) for problem in self.held_out))
         outcomes = await answer_in_turn(evaluated, EVALUATION_S, "the evaluation", lambda: self._num_evaluated)
-        for problem, of_problem in zip(self.held_out, outcomes, strict=True):
-            for outcome in of_problem:
-                tally.add(problem.task_id, outcome)
+        for problem, dialogues in zip(self.held_out, outcomes, strict=True):
+            for number, tally in enumerate(tallies):
+                for dialogue in dialogues:
+                    tally.add(problem.task_id, dialogue[min(number, len(dialogue) - 1)])
+        tally = tallies[-1]
         try:
             result = evaluate_tally(tally, self.settings.evaluation.ks)
         except ValueError as error:
             raise GraderFailedError(f"the sandbox failed on {tally.num_ungraded} programs, so {error}") from error
         for name in (name for name in self.evaluation_sets if name not in result.sets):
             self._say(f"step {self.step}: no pass@k on {name}, because the sandbox failed on its programs")
-        self.emit(Evaluated(self.step, result, {task: tally.num_passed[task] for task in tally.num_samples}))
+        num_passed = {task: tally.num_passed[task] for task in tally.num_samples}
+        by_turn = [evaluate_tally(one, [1]).pass_at[1] for one in tallies] if len(tallies) > 1 else []
+        self.emit(Evaluated(self.step, result, num_passed, tuple(by_turn)))
 
     async def publish(self) -> None:
         """Have the generators sample with the learner's current weights, unless they do already."""
@@ -333,8 +337,8 @@ class Controller:
         except StallError as error:
             raise StallError(f"{error}\n{self.report()}") from error
 
-    async def _evaluate_one(self, problem: Problem) -> list[Outcome]:
-        """The outcomes of the programs for a held-out problem."""
+    async def _evaluate_one(self, problem: Problem) -> list[list[Outcome]]:
+        """The outcomes of the programs for a held-out problem, turn by turn."""
         wanted = self.settings.evaluation
         request = RolloutRequest(
             rollout_id=f"e{self.step}/{problem.task_id}",
@@ -351,20 +355,23 @@ class Controller:
         self.emit(EvaluationProgress(self._num_evaluated, len(self.held_out)))
         return outcomes
 
-    async def _graded(self, request: RolloutRequest) -> list[Outcome]:
+    async def _graded(self, request: RolloutRequest) -> list[list[Outcome]]:
         """Sample and grade programs that nothing is learned from."""
         num_programs = request.num_samples + request.greedy
-        for _ in range(MAX_LOST_IN_A_ROW):
-            handle = await self.generators.sample(request)
+        for attempt in range(MAX_LOST_IN_A_ROW):
+            asked = replace(request, rollout_id=f"{request.rollout_id}.{attempt}") if attempt else request
+            handle = await self.generators.sample(asked)
             try:
-                outcomes: list[Outcome] = await self.pool.submit("evaluate_rollout", handle.ref, num_items=num_programs)
+                handle = await self.rollouts.dialogues.continued(asked, handle)
+                call = self.pool.submit("evaluate_rollout", handle.refs, num_items=num_programs)
+                outcomes: list[list[Outcome]] = await call
             except LOST:
                 logger.warning("the rollout store died with programs for %s: sampling them again", request.task_id)
             except CallLostError as error:
                 await self.rollouts.note_ungraded(handle, request.task_id, num_programs, error)
-                return [Outcome.INFRASTRUCTURE_ERROR] * num_programs
+                return [[Outcome.INFRASTRUCTURE_ERROR]] * num_programs
             else:
-                num_errors = outcomes.count(Outcome.INFRASTRUCTURE_ERROR)
+                num_errors = sum(turns[-1] is Outcome.INFRASTRUCTURE_ERROR for turns in outcomes)
                 self.rollouts.breaker.note(num_programs, num_errors, f"programs for {request.task_id}")
                 return outcomes
         raise lost_too_often(request.task_id)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from rltf.actors.messages import GeneratorStats
 from rltf.controller.grading import GradedRollout
-from rltf.controller.grading import GradedSample as GradedSample
 from rltf.controller.grading import UngradedRollout as UngradedRollout
 from rltf.controller.ledger import LedgerCounts
 from rltf.controller.rollouts import GradingCounts
+from rltf.controller.samples import GradedSample as GradedSample
+from rltf.controller.samples import TokenMark as TokenMark
 from rltf.evaluation import EvaluationResult
 from rltf.learner.buffer import BufferStats
 from rltf.learner.metrics import StepMetrics
@@ -62,11 +63,16 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The held-out problems were evaluated after update `step`. `num_passed` counts passing programs by problem."""
+    """The held-out problems were evaluated after update `step`. `num_passed` counts passing programs by problem.
+
+    With `generator.max_turns`, `by_turn` has the pass@1 of each group if every dialogue had ended after the first turn,
+    after the second, and so on.
+    """
 
     step: int
     result: EvaluationResult
     num_passed: Mapping[str, int]
+    by_turn: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from rltf.actors.messages import GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from rltf.actors.messages import FETCH_TURNS_S, GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
 from rltf.supervise import Changes, GaveUpError, StallError, Supervised, Watched, answer, answer_in_turn, in_words
 from rltf.transport.weight_receiver import TransferError, WeightsGoneError
 from rltf.transport.weights import WeightsHandle
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 ANSWER_S = 60.0
+SUBMIT_S = ANSWER_S + FETCH_TURNS_S
 SAMPLE_S = 3600.0
 
 Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
@@ -149,13 +150,17 @@ class GeneratorPool:
     async def sample(self, request: RolloutRequest) -> RolloutHandle:
         """The rollout of a request, from a generator with room for it.
 
-        Raises ValueError if the request cannot be served (a prompt longer than the context), GaveUpError if generators
-        die again and again, and StallError if no rollout comes at all.
+        Raises ValueError if the request cannot be served (a prompt longer than the context), ObjectLostError or
+        GetTimeoutError if the dialogue that it continues is gone, GaveUpError if generators die again and again, and
+        StallError if no rollout comes at all.
         """
         if self._failure is not None:
             raise self._failure
         future: asyncio.Future[RolloutHandle] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        if request.previous:
+            self._waiting.appendleft((request, future))  # a dialogue under way gets staler than one that has not begun
+        else:
+            self._waiting.append((request, future))
         self._hand_out()
         return await answer_in_turn(future, SAMPLE_S, "generators to sample rollouts", lambda: self._num_finished)
 
@@ -257,12 +262,15 @@ class GeneratorPool:
             )  # fmt: skip
 
     async def _submit(self, slot: _Slot, requests: list[RolloutRequest]) -> None:
-        try:
-            await answer(slot.place.actor.submit.remote(requests), ANSWER_S, f"{slot.place.name} to take requests")
-        except ValueError as error:
-            for request in requests:
-                if future := slot.settle(request.rollout_id):
-                    future.set_exception(error)
+        """Hand over first turns, and then those of dialogues, which may have died with the rollout store."""
+        for some in ([r for r in requests if not r.previous], [r for r in requests if r.previous]):
+            try:
+                if some:
+                    await answer(slot.place.actor.submit.remote(some), SUBMIT_S, f"{slot.place.name} to take requests")
+            except (ValueError, ObjectLostError, GetTimeoutError) as error:
+                for request in some:
+                    if future := slot.settle(request.rollout_id):
+                        future.set_exception(error)
 
     async def _collect(self, slot: _Slot) -> None:
         while True:

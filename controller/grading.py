@@ -6,47 +6,28 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import ray
 
+from rltf.controller.dialogues import OpenTurn
+from rltf.controller.samples import GradedSample, experiences_of, judge_rollout, shown_sample
 from rltf.learner.buffer import Added
-from rltf.learner.data import Experience, Experiences
 from rltf.problems.types import Problem
-from rltf.rewards import ProgramReward, ProgramTokens, ScoredSample, score_group
+from rltf.rewards import ProgramReward
 from rltf.rewards.custom import check_function
+from rltf.sandbox.examples import ExampleVerdict, confirmed, ends_dialogue, judge_examples
+from rltf.sandbox.feedback import feedback
 from rltf.sandbox.verdict import Isolation, Outcome, Verdict
 from rltf.sandbox.worker import SandboxWorker
 from rltf.settings import RewardSettings, SandboxSettings
-from rltf.transport.rollouts import Completion, FinishReason, Rollout
+from rltf.transport.rollouts import Completion, EarlierTurn, FinishReason, Rollout, merged
 
 FETCH_TIMEOUT_S = 60.0
 # A buffer that died is up again within seconds, or half a minute if it moves to another node.
 BUFFER_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenMark:
-    """Some characters of a program, and the total weight of their token (which multiplies `-log p`)."""
-
-    text: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class GradedSample:
-    """A graded program to show to people: its verdict, and its tokens with their weights.
-
-    `completion` is the text that it was taken from, as sampled. `test_numbers` says which of the problem's tests ran.
-    """
-
-    verdict: Verdict
-    completion: str
-    program: str
-    reward: float
-    tokens: tuple[TokenMark, ...]
-    test_numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +40,8 @@ class GradedRollout:
     `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
     baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
     `num_truncated` completions reached the token limit. `has_signal` is False if every token weight is 0, so that
-    nothing is learned from them.
+    nothing is learned from them. The samples have `num_turns` turns in all, and the first program of `num_passed_first`
+    samples passed.
     """
 
     rollout_id: str
@@ -78,6 +60,8 @@ class GradedRollout:
     shown: tuple[GradedSample, ...]
     num_truncated: int = 0
     has_signal: bool = True
+    num_turns: int = 0
+    num_passed_first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +85,15 @@ class GradingWorker(SandboxWorker):
         settings: SandboxSettings,
         rewards: RewardSettings,
         buffer: Any,
+        rollout_store: Any,
         max_tokens: int,
     ) -> None:
         super().__init__(problems, settings)
         self._rewards = rewards
         self._max_tokens = max_tokens
         self._buffer = buffer
+        self._rollout_store = rollout_store
+        self._confirmed: dict[str, Problem] = {}
 
     def start(self) -> None:
         """Start the sandbox. Raises UserError as every worker, and if `rewards.function` does not work on this node."""
@@ -114,69 +101,95 @@ class GradingWorker(SandboxWorker):
             check_function(self._rewards.function)
         super().start()
 
+    def examine_rollout(self, refs: list[ray.ObjectRef[Rollout]]) -> list[OpenTurn]:
+        """Run the programs of a rollout on the examples of their problem.
+
+        Returns the turns whose dialogue goes on, with what the model reads next. They are in the rollout store.
+        """
+        rollout = _fetched(refs)
+        problem = self._with_confirmed_examples(rollout.task_id)
+        turns = {
+            place: EarlierTurn(completion, feedback(problem, completion.program, verdict), verdict.outcome)
+            for place, completion in enumerate(rollout.completions)
+            if (verdict := self._on_examples(problem, completion)) is not None and not ends_dialogue(verdict)
+        }
+        if not turns:
+            return []
+        kept = ray.get(self._rollout_store.keep_turns.remote(list(turns.values())), timeout=FETCH_TIMEOUT_S)
+        return [OpenTurn(place, ref) for place, ref in zip(turns, kept, strict=True)]
+
+    def _with_confirmed_examples(self, task_id: str) -> Problem:
+        """The problem without the examples that its references fail."""
+        if task_id not in self._confirmed:
+            self._confirmed[task_id] = confirmed(self.sandbox.grade, self.problems[task_id])
+        return self._confirmed[task_id]
+
+    def _on_examples(self, problem: Problem, completion: Completion) -> ExampleVerdict | None:
+        """The verdict of a run on the examples; None if there are none."""
+        if not problem.examples:
+            return None
+        return judge_examples(self.sandbox.grade, problem, completion.program, completion.completion_id)
+
     def grade_rollout(
-        self, ref: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
+        self, refs: list[ray.ObjectRef[Rollout]], previous: ProgramReward | None, num_shown: int
     ) -> GradedRollout:
         """Grade and score a rollout, and put its experiences into the buffer.
 
-        `ref` is wrapped in a list so that Ray passes the reference itself. `previous` is the problem's last
-        `GradedRollout.greedy`. The first `num_shown` samples are returned to be shown.
+        `refs` are those of `RolloutHandle`. `previous` is the problem's last `GradedRollout.greedy`. The first
+        `num_shown` samples are returned to be shown.
 
         Raises UserError if `rewards.function` fails.
         """
         began = time.monotonic()
-        rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
+        rollout = _fetched(refs)
         problem = self.problems[rollout.task_id]
         chosen = chosen_tests(problem, self._settings.max_tests, rollout.rollout_id)
-        graded_by = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
-        verdicts = [self._verdict(graded_by, completion) for completion in rollout.samples]
-        greedy = None if rollout.greedy is None else self._verdict(graded_by, rollout.greedy)
-        scores = score_group(
-            [program_tokens(completion) for completion in rollout.samples],
-            verdicts,
-            self._rewards,
-            greedy=greedy,
-            previous=previous,
-            max_tokens=self._max_tokens,
-            references=problem.references,
-        )
-        graded = [
-            (completion, verdict, scored)
-            for completion, verdict, scored in zip(rollout.samples, verdicts, scores.samples, strict=True)
-            if scored is not None
-        ]
-        has_signal = any(scored.token_weights.any() for _, _, scored in graded)
+        judged = judge_rollout(
+            self.sandbox.grade, problem, rollout, self._rewards,
+            test_numbers=chosen, previous=previous, max_tokens=self._max_tokens,
+        )  # fmt: skip
+        graded = judged.scored(rollout)
+        experiences = experiences_of(graded)
+        has_signal = any(each.token_weights.any() for each in experiences)
         added = None
         if graded and (has_signal or not self._rewards.filter_groups):
-            experiences = Experiences(experience(completion, scored) for completion, _, scored in graded)
             added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
+        all_verdicts = [*judged.verdicts, *chain.from_iterable(judged.earlier)]
+        turns = [turn for completion in rollout.samples for turn in completion.turns]
         return GradedRollout(
             rollout_id=rollout.rollout_id,
             task_id=rollout.task_id,
             num_samples=len(graded),
-            num_passed=sum(verdict.passed for _, verdict, _ in graded),
-            num_faults=len(verdicts) - len(graded),
+            num_passed=sum(scored.verdict.passed for _, scored in graded),
+            num_faults=len(judged.verdicts) - len(graded),
             fault=self.sandbox.last_grader_error,
-            num_tests=sum(len(verdict.tests) for verdict in verdicts),
-            num_tokens=sum(len(completion.token_ids) for completion in rollout.samples),
+            num_tests=sum(len(verdict.tests) for verdict in all_verdicts),
+            num_tokens=sum(len(turn.token_ids) for turn in turns),
             seconds=time.monotonic() - began,
-            outcomes=Counter(verdict.outcome for verdict in verdicts),
+            outcomes=Counter(verdict.outcome for verdict in judged.verdicts),
             isolation=self.isolation,
             added=added,
-            greedy=scores.greedy,
-            shown=tuple(_shown(*triple, chosen) for triple in graded[:num_shown]),
-            num_truncated=sum(completion.finish_reason is FinishReason.LENGTH for completion in rollout.samples),
+            greedy=judged.scores.greedy,
+            shown=tuple(shown_sample(*pair, chosen) for pair in graded[:num_shown]),
+            num_truncated=sum(turn.finish_reason is FinishReason.LENGTH for turn in turns),
             has_signal=has_signal,
+            num_turns=sum(1 + len(completion.earlier) for completion, _ in graded),
+            num_passed_first=sum((scored.earlier or (scored,))[0].verdict.passed for _, scored in graded),
         )
 
-    def evaluate_rollout(self, ref: list[ray.ObjectRef[Rollout]]) -> list[Outcome]:
-        """The outcomes of the programs sampled for a held-out problem. They never reach the buffer."""
-        rollout = ray.get(ref[0], timeout=FETCH_TIMEOUT_S)
+    def evaluate_rollout(self, refs: list[ray.ObjectRef[Rollout]]) -> list[list[Outcome]]:
+        """The outcomes of the programs sampled for a held-out problem, turn by turn. They never reach the buffer."""
+        rollout = _fetched(refs)
         problem = self.problems[rollout.task_id]
-        return [self._verdict(problem, completion).outcome for completion in rollout.completions]
+        return [[self._verdict(problem, turn).outcome for turn in one.turns] for one in rollout.completions]
 
     def _verdict(self, problem: Problem, completion: Completion) -> Verdict:
         return self.sandbox.grade(problem, completion.program, completion.completion_id)
+
+
+def _fetched(refs: list[ray.ObjectRef[Rollout]]) -> Rollout:
+    """The rollout of a `RolloutHandle`, with the last turn of each dialogue."""
+    return merged(ray.get(refs, timeout=FETCH_TIMEOUT_S))
 
 
 def chosen_tests(problem: Problem, max_tests: int | None, rollout_id: str) -> tuple[int, ...]:
@@ -188,42 +201,3 @@ def chosen_tests(problem: Problem, max_tests: int | None, rollout_id: str) -> tu
     if max_tests is None or num_tests <= max_tests:
         return tuple(range(num_tests))
     return tuple(sorted(random.Random(rollout_id).sample(range(num_tests), max_tests)))
-
-
-def program_tokens(completion: Completion) -> ProgramTokens:
-    """The part of a completion that rewards look at."""
-    return ProgramTokens(
-        text=completion.program,
-        char_spans=completion.char_spans - completion.program_start,
-        truncated=completion.finish_reason is FinishReason.LENGTH,
-    )
-
-
-def experience(completion: Completion, scored: ScoredSample) -> Experience:
-    """What the learner needs of a scored completion."""
-    return Experience(
-        task_id=completion.task_id,
-        completion_id=completion.completion_id,
-        prompt_ids=completion.prompt_ids,
-        token_ids=completion.token_ids,
-        logprobs=completion.logprobs,
-        token_weights=scored.token_weights,
-        version=min(span.version for span in completion.weight_versions),
-        reward=scored.coarse,
-        outcome=scored.verdict.outcome,
-        custom_reward=scored.custom,
-    )
-
-
-def _shown(
-    completion: Completion, verdict: Verdict, scored: ScoredSample, test_numbers: tuple[int, ...]
-) -> GradedSample:
-    weights = scored.token_weights.sum(axis=0)
-    marks = []
-    end = completion.program_start
-    for (_, last), weight in zip(completion.char_spans.tolist(), weights.tolist(), strict=True):
-        last = min(last, completion.program_end)
-        if last > end:
-            marks.append(TokenMark(completion.text[end:last], round(weight, 4)))
-            end = last
-    return GradedSample(verdict, completion.text, completion.program, scored.coarse, tuple(marks), test_numbers)

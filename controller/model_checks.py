@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rltf.errors import UserError
 from rltf.learner.critic_folder import check_critic
 from rltf.settings import Settings
-from rltf.transport.model_folder import chat_warning, check_engine, is_made_here, load_tokenizer, prompt_format
+from rltf.transport.model_folder import (
+    chat_warning,
+    check_engine,
+    check_model_folder,
+    is_made_here,
+    load_tokenizer,
+    prompt_format,
+)
 
 # Above these, full training destroys pretrained weights. Adapters take ten times as much.
 MAX_LEARNING_RATE = 1e-4
@@ -22,6 +30,11 @@ def check_model(model: Path, settings: Settings) -> None:
     check_engine(model, settings.generator.engine)
     tokenizer = load_tokenizer(model)
     prompt_format(model, tokenizer, settings.model)
+    if settings.generator.max_turns > 1 and check_model_folder(model).get("is_encoder_decoder"):
+        raise UserError(
+            f"generator.max_turns {settings.generator.max_turns}: {model} is an encoder-decoder model, which reads a "
+            "prompt once and cannot go on with a dialogue: set generator.max_turns to 1"
+        )
     if settings.learner.advantage.critic is not None:
         check_critic(settings.learner.advantage.critic, model, tokenizer)
 

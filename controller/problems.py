@@ -13,6 +13,7 @@ from rltf.evaluation.passes import ALL, Tally
 from rltf.evaluation.store import read_samples
 from rltf.problems import Problem, describe_rejected
 from rltf.problems.contamination import Overlap, find_overlaps
+from rltf.problems.examples import reason_for_none
 from rltf.problems.fingerprints import ShortFingerprints, short_fingerprints
 from rltf.problems.spec import Refusal, load_each
 from rltf.sandbox.admission import reason_to_refuse
@@ -189,6 +190,24 @@ def check_structure(sets: ProblemSets, rewards: RewardSettings) -> ProblemSets:
         )
     said = f"{len(missing)} training problems have no reference program, so their structure reward is 0: {missing[0]}"
     return replace(sets, warnings=(*sets.warnings, said + (" ..." if len(missing) > 1 else "")))
+
+
+def check_examples(sets: ProblemSets, max_turns: int) -> ProblemSets:
+    """`sets`, with a warning if dialogues about some training problems end after one turn, for want of examples.
+
+    Raises UserError if no training problem has an example that a model may see.
+    """
+    without = [problem for problem in sets.train if not problem.examples]
+    if max_turns == 1 or not without:
+        return sets
+    reason = reason_for_none(without[0])
+    if len(without) == len(sets.train):
+        raise UserError(
+            f"generator.max_turns {max_turns}: no problem of problems.train has examples that a model may see (problem "
+            f"{without[0].task_id}: {reason}): train on other problems, or set it to 1"
+        )
+    said = f"{len(without)} of {len(sets.train)} training problems have no examples and get one turn"
+    return replace(sets, warnings=(*sets.warnings, f"{said} ({without[0].task_id}: {reason})"))
 
 
 def _union(sets: Mapping[str, tuple[Problem, ...]]) -> tuple[Problem, ...]:

@@ -6,19 +6,19 @@ next problem -> GeneratorPool.sample -> SandboxPool.submit(grade_rollout) -> [wo
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
-from rltf.actors.messages import RolloutHandle, RolloutRequest
-from rltf.controller.grading import GradedRollout, GradedSample, UngradedRollout
+from rltf.actors.messages import RolloutHandle, RolloutRequest, seed_of
+from rltf.controller.dialogues import Dialogues, Generators, Graders
+from rltf.controller.grading import GradedRollout, UngradedRollout
 from rltf.controller.ledger import DropReason, Ledger, Live, State
 from rltf.controller.problem_sampler import ProblemSampler
+from rltf.controller.samples import GradedSample
 from rltf.errors import UserError
 from rltf.rewards import ProgramReward
 from rltf.sandbox.pool import CallLostError
@@ -51,25 +51,14 @@ class GraderFailedError(RuntimeError):
     """The sandbox fails on so many programs that training on the rest would mean nothing."""
 
 
-class Generators(Protocol):
-    """What samples: see `controller.generators.GeneratorPool`."""
-
-    async def sample(self, request: RolloutRequest) -> RolloutHandle: ...
-
-
-class Graders(Protocol):
-    """What grades: see `sandbox.pool.SandboxPool`."""
-
-    async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any: ...
-
-
 @dataclass(slots=True)
 class GradingCounts:
     """What generators and sandbox workers did since the last update.
 
     `isolation` counts graded programs by isolation level, `num_sampled_tokens` their tokens; `num_faults` programs were
     lost to grader errors, `num_truncated` reached the token limit, and `num_silent_groups` of `num_groups` rollouts
-    carry no signal; `grading_s` are seconds of all workers.
+    carry no signal; `grading_s` are seconds of all workers. The programs are the last ones of `num_turns` turns in all,
+    and those of the first turn passed in `num_passed_first` dialogues.
     """
 
     isolation: dict[str, int] = field(default_factory=dict)
@@ -80,6 +69,8 @@ class GradingCounts:
     num_groups: int = 0
     num_silent_groups: int = 0
     grading_s: float = 0.0
+    num_turns: int = 0
+    num_passed_first: int = 0
 
     def add(self, graded: GradedRollout) -> None:
         """Count one rollout."""
@@ -93,6 +84,8 @@ class GradingCounts:
             self.num_groups += 1
             self.num_silent_groups += not graded.has_signal
         self.grading_s += graded.seconds
+        self.num_turns += graded.num_turns
+        self.num_passed_first += graded.num_passed_first
 
 
 class Breaker:
@@ -133,10 +126,14 @@ class RolloutLoop:
     shown: list[GradedSample] = field(default_factory=list)
     grading: GradingCounts = field(default_factory=GradingCounts)
     breaker: Breaker = field(default_factory=Breaker)
+    dialogues: Dialogues = field(init=False)
     _num_graded: int = 0
     _num_silent: int = 0
     _allowed: int = 0
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    def __post_init__(self) -> None:
+        self.dialogues = Dialogues(self.generators, self.graders, self.settings.generator.max_turns)
 
     def allow(self, num_samples: int) -> None:
         """`num_samples` may be useful in all (see `controller.problems.capacity`)."""
@@ -184,11 +181,13 @@ class RolloutLoop:
     async def _attempt(self, rollout: Live) -> Live | None:
         """The rollout to continue with if this one is lost. Its experiences go to the buffer, not through here."""
         try:
-            handle = await self.generators.sample(self._request(rollout))
+            request = self._request(rollout)
+            handle = await self.generators.sample(request)
+            handle = await self.dialogues.continued(request, handle)
             self.ledger.generated(rollout.rollout_id)
             num_shown = NUM_SHOWN if len(self.shown) < MAX_SHOWN else 0
             previous = self.greedy.get(rollout.task_id)
-            call = self.graders.submit("grade_rollout", handle.ref, previous, num_shown, num_items=rollout.num_samples)
+            call = self.graders.submit("grade_rollout", handle.refs, previous, num_shown, num_items=rollout.num_samples)
             what = "sandbox workers to grade rollouts"
             graded: GradedRollout = await answer_in_turn(call, GRADE_S, what, lambda: self._num_graded)
         except LOST:
@@ -203,8 +202,11 @@ class RolloutLoop:
     async def note_ungraded(self, handle: RolloutHandle, task_id: str, num_programs: int, cause: CallLostError) -> None:
         """No worker survived these programs: keep them for people to look at. The breaker may end the run."""
         try:
-            rollout: Rollout = await answer(handle.ref[0], FETCH_S, f"the programs of rollout {handle.rollout_id}")
-            programs = {completion.completion_id: completion.program for completion in rollout.completions}
+            fetched: list[Rollout] = await answer(
+                asyncio.gather(*handle.refs), FETCH_S, f"the programs of rollout {handle.rollout_id}"
+            )
+            completions = [completion for rollout in fetched for completion in rollout.completions]
+            programs = {completion.completion_id: completion.program for completion in completions}
         except (RayError, StallError):
             programs = {}  # they died with the rollout store
         logger.warning(
@@ -278,8 +280,3 @@ class RolloutLoop:
 def lost_too_often(task_id: str) -> GaveUpError:
     """What ends a run in which the rollouts of a problem never reach a grader."""
     return GaveUpError(f"{MAX_LOST_IN_A_ROW} rollouts of {task_id} in a row died with the process that held them")
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 31 bits that depends only on `parts`."""
-    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "little") >> 1

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rltf.actors.generator import Generator, actor_options, update_timeout_s
+from rltf.actors.messages import seed_of
 from rltf.controller.cluster import check_nodes, note_deaths
 from rltf.controller.controller import Controller
 from rltf.controller.events import Began, Emit, Polled, Said
@@ -26,7 +27,6 @@ from rltf.controller.learner_service import LearnerService
 from rltf.controller.model_checks import check_model, model_warnings
 from rltf.controller.placement import Placement, hold_room, room_timeout_s
 from rltf.controller.problems import ProblemSets
-from rltf.controller.rollouts import seed_of
 from rltf.files import step_of
 from rltf.learner.actor import LearnerActor
 from rltf.learner.buffer import BufferServer, BufferStats, start_buffer
@@ -202,6 +202,7 @@ async def start_actors(
         problems_ref,
         settings.rewards,
         buffer,
+        rollout_store,
         settings.generator.max_tokens,
         name="sandbox",
         resources=placement.sandbox(),

@@ -26,7 +26,7 @@ from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
 from rltf.learner.model_source import TINY, model_folder
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import NUM_CHARACTERS
-from rltf.problems.prompts import PromptFormat, encode_prompt
+from rltf.problems.prompts import PromptFormat
 from rltf.sandbox.grading import ProgramRow
 from rltf.settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
 from rltf.transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
@@ -246,7 +246,7 @@ class SampledModel(SamplingOptions):
             for finished in self._engine.step() if sampling else ():
                 dialogue, part, request = sampling.pop(finished.request_id)
                 (one,) = prompter.rollout(request, finished).completions
-                answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids))
+                answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids), one)
                 judging[examiner.submit(dialogue, answer)] = dialogue, part
             for future in wait(judging, 0 if sampling else _WAIT_S, FIRST_COMPLETED).done:
                 future.result()
@@ -265,9 +265,9 @@ class SampledModel(SamplingOptions):
             return None if first is None else _request_of(part, first)
         asked = _request_of(part, first).rollout
         rollout = replace(asked, rollout_id=f"{part.name}/{len(dialogue.turns)}")
-        ids = encode_prompt(part.problem, prompter.tokenizer, prompter.form, dialogue.exchanges)
+        ids = prompter.encode(part.problem.task_id, dialogue.previous)
         has_room = len(ids) < self._settings.max_model_len
-        return SamplingRequest(rollout, ids) if has_room else None
+        return SamplingRequest(rollout, ids, dialogue.previous) if has_room else None
 
 
 def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:

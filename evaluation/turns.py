@@ -26,6 +26,7 @@ from rltf.sandbox.examples import Grade, confirmed, ends_dialogue, judge_example
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.grading import ProgramRow
 from rltf.sandbox.verdict import Outcome
+from rltf.transport.rollouts import Completion, EarlierTurn
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,16 @@ class DialogueRow(ProgramRow):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote in one turn, and the program in it."""
+    """What a model wrote in one turn, and the program in it.
+
+    `completion` is the answer as it was sampled in this process; None if a server sent it.
+    """
 
     text: str
     program: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    completion: Completion | None = None
 
 
 class Examiner:
@@ -94,12 +99,13 @@ class Examiner:
 
 
 class Dialogue:
-    """One dialogue about a problem, of at most `max_turns` turns."""
+    """One dialogue about a problem, of at most `max_turns` turns. `previous` is the last one, if sampled here."""
 
     def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
         self.problem = problem
         self.completion_id = f"{problem.task_id}/{number}"
         self.turns: list[Turn] = []
+        self.previous: EarlierTurn | None = None
         self.is_over = False
         self._max_turns = max_turns
 
@@ -125,6 +131,8 @@ class Dialogue:
             completion_tokens=answer.completion_tokens,
         )
         self.turns.append(turn)
+        if answer.completion is not None and turn.examples is not None:
+            self.previous = EarlierTurn(answer.completion, turn.feedback or "", turn.examples)
 
     def end(self) -> None:
         """End the dialogue because the next prompt leaves no room for an answer."""

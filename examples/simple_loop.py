@@ -16,24 +16,27 @@ from pathlib import Path
 import torch
 
 from rltf.actors.engine import SamplingRequest, build_engine
-from rltf.actors.messages import RolloutRequest
+from rltf.actors.messages import RolloutRequest, seed_of
 from rltf.actors.prompting import Prompter
 from rltf.controller.batches import split
-from rltf.controller.grading import chosen_tests, experience, program_tokens
+from rltf.controller.grading import chosen_tests
 from rltf.controller.problem_sampler import Passes, ProblemSampler
 from rltf.controller.problems import ProblemSets, load_problem_sets
-from rltf.controller.rollouts import seed_of
+from rltf.controller.samples import experiences_of, judge_rollout
 from rltf.learner.data import Experience, encode_references
 from rltf.learner.learner import Learner
 from rltf.learner.model_source import model_folder
 from rltf.learner.sft import run_sft
-from rltf.rewards import ProgramReward, score_group
+from rltf.problems.types import Problem
+from rltf.rewards import ProgramReward
+from rltf.sandbox.examples import confirmed, ends_dialogue, judge_examples
+from rltf.sandbox.feedback import feedback
 from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import Settings
 from rltf.settings_sources import load_settings
 from rltf.transport.model_folder import end_token_ids
-from rltf.transport.rollouts import Rollout
+from rltf.transport.rollouts import Completion, EarlierTurn, Rollout
 
 
 @dataclass
@@ -91,39 +94,60 @@ class Loop:
         groups: list[list[Experience]] = []
         results: list[tuple[str, Passes]] = []
         while sum(map(len, groups)) < num_samples:
-            rollout = self.sample(self.sampler.next(), self.sampler.position)
+            rollout = self.sample(self.sampler.next(), self.sampler.position, sandbox)
             problem = self.problems.by_id[rollout.task_id]
-            chosen = chosen_tests(problem, self.settings.sandbox.max_tests, rollout.rollout_id)
-            problem = replace(problem, tests=tuple(problem.tests[number] for number in chosen))
-            verdicts = [sandbox.grade(problem, c.program, c.completion_id) for c in rollout.samples]
-            decoded = rollout.greedy
-            scores = score_group(
-                [program_tokens(completion) for completion in rollout.samples],
-                verdicts,
+            judged = judge_rollout(
+                sandbox.grade,
+                problem,
+                rollout,
                 self.settings.rewards,
-                greedy=None if decoded is None else sandbox.grade(problem, decoded.program, decoded.completion_id),
+                test_numbers=chosen_tests(problem, self.settings.sandbox.max_tests, rollout.rollout_id),
                 previous=self.greedy.get(rollout.task_id),
                 max_tokens=self.settings.generator.max_tokens,
-                references=problem.references,
             )
-            if scores.greedy is not None:
-                self.greedy[rollout.task_id] = scores.greedy
-            pairs = zip(rollout.samples, scores.samples, strict=True)
-            group = [experience(completion, scored) for completion, scored in pairs if scored is not None]
+            if judged.scores.greedy is not None:
+                self.greedy[rollout.task_id] = judged.scores.greedy
+            group = experiences_of(judged.scored(rollout))
             if any(sample.token_weights.any() for sample in group) or not self.settings.rewards.filter_groups:
                 groups.append(group)
-            passes = Passes(sum(verdict.passed for verdict in verdicts), len(verdicts))
+            passes = Passes(sum(verdict.passed for verdict in judged.verdicts), len(judged.verdicts))
             results.append((rollout.task_id, passes))
         return groups, results
 
-    def sample(self, task_id: str, position: int) -> Rollout:
-        """All samples for one problem, which is number `position` in the order of the run."""
+    def sample(self, task_id: str, position: int, sandbox: Sandbox) -> Rollout:
+        """All samples for one problem, which is number `position` in the order of the run, with all their turns."""
         generator, seed = self.settings.generator, seed_of(self.settings.run.seed, "rollout", position)
         request = RolloutRequest(
             f"r{position}", task_id, generator.num_generations, self.settings.rewards.needs_greedy,
             generator.temperature, generator.top_p, generator.max_tokens, seed,
         )  # fmt: skip
-        sampling = SamplingRequest(request, self.prompter.encode(task_id))
+        rollout = self.answer(request)
+        if generator.max_turns == 1:
+            return rollout
+        problem = confirmed(sandbox.grade, self.problems.by_id[task_id])
+        last = [self.continued(one, place, request, problem, sandbox) for place, one in enumerate(rollout.completions)]
+        greedy = last.pop() if rollout.greedy is not None else None
+        return replace(rollout, samples=tuple(last), greedy=greedy)
+
+    def continued(
+        self, last: Completion, place: int, request: RolloutRequest, problem: Problem, sandbox: Sandbox
+    ) -> Completion:
+        """The last turn of the dialogue that begins with a sample."""
+        for number in range(2, self.settings.generator.max_turns + 1):
+            if not problem.examples:
+                break
+            verdict = judge_examples(sandbox.grade, problem, last.program, last.completion_id)
+            if ends_dialogue(verdict):
+                break
+            turn = EarlierTurn(last, feedback(problem, last.program, verdict), verdict.outcome)
+            if len(self.prompter.encode(problem.task_id, turn)) >= self.settings.model.max_model_len:
+                break
+            (last,) = self.answer(request.next_turn(place, number), turn).completions
+        return last
+
+    def answer(self, request: RolloutRequest, previous: EarlierTurn | None = None) -> Rollout:
+        """What the engine samples for a request."""
+        sampling = SamplingRequest(request, self.prompter.encode(request.task_id, previous), previous)
         self.engine.add_request(sampling)
         while not (finished := self.engine.step()):
             pass

@@ -31,29 +31,45 @@ if TYPE_CHECKING:  # importing it takes seconds
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """A prompt [P] and a completion [T], at least one token each."""
+    """A prompt [P] and a completion [T], at least one token each.
+
+    Tokens `first` .. `end - 1` of the completion, for each (first, end) of `feedback_spans`, are read and not learned:
+    the feedback between two answers of a dialogue. The last token is never among them.
+    """
 
     prompt_ids: Ids
     token_ids: Ids
+    feedback_spans: Spans = ()
 
     @property
     def length(self) -> int:
         """Tokens of prompt and completion together."""
         return len(self.prompt_ids) + len(self.token_ids)
 
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """The places [S] of the tokens to learn in the completion."""
+        places = np.arange(len(self.token_ids))
+        if not self.feedback_spans:
+            return places
+        return np.delete(places, np.concatenate([places[first:end] for first, end in self.feedback_spans]))
+
 
 @dataclass(frozen=True, slots=True)
 class Experience:
     """One sample with its token weights.
 
-    `prompt_ids` [P], `token_ids` [T] and behavior `logprobs` [T] are as sampled. `token_weights` [G, T] multiplies
-    `-log p` of each token; it has one row per `rewards.Granularity`, with the baseline already subtracted. `version` is
-    the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the baseline, and
-    `custom_reward` that of the function of the user.
+    `prompt_ids` [P], `token_ids` [T] and behavior `logprobs` [S] are as sampled. `token_weights` [G, S] multiplies
+    `-log p` of each sampled token; it has one row per `rewards.Granularity`, with the baseline already subtracted.
+    `version` is the oldest weights version that sampled any of the tokens. `reward` is the coarse reward before the
+    baseline, and `custom_reward` that of the function of the user.
+
+    S is T, except in a dialogue: there `token_ids` also hold the feedback between the answers, at `feedback_spans`.
     """
 
     task_id: str
@@ -66,6 +82,17 @@ class Experience:
     reward: float
     outcome: Outcome
     custom_reward: float = 0.0
+    feedback_spans: Spans = ()
+
+    @property
+    def sequence(self) -> TokenSequence:
+        """What the learner reads."""
+        return TokenSequence(self.prompt_ids, self.token_ids, self.feedback_spans)
+
+    @property
+    def num_sampled(self) -> int:
+        """S, the number of sampled tokens."""
+        return len(self.logprobs)
 
 
 class Experiences(list[Experience]):
@@ -91,8 +118,14 @@ def save_rollouts(path: Path, rollouts: Sequence[tuple[str, Sequence[Experience]
 def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
     """Read what `save_rollouts` wrote, bit for bit."""
     ids, sizes, *columns = load_columns(path)
-    experiences = iter([replace(each, outcome=Outcome(each.outcome)) for each in from_columns(Experience, columns)])
+    experiences = map(_restored, from_columns(Experience, columns))
     return [(name, Experiences(islice(experiences, size))) for name, size in zip(ids, sizes, strict=True)]  # type: ignore[arg-type]
+
+
+def _restored(stored: Experience) -> Experience:
+    """With the types that JSON does not know."""
+    spans = tuple((first, end) for first, end in stored.feedback_spans)
+    return replace(stored, outcome=Outcome(stored.outcome), feedback_spans=spans)
 
 
 def encode_references(

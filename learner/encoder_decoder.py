@@ -204,5 +204,5 @@ def _decoder(rows: list[list[Branch]], longest: int, start_id: int) -> tuple[NDA
             start = end
     flat = [branch for row in rows for branch in row]
     target = np.concatenate([branch.token_ids for branch in flat]).astype(np.int64)
-    source = np.concatenate([branch.offset + np.arange(len(branch.token_ids)) for branch in flat])
+    source = np.concatenate([branch.source for branch in flat])
     return ids, branch_ids, np.concatenate(predictor), target, source

@@ -67,7 +67,7 @@ class Learner:
         self._saved: Path | None = None
         self._allow_changes = settings.problems.allow_changes
         self._temperature = settings.generator.temperature
-        self._max_tokens = settings.generator.max_tokens
+        self._max_tokens = settings.generator.max_tokens * settings.generator.max_turns
         self._seed = settings.run.seed
         self._sampler = ReferenceSampler((), seed=self._seed)
         self._kl_coef = self.advantage.kl_reward_coef
@@ -158,7 +158,7 @@ class Learner:
         `loss_agg_mode` is by default that of the objective.
         """
         useful = contributing(experiences, self.objective, self.advantage)
-        num_sampled_tokens = sum(len(e.token_ids) for e in experiences)
+        num_sampled_tokens = sum(e.num_sampled for e in experiences)
         table = token_table(
             useful,
             references,
@@ -172,7 +172,7 @@ class Learner:
         return PreparedUpdate(
             experiences=experiences,
             references=references,
-            batches=self._pack([*(TokenSequence(e.prompt_ids, e.token_ids) for e in useful), *references]),
+            batches=self._pack([*(e.sequence for e in useful), *references]),
             table=table,
             num_samples=len(experiences),
             num_idle_samples=len(experiences) - len(useful),

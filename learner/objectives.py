@@ -110,8 +110,8 @@ def token_table(
     `temperature` is the one at which experiences were sampled. `num_sampled_*` include the experiences of the update
     that have no gradient, because the divisors do. `max_tokens` is the limit of a completion.
     """
-    lengths = np.array([len(e.token_ids) for e in experiences] + [len(r.token_ids) for r in references], np.int64)
-    num_sampled = sum(len(e.token_ids) for e in experiences)
+    lengths = np.array([e.num_sampled for e in experiences] + [len(r.token_ids) for r in references], np.int64)
+    num_sampled = sum(e.num_sampled for e in experiences)
     num_supervised = int(lengths.sum()) - num_sampled
     sampled = np.arange(num_sampled + num_supervised) < num_sampled
     weights = np.zeros((len(Granularity), len(sampled)))
@@ -143,12 +143,12 @@ def token_table(
 
 
 def _check(experience: Experience) -> None:
-    num_tokens = len(experience.token_ids)
+    num_tokens = len(experience.sequence.learned)
     expected = (len(Granularity), num_tokens)
     if experience.token_weights.shape != expected or experience.logprobs.shape != (num_tokens,):
         raise ValueError(
             f"experience {experience.completion_id}: token_weights {experience.token_weights.shape} or logprobs "
-            f"{experience.logprobs.shape} do not match {num_tokens} tokens and {len(Granularity)} granularities"
+            f"{experience.logprobs.shape} do not match {num_tokens} sampled tokens and {len(Granularity)} granularities"
         )
     if not (np.isfinite(experience.token_weights).all() and np.isfinite(experience.logprobs).all()):
         raise ValueError(f"experience {experience.completion_id}: a token weight or log-probability is not finite")

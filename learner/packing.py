@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -28,11 +27,11 @@ ROW_ALIGNMENT = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """The input of one forward pass: `N` completion tokens in rows `[R, L]`.
+    """The input of one forward pass: rows `[R, L]` with `N` completion tokens to learn.
 
     `tree` and `branch` say which tree a token belongs to (-1: padding) and which completion of it (0: the prompt).
     `predictor` [N] is the flat index into `R * L` of the token whose hidden state predicts `target` [N]. `source` [N]
-    is the token's index in the concatenation of all packed completions, in the order they were given.
+    is the token's index in the concatenation of the tokens to learn of all completions, in the order they were given.
     """
 
     input_ids: torch.Tensor
@@ -76,10 +75,16 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A completion, and the index of its first token in the concatenation of all packed completions."""
+    """A completion [T], the places [S] of its tokens to learn, and the index of their first among those of all."""
 
     token_ids: Ids
+    learned: NDArray[np.int64]
     offset: int
+
+    @property
+    def source(self) -> NDArray[np.int64]:
+        """The index [S] of each token to learn among those of all packed completions."""
+        return self.offset + np.arange(len(self.learned))
 
 
 @dataclass(slots=True)
@@ -140,14 +145,17 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def branches(sequences: Sequence[TokenSequence]) -> list[Branch]:
     """The completions of `sequences`. Raises ValueError for an empty prompt or completion."""
+    found: list[Branch] = []
+    offset = 0
     for index, sequence in enumerate(sequences):
         if len(sequence.prompt_ids) == 0 or len(sequence.token_ids) == 0:
             raise ValueError(
                 f"sequence {index} has {len(sequence.prompt_ids)} prompt and {len(sequence.token_ids)} completion "
                 "tokens; both need at least one"
             )
-    offsets = accumulate((len(sequence.token_ids) for sequence in sequences), initial=0)
-    return [Branch(sequence.token_ids, offset) for sequence, offset in zip(sequences, offsets, strict=False)]
+        found.append(Branch(sequence.token_ids, sequence.learned, offset))
+        offset += len(found[-1].learned)
+    return found
 
 
 def too_long(length: int, micro_batch_tokens: int) -> ValueError:
@@ -194,10 +202,10 @@ def _micro_batch(rows: list[list[_Tree]], length: int) -> MicroBatch:
                 input_ids[row, end : end + num_inputs] = branch.token_ids[:-1]
                 position_ids[row, end : end + num_inputs] = num_prompt + np.arange(num_inputs)
                 branch_ids[row, end : end + num_inputs] = branch_id
-                predictor.append(np.array([last_of_prompt], np.int64))
-                predictor.append(row * length + end + np.arange(num_inputs))
-                target.append(branch.token_ids)
-                source.append(branch.offset + np.arange(num_inputs + 1))
+                predictors = np.concatenate([[last_of_prompt], row * length + end + np.arange(num_inputs)])
+                predictor.append(predictors[branch.learned])
+                target.append(branch.token_ids[branch.learned])
+                source.append(branch.source)
                 end += num_inputs
             start += tree.length
     return MicroBatch(

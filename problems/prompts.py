@@ -21,6 +21,7 @@ _CHAT_REQUEST = "Write a Python program for the task below. Answer with one Pyth
 _CHAT_CONTINUATION = "Complete the Python function below. Answer with one code block that holds all of it.\n\n"
 _CHAT_REPAIR = "Correct the program. Answer with one Python code block that holds all of it."
 _CONTENT = "the answer of one turn"
+_REPLY = "what is said about the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def render_prompt(
     """
     if not form.chat:
         first = _filled(form.template, problem) if form.template else _usual_text(problem)
-        return first + "".join(_repair_text(problem, one) for one in exchanges)
+        return first + "".join(one.answer.rstrip() + _repair_text(problem, one.feedback) for one in exchanges)
     assert tokenizer is not None
     messages = chat_messages(problem, form, exchanges)
     prompt = tokenizer.apply_chat_template(
@@ -87,9 +88,9 @@ def chat_messages(
     return messages
 
 
-def _repair_text(problem: Problem, exchange: Exchange) -> str:
-    """What follows a plain prompt. The next answer continues the head of a function again, if there is one."""
-    return f"{exchange.answer.rstrip()}\n\nFEEDBACK:\n{exchange.feedback}\n\nANSWER:\n{problem.code_prefix}"
+def _repair_text(problem: Problem, feedback: str) -> str:
+    """What follows a plain answer. The next one continues the head of a function again, if there is one."""
+    return f"\n\nFEEDBACK:\n{feedback}\n\nANSWER:\n{problem.code_prefix}"
 
 
 def _user_message(problem: Problem, form: PromptFormat) -> str:
@@ -110,13 +111,39 @@ def _filled(template: str, problem: Problem) -> str:
     return _PART.sub(lambda found: _PARTS[found[1]](problem), template)
 
 
-def encode_prompt(
-    problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat, exchanges: Sequence[Exchange] = ()
-) -> list[int]:
-    """The ids of a problem's prompt, after `exchanges`."""
+def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> list[int]:
+    """The ids of a problem's prompt."""
     # A chat template writes the special tokens itself.
-    text = render_prompt(problem, form, tokenizer, exchanges)
-    return list(tokenizer.encode(text, add_special_tokens=not form.chat))
+    return list(tokenizer.encode(render_prompt(problem, form, tokenizer), add_special_tokens=not form.chat))
+
+
+def encode_feedback(
+    problem: Problem, feedback: str, answer_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: PromptFormat
+) -> list[int]:
+    """The ids that stand between an answer [T], as it was sampled, and the next one.
+
+    The ids of a dialogue only grow: each prompt is the one before it, the sampled ids, and these. So the model reads
+    its answers exactly as it wrote them, and an engine finds all of it but the feedback in its prefix cache.
+    """
+    if not form.chat:
+        return _continuation(_repair_text(problem, feedback), tokenizer)
+    reply = _chat_reply(tokenizer, form).replace(_REPLY, f"{feedback}\n\n{_CHAT_REPAIR}", 1)
+    ids, end = _continuation(reply, tokenizer), answer_end_id(tokenizer, chat=True)
+    has_ended = answer_ids[-1] == end and end in ids
+    return ids[ids.index(end) + 1 :] if has_ended else ids  # the model closes its turn itself, unless it is cut off
+
+
+def _chat_reply(tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> str:
+    """What the chat template writes from the end of an answer to the start of the next."""
+    turns = [
+        {"role": "user", "content": "a question"},
+        {"role": "assistant", "content": _CONTENT},
+        {"role": "user", "content": _REPLY},
+    ]
+    rendered = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, **form.template_arguments
+    )
+    return str(rendered).partition(_CONTENT)[2]
 
 
 def encode_answer(

@@ -11,7 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from rltf.controller.events import Evaluated, Event, GradedSample, Refreshed, Rewound, Step, Ungraded, UngradedRollout
+from rltf.controller.events import (
+    Evaluated,
+    Event,
+    GradedSample,
+    Refreshed,
+    Rewound,
+    Step,
+    TokenMark,
+    Ungraded,
+    UngradedRollout,
+)
 from rltf.errors import UserError
 from rltf.files import RowWriter, has_torn_tail, keep_rows_until, read_steps, write_json, write_text
 from rltf.lock import LOCK
@@ -124,9 +134,11 @@ class RunFolder:
                 self._start_clock()
                 if shown:
                     self.samples(version, shown)
-            case Evaluated(step, result, num_passed):
+            case Evaluated(step, result, num_passed, by_turn):
                 self._start_clock()
                 row = {"step": step, "problems": self._held_out, **result.to_json(), "num_passed": num_passed}
+                if by_turn:
+                    row["turns"] = [{"turn": turn, "pass@1": dict(of)} for turn, of in enumerate(by_turn, start=1)]
                 if result.sets:
                     row["sets"] = {
                         name: {"problems": self._set_specs[name], "task_ids": list(task_ids)}
@@ -225,8 +237,23 @@ def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:
         "failing_test": _failing_test(sample, problem),
         "program": sample.program,
         "completion": sample.completion,
-        "tokens": [[mark.text, mark.weight] for mark in sample.tokens],
+        "tokens": _tokens(sample.tokens),
+        "turns": [
+            {
+                "completion": turn.completion,
+                "program": turn.program,
+                "outcome": turn.outcome,
+                "examples": turn.examples,
+                "feedback": turn.feedback,
+                "tokens": _tokens(turn.tokens),
+            }
+            for turn in sample.turns
+        ],
     }
+
+
+def _tokens(marks: Iterable[TokenMark]) -> list[list[object]]:
+    return [[mark.text, mark.weight] for mark in marks]
 
 
 def _failing_test(sample: GradedSample, problem: Problem) -> str | None:

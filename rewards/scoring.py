@@ -6,6 +6,7 @@ Liu et al. 2023 (RLTF), section 3.2. docs/method.md says how the gaps in it are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ def score_group(
     previous: ProgramReward | None = None,
     max_tokens: int | None = None,
     references: Sequence[str] = (),
+    earlier: Sequence[Sequence[tuple[ProgramTokens, Verdict]]] = (),
 ) -> GroupScores:
     """Score the programs sampled for one problem; `verdicts[i]` is the verdict on `programs[i]`.
 
@@ -60,6 +62,8 @@ def score_group(
     rollout. `max_tokens` is the limit of a completion, which the overlong penalty depends on. `references` are the
     problem's reference programs, for the structure reward. Samples that could not be graded leave the group before any
     baseline is computed. If a baseline has nothing to compare with (no greedy decode yet, no other sample), it is 0.
+
+    `earlier[i]` are the programs of the turns before `programs[i]` in its dialogue, with their verdicts.
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
@@ -83,14 +87,56 @@ def score_group(
     if settings.overlong_buffer and max_tokens is not None:
         lengths = np.array([len(program.char_spans) for _, program, _ in graded])
         rewards[0] -= settings.overlong_penalty * _overlong(lengths, max_tokens, settings.overlong_buffer)
-    advantages = (rewards - _baseline(rewards, kept, settings)) * _scale(rewards, settings)
-    advantages = _shape(advantages, scored, settings)
+    own = [_turn_rewards(earlier[place] if earlier else (), settings) for place, _, _ in graded]
+    returns = rewards.copy()
+    returns[0] += [sum(values) for values in own]
+    scale = _scale(returns, settings)
+    advantages = (rewards - _baseline(returns, kept, settings)) * scale
+    shaped = _shape(advantages, scored, settings)
     samples: list[ScoredSample | None] = [None] * len(verdicts)
     for i, (place, program, verdict) in enumerate(graded):
-        samples[place] = _score(program, verdict, plain[:, i], advantages[:, i], custom[i], settings)
+        samples[place] = _score(program, verdict, plain[:, i], shaped[:, i], custom[i], settings)
     if settings.localize is Localize.SIBLINGS:
         samples = localized(programs, samples, settings)
+    for i, (place, _, verdict) in enumerate(graded):
+        if own[i] and (sample := samples[place]) is not None:
+            values = [value * scale for value in own[i]]
+            parts = _score_turns(earlier[place], values, advantages[:, i], verdict, settings)
+            samples[place] = replace(sample, earlier=parts)
     return GroupScores(samples=tuple(samples), greedy=kept)
+
+
+def _turn_rewards(turns: Sequence[tuple[ProgramTokens, Verdict]], settings: RewardSettings) -> list[float]:
+    """The reward of each turn before the last, for its own program; 0 if it could not be graded."""
+    factor = settings.turn_weight * settings.coarse_weight
+    verdicts = [verdict for _, verdict in turns]
+    return [0.0 if one.is_grader_error else factor * float(_program_rewards([one], settings)[0][0]) for one in verdicts]
+
+
+def _score_turns(
+    turns: Sequence[tuple[ProgramTokens, Verdict]],
+    values: Sequence[float],
+    last: NDArray[np.float64],
+    final: Verdict,
+    settings: RewardSettings,
+) -> tuple[ScoredSample, ...]:
+    """Spread what a dialogue earned over the tokens of its turns before the last.
+
+    A turn is worth what followed it: `values` of this turn and the later ones, and the advantages `last` [4] of the
+    last turn, with the verdict `final`. Estimators that look ahead themselves (`placement` last) only get its own
+    value. Penalties are those of its own program.
+    """
+    scored = []
+    for number, (program, verdict) in enumerate(turns):
+        looks_ahead = settings.placement is Placement.LAST
+        advantage = np.zeros_like(last) if looks_ahead else last.copy()
+        advantage[0] += values[number] if looks_ahead else sum(values[number:])
+        shaped = _shape(advantage[:, None], [final], settings)[:, 0]
+        plain = np.zeros(len(_WHOLE))
+        if not verdict.is_grader_error:
+            plain[:2] = np.concatenate(_program_rewards([verdict], settings))
+        scored.append(_score(program, verdict, plain, shaped, CustomReward(), settings))
+    return tuple(scored)
 
 
 def _program_rewards(

@@ -83,7 +83,7 @@ class ScoredSample:
     `category` is None if no test ended in an error. `fine_span` (first, last; both included) counts the program's own
     `num_tokens` tokens from 0 and is None if there is no fine penalty. `token_weights` [G, T] multiplies `-log p` of
     every sampled token, one row per `Granularity`, with everything applied. `blamed` are the lines (from 1) of a wrong
-    answer that `rewards.localize` moved weight to, if any.
+    answer that `rewards.localize` moved weight to, if any. `earlier` are the scores of the turns before this one.
     """
 
     verdict: Verdict
@@ -98,6 +98,7 @@ class ScoredSample:
     num_tokens: int
     token_weights: NDArray[np.float32]
     blamed: tuple[int, ...] = ()
+    earlier: tuple[ScoredSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from rltf.controller.model_checks import check_model
 from rltf.controller.problems import (
     CONTAMINATION,
     ProblemSets,
+    check_examples,
     check_structure,
     load_problem_sets,
     without_failing_references,
@@ -168,6 +169,7 @@ def opened(settings: Settings, options: CliOptions) -> Iterator[OpenRun]:
     """
     with locked(settings.run.folder):
         problems = check_structure(load_problem_sets(settings.problems, settings.sandbox), settings.rewards)
+        problems = check_examples(problems, settings.generator.max_turns)
         resumption = None
         if options.resume is not None:
             resumption = find_resumption(options.resume, options.checkpoint, settings, problems.fingerprints)

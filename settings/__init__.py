@@ -187,6 +187,7 @@ class Settings(Section):
         self._check_sizes()
         self._check_schedule()
         self._check_objective()
+        self._check_turns()
         if self.generator.weight_transfer is not WeightTransfer.OBJECT_STORE:
             self._check_weight_transfer()
         if self.run.deterministic:
@@ -265,6 +266,19 @@ class Settings(Section):
             raise ValueError(
                 f"rewards.placement {self.rewards.placement} does not fit learner.advantage.estimator "
                 f"{advantage.estimator}: return and gae need rewards on the last token, outcome needs them on all"
+            )
+
+    def _check_turns(self) -> None:
+        turns = self.generator.max_turns
+        if turns == 1 and self.rewards.turn_weight:
+            raise ValueError(
+                f"rewards.turn_weight {self.rewards.turn_weight:g} has no effect if a dialogue has one turn: set it to "
+                "0, or generator.max_turns to 2 or more"
+            )
+        if turns > 1 and self.learner.advantage.critic is not None:
+            raise ValueError(
+                f"generator.max_turns {turns}: learner.advantage.critic reads one program, not a dialogue: set "
+                "generator.max_turns to 1, or use an objective without a critic"
             )
 
     def _check_workers(self) -> None:

@@ -58,6 +58,11 @@ class RewardSettings(Section):
         description="Drop rollouts that teach nothing, because all token weights are 0, and sample another problem "
         "instead.",
     )
+    turn_weight: Weight = Field(
+        0.0,
+        description="Weight of the outcome of each turn before the last, which counts for this turn and the earlier "
+        "ones; 0: only the last program earns a reward. For `generator.max_turns`.",
+    )
     overlong_buffer: float = Field(
         0.0,
         ge=0,

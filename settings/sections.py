@@ -225,6 +225,11 @@ class GeneratorSettings(Section):
         "policy's, so losses with likelihood ratios need 1.",
     )
     max_tokens: PositiveInt = Field(512, description="Maximum tokens of a completion.")
+    max_turns: PositiveInt = Field(
+        1,
+        description="Most answers in a dialogue: a program that fails the examples of its problem is sampled again, "
+        "with what went wrong in the prompt (docs/self-repair.md).",
+    )
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
         description="Texts that end a completion, besides the model's own end tokens. Not part of a program.",

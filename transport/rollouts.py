@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorProxy
 
+from rltf.sandbox.verdict import Outcome
 from rltf.transport.columns import Columns, from_columns, to_columns
 
 
@@ -39,13 +40,28 @@ class VersionSpan(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierTurn:
+    """An answer of a dialogue, and the text that the model read about it before its next answer.
+
+    `examples` is the outcome of its program on the examples of the problem, which the feedback is about.
+    """
+
+    completion: Completion
+    feedback: str
+    examples: Outcome
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled program.
+    """One sampled answer with its program: a whole sample or, with `generator.max_turns`, the last turn of a dialogue.
 
     `token_ids` [T] are the sampled ids, including the end token if `finish_reason` is STOP. `logprobs` [T] are their
     natural log-probabilities at the sampling temperature, under the weights that sampled them. `char_spans` [T, 2] are
     the characters of `text` that each id stands for, end exclusive; the end token has an empty span at the end.
     `text[program_start:program_end]` is the program, without any fence around it.
+
+    `prompt_ids` are everything that the model had read and written before; those of the next turn continue with this
+    turn's `token_ids` and the ids of the feedback. `earlier` are the turns before this one.
     """
 
     task_id: str
@@ -59,10 +75,16 @@ class Completion:
     text: str
     program_start: int
     program_end: int
+    earlier: tuple[EarlierTurn, ...] = ()
 
     @property
     def program(self) -> str:
         return self.text[self.program_start : self.program_end]
+
+    @property
+    def turns(self) -> tuple[Completion, ...]:
+        """All turns of the dialogue, this one last."""
+        return *(turn.completion for turn in self.earlier), self
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +108,15 @@ class Rollout:
         return _rollout, (self.rollout_id, self.task_id, self.greedy is not None, to_columns(self.completions))
 
 
+def merged(rollouts: Sequence[Rollout]) -> Rollout:
+    """The first of `rollouts`, with the last turn of every dialogue that another one continues."""
+    first, *others = rollouts
+    last = {one.completion_id: one for other in others for one in other.completions}
+    samples = tuple(last.get(one.completion_id, one) for one in first.samples)
+    greedy = first.greedy and last.get(first.greedy.completion_id, first.greedy)
+    return replace(first, samples=samples, greedy=greedy)
+
+
 def _rollout(rollout_id: str, task_id: str, has_greedy: bool, columns: Columns) -> Rollout:
     completions = from_columns(Completion, columns)
     greedy = completions.pop() if has_greedy else None
@@ -106,6 +137,11 @@ class RolloutStore:
     def keep(self, rollouts: Sequence[Rollout]) -> list[ray.ObjectRef[Rollout]]:
         """Put each rollout into the object store. The caller holds the references."""
         return [ray.put(rollout) for rollout in rollouts]
+
+    @ray.method
+    def keep_turns(self, turns: Sequence[EarlierTurn]) -> list[ray.ObjectRef[EarlierTurn]]:
+        """The same for turns whose dialogue goes on."""
+        return [ray.put(turn) for turn in turns]
 
     @ray.method
     def epoch(self) -> str:

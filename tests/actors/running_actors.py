@@ -169,7 +169,7 @@ def take(generator: ActorProxy[Generator], count: int) -> dict[str, RolloutHandl
 
 
 def fetch(handle: RolloutHandle) -> Rollout:
-    return ray.get(handle.ref[0], timeout=CALL_S)
+    return ray.get(handle.refs[0], timeout=CALL_S)
 
 
 def versions(handle: RolloutHandle) -> tuple[int, int]:

@@ -174,6 +174,6 @@ def test_a_function_of_the_user_that_does_not_work(
 
 
 def test_a_worker_without_the_function_does_not_start() -> None:
-    worker = GradingWorker({}, SandboxSettings(), rewards_of("rltf", function="only.on_the_head:f"), None, 512)
+    worker = GradingWorker({}, SandboxSettings(), rewards_of("rltf", function="only.on_the_head:f"), None, None, 512)
     with pytest.raises(UserError, match=rf"there is no module only on {os.uname().nodename}"):
         worker.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rltf.controller.grading import program_tokens
+from rltf.controller.samples import program_tokens
 from rltf.rewards import Category, score_group
 from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
 from rltf.settings import RewardSettings

@@ -122,9 +122,8 @@ def test_unusable_sequences_are_refused() -> None:
 def test_logprobs_equal_the_plain_forward_pass(model_dir: Path) -> None:
     policy = load(model_dir)
     random = np.random.default_rng(3)
-    long = TokenSequence(
-        *(random.integers(2, 300, count, dtype=np.int32) for count in (40, 50))
-    )  # longer than n_positions
+    prompt, completion = (random.integers(2, 300, count, dtype=np.int32) for count in (40, 50))
+    long = TokenSequence(prompt, completion)  # longer than n_positions
     sequences = [TokenSequence(e.prompt_ids, e.token_ids) for e in make_experiences(0)] + make_references(1) + [long]
     for batch in policy.pack(sequences, micro_batch_tokens=256, row_tokens=64):
         ones = torch.ones(len(batch.target))

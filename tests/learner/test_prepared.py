@@ -23,7 +23,10 @@ from rltf.settings import Dtype
 from tests.learner.samples import make_experiences, make_learner, make_references
 
 sequences = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 40)), min_size=1, max_size=30).map(
-    lambda lengths: [TokenSequence(*(np.arange(2, 2 + n, dtype=np.int32) for n in pair)) for pair in lengths]
+    lambda lengths: [
+        TokenSequence(np.arange(2, 2 + prompt, dtype=np.int32), np.arange(2, 2 + completion, dtype=np.int32))
+        for prompt, completion in lengths
+    ]
 )
 
 

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from rltf.controller.events import Evaluated, Step
-from rltf.controller.grading import GradedSample, TokenMark
 from rltf.controller.ledger import LedgerCounts
 from rltf.controller.rollouts import GradingCounts
+from rltf.controller.samples import GradedSample, TokenMark
 from rltf.evaluation import EvaluationResult
 from rltf.learner.metrics import StepMetrics, UpdateStats
 from rltf.problems.types import CallTest, Problem, StdinTest
