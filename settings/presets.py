@@ -63,6 +63,7 @@ _OUTCOME_ALONE: Fields = {
     "filter_groups": False,
     "overlong_buffer": 0.0,
     "overlong_penalty": 1.0,
+    "turn_weight": 0.0,
     "alpha_cap": 1.0,
     "adaptive_scope": AdaptiveScope.RAN,
     "timeout_category": FineFallback.IGNORE,

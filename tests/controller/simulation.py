@@ -21,6 +21,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 
 from rltf.actors.messages import RolloutHandle, RolloutRequest
 from rltf.controller.controller import Controller
+from rltf.controller.dialogues import OpenTurn
 from rltf.controller.events import Emit
 from rltf.controller.generators import GeneratorPool
 from rltf.controller.grading import GradedRollout
@@ -64,11 +65,15 @@ class SimulatedGenerator:
         for request in requests:
             if request.rollout_id in self.in_flight:
                 raise ValueError(f"requested twice: {request.rollout_id}")
+            versions = [ref.get()[1] for ref in request.previous]  # type: ignore[attr-defined]
+            if request.previous and self.cluster.random.random() < 0.1:  # the prompt leaves no room
+                self.finished.append(RolloutHandle([], request.rollout_id))
+                continue
             self.in_flight.add(request.rollout_id)
-            self.cluster.spawn(self.sample(request))
+            self.cluster.spawn(self.sample(request, versions))
 
-    async def sample(self, request: RolloutRequest) -> None:
-        version = self.version
+    async def sample(self, request: RolloutRequest, versions: Sequence[int]) -> None:
+        version = min([self.version, *versions])
         assert version > 0, "sampled with weights that were never published"
         await self.cluster.delay(10.0 * self.slowness)
         ref = await self.rollout_store.keep.remote((request, version))
@@ -95,8 +100,8 @@ class SimulatedRolloutStore:
 class SimulatedGraders:
     """The sandbox pool. It repeats the calls of workers that die."""
 
-    def __init__(self, cluster: Cluster, buffer: Handle) -> None:
-        self.cluster, self.buffer = cluster, buffer
+    def __init__(self, cluster: Cluster, buffer: Handle, rollout_store: RestartingHandle) -> None:
+        self.cluster, self.buffer, self.rollout_store = cluster, buffer, rollout_store
 
     async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
         while True:
@@ -106,8 +111,19 @@ class SimulatedGraders:
             except ActorDiedError:
                 await self.cluster.delay()
 
-    async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
+    async def examine_rollout(self, refs: list[Ref]) -> list[OpenTurn]:
+        """Most dialogues go on."""
         request, version = refs[0].get()
+        await self.cluster.delay(2.0)
+        open_places = [place for place in range(request.num_samples) if self.cluster.random.random() < 0.7]
+        return [
+            OpenTurn(place, await self.rollout_store.keep.remote((request, version)))  # type: ignore[arg-type]
+            for place in open_places
+        ]
+
+    async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
+        parts = [ref.get() for ref in refs]
+        request, version = parts[0][0], min(version for _, version in parts)
         rollout_id, task_id, num_samples = request.rollout_id, request.task_id, request.num_samples
         await self.cluster.delay(4.0)
         num_faults = int(self.cluster.random.random() < 0.03)
@@ -133,12 +149,12 @@ class SimulatedGraders:
             shown=(),
         )
 
-    async def evaluate_rollout(self, refs: list[Ref]) -> list[Outcome]:
+    async def evaluate_rollout(self, refs: list[Ref]) -> list[list[Outcome]]:
         """The policy learns: version n solves the problems NAME/1 to NAME/n."""
         request, version = refs[0].get()
         await self.cluster.delay(4.0)
         is_solved = int(request.task_id.rpartition("/")[2]) <= version
-        return [Outcome.PASSED if is_solved else Outcome.FAILED] * request.num_samples
+        return [[Outcome.PASSED if is_solved else Outcome.FAILED]] * request.num_samples
 
 
 def _experience(task_id: str, rollout_id: str, index: int, version: int) -> Experience:
@@ -268,7 +284,7 @@ def start_controller(
     pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=5, start_timeout_s=600, end=end)
     folder = settings.run.folder / "checkpoints"
     learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
-    graders = SimulatedGraders(cluster, buffer)
+    graders = SimulatedGraders(cluster, buffer, rollout_store)
     return Controller(
         settings, problems, held_out, pool, graders, buffer, learner, emit, evaluation_sets=evaluation_sets
     )

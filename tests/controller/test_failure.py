@@ -42,11 +42,17 @@ def make_settings(
     max_off_policy_versions: int,
     num_generations: int = 2,
     batch_size: int = 4,
+    max_turns: int = 1,
     **buffer: int,
 ) -> Settings:
     return Settings(
         run={"num_steps": NUM_STEPS, "dir": folder},
-        generator={"num_generations": num_generations, "num_generators": len(GENERATORS), "max_num_seqs": 4},
+        generator={
+            "num_generations": num_generations,
+            "num_generators": len(GENERATORS),
+            "max_num_seqs": 4,
+            "max_turns": max_turns,
+        },
         learner={"batch_size": batch_size, "fetch_timeout_s": 900.0},
         checkpoint={"every": 2},
         buffer={
@@ -119,6 +125,7 @@ KILLS = st.dictionaries(st.integers(1, 400), st.tuples(st.sampled_from(TARGETS),
     freezes=st.dictionaries(st.integers(1, 400), st.sampled_from(TARGETS), max_size=5),
     refresh_every=st.integers(1, 3),
     max_off_policy_versions=st.integers(0, 2),
+    max_turns=st.integers(1, 3),
 )
 def test_the_run_ends_and_the_books_balance_whatever_dies_or_freezes(
     seed: int,
@@ -126,10 +133,14 @@ def test_the_run_ends_and_the_books_balance_whatever_dies_or_freezes(
     freezes: dict[int, str],
     refresh_every: int,
     max_off_policy_versions: int,
+    max_turns: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = make_settings(
-            Path(folder), refresh_every=refresh_every, max_off_policy_versions=max_off_policy_versions
+            Path(folder),
+            refresh_every=refresh_every,
+            max_off_policy_versions=max_off_policy_versions,
+            max_turns=max_turns,
         )
         cluster = Cluster(seed, kills, freezes)
         controller = run_virtually(life(cluster, settings, None))
@@ -168,6 +179,7 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
         "batch_size": draw(st.integers(2, 8)),
         "refresh_every": draw(st.integers(1, 3)),
         "max_off_policy_versions": draw(st.integers(0, 2)),
+        "max_turns": draw(st.integers(1, 3)),
     }
     return shape | {"capacity": draw(st.integers(max(6, shape["batch_size"] * shape["refresh_every"]), 40))}
 

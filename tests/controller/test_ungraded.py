@@ -60,7 +60,7 @@ class Graders:
             raise ObjectLostError("00", None, "")
         if self.die_of_all or rollout.task_id == KILLER:
             raise CallLostError("3 sandbox workers died while they ran it")
-        return [Outcome.PASSED] * num_items
+        return [[Outcome.PASSED]] * num_items
 
 
 def start(folder: Path, graders: Graders, events: list[Event]) -> Controller:
