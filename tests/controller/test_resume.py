@@ -40,6 +40,7 @@ OPTIONS = {
 DETERMINISTIC: dict[str, object] = {
     "run__deterministic": True,
     "buffer__max_off_policy_versions": 0,
+    "generator__max_turns": 3,
     "learner__sft__num_steps": 4,
 }
 
