@@ -55,8 +55,9 @@ class StepMetrics:
     `staleness_max` are over rollouts.
     `tokens_per_s` is completion tokens over `seconds`, the wall time of the whole step. `wait_s` of these were spent
     waiting for data. `gpu_memory_bytes` is the most that the learner's tensors have used so far, 0 without a GPU. The
-    driver adds the last two fields: `buffer_size`, the samples buffered after the step, and `dropped`, the samples
-    dropped so far by reason.
+    driver adds `buffer_size`, the samples buffered after the step, and `dropped`, the samples dropped so far by reason.
+    If samples can have several turns, `turns_mean` is their mean number of turns, `pass_rate_first` the share whose
+    first program passed, and `pass_rate` is that of the last ones; if not, both are None and not in the row.
     """
 
     step: int
@@ -75,6 +76,8 @@ class StepMetrics:
     gpu_memory_bytes: int
     buffer_size: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    turns_mean: float | None = None
+    pass_rate_first: float | None = None
 
     @classmethod
     def of(
@@ -114,7 +117,7 @@ class StepMetrics:
 
     def row(self) -> dict[str, object]:
         """The flat object that is written as a line of JSON."""
-        row = asdict(self)
+        row = {name: value for name, value in asdict(self).items() if value is not None}
         update: dict[str, object] = row.pop("update")
         return {"step": row.pop("step"), "weights_version": row.pop("weights_version"), **update, **row}
 

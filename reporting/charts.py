@@ -75,6 +75,11 @@ def training_charts() -> list[Chart]:
             shares=True, colors=[f"o-{outcome}" for outcome in OUTCOMES],
         ),
         Chart(
+            "Pass rate over turns", "share", {"after the first turn": "pass_rate_first", "after the last turn": _last},
+            note="Of the samples trained on. A program that needs no second turn counts as both.", from_zero=False,
+        ),
+        Chart("Turns of a sample", "turns", {"mean": "turns_mean"}, from_zero=False),
+        Chart(
             "Completion length", "tokens", {"mean": _ratio("num_sampled_tokens", num_graded)},
             note="Mean over the programs graded since the update before.",
         ),
@@ -145,6 +150,11 @@ def _ratio(amount: Measure, total: Measure) -> Measure:
         return above / below if above is not None and below else None
 
     return ratio
+
+
+def _last(row: Row) -> float | None:
+    """The pass rate of the last programs, of a run that also has one of the first programs."""
+    return None if row.get("pass_rate_first") is None else measured(row, "pass_rate")
 
 
 def _staleness(index: int) -> Measure:

@@ -23,11 +23,14 @@ from rltf.errors import UserError
 from rltf.files import write_text
 from rltf.reporting.charts import Chart, Row, num_graded, system_charts, training_charts
 from rltf.reporting.rows import ALL, evaluations_of, metrics_of, samples_of, settings_of, shown_groups
+from rltf.sandbox.verdict import Outcome
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_POINTS = 1000  # points of a curve; longer ones are averaged
 MAX_REFRESHES = 24  # refreshes whose programs go into the page, spread over the run
 MAX_PROGRAM = 12_000  # characters shown of a program
+MAX_FEEDBACK = 4_000  # characters shown of what the model read about a program
+CUT = " ... the rest is not shown"
 NUM_COLORS = 6
 INTERVALS = "Shaded: 95 % bootstrap interval over problems."
 
@@ -282,13 +285,39 @@ def _samples(folder: Path) -> list[Row]:
     stride = math.ceil(len(files) / MAX_REFRESHES) or 1
     return [
         {
-            **{name: value for name, value in row.items() if name not in ("program", "completion")},
+            **{name: value for name, value in row.items() if name not in ("program", "completion", "turns")},
             "refresh": int(file.stem.partition("-")[2]),
             "tokens": _shown_tokens(row["tokens"]),
+            **_dialogue(row.get("turns", [])),
         }
         for file in files[::-1][::stride]
         for row in samples_of(file)
     ]
+
+
+def _dialogue(turns: Sequence[Row]) -> Row:
+    """The turns before the last one, which is the sample itself, and whether they led to a program that passes."""
+    if len(turns) < 2:
+        return {"dialogue": "one turn", "earlier": []}
+    outcomes = [turn["outcome"] for turn in turns]
+    is_repaired = outcomes[-1] == Outcome.PASSED != outcomes[0]
+    return {
+        "dialogue": "repaired" if is_repaired else "not repaired",
+        "examples": turns[-1]["examples"],
+        "earlier": [_shown_turn(turn) for turn in turns[:-1]],
+    }
+
+
+def _shown_turn(turn: Row) -> Row:
+    feedback = turn["feedback"]
+    if feedback is not None and len(feedback) > MAX_FEEDBACK:
+        feedback = feedback[:MAX_FEEDBACK] + CUT
+    return {
+        "outcome": turn["outcome"],
+        "examples": turn["examples"],
+        "tokens": _shown_tokens(turn["tokens"]),
+        "feedback": feedback,
+    }
 
 
 def _shown_tokens(tokens: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -297,7 +326,7 @@ def _shown_tokens(tokens: Iterable[tuple[str, float]]) -> list[tuple[str, float]
     for text, weight in tokens:
         length += len(text)
         if length > MAX_PROGRAM:
-            return [*shown, (" ... the rest is not shown", 0.0)]
+            return [*shown, (CUT, 0.0)]
         shown.append((text, round(weight, 4)))
     return shown
 

@@ -11,6 +11,7 @@ from rltf.errors import UserError
 from rltf.evaluation.passes import ALL as ALL
 from rltf.files import read_rows, read_steps, read_yaml
 from rltf.reporting.charts import Row
+from rltf.sandbox.verdict import Outcome
 
 
 class _Row(BaseModel):
@@ -32,12 +33,22 @@ class _Metrics(_Row):
     tokens_per_s: float
     staleness_mean: float
     staleness_max: float
+    turns_mean: float | None = None
+    pass_rate_first: float | None = None
     isolation: dict[str, int] = {}
     dropped: dict[str, int] = {}
 
 
+class _Turn(_Row):
+    tokens: list[tuple[str, float]]
+    outcome: Outcome
+    examples: Outcome | None
+    feedback: str | None
+
+
 class _Sample(_Row):
     tokens: list[tuple[str, float]]
+    turns: list[_Turn] = []
 
 
 class _Set(_Row):

@@ -65,6 +65,14 @@ DROPPED_SAMPLES = Series(
 )
 REWARD_MEAN = Series("rltf_reward_mean", Gauge, "reward", "Mean coarse reward in the last update.")
 PASS_RATE = Series("rltf_pass_rate", Gauge, "share", "Share of the samples in the last update that passed.")
+PASS_RATE_FIRST = Series(
+    "rltf_pass_rate_first", Gauge, "share",
+    "Share of the samples in the last update whose first program passed, if samples can have several turns.",
+)  # fmt: skip
+TURNS_MEAN = Series(
+    "rltf_turns_mean", Gauge, "turns",
+    "Mean number of turns of the samples in the last update, if samples can have several turns.",
+)  # fmt: skip
 LOSS = Series("rltf_loss", Gauge, "loss", "Loss terms of the last update, before weighting.", ("term",))
 GRAD_NORM = Series("rltf_grad_norm", Gauge, "norm", "Gradient norm of the last update, before clipping.")
 ENTROPY = Series("rltf_entropy_nats", Gauge, "nats", "Policy entropy over the sampled tokens of the last update.")
@@ -160,6 +168,9 @@ class Telemetry:
         self._set(WEIGHTS_VERSION, metrics.weights_version)
         self._set(REWARD_MEAN, metrics.reward_mean)
         self._set(PASS_RATE, metrics.pass_rate)
+        for one, value in ((PASS_RATE_FIRST, metrics.pass_rate_first), (TURNS_MEAN, metrics.turns_mean)):
+            if value is not None:
+                self._set(one, value)
         self._set(GRAD_NORM, update.grad_norm)
         self._set(ENTROPY, update.entropy)
         self._set(MISMATCH, update.mismatch_mean)

@@ -86,6 +86,15 @@ class Browser:
         await asyncio.sleep(0.3)
         return base64.b64decode((await self._call("Page.captureScreenshot", format="png"))["data"])
 
+    async def picture(self, selector: str, margin: int) -> bytes:
+        """The first element of a CSS selector, with `margin` pixels around it, as PNG."""
+        box = await self.value(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        left, top = await self.value("[scrollX, scrollY]")
+        clip = {"x": box["x"] + left - margin, "y": box["y"] + top - margin, "scale": 1}
+        clip |= {side: box[side] + 2 * margin for side in ("width", "height")}
+        answer = await self._call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+        return base64.b64decode(answer["data"])
+
     async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._num_sent += 1
         await self._socket.send_json({"id": self._num_sent, "method": method, "params": parameters})

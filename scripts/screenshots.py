@@ -1,8 +1,10 @@
 """Remake the screenshots in docs/images: run a small job and open it in a headless Chromium.
 
 PYTHONPATH=. .venv/bin/python scripts/screenshots.py [RUN_DIR]     with RUN_DIR: only the report of that run
+PYTHONPATH=. .venv/bin/python scripts/screenshots.py dialogue RUN_DIR     only a dialogue that repaired its program
 
-Needs Chromium (`apt-get install chromium`) and takes a few minutes.
+Needs Chromium (`apt-get install chromium`) and takes a few minutes. After a change of the page, write the report of
+RUN_DIR again first (`rltf report RUN_DIR`).
 """
 
 from __future__ import annotations
@@ -35,13 +37,18 @@ ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
 
 
 async def main() -> None:
-    """Make all screenshots, or only those of one report."""
+    """Make all screenshots, or only those of one report, or of one dialogue."""
     with tempfile.TemporaryDirectory() as folder:
         async with Browser.start(Path(folder) / "profile") as browser:
-            run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "screenshots"
-            if len(sys.argv) == 1:
-                await run_job(browser, run)
-            await report(browser, run / "report.html")
+            match sys.argv[1:]:
+                case ["dialogue", run]:
+                    await dialogue(browser, Path(run) / "report.html")
+                case [run]:
+                    await report(browser, Path(run) / "report.html")
+                case _:
+                    run_folder = Path(folder) / "screenshots"
+                    await run_job(browser, run_folder)
+                    await report(browser, run_folder / "report.html")
 
 
 async def run_job(browser: Browser, run: Path) -> None:
@@ -92,6 +99,16 @@ async def report(browser: Browser, page: Path) -> None:
                 else 0
             )
             save(f"report-{device}-{light}.png", await browser.screenshot(top if dark else 0))
+
+
+async def dialogue(browser: Browser, page: Path) -> None:
+    """Take a picture of the newest dialogue that repaired its program, with what each turn changed."""
+    await browser.open(page.absolute().as_uri(), width=960)
+    await browser.value("show(samples.filter((sample) => sample.dialogue === 'repaired'))")
+    if not await browser.value("matching.length"):
+        raise SystemExit(f"{page}: no dialogue repaired its program")
+    await browser.value("byId('changes').click()")
+    save("dialogue.png", await browser.picture(".program", margin=12))
 
 
 def save(name: str, png: bytes) -> None:

@@ -144,20 +144,20 @@ const PAGE = 10;
 const samples = data.samples;
 const anchor = (sample) => "#sample-" + encodeURIComponent(`${sample.run}/${sample.refresh}/${sample.completion_id}`);
 
-function codeOf(sample) {
+function codeOf(turn) {
   const code = element("pre", "code");
-  const most = Math.max(...sample.tokens.map((token) => Math.abs(token[1])), 1e-9);
+  const most = Math.max(...turn.tokens.map((token) => Math.abs(token[1])), 1e-9);
   let line = 1;
   let row = null;
   const newRow = () => {
-    row = element("span", line === sample.error_line ? "row error" : "row");
+    row = element("span", line === turn.error_line ? "row error" : "row");
     row.dataset.line = line++;
     code.append(row);
   };
   newRow();
-  const last = sample.tokens.at(-1);
+  const last = turn.tokens.at(-1);
   if (last) last[0] = last[0].trimEnd();
-  for (const [text, weight] of sample.tokens) {
+  for (const [text, weight] of turn.tokens) {
     text.split("\n").forEach((part, index) => {
       if (index > 0) newRow();
       if (!part) return;
@@ -173,17 +173,35 @@ function codeOf(sample) {
   return code;
 }
 
+function badgeOf(outcome) {
+  const badge = element("span", "badge", outcome.replaceAll("_", " "));
+  badge.style.background = `var(--o-${outcome})`;
+  return badge;
+}
+
+// A turn of a dialogue: its outcomes, its program, and what the model read next.
+function turnOf(turn, index) {
+  const section = element("section", "turn");
+  const heading = element("h3", "", `Turn ${index + 1}`);
+  heading.append(element("span", "facts", "all tests"), badgeOf(turn.outcome));
+  if (turn.examples) heading.append(element("span", "facts", "examples"), badgeOf(turn.examples));
+  section.append(heading, codeOf(turn));
+  if (turn.feedback != null)
+    section.append(element("div", "facts", "What the model read next"), element("blockquote", "", turn.feedback));
+  return section;
+}
+
 function cardOf(sample) {
   const card = element("article", "program");
   card.id = anchor(sample).slice(1);
   const header = element("header");
-  const badge = element("span", "badge", sample.outcome.replaceAll("_", " "));
-  badge.style.background = `var(--o-${sample.outcome})`;
+  const turns = [...sample.earlier, sample];
   const passed = sample.tests.filter((test) => test === "passed").length;
-  const facts = `${passed} of ${sample.tests.length} tests, reward ${sample.reward.toFixed(2)}, refresh ${sample.refresh}`;
+  const facts = `${passed} of ${sample.tests.length} tests, reward ${sample.reward.toFixed(2)}, refresh ${sample.refresh}`
+    + (turns.length > 1 ? `, ${turns.length} turns` : "");
   const link = element("a", "facts", "link");
   link.href = anchor(sample);
-  header.append(badge, element("code", "", sample.task_id), element("span", "facts", facts), link);
+  header.append(badgeOf(sample.outcome), element("code", "", sample.task_id), element("span", "facts", facts), link);
   const more = element("div", "more");
   if (sample.error_type) {
     const place = sample.error_line ? ` in line ${sample.error_line}` : "";
@@ -206,17 +224,53 @@ function cardOf(sample) {
     part.append(element("summary", "", name), element("pre", "", text));
     more.append(part);
   }
-  card.append(header, codeOf(sample), more);
+  card.append(header, ...(turns.length > 1 ? turns.map(turnOf) : [codeOf(sample)]), more);
   return card;
 }
 
-const chosen = { run: byId("run"), refresh: byId("refresh"), outcome: byId("outcome") };
+// Mark the rows of a program that are new since the one `before`, a list of lines, and put the lines that are gone
+// between them. What both have is a longest common subsequence; common[i * width + j] is its length from lines i and j on.
+function compare(before, code) {
+  const rows = [...code.children], after = linesOf(code);
+  const width = after.length + 1;
+  const common = new Uint16Array((before.length + 1) * width);
+  for (let i = before.length - 1; i >= 0; i--)
+    for (let j = after.length - 1; j >= 0; j--)
+      common[i * width + j] = before[i] === after[j] ? common[(i + 1) * width + j + 1] + 1
+        : Math.max(common[(i + 1) * width + j], common[i * width + j + 1]);
+  let i = 0;
+  rows.forEach((row, j) => {
+    for (; i < before.length && before[i] !== after[j] && common[(i + 1) * width + j] === common[i * width + j]; i++)
+      row.before(element("span", "row removed", before[i]));
+    if (i < before.length && before[i] === after[j]) i++;
+    else row.classList.add("added");
+  });
+  code.append(...before.slice(i).map((line) => element("span", "row removed", line)));
+}
+
+const linesOf = (code) => [...code.children].map((row) => row.textContent);
+
+// Show or hide what each turn changed. Programs are compared when that is first asked for.
+function showChanges() {
+  const shown = byId("programs");
+  shown.classList.toggle("changes", byId("changes").checked);
+  if (!byId("changes").checked) return;
+  for (const card of shown.querySelectorAll(".program:not(.compared)")) {
+    card.classList.add("compared");
+    const codes = [...card.querySelectorAll(".code")];
+    const lines = codes.map(linesOf);
+    codes.slice(1).forEach((code, i) => compare(lines[i], code));
+  }
+}
+
+const chosen = { run: byId("run"), refresh: byId("refresh"), outcome: byId("outcome"), dialogue: byId("dialogue") };
 let matching = [];
 
 function showMore() {
   const shown = byId("programs").childElementCount;
   byId("programs").append(...matching.slice(shown, shown + PAGE).map(cardOf));
   byId("more").hidden = byId("programs").childElementCount >= matching.length;
+  showChanges();
 }
 
 function show(found) {
@@ -231,7 +285,8 @@ function applyFilters() {
   show(samples.filter((sample) =>
     Object.entries(chosen).every(([name, select]) => !select.value || String(sample[name]) === select.value) &&
     [sample.task_id, sample.completion_id, sample.statement, sample.error_type, sample.error_message, sample.failing_test,
-      sample.tokens.map((token) => token[0]).join("")].some((text) => (text ?? "").toLowerCase().includes(word))));
+      ...[...sample.earlier, sample].flatMap((turn) => [turn.feedback, turn.tokens.map((token) => token[0]).join("")]),
+    ].some((text) => (text ?? "").toLowerCase().includes(word))));
 }
 
 // The address of a sample shows this one alone.
@@ -253,6 +308,8 @@ if (samples.length) {
     select.addEventListener("change", applyFilters);
   }
   byId("search").addEventListener("input", applyFilters);
+  byId("changes").parentElement.hidden = samples.every((sample) => !sample.earlier.length);
+  byId("changes").addEventListener("change", showChanges);
   byId("more").addEventListener("click", showMore);
   addEventListener("hashchange", showAnchor);
   applyFilters();

@@ -60,6 +60,8 @@ def step_metrics(step: int) -> StepMetrics:
         wait_s=1.0,
         seconds=4.0,
         gpu_memory_bytes=1 << 30,
+        turns_mean=1.5,
+        pass_rate_first=0.2,
     )
 
 

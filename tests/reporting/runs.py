@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from rltf.controller.events import Evaluated, Step
@@ -11,6 +14,7 @@ from rltf.controller.ledger import LedgerCounts
 from rltf.controller.rollouts import GradingCounts
 from rltf.controller.samples import GradedSample, TokenMark
 from rltf.evaluation import EvaluationResult
+from rltf.files import read_rows
 from rltf.learner.metrics import StepMetrics, UpdateStats
 from rltf.problems.types import CallTest, Problem, StdinTest
 from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
@@ -79,7 +83,10 @@ def step_event(step: int, num_steps: int = 60) -> Step:
     """The event from which a run writes such a row."""
     row = step_row(step, num_steps)
     update = UpdateStats(**{one.name: row.get(one.name, 0) for one in fields(UpdateStats)})
-    values = {one.name: row.get(one.name, 0) for one in fields(StepMetrics) if one.name != "update"}
+    known = [
+        one.name for one in fields(StepMetrics) if one.name != "update" and (one.name in row or one.default is not None)
+    ]
+    values = {name: row.get(name, 0) for name in known}
     grading = GradingCounts(**{one.name: row.get(one.name, 0) for one in fields(GradingCounts)})
     return Step(StepMetrics(update=update, **values), grading, LedgerCounts(step, step, {}, {}))
 
@@ -108,6 +115,22 @@ def evaluation_row(step: int, rate: float) -> dict[str, object]:
         "intervals": {"pass@1": {"all": [rate - 0.05, rate + 0.05]}, "pass@5": {"all": [rate + 0.1, rate + 0.25]}},
         "num_problems": 100,
     }
+
+
+def turn_row(
+    program: str, outcome: str, *, examples: str | None = None, feedback: str | None = None, weight: float = 0.0
+) -> dict[str, Any]:
+    """A turn of a dialogue, as a row of `samples/` has it; each line of its program is a token of this weight."""
+    tokens = [[line, weight] for line in program.splitlines(keepends=True)]
+    completion = f"Sure:\n{program}"
+    values = {"outcome": outcome, "examples": examples, "feedback": feedback, "tokens": tokens}
+    return {"completion": completion, "program": program, **values}
+
+
+def add_turns(file: Path, turns: Mapping[int, list[dict[str, Any]]]) -> None:
+    """Make dialogues of samples in a file of `samples/`, by the numbers of their rows."""
+    rows = [row | {"turns": turns.get(number, [])} for number, row in enumerate(read_rows(file))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _graded(verdict: Verdict, tokens: tuple[TokenMark, ...], reward: float) -> GradedSample:

@@ -1,12 +1,9 @@
 import asyncio
-import json
 import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +11,7 @@ from rltf.reporting.command import main
 from rltf.reporting.run_folder import RunFolder
 from rltf.settings import Settings
 from scripts.browser import CHROMIUM, Browser
+from tests.reporting.pages import Page
 from tests.reporting.runs import (
     PROBLEMS,
     evaluated,
@@ -38,30 +36,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for refresh in range(60):
             folder.samples(refresh, [failed_sample(), passed_sample(), wrong_sample()])
     return path / "report.html"
-
-
-class Page(HTMLParser):
-    """The elements of a page with their attributes, and the data that its scripts draw."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self._data = ""
-        self.feed(path.read_text())
-        self.data: dict[str, Any] = json.loads(self._data)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.elements and self.elements[-1][1].get("id") == "data":
-            self._data += data
-
-    def chart(self, title: str) -> dict[str, Any]:
-        return next(chart for chart in self.data["charts"] if chart["title"] == title)
-
-    def last_values(self, title: str) -> dict[str, float]:
-        return {curve["name"]: curve["y"][-1] for curve in self.chart(title)["curves"]}
 
 
 def test_it_asks_for_nothing_from_outside(report: Path) -> None:
