@@ -40,8 +40,7 @@ class GradedRollout:
     `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
     baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
     `num_truncated` completions reached the token limit. `has_signal` is False if every token weight is 0, so that
-    nothing is learned from them. The samples have `num_turns` turns in all, and the first program of `num_passed_first`
-    samples passed.
+    nothing is learned from them.
     """
 
     rollout_id: str
@@ -60,8 +59,6 @@ class GradedRollout:
     shown: tuple[GradedSample, ...]
     num_truncated: int = 0
     has_signal: bool = True
-    num_turns: int = 0
-    num_passed_first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +170,6 @@ class GradingWorker(SandboxWorker):
             shown=tuple(shown_sample(*pair, chosen) for pair in graded[:num_shown]),
             num_truncated=sum(turn.finish_reason is FinishReason.LENGTH for turn in turns),
             has_signal=has_signal,
-            num_turns=sum(1 + len(completion.earlier) for completion, _ in graded),
-            num_passed_first=sum((scored.earlier or (scored,))[0].verdict.passed for _, scored in graded),
         )
 
     def evaluate_rollout(self, refs: list[ray.ObjectRef[Rollout]]) -> list[list[Outcome]]:

@@ -57,8 +57,7 @@ class GradingCounts:
 
     `isolation` counts graded programs by isolation level, `num_sampled_tokens` their tokens; `num_faults` programs were
     lost to grader errors, `num_truncated` reached the token limit, and `num_silent_groups` of `num_groups` rollouts
-    carry no signal; `grading_s` are seconds of all workers. The programs are the last ones of `num_turns` turns in all,
-    and those of the first turn passed in `num_passed_first` dialogues.
+    carry no signal; `grading_s` are seconds of all workers.
     """
 
     isolation: dict[str, int] = field(default_factory=dict)
@@ -69,8 +68,6 @@ class GradingCounts:
     num_groups: int = 0
     num_silent_groups: int = 0
     grading_s: float = 0.0
-    num_turns: int = 0
-    num_passed_first: int = 0
 
     def add(self, graded: GradedRollout) -> None:
         """Count one rollout."""
@@ -84,8 +81,6 @@ class GradingCounts:
             self.num_groups += 1
             self.num_silent_groups += not graded.has_signal
         self.grading_s += graded.seconds
-        self.num_turns += graded.num_turns
-        self.num_passed_first += graded.num_passed_first
 
 
 class Breaker:

@@ -140,6 +140,7 @@ def _experience(completion: Completion, scored: ScoredSample, first: Completion)
         reward=scored.coarse,
         outcome=scored.verdict.outcome,
         custom_reward=scored.custom,
+        first_outcome=parts[0].verdict.outcome,
         feedback_spans=tuple(zip(ends[:-1], starts[1:], strict=True)),
     )
 

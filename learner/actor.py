@@ -204,6 +204,7 @@ class LearnerActor:
             wait_s=wait_s,
             seconds=time.monotonic() - start,
             gpu_memory_bytes=torch.cuda.max_memory_reserved(),
+            over_turns=self._settings.generator.max_turns > 1,
         )
         return StepReport(metrics, tuple(fetched.rollouts), fetched.lost)
 

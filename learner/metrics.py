@@ -90,8 +90,12 @@ class StepMetrics:
         wait_s: float,
         seconds: float,
         gpu_memory_bytes: int = 0,
+        over_turns: bool = False,
     ) -> StepMetrics:
-        """The metrics of an update with the experiences of `rollouts`, made from weights `weights_version`."""
+        """The metrics of an update with the experiences of `rollouts`, made from weights `weights_version`.
+
+        `over_turns` says that samples may have several turns.
+        """
         samples = [sample for rollout in rollouts for sample in rollout]
         lags = [max(0, weights_version - min(sample.version for sample in rollout)) for rollout in rollouts]
         staleness: Counter[int] = Counter()
@@ -113,6 +117,10 @@ class StepMetrics:
             wait_s=wait_s,
             seconds=seconds,
             gpu_memory_bytes=gpu_memory_bytes,
+            turns_mean=sum(1 + len(s.feedback_spans) for s in samples) / len(samples) if over_turns else None,
+            pass_rate_first=sum(s.first_outcome is Outcome.PASSED for s in samples) / len(samples)
+            if over_turns
+            else None,
         )
 
     def row(self) -> dict[str, object]:

@@ -116,10 +116,7 @@ class SimulatedGraders:
         request, version = refs[0].get()
         await self.cluster.delay(2.0)
         open_places = [place for place in range(request.num_samples) if self.cluster.random.random() < 0.7]
-        return [
-            OpenTurn(place, await self.rollout_store.keep.remote((request, version)))  # type: ignore[arg-type]
-            for place in open_places
-        ]
+        return [OpenTurn(place, await self.rollout_store.keep.remote((request, version))) for place in open_places]
 
     async def grade_rollout(self, refs: list[Ref], previous: object, num_shown: int) -> GradedRollout:
         parts = [ref.get() for ref in refs]
