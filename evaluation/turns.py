@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rltf.errors import UserError
 from rltf.evaluation.passes import ALL, Tally, bootstrap_interval
+from rltf.evaluation.resampling import Attempt, resampled
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.examples import reason_for_none
 from rltf.problems.fingerprints import some
@@ -176,12 +177,18 @@ class TurnCounts:
         self._tallies = [Tally(problems) for _ in range(turns)]
         self._kept: list[Counter[str]] = [Counter() for _ in range(turns)]
         self._kept_passed: list[Counter[str]] = [Counter() for _ in range(turns)]
+        self._attempts: dict[str, list[Attempt]] = {problem.task_id: [] for problem in problems}
         self._num_answers = [0] * turns
         self._tokens: list[tuple[int | None, int | None]] = [(0, 0)] * turns
 
     def add(self, task_id: str, row: Mapping[str, Any]) -> None:
         """Count one stored dialogue."""
         turns = DialogueRow.model_validate(row).turns
+        first = turns[0]
+        if first.outcome not in (None, Outcome.INFRASTRUCTURE_ERROR):
+            is_shown = first.examples in (None, Outcome.PASSED)  # without examples there is one attempt
+            attempt = Attempt(is_shown, first.outcome is Outcome.PASSED, first.completion_tokens or 0)
+            self._attempts[task_id].append(attempt)
         for number, tally in enumerate(self._tallies):
             turn = turns[min(number, len(turns) - 1)]
             outcome = turn.outcome or Outcome.INFRASTRUCTURE_ERROR
@@ -214,9 +221,24 @@ class TurnCounts:
             "turn": number + 1,
             **values,
             "intervals": intervals,
+            "resampled": self._resampled(number + 1),
             "answers": self._num_answers[number],
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
+        }
+
+    def _resampled(self, most: int) -> dict[str, Any] | None:
+        """The same number of attempts without feedback; None if a problem has fewer samples than that."""
+        all_attempts = [attempts for attempts in self._attempts.values() if attempts]
+        if not all_attempts or min(map(len, all_attempts)) < most:
+            return None
+        found = [resampled(attempts, most) for attempts in all_attempts]
+        passed = np.array([rate for rate, _ in found])
+        tokens = sum(tokens * len(attempts) for (_, tokens), attempts in zip(found, all_attempts, strict=True))
+        return {
+            "pass@1": float(passed.mean()),
+            "interval": list(bootstrap_interval(passed)),
+            "completion_tokens": round(tokens) if None not in self._tokens[0] else None,
         }
 
 
@@ -233,6 +255,12 @@ def turn_lines(turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             shown.append(f"{name} {turn[name][ALL]:7.2%} [{low:.2%}, {high:.2%}]")
         tokens = f"{_count(turn['prompt_tokens'])} + {_count(turn['completion_tokens'])} tokens"
         yield f"turn {turn['turn']}: {'   '.join(shown)}   {turn['answers']:,} answers, {tokens}"
+        if turn["turn"] > 1 and (other := turn["resampled"]) is not None:
+            low, high = other["interval"]
+            yield (
+                f"  {turn['turn']} attempts without feedback: pass@1 {other['pass@1']:7.2%} [{low:.2%}, {high:.2%}]   "
+                f"{_count(other['completion_tokens'])} completion tokens"
+            )
 
 
 def _count(number: int | None) -> str:
