@@ -76,6 +76,8 @@ JOB = {
     "generator.engine": "transformers",
     "generator.num_generators": "2",
     "generator.num_cpus": "1",
+    "generator.max_turns": "3",
+    "model.max_model_len": "512",
     "learner.supervised_batch_size": "32",
     "checkpoint.every": "5",
     "learner.num_cpus": "1",

@@ -14,7 +14,8 @@ from tests.jobs import python, small_job
 class FinishedJob:
     """A finished job that recorded its updates, and the number of bytes that its driver read from Ray.
 
-    It was evaluated on two named sets of problems. A function of the user rewards every program with 0.5.
+    It was evaluated on two named sets of problems. A function of the user rewards every program with 0.5. Samples have
+    up to three turns.
     """
 
     folder: Path
@@ -38,6 +39,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
         sets,
         "--sandbox.max_tests",
         "3",
+        "--generator.max_turns",
+        "3",
+        "--model.max_model_len",
+        "400",
         "--rewards.function",
         "tests.rewards.functions:half",
     )
