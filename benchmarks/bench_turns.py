@@ -1,0 +1,128 @@
+"""Tokens per second that are sampled and graded with one turn, and with dialogues of up to three.
+
+    PYTHONPATH=. python benchmarks/bench_turns.py --model DIR [--problems SPEC] [--seconds S] [--rounds N]
+
+The same generators, sandbox workers and problems serve both, in turn, with the same number of rollouts under way. Only
+tokens that the model sampled count, of rollouts graded within the window. Prints one JSON object per round, and the
+median `ratio` (three turns to one). A dialogue only pays for its feedback, which is read and not sampled, and for runs
+on the examples: its generator has other dialogues to sample meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+
+from rltf.actors.messages import RolloutRequest
+from rltf.controller.dialogues import Dialogues
+from rltf.controller.grading import GradedRollout
+from rltf.controller.problems import load_problem_sets
+from rltf.controller.start import Actors, start_actors
+from rltf.settings import GIB, Settings
+from rltf.settings_sources import load_settings
+
+MAX_TURNS = 3
+WARM_UP_S = 5.0
+CONFIG = "configs/ablation.yaml"
+
+
+@dataclass(slots=True)
+class Load:
+    """Keeps `num_rollouts` under way, over the problems again and again."""
+
+    settings: Settings
+    actors: Actors
+    task_ids: list[str]
+    num_rollouts: int
+    num_asked: int = 0
+    graded: list[tuple[float, GradedRollout]] = field(default_factory=list)
+
+    async def run(self, max_turns: int, seconds: float) -> dict[str, float]:
+        """The rates in a window of `seconds`, after a while to get into step."""
+        self.graded.clear()
+        dialogues = Dialogues(self.actors.generators, self.actors.pool, max_turns)
+        tasks = [asyncio.create_task(self._keep_going(dialogues)) for _ in range(self.num_rollouts)]
+        await asyncio.sleep(WARM_UP_S)
+        began = time.monotonic()
+        await asyncio.sleep(seconds)
+        inside = [rollout for at, rollout in self.graded if at >= began]
+        elapsed = time.monotonic() - began
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._until_idle()
+        num_samples = sum(rollout.num_samples for rollout in inside)
+        return {
+            "tokens_per_s": sum(rollout.num_tokens for rollout in inside) / elapsed,
+            "programs_per_s": num_samples / elapsed,
+            "pass_rate": sum(rollout.num_passed for rollout in inside) / max(1, num_samples),
+        }
+
+    async def _keep_going(self, dialogues: Dialogues) -> None:
+        while True:
+            generator = self.settings.generator
+            self.num_asked += 1
+            request = RolloutRequest(
+                f"b{self.num_asked}", self.task_ids[self.num_asked % len(self.task_ids)], generator.num_generations,
+                False, generator.temperature, generator.top_p, generator.max_tokens,
+            )  # fmt: skip
+            handle = await dialogues.continued(request, await self.actors.generators.sample(request))
+            graded = await self.actors.pool.submit("grade_rollout", handle.refs, None, 0, num_items=request.num_samples)
+            self.graded.append((time.monotonic(), graded))
+
+    async def _until_idle(self) -> None:
+        while self.actors.generators.num_outstanding:
+            await asyncio.sleep(0.1)
+
+
+async def measure(settings: Settings, model: Path, options: argparse.Namespace) -> None:
+    """Run all rounds and print their figures."""
+    sets = load_problem_sets(settings.problems)
+    actors = await start_actors(settings, model, sets, lambda event: None, resumed_step=None)
+    await actors.generators.start()
+    num_rollouts = 2 * settings.generator.max_num_seqs // settings.generator.num_generations
+    load = Load(settings, actors, [problem.task_id for problem in sets.train], num_rollouts)
+    ratios = []
+    for number in range(options.rounds):
+        rates = {turns: await load.run(turns, options.seconds) for turns in (1, MAX_TURNS)}
+        ratios.append(rates[MAX_TURNS]["tokens_per_s"] / rates[1]["tokens_per_s"])
+        for turns, found in rates.items():
+            rounded = {name: round(value, 3) for name, value in found.items()}
+            print(json.dumps({"benchmark": "turns", "round": number, "max_turns": turns, **rounded}), flush=True)
+    print(json.dumps({"benchmark": "turns", "ratio": round(statistics.median(ratios), 3), "load": os.getloadavg()[0]}))
+    await actors.close()
+
+
+def main() -> int:
+    """Measure both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="model folder, such as a checkpoint of a run")
+    parser.add_argument("--problems", default="starter:pitfalls-test", help="SPEC of the problems")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of a window")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-num-seqs", type=int, default=64, help="completions that the engine decodes at once")
+    options = parser.parse_args()
+    settings, _ = load_settings(
+        [
+            *("--config", CONFIG, "--problems.train", options.problems, "--problems.evaluation", "[]"),
+            *("--generator.max_turns", str(MAX_TURNS), "--model.max_model_len", "512"),
+            *("--generator.max_num_seqs", str(options.max_num_seqs), "--learner.sft.num_steps", "0"),
+        ]
+    )
+    ray.init(address="local", include_dashboard=False, object_store_memory=GIB, log_to_driver=False)
+    asyncio.run(measure(settings, options.model.resolve(), options))
+    ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
