@@ -81,12 +81,15 @@ def test_the_run_has_samples_and_a_report(job: FinishedJob) -> None:
 
 
 def test_bulk_data_does_not_pass_through_the_driver(job: FinishedJob) -> None:
-    """Each published version of the weights is 1.7 MB. Prompts, tokens and log-probabilities come on top of that."""
+    """Each published version of the weights is 1.7 MB. Prompts, tokens and log-probabilities come on top of that.
+
+    In so small a job, half of the samples are shown to people, with all of their turns.
+    """
     weights = sum(path.stat().st_size for path in (job.folder / "checkpoints" / "step-4").glob("*.safetensors"))
     num_samples = sum(row["num_samples"] for row in rows(job.folder / "metrics.jsonl"))
     assert weights > 1_000_000
-    assert 0 < job.driver_bytes < 200_000
-    assert job.driver_bytes / num_samples < 3_000
+    assert 0 < job.driver_bytes < 400_000
+    assert job.driver_bytes / num_samples < 6_000
 
 
 def test_the_last_lines_show_the_gain_and_what_to_do_next(job: FinishedJob) -> None:
