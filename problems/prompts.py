@@ -126,10 +126,15 @@ def encode_answer(
 
     If the prompt has opened a thought, the answer first ends it with the mark `thought_end` (see `end_of_thought`).
     """
-    text = f"```python\n{program.rstrip()}\n```" if chat else program
+    text = answer_text(program, chat=chat)
     if thought_end is not None:
         text = f"{thought_end}\n\n{text}"
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
+
+
+def answer_text(program: str, *, chat: bool) -> str:
+    """`program` as the answer to a prompt: in a chat, inside a code block."""
+    return f"```python\n{program.rstrip()}\n```" if chat else program
 
 
 def answer_end_id(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
