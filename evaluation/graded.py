@@ -31,13 +31,8 @@ def add_training_options(parser: argparse.ArgumentParser, *, model: str, problem
     add("--problems", required=True, nargs="+", metavar="SPEC", help=problems)
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the new model, which must not exist")
     add("--learning-rate", type=positive_float, default=2e-5, help="learning rate (default: %(default)s)")
-    add(
-        "--batch-size",
-        type=positive,
-        default=batch_size,
-        metavar="N",
-        help="programs per update (default: %(default)s)",
-    )
+    size = "programs per update (default: %(default)s)"
+    add("--batch-size", type=positive, default=batch_size, metavar="N", help=size)
     held_out = "share of the problems that the model is measured on, not trained on (default: %(default)s)"
     add("--held-out-share", type=proper_share, default=0.1, help=held_out)
     length = "longest prompt with its program, in tokens; longer ones are left out (default: %(default)s)"
