@@ -82,9 +82,9 @@ def _train(options: argparse.Namespace) -> None:
     if warning := chat_warning(folder, tokenizer, settings):
         logger.warning("%s", warning)
     form = prompt_format(folder, tokenizer, settings)
+    failed = _on_examples(failing, options)
     learner = Learner(folder, _settings(options, settings, on_gpu=torch.cuda.is_available()))
     max_length = min(options.max_length, learner.policy.max_length)
-    failed = _on_examples(failing, options)
     repairs = encode_repairs(failed, tokenizer, form, max_references=options.max_references, max_length=max_length)
     training, held_out = split_repairs(repairs, options.held_out_share, options.seed)
     before = learner.evaluate_loss(held_out)
@@ -127,7 +127,10 @@ def _failing(
 
 
 def _on_examples(failing: Sequence[tuple[Problem, str]], options: argparse.Namespace) -> list[FailedProgram]:
-    """The programs that fail the examples, after a run on these alone: the others are never repaired."""
+    """The programs that fail the examples, after a run on these alone: the others are never repaired.
+
+    Raises UserError if there are none.
+    """
 
     def read(item: tuple[Problem, str]) -> FailedProgram | None:
         problem, program = item
@@ -142,6 +145,10 @@ def _on_examples(failing: Sequence[tuple[Problem, str]], options: argparse.Names
         Examiner(graders.grade, options.workers) as examiner,
     ):
         failed = [one for _, one in graders.map(read, failing) if one is not None]
+    if not failed:
+        raise UserError(
+            f"--samples: all {len(failing)} failing programs pass the examples, so no repair would be asked for"
+        )
     logger.info("%d of %d failing programs fail the examples as well, and can be repaired", len(failed), len(failing))
     return failed
 
