@@ -4,9 +4,9 @@
         [--problems SPEC] [--seeds N ...] [--num-samples N] [--k K ...] [further options of rltf evaluate]
 
 Each seed is one `rltf evaluate --equal-budget` in a folder of `--output`, which an interrupted call continues. Prints
-one JSON object per seed and population, with pass@k, its interval over problems and its tokens; then one per population,
-with the mean over the seeds and their standard deviation; then one per seed with the critic's accuracy. Without models,
-it prints that it skipped the benchmark.
+one JSON object per seed and population, with pass@k, its interval over problems and its tokens; then one per
+population, with the mean over the seeds and their standard deviation; then one per seed with the critic's accuracy.
+Without models, it prints that it skipped the benchmark.
 """
 
 from __future__ import annotations

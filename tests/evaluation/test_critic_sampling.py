@@ -113,7 +113,7 @@ def test_programs_are_refined_or_repaired(
     assert {one["made_from"] for key, one in rows.items() if key.startswith("easy")} == {0, 2}
     assert [rows[f"easy/{i}"]["plain"][0]["outcome"] for i in range(4)] == ["failed", "failed", "passed", "failed"]
     assert [rows[f"hard/{i}"]["outcome"] for i in range(4)] == ["passed", "passed", "passed", "failed"]
-    assert SECRET not in "".join(load_tokenizer(model_dir).decode(list(one.prompt_ids)) for one in asked)
+    assert SECRET not in "".join(str(load_tokenizer(model_dir).decode(list(one.prompt_ids))) for one in asked)
 
     found = results(tmp_path / "out")["critic_sampling"]
     assert found["problems"] == {"plain": 1, "refine": 1, "repair": 1}
