@@ -30,11 +30,16 @@ from rltf.transport.weight_receiver import TransferPhase
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequest:
-    """A rollout request with the ids [P] of its prompt, and the turn of a dialogue that it ends with, if any."""
+    """A rollout request with the ids [P] of its prompt, and the turn of a dialogue that the prompt ends with, if any.
+
+    The completions continue `prefix_ids`: an encoder-decoder model decodes after them. They are not part of what is
+    sampled, and `max_tokens` does not count them.
+    """
 
     rollout: RolloutRequest
     prompt_ids: Sequence[int]
     previous: EarlierTurn | None = None
+    prefix_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.rollout.num_samples < 1 and not self.rollout.greedy:
@@ -47,13 +52,13 @@ class SamplingRequest:
         return self.rollout.rollout_id
 
     def completion_room(self, max_model_len: int) -> int:
-        """The most tokens that a completion may have, at least 1, in a model of `max_model_len` tokens.
+        """The most tokens that may be sampled for a completion, at least 1, in a model of `max_model_len` tokens.
 
-        Raises ValueError if the prompt is empty, or fills the model's context.
+        Raises ValueError if the prompt is empty, or fills the model's context together with the prefix.
         """
-        prompt_length = len(self.prompt_ids)
-        if prompt_length == 0:
+        if len(self.prompt_ids) == 0:
             raise ValueError(f"request {self.request_id}: the prompt is empty")
+        prompt_length = len(self.prompt_ids) + len(self.prefix_ids)
         if prompt_length >= max_model_len:
             raise ValueError(
                 f"request {self.request_id}: the prompt has {prompt_length} tokens and leaves no room for a completion "

@@ -46,8 +46,12 @@ class _Ends:
 
 @dataclass(slots=True)
 class _Sequence(Row):
-    """A completion being decoded. `generator` draws its tokens; if it is None, decoding is greedy."""
+    """A completion being decoded. `generator` draws its tokens; if it is None, decoding is greedy.
 
+    The first `num_given` of its `token_ids` are those of the request's prefix.
+    """
+
+    num_given: int
     max_tokens: int
     temperature: float
     top_p: float
@@ -56,7 +60,7 @@ class _Sequence(Row):
     spans: list[VersionSpan] = field(default_factory=list)
 
     def append(self, token_id: int, logprob: float, version: int, ends: _Ends) -> None:
-        position = len(self.token_ids)
+        position = len(self.token_ids) - self.num_given
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
         if self.spans and self.spans[-1].version == version:
@@ -73,7 +77,7 @@ class _Sequence(Row):
     def result(self) -> SampledSequence:
         assert self.finish_reason is not None
         return SampledSequence(
-            token_ids=np.array(self.token_ids, dtype=np.int32),
+            token_ids=np.array(self.token_ids[self.num_given :], dtype=np.int32),
             logprobs=np.array(self.logprobs, dtype=np.float32),
             weight_versions=tuple(self.spans),
             finish_reason=self.finish_reason,
@@ -117,13 +121,15 @@ class TransformersEngine(SamplingEngine):
         seed = asked.seed
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self._seeds))
-        prompt_ids = list(request.prompt_ids)
-        sequences = [
-            _Sequence(prompt_ids, max_tokens, asked.temperature, asked.top_p, torch.Generator().manual_seed(seed + i))
-            for i in range(asked.num_samples)
+        draws: list[tuple[float, float, torch.Generator | None]] = [
+            (asked.temperature, asked.top_p, torch.Generator().manual_seed(seed + i)) for i in range(asked.num_samples)
         ]
         if asked.greedy:
-            sequences.append(_Sequence(prompt_ids, max_tokens, temperature=1.0, top_p=1.0, generator=None))
+            draws.append((1.0, 1.0, None))
+        prompt_ids, num_given = list(request.prompt_ids), len(request.prefix_ids)
+        sequences = [
+            _Sequence(prompt_ids, num_given, max_tokens, *draw, token_ids=list(request.prefix_ids)) for draw in draws
+        ]
         self._in_flight[request.request_id] = asked, sequences
         self._waiting += sequences
 

@@ -84,7 +84,7 @@ class VllmEngine(SamplingEngine):
     def add_request(self, request: SamplingRequest) -> None:
         asked = request.rollout
         max_tokens = request.completion_room(self._options.model.max_model_len)
-        prompt = {"prompt_token_ids": list(request.prompt_ids)}
+        prompt = {"prompt_token_ids": [*request.prompt_ids, *request.prefix_ids]}
         for kind, n in ((_SAMPLES, asked.num_samples), (_GREEDY, int(asked.greedy))):
             if n == 0:
                 continue

@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rltf.entry import exit_status
 from rltf.errors import UserError
+from rltf.evaluation.candidates import candidate_lines
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
 from rltf.evaluation.turns import turn_lines
@@ -64,6 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling_options(model, num_samples=1, temperature=0.6)
     shown = "most answers to a problem; from 2 on, the model reads what its program did on the examples (default: 1)"
     model.add_argument("--turns", type=positive, default=1, metavar="N", help=shown)
+    second = parser.add_argument_group("critic sampling, with --model")
+    add = second.add_argument
+    add("--critic", type=Path, metavar="DIR", help="a critic (rltf critic): refine programs that pass the examples")
+    add("--repair", metavar="DIR", help="a model (rltf train-repair): repair programs if none passes the examples")
+    shown = "programs of a problem that are repaired: the critic's best, else the first (default: 1)"
+    add("--num-repaired", type=positive, metavar="M", help=shown)
+    add(
+        "--equal-budget",
+        action="store_true",
+        help="sample as many more plain programs as the second round's tokens buy",
+    )
     return parser
 
 
@@ -73,13 +86,46 @@ def _source(options: argparse.Namespace) -> ProgramSource:
             raise UserError("--samples takes a single SPEC, because problems of several may have the same task_id")
         if options.turns > 1:
             raise UserError("--turns: programs in a file cannot be repaired; give a --model")
+        if options.critic or options.repair:
+            raise UserError("--critic and --repair: a file of programs cannot be sampled from; give a --model")
         return SamplesFile(options.samples)
     k = max(options.k)
     if k > options.num_samples:
         raise UserError(
             f"pass@{k} needs {k} programs per problem, but --num-samples is {options.num_samples}; raise it"
         )
+    if options.critic or options.repair:
+        return _critic_sampling(options)
+    if options.num_repaired is not None or options.equal_budget:
+        raise UserError("--num-repaired and --equal-budget are for critic sampling: add --critic or --repair")
     return model_source(options, options.turns)
+
+
+def _critic_sampling(options: argparse.Namespace) -> ProgramSource:
+    """Raises UserError if the options contradict each other."""
+    for one in filter(None, (options.model, options.repair)):
+        if one.startswith(("http://", "https://")):
+            raise UserError(f"--critic and --repair need token ids, which a server does not give: {one}; give a folder")
+    if options.turns > 1:
+        raise UserError("--turns: critic sampling has rounds of its own; remove --turns, or --critic and --repair")
+    if options.num_repaired is not None and not options.repair:
+        raise UserError("--num-repaired needs a repair model: add --repair")
+    model = model_source(options)
+    # Imported late, as models are.
+    from rltf.evaluation.critic_sampling import CriticSampling
+    from rltf.evaluation.model import SampledModel
+
+    assert isinstance(model, SampledModel)
+    # A repair model answers in the second turn.
+    repair = replace(model, name=options.repair, turns=2) if options.repair else None
+    num_repaired = options.num_repaired or 1
+    return CriticSampling(
+        model=model,
+        critic=options.critic,
+        repair=repair,
+        num_repaired=num_repaired,
+        at_budget=options.equal_budget,
+    )
 
 
 def _table(results: Mapping[str, dict[str, Any]], against: Path | None) -> str:
@@ -93,6 +139,7 @@ def _table(results: Mapping[str, dict[str, Any]], against: Path | None) -> str:
             low, high = rules["intervals"][name][group]
             lines.append(f"{head}{name:>9} {comparison:<7} {group:<14} {value:7.2%}   [{low:.2%}, {high:.2%}]")
         lines += [head + line for line in turn_lines(found.get("turns", ()))]
+        lines += [head + line for line in candidate_lines(found.get("critic_sampling", {}))]
     if against is not None:
         lines.append(f"difference from {against}, problem by problem:")
         for spec, found in results.items():

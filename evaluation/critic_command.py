@@ -7,31 +7,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from rltf.entry import exit_status
-from rltf.errors import UserError
+from rltf.evaluation.graded import add_training_options, check_options, load_all, model_settings, read_graded
 from rltf.evaluation.progress import ProgramProgress
-from rltf.evaluation.sources import add_prompt_options, machine_dtype
-from rltf.evaluation.store import read_samples
+from rltf.evaluation.sources import machine_dtype
 from rltf.files import write_folder
-from rltf.problems import Problem
-from rltf.problems.index import ProblemIndex
-from rltf.sandbox.command import add_sandbox_settings, limits_of, load_problems, parse_options, positive
-from rltf.sandbox.verdict import Outcome
-from rltf.settings import CACHE_DIR, ChatTemplate, ModelSettings, SandboxSettings
+from rltf.sandbox.command import add_sandbox_settings, limits_of, parse_options, positive
+from rltf.settings import CACHE_DIR
 
 if TYPE_CHECKING:
     from rltf.learner.critic import ErrorCritic
     from rltf.learner.critic_training import LabeledProgram
-
-LENGTH_LIMIT = 2048
-TINY = "tiny"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,48 +34,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rltf critic", description="Train a critic, which predicts the outcome of a program from its tokens."
     )
-    add = parser.add_argument
-    add("--model", required=True, help="model folder, GGUF file or Hub id to start from, with the policy's tokenizer")
-    graded = "folders that rltf evaluate wrote, with graded programs"
-    add("--samples", required=True, type=Path, nargs="+", metavar="DIR", help=graded)
-    shown = "the problems of these programs; their reference programs count as passed"
-    add("--problems", required=True, nargs="+", metavar="SPEC", help=shown)
-    add("--output", required=True, type=Path, metavar="DIR", help="folder of the critic, which must not exist")
-    add("--num-epochs", type=positive, default=10, metavar="N", help="passes over the programs (default: %(default)s)")
-    add("--learning-rate", type=_positive_float, default=2e-5, help="constant learning rate (default: %(default)s)")
-    add("--batch-size", type=positive, default=8, metavar="N", help="programs per update (default: %(default)s)")
-    share = "share of the problems that the accuracy is measured on (default: %(default)s)"
-    add("--held-out-share", type=_share, default=0.1, help=share)
-    length = "longest prompt with its program, in tokens; longer ones are left out (default: %(default)s)"
-    add("--max-length", type=positive, default=LENGTH_LIMIT, metavar="N", help=length)
-    add("--seed", type=int, default=0, help="seed of the head, the order and the held-out problems (default: 0)")
-    add_prompt_options(parser.add_argument_group("prompts, as in the settings model.* of the job"))
+    add_training_options(
+        parser,
+        model="model folder, GGUF file or Hub id to start from, with the policy's tokenizer",
+        problems="the problems of these programs; their reference programs count as passed",
+        batch_size=8,
+    )
+    shown = "passes over the programs (default: %(default)s)"
+    parser.add_argument("--num-epochs", type=positive, default=10, metavar="N", help=shown)
     add_sandbox_settings(parser)
     return parser
 
 
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text}")
-    return value
-
-
 def _train(options: argparse.Namespace) -> None:
-    if options.output.exists():
-        raise UserError(f"--output {options.output} exists already; delete it, or choose another folder")
-    if options.model == TINY:
-        raise UserError("--model tiny is only built and trained by the starter job; give one of its checkpoints")
-    settings = _model_settings(options)
-    problems = _load_problems(options.problems, limits_of(options))
-    graded = _read_graded(options.samples, problems)
+    check_options(options)
+    settings = model_settings(options)
+    problems = load_all(options.problems, limits_of(options))
+    graded = read_graded(options.samples, problems)
     # Imported late: they bring torch, and a mistake in the options or the samples needs none.
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -123,54 +87,6 @@ def _train(options: argparse.Namespace) -> None:
     _write(critic, options, training, found)
     print(_table(found))
     print(f"written: {options.output}")
-
-
-def _load_problems(specs: Sequence[str], limits: SandboxSettings) -> tuple[Problem, ...]:
-    """The problems of all SPECs. Raises UserError if a task id is in two of them."""
-    problems: dict[str, Problem] = {}
-    for spec in specs:
-        for problem in load_problems(spec, limits).problems:
-            if problems.setdefault(problem.task_id, problem) is not problem:
-                raise UserError(f"--problems {spec}: task_id {problem.task_id} is in two SPECs; ids must be unique")
-    return tuple(problems.values())
-
-
-def _read_graded(folders: Sequence[Path], problems: Sequence[Problem]) -> dict[str, list[tuple[str, Outcome]]]:
-    """The programs in the folders with their outcomes, by task id.
-
-    Raises UserError, with file and line, for a row that is not a graded program of one of the problems.
-    """
-    index = ProblemIndex(problems)
-    graded: defaultdict[str, list[tuple[str, Outcome]]] = defaultdict(list)
-    for folder in folders:
-        for number, row in enumerate(read_samples(folder), start=1):
-            place = f"{folder / 'samples.jsonl'}:{number}"
-            try:
-                program, outcome = str(row["code"]), Outcome(row["outcome"])
-                graded[index.find(row["task_id"]).task_id].append((program, outcome))
-            except (KeyError, ValueError) as error:
-                raise UserError(f"{place}: not a row of an evaluation: {error}") from error
-            except UserError as error:
-                raise UserError(f"{place}: {error}; every program must be for one of the --problems") from error
-    if not graded:
-        raise UserError(f"--samples {' '.join(map(str, folders))}: there are no programs; evaluate a model first")
-    return graded
-
-
-def _model_settings(options: argparse.Namespace) -> ModelSettings:
-    """How the job puts problems to the model. Raises UserError for an unusable template."""
-    try:
-        return ModelSettings(
-            name=options.model,
-            chat_template=ChatTemplate(options.chat_template),
-            chat_template_kwargs=options.chat_template_kwargs,
-            system_prompt=options.system_prompt,
-            prompt_template=options.prompt_template,
-        )
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        option = str(first["loc"][0]).replace("_", "-")
-        raise UserError(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _write(

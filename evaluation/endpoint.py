@@ -18,7 +18,7 @@ from openai.types import CompletionUsage
 from rltf.errors import UserError
 from rltf.evaluation.patience import Patience
 from rltf.evaluation.sources import CONCURRENCY, Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
-from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
+from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts, check_examples
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.extraction import extract_program
 from rltf.problems.fingerprints import some
@@ -59,12 +59,12 @@ class ServedModel(SamplingOptions):
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         problems = loaded.problems
         if self.turns > 1:
-            check_examples(loaded, self.turns)
+            check_examples(loaded, f"--turns {self.turns}", "one turn")
         return PreparedPrograms(
             len(problems) * self.num_samples,
             partial(self._left, problems),
-            in_turns=partial(self._in_turns, problems) if self.turns > 1 else None,
-            turns=self.turns,
+            examined=partial(self._in_turns, problems) if self.turns > 1 else None,
+            history=partial(TurnCounts, problems, self.turns) if self.turns > 1 else None,
         )
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from rltf.actors.prompting import Prompter
 from rltf.errors import UserError
 from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
 from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
-from rltf.evaluation.turns import Answer, Dialogue, Examiner, check_examples
+from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts, check_examples
 from rltf.learner.model_source import TINY, model_folder
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import NUM_CHARACTERS
@@ -64,20 +64,20 @@ class SampledModel(SamplingOptions):
 
     @property
     def identity(self) -> dict[str, Any]:
-        identity = self.sampling | {"model": self.name, "max_length": self._settings.max_model_len}
-        identity |= {"dtype": self.dtype.value, "engine": self.engine.value, "chat_template": self._form.chat}
+        identity = self.sampling | {"model": self.name, "max_length": self.settings.max_model_len}
+        identity |= {"dtype": self.dtype.value, "engine": self.engine.value, "chat_template": self.form.chat}
         del identity["name"]
-        return identity | {"model_files": folder_fingerprint(self._folder)}
+        return identity | {"model_files": folder_fingerprint(self.folder)}
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         return model_folder(self.name, (), CACHE_DIR, seed=self.seed)
 
     @cached_property
-    def _settings(self) -> ModelSettings:
+    def settings(self) -> ModelSettings:
         length = self.max_length
         if length is None:
-            config = check_model_folder(self._folder)
+            config = check_model_folder(self.folder)
             own = config.get("max_position_embeddings") or config.get("n_positions")
             if config.get("is_encoder_decoder"):
                 own = None  # T5 knows only distances; `n_positions` is the length it was pre-trained with, not a limit
@@ -93,34 +93,33 @@ class SampledModel(SamplingOptions):
         )
 
     @cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerFast:
-        return load_tokenizer(self._folder)
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self.folder)
 
     @cached_property
-    def _form(self) -> PromptFormat:
-        if warning := chat_warning(self._folder, self._tokenizer, self._settings):
+    def form(self) -> PromptFormat:
+        if warning := chat_warning(self.folder, self.tokenizer, self.settings):
             logger.warning("%s", warning)
-        return prompt_format(self._folder, self._tokenizer, self._settings)
+        return prompt_format(self.folder, self.tokenizer, self.settings)
 
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         """Raises UserError if no prompt leaves room for a program."""
         problems = loaded.problems
         if self.turns > 1:
-            check_examples(loaded, self.turns)
-        prompter = Prompter(self._folder, {one.task_id: one for one in problems}, self._settings, self.stop or ())
-        requests = self._requests(prompter, problems)
-        self._prompt_lengths.extend(len(request.prompt_ids) for request in requests.values() if request is not None)
+            check_examples(loaded, f"--turns {self.turns}", "one turn")
+        prompter = self.prompter(problems)
+        requests = self.requests(prompter, problems)
         return PreparedPrograms(
             len(problems) * self.num_samples,
-            partial(self._left, prompter, problems, requests),
-            in_turns=partial(self._in_turns, prompter, problems, requests) if self.turns > 1 else None,
-            turns=self.turns,
+            partial(self.left, prompter, problems, requests),
+            examined=partial(self._in_turns, prompter, problems, requests) if self.turns > 1 else None,
+            history=partial(TurnCounts, problems, self.turns) if self.turns > 1 else None,
         )
 
     def close(self) -> None:
-        if "_engine" in vars(self):
-            self._engine.close()
-            del vars(self)["_engine"]
+        if "running_engine" in vars(self):
+            self.running_engine.close()
+            del vars(self)["running_engine"]
 
     @cached_property
     def _prompt_lengths(self) -> list[int]:
@@ -128,23 +127,30 @@ class SampledModel(SamplingOptions):
         return []
 
     @cached_property
-    def _generator(self) -> GeneratorSettings:
+    def generator(self) -> GeneratorSettings:
         settings = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
         if torch.cuda.is_available():
             return settings
-        limit = self._settings.max_model_len
+        limit = self.settings.max_model_len
         num_tokens = min(max(self._prompt_lengths) + self.max_tokens, limit) if self.turns == 1 else limit
-        token_bytes = cache_bytes_per_token(self._folder, self.dtype)
-        return sized_for_cpus(settings, self._settings, token_bytes, num_tokens, len(os.sched_getaffinity(0)))
+        token_bytes = cache_bytes_per_token(self.folder, self.dtype)
+        return sized_for_cpus(settings, self.settings, token_bytes, num_tokens, len(os.sched_getaffinity(0)))
 
     @cached_property
-    def _engine(self) -> SamplingEngine:
+    def running_engine(self) -> SamplingEngine:
         """Built once for all problems, when the first program is needed. Raises UserError as `build_engine`."""
-        end_ids = end_token_ids(self._folder, self._tokenizer, chat=self._form.chat)
-        return build_engine(self._folder, self._settings, self._generator, end_ids, self.seed)
+        end_ids = end_token_ids(self.folder, self.tokenizer, chat=self.form.chat)
+        return build_engine(self.folder, self.settings, self.generator, end_ids, self.seed)
 
-    def _requests(self, prompter: Prompter, problems: Sequence[Problem]) -> dict[str, SamplingRequest | None]:
-        """For all samples of each problem, by task id; None if the prompt leaves no room for a program."""
+    def prompter(self, problems: Sequence[Problem]) -> Prompter:
+        """What knows the prompts of `problems`, and finds the programs in what is sampled."""
+        return Prompter(self.folder, {one.task_id: one for one in problems}, self.settings, self.stop or ())
+
+    def requests(self, prompter: Prompter, problems: Sequence[Problem]) -> dict[str, SamplingRequest | None]:
+        """For all samples of each problem, by task id; None if the prompt leaves no room for a program.
+
+        Raises UserError if none does.
+        """
         requests: dict[str, SamplingRequest | None] = {}
         for place, problem in enumerate(problems):
             asked = RolloutRequest(
@@ -159,7 +165,7 @@ class SampledModel(SamplingOptions):
             )
             request = SamplingRequest(asked, prompter.encode(problem.task_id))
             try:
-                request.completion_room(self._settings.max_model_len)
+                request.completion_room(self.settings.max_model_len)
             except ValueError as error:
                 logger.warning("%s; its programs count as empty", error)
                 requests[problem.task_id] = None
@@ -167,11 +173,17 @@ class SampledModel(SamplingOptions):
                 requests[problem.task_id] = request
         if not any(requests.values()):
             raise UserError(
-                f"no prompt leaves room for a program within {self._settings.max_model_len} tokens; raise --max-length"
+                f"no prompt leaves room for a program within {self.settings.max_model_len} tokens; raise --max-length"
             )
+        self._prompt_lengths.extend(len(request.prompt_ids) for request in requests.values() if request is not None)
         return requests
 
-    def _left(
+    @property
+    def queue_limit(self) -> int:
+        """The sequences, queued or running, with which the engine is never idle."""
+        return _QUEUED_SEQUENCES_PER_SLOT * self.generator.max_num_seqs
+
+    def left(
         self,
         prompter: Prompter,
         problems: Sequence[Problem],
@@ -180,7 +192,7 @@ class SampledModel(SamplingOptions):
     ) -> Programs:
         """Raises UserError, before the first program, if the model cannot be sampled."""
         parts = self.parts(problems, stored)
-        return self._sample(self._engine, prompter, requests, parts) if parts else ()
+        return self._sample(self.running_engine, prompter, requests, parts) if parts else ()
 
     def _sample(
         self,
@@ -192,9 +204,8 @@ class SampledModel(SamplingOptions):
         """The programs of each part as soon as the engine has finished it. The engine stays full meanwhile."""
         waiting = deque(parts)
         in_flight: dict[str, tuple[Part, SamplingRequest]] = {}
-        limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
         while waiting or in_flight:
-            while waiting and engine.num_unfinished < limit:
+            while waiting and engine.num_unfinished < self.queue_limit:
                 part = waiting.popleft()
                 whole = requests[part.problem.task_id]
                 if whole is None:
@@ -232,18 +243,17 @@ class SampledModel(SamplingOptions):
         """The last program of each dialogue as soon as it has ended. The engine samples while programs run."""
         sampling: dict[str, tuple[Dialogue, Part, SamplingRequest]] = {}
         judging: dict[Future[None], tuple[Dialogue, Part]] = {}
-        limit = _QUEUED_SEQUENCES_PER_SLOT * self._generator.max_num_seqs
         while waiting or sampling or judging:
-            while waiting and self._engine.num_unfinished < limit:
+            while waiting and self.running_engine.num_unfinished < self.queue_limit:
                 dialogue, part = waiting.popleft()
                 request = self._next_request(prompter, dialogue, part, requests[part.problem.task_id])
                 if request is None:
                     dialogue.end()
                     yield dialogue.row()
                     continue
-                self._engine.add_request(request)
+                self.running_engine.add_request(request)
                 sampling[request.request_id] = dialogue, part, request
-            for finished in self._engine.step() if sampling else ():
+            for finished in self.running_engine.step() if sampling else ():
                 dialogue, part, request = sampling.pop(finished.request_id)
                 (one,) = prompter.rollout(request, finished).completions
                 answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids), one)
@@ -266,7 +276,7 @@ class SampledModel(SamplingOptions):
         asked = _request_of(part, first).rollout
         rollout = replace(asked, rollout_id=f"{part.name}/{len(dialogue.turns)}")
         ids = prompter.encode(part.problem.task_id, dialogue.previous)
-        has_room = len(ids) < self._settings.max_model_len
+        has_room = len(ids) < self.settings.max_model_len
         return SamplingRequest(rollout, ids, dialogue.previous) if has_room else None
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rltf.errors import UserError
+from rltf.evaluation.history import HistoryCounts, HistoryRow
 from rltf.evaluation.passes import Tally, compare_tallies, evaluate_tally
 from rltf.evaluation.progress import ProgramProgress
 from rltf.evaluation.sources import PreparedPrograms, Programs, ProgramSource
 from rltf.evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
-from rltf.evaluation.turns import DialogueRow, Examiner, TurnCounts
+from rltf.evaluation.turns import Examiner
 from rltf.files import write_json
 from rltf.problems import LoadedProblems, Problem, describe_rejected, load
 from rltf.problems.fingerprints import changed_tests, examples_fingerprint, fingerprints, some
@@ -35,9 +36,11 @@ _APPS_KEY = "passed_apps"
 class _Counts:
     """How many programs of each problem passed, by the strict rules and, if asked for, by those of APPS as well."""
 
-    def __init__(self, problems: tuple[Problem, ...], comparison: Comparison, turns: int = 1) -> None:
+    def __init__(
+        self, problems: tuple[Problem, ...], comparison: Comparison, history: HistoryCounts | None = None
+    ) -> None:
         self._problems = problems
-        self._turns = TurnCounts(problems, turns) if turns > 1 else None
+        self._history = history
         self.num_programs: Counter[str] = Counter()
         self._tallies = {rules: Tally(problems) for rules in dict.fromkeys((Comparison.STRICT, comparison))}
 
@@ -45,8 +48,8 @@ class _Counts:
         """Count one stored program of a problem."""
         outcome = Outcome(row["outcome"])
         self.num_programs[task_id] += 1
-        if self._turns is not None:
-            self._turns.add(task_id, row)
+        if self._history is not None:
+            self._history.add(task_id, row)
         self._tallies[Comparison.STRICT].add(task_id, outcome)
         if Comparison.APPS in self._tallies:
             # None means that the grader failed by these rules, whatever the strict outcome is.
@@ -69,7 +72,7 @@ class _Counts:
             **by_rules,
             "problems_without_samples": len(self._problems) - len(numbers),
             "samples_per_problem": {"min": min(numbers, default=0), "max": max(numbers, default=0)},
-            **({"turns": self._turns.results()} if self._turns is not None else {}),
+            **({self._history.key: self._history.results(ks)} if self._history is not None else {}),
         }
 
     def against(self, theirs: _Counts, ks: Sequence[int]) -> dict[str, Any]:
@@ -192,7 +195,7 @@ def _prepare(
     stores = {}
     for name, loaded in sets.items():
         made_of = {"problems": specs[name], "comparison": comparison.value} | identity | changed
-        if "turns" in identity:
+        if {"turns", "critic_sampling"} & identity.keys():
             made_of["examples"] = examples_fingerprint(loaded.problems)
         stores[name] = stack.enter_context(SampleStore(folders[name], made_of))
         stores[name].check_problems(loaded.problems)
@@ -236,20 +239,22 @@ def _grade_into(
 ) -> _Counts:
     """Grade what is not stored yet and what the grader failed on before; return the counts of everything."""
     store, problems = evaluation.store, evaluation.loaded.problems
-    counts = _Counts(problems, comparison, evaluation.programs.turns)
+    make_history = evaluation.programs.history
+    history = make_history() if make_history is not None else None
+    counts = _Counts(problems, comparison, history)
     if store.num_rows:
         logger.info("%s holds %d graded programs; continuing after them", store.folder, store.num_rows)
     index = ProblemIndex(problems)
-    _grade_again(graders, store, index, comparison)
+    _grade_again(graders, store, index, comparison, ProgramRow if history is None else history.row)
     for row in store.rows():
         counts.add(index.find(row["task_id"]).task_id, row)
     with ExitStack() as stack:
-        if evaluation.programs.in_turns is None:
+        if evaluation.programs.examined is None:
             programs = evaluation.programs.left(store.rows())
         else:
             # Both are closed before the sandboxes, which they use.
             examiner = stack.enter_context(Examiner(graders.grade, graders.num_workers))
-            programs = stack.enter_context(closing(evaluation.programs.in_turns(store.rows(), examiner)))
+            programs = stack.enter_context(closing(evaluation.programs.examined(store.rows(), examiner)))
         progress.begin()
         for problem, row in _graded(programs, graders, comparison):
             store.append(row)
@@ -268,13 +273,15 @@ def _grade_into(
     return counts
 
 
-def _grade_again(graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison) -> None:
-    """Grade the stored programs again that the grader failed on."""
+def _grade_again(
+    graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison, kind: type[ProgramRow]
+) -> None:
+    """Grade the stored programs again, rows of a `kind`, that the grader failed on."""
     num_ungraded = sum(map(_is_ungraded, store.rows()))
     if not num_ungraded:
         return
     logger.info("%d programs met grader errors before; grading them again", num_ungraded)
-    ungraded = map(DialogueRow.model_validate, filter(_is_ungraded, store.rows()))
+    ungraded = map(kind.model_validate, filter(_is_ungraded, store.rows()))
     programs = ((program, index.find(program.task_id)) for program in ungraded)
     graded = (row for _, row in _graded(programs, graders, comparison))
     store.replace(next(graded) if _is_ungraded(row) else row for row in store.rows())
@@ -290,10 +297,8 @@ def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Ite
         row = verdict_row(program, verdict) | {"code": program.code}
         if program.completion is not None:
             row["completion"] = program.completion
-        if isinstance(program, DialogueRow) and program.turns:
-            outcomes = [graders.grade(problem, turn.code, completion_id).outcome for turn in program.turns[:-1]]
-            turns = zip(program.turns, [*outcomes, verdict.outcome], strict=True)
-            row["turns"] = [turn.model_copy(update={"outcome": one}).model_dump(mode="json") for turn, one in turns]
+        if isinstance(program, HistoryRow):
+            row |= program.graded(verdict.outcome, lambda code: graders.grade(problem, code, completion_id).outcome)
         if comparison is not Comparison.APPS:
             return row
         if verdict.outcome is Outcome.FAILED:  # looser rules can only change what was compared

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rltf.errors import UserError
+from rltf.evaluation.history import HistoryCounts
 from rltf.evaluation.turns import Examiner
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import some
@@ -40,15 +41,16 @@ class PreparedPrograms:
     """The programs for a set of problems, none of which is made yet.
 
     `left(stored)` makes those that are left if `stored` are the rows of the others. `num_programs` counts all of them.
-    `num_left_out` further programs are for unusable problems. `in_turns(stored, examiner)` takes the place of `left` if
-    the model repairs its programs: the examiner runs them on the examples meanwhile.
+    `num_left_out` further programs are for unusable problems. `examined(stored, examiner)` takes the place of `left` if
+    programs are made from others: the examiner runs these on the examples meanwhile. Then `history` makes what counts
+    the others.
     """
 
     num_programs: int
     left: Callable[[StoredRows], Programs]
     num_left_out: int = 0
-    in_turns: Callable[[StoredRows, Examiner], Generator[tuple[ProgramRow, Problem] | None]] | None = None
-    turns: int = 1
+    examined: Callable[[StoredRows, Examiner], Generator[tuple[ProgramRow, Problem] | None]] | None = None
+    history: Callable[[], HistoryCounts] | None = None
 
 
 class ProgramSource(Protocol):

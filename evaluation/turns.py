@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +17,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from rltf.errors import UserError
+from rltf.evaluation.history import HistoryRow
 from rltf.evaluation.passes import ALL, Tally, bootstrap_interval
 from rltf.evaluation.resampling import Attempt, resampled
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.examples import reason_for_none
 from rltf.problems.fingerprints import some
 from rltf.problems.prompts import Exchange
-from rltf.sandbox.examples import Grade, confirmed, ends_dialogue, judge_examples
+from rltf.sandbox.examples import ExampleVerdict, Grade, confirmed, ends_dialogue, judge_examples
 from rltf.sandbox.feedback import feedback
-from rltf.sandbox.grading import ProgramRow
 from rltf.sandbox.verdict import Outcome
 from rltf.transport.rollouts import Completion, EarlierTurn
 
@@ -51,10 +51,15 @@ class Turn(BaseModel):
     outcome: Outcome | None = None
 
 
-class DialogueRow(ProgramRow):
+class DialogueRow(HistoryRow):
     """The last program of a dialogue, with all of its turns."""
 
     turns: tuple[Turn, ...] = ()
+
+    def graded(self, outcome: Outcome, grade: Callable[[str], Outcome]) -> dict[str, Any]:
+        outcomes = [*(grade(turn.code) for turn in self.turns[:-1]), outcome]
+        turns = zip(self.turns, outcomes, strict=True)
+        return {"turns": [turn.model_copy(update={"outcome": one}).model_dump(mode="json") for turn, one in turns]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,15 @@ class Examiner:
         """Add an answer to a dialogue, in another thread."""
         return self._pool.submit(dialogue.take, answer, self)
 
+    def judge(self, problem: Problem, program: str, completion_id: str) -> Future[ExampleVerdict | None]:
+        """What `verdict` says of a program, in another thread."""
+        return self._pool.submit(self.verdict, problem, program, completion_id)
+
+    def verdict(self, problem: Problem, program: str, completion_id: str) -> ExampleVerdict | None:
+        """The verdict on the problem's examples; None if it has none that its references pass."""
+        problem = self.confirmed(problem)
+        return judge_examples(self.grade, problem, program, completion_id) if problem.examples else None
+
     def confirmed(self, problem: Problem) -> Problem:
         """The problem without the examples that its references fail."""
         if problem.task_id not in self._confirmed:  # two threads may both find out, and agree
@@ -118,9 +132,7 @@ class Dialogue:
     def take(self, answer: Answer, examiner: Examiner) -> None:
         """Add an answer. This runs its program on the examples."""
         problem = examiner.confirmed(self.problem)
-        verdict = None
-        if problem.examples:
-            verdict = judge_examples(examiner.grade, problem, answer.program, self.completion_id)
+        verdict = examiner.verdict(self.problem, answer.program, self.completion_id)
         is_last = len(self.turns) + 1 == self._max_turns
         self.is_over = verdict is None or ends_dialogue(verdict) or is_last
         turn = Turn(
@@ -153,25 +165,32 @@ class Dialogue:
         return row, self.problem
 
 
-def check_examples(loaded: LoadedProblems, turns: int) -> None:
-    """Log which problems have no examples. Raises UserError if none has any."""
+def check_examples(loaded: LoadedProblems, option: str, instead: str) -> None:
+    """Log which problems have no examples, and what they get `instead` of what the `option` asks for.
+
+    Raises UserError if none has any.
+    """
     without = [problem for problem in loaded.problems if not problem.examples]
     if not without:
         return
     reason = reason_for_none(without[0])
     if len(without) == len(loaded.problems):
         raise UserError(
-            f"--turns {turns}: no problem has examples that a model may see (problem {without[0].task_id}: {reason}); "
-            "evaluate with --turns 1"
+            f"{option}: no problem has examples that a model may see (problem {without[0].task_id}: {reason}); "
+            "evaluate without it"
         )
     logger.warning(
-        "%d of %d problems have no examples and get one turn (%s); %s: %s",
-        *(len(without), len(loaded.problems), some([one.task_id for one in without]), without[0].task_id, reason),
+        "%d of %d problems have no examples and get %s (%s); %s: %s",
+        *(len(without), len(loaded.problems), instead, some([one.task_id for one in without])),
+        *(without[0].task_id, reason),
     )
 
 
 class TurnCounts:
     """What the programs were worth after each turn. A dialogue that has ended keeps its last program."""
+
+    key = "turns"
+    row = DialogueRow
 
     def __init__(self, problems: Sequence[Problem], turns: int) -> None:
         self._tallies = [Tally(problems) for _ in range(turns)]
@@ -201,8 +220,8 @@ class TurnCounts:
                 prompt, completion = self._tokens[number]
                 self._tokens[number] = _sum(prompt, turn.prompt_tokens), _sum(completion, turn.completion_tokens)
 
-    def results(self) -> list[dict[str, Any]]:
-        """What `results.json` says of each turn."""
+    def results(self, ks: Sequence[int]) -> list[dict[str, Any]]:
+        """What `results.json` says of each turn: pass@1, whatever the `ks` are."""
         return [self._of_turn(number) for number in range(len(self._tallies))]
 
     def _of_turn(self, number: int) -> dict[str, Any]:
@@ -253,15 +272,16 @@ def turn_lines(turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for name in ("pass@1", "filtered"):
             low, high = turn["intervals"][name][ALL]
             shown.append(f"{name} {turn[name][ALL]:7.2%} [{low:.2%}, {high:.2%}]")
-        tokens = f"{_count(turn['prompt_tokens'])} + {_count(turn['completion_tokens'])} tokens"
+        tokens = f"{count_text(turn['prompt_tokens'])} + {count_text(turn['completion_tokens'])} tokens"
         yield f"turn {turn['turn']}: {'   '.join(shown)}   {turn['answers']:,} answers, {tokens}"
         if turn["turn"] > 1 and (other := turn["resampled"]) is not None:
             low, high = other["interval"]
             yield (
                 f"  {turn['turn']} attempts without feedback: pass@1 {other['pass@1']:7.2%} [{low:.2%}, {high:.2%}]   "
-                f"{_count(other['completion_tokens'])} completion tokens"
+                f"{count_text(other['completion_tokens'])} completion tokens"
             )
 
 
-def _count(number: int | None) -> str:
+def count_text(number: int | None) -> str:
+    """A number as a table shows it."""
     return "?" if number is None else f"{number:,}"

@@ -13,19 +13,21 @@ about the token `t` itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from rltf.errors import UserError
 from rltf.files import write_json
-from rltf.learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic
+from rltf.learner.critic_folder import CRITIC_FILE, HEAD_FILE, check_critic
+from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
-from rltf.learner.packing import MicroBatch
+from rltf.learner.error_classes import ERROR_CLASSES
+from rltf.learner.packing import MicroBatch, aligned
 from rltf.learner.policy import Policy
 from rltf.learner.ranks import ALONE, Ranks
-from rltf.settings import Dtype, ModelSettings
+from rltf.settings import Dtype, LearnerSettings, ModelSettings
 
 _HEAD_WIDTH = 128
 
@@ -65,7 +67,7 @@ class ErrorCritic:
         critic = ErrorCritic(model_folder, compute_dtype=dtype, device=device, seed=0)
         ...                                                # learner.critic_training
         critic.save(folder, facts)                         # inside files.write_folder
-        critic = ErrorCritic.frozen(folder, policy, settings.model)
+        critic = ErrorCritic.frozen(folder, compute_dtype=dtype, device=device)
     """
 
     def __init__(
@@ -81,29 +83,48 @@ class ErrorCritic:
             self.head = head_of(self.backbone.width).to(device)
 
     @classmethod
-    def frozen(cls, folder: Path, policy: Policy, settings: ModelSettings, ranks: Ranks = ALONE) -> ErrorCritic:
+    def of_policy(cls, folder: Path, policy: Policy, settings: ModelSettings, ranks: Ranks = ALONE) -> ErrorCritic:
         """The critic in `folder`, for the completions of `policy`.
 
         Raises UserError as `check_critic`, and if the critic's context is too short.
         """
         check_critic(folder, Path(policy.name), policy.tokenizer)
-        critic = cls(folder, compute_dtype=settings.dtype, device=policy.device, ranks=ranks)
-        if critic.backbone.max_length < settings.max_model_len:
-            raise UserError(
-                f"learner.advantage.critic: {folder} reads at most {critic.backbone.max_length} tokens, fewer than "
-                f"model.max_model_len {settings.max_model_len}: lower model.max_model_len, or train a critic from a "
-                "model with a longer context"
-            )
-        state = torch.load(folder / HEAD_FILE, map_location=policy.device, weights_only=True)
+        critic = cls.frozen(folder, compute_dtype=settings.dtype, device=policy.device, ranks=ranks)
+        critic.check_length(settings.max_model_len, "learner.advantage.critic", "model.max_model_len")
+        return critic
+
+    @classmethod
+    def frozen(cls, folder: Path, *, compute_dtype: Dtype, device: torch.device, ranks: Ranks = ALONE) -> ErrorCritic:
+        """The critic in `folder`, which `check_critic` has accepted. It is not trained further."""
+        critic = cls(folder, compute_dtype=compute_dtype, device=device, ranks=ranks)
+        state = torch.load(folder / HEAD_FILE, map_location=device, weights_only=True)
         critic.head.load_state_dict(state)
         critic.backbone.model.requires_grad_(False)
         critic.head.requires_grad_(False)
         return critic
 
+    def check_length(self, max_length: int, name: str, limit: str) -> None:
+        """Raise UserError if the critic reads fewer tokens than `max_length`, which the setting `limit` gives."""
+        if self.backbone.max_length < max_length:
+            raise UserError(
+                f"{name}: {self.backbone.name} reads at most {self.backbone.max_length} tokens, fewer than {limit} "
+                f"{max_length}: lower {limit}, or train a critic from a model with a longer context"
+            )
+
     def token_logits(self, batch: MicroBatch | EncoderDecoderBatch) -> torch.Tensor:
         """The logits E [N, 4] of the classes at each completion token of `batch`."""
         logits: torch.Tensor = self.head(self.backbone.hidden_states(batch).to(next(self.head.parameters()).dtype))
         return logits
+
+    def pack(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch] | list[EncoderDecoderBatch]:
+        """Micro-batches of `sequences` of any length, of which there is at least one."""
+        packing = LearnerSettings()
+        longest = max(one.length for one in sequences)
+        return self.backbone.pack(
+            sequences,
+            micro_batch_tokens=max(packing.micro_batch_tokens, aligned(2 * longest)),  # a sequence always fits
+            row_tokens=packing.row_tokens,
+        )
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The parameters of model and head."""

@@ -1,7 +1,4 @@
-"""The folder of a critic, as `rltf critic` writes it: a model folder, its head, and `critic.json`. Needs no torch.
-
-A critic predicts the outcome of a program as one of four classes (Le et al. 2022, CodeRL).
-"""
+"""The folder of a critic, as `rltf critic` writes it: a model folder, its head, and `critic.json`."""
 
 from __future__ import annotations
 
@@ -14,29 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.files import SUMS, check_folder, read_json
-from rltf.sandbox.verdict import Outcome
+from rltf.learner.error_classes import ERROR_CLASSES
 from rltf.transport.model_folder import check_model_folder
 
 CRITIC_FILE = "critic.json"
 HEAD_FILE = "critic_head.pt"
-ERROR_CLASSES = ("syntax_error", "runtime_error", "failed", "passed")
-_CLASS_OF = {
-    Outcome.SYNTAX_ERROR: 0,
-    Outcome.RUNTIME_ERROR: 1,
-    Outcome.TIMEOUT: 1,
-    Outcome.MEMORY_LIMIT: 1,
-    Outcome.OUTPUT_LIMIT: 1,
-    Outcome.FAILED: 2,
-    Outcome.PASSED: 3,
-}
-
-
-def error_class(outcome: Outcome) -> int:
-    """The index into `ERROR_CLASSES` of a program's outcome.
-
-    Raises KeyError for `infrastructure_error`, which says nothing about a program, and for `skipped`.
-    """
-    return _CLASS_OF[outcome]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -49,12 +28,14 @@ def critic_fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
 
 
-def check_critic(folder: Path, model: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def check_critic(
+    folder: Path, model: Path, tokenizer: PreTrainedTokenizerFast, name: str = "learner.advantage.critic"
+) -> dict[str, Any]:
     """The content of `critic.json` of the critic in `folder`, for the policy in the folder `model`.
 
-    Raises UserError if there is no critic, if it is damaged, or if it cannot read the policy's tokens.
+    Raises UserError, which begins with the `name` of the setting or option, if there is no critic, if it is damaged, or
+    if it cannot read the policy's tokens.
     """
-    name = "learner.advantage.critic"
     command = "`rltf critic --model DIR --samples DIR --problems SPEC --output DIR`"
     if not (folder / CRITIC_FILE).is_file():
         what = f"has no {CRITIC_FILE}" if folder.is_dir() else "is not a directory"

@@ -13,15 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.learner.critic import ErrorCritic, critic_loss, program_logits
-from rltf.learner.critic_folder import ERROR_CLASSES, error_class
 from rltf.learner.data import TokenSequence, encode_programs, hold_out
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.error_classes import ERROR_CLASSES, error_class
 from rltf.learner.optim import make_optimizer
-from rltf.learner.packing import MicroBatch, aligned
+from rltf.learner.packing import MicroBatch
 from rltf.problems.prompts import PromptFormat
 from rltf.problems.types import Problem
 from rltf.sandbox.verdict import Outcome
-from rltf.settings import LearnerSettings, OptimSettings
+from rltf.settings import OptimSettings
 
 logger = logging.getLogger(__name__)
 
@@ -155,17 +155,10 @@ def _batches(
     critic: ErrorCritic, programs: Sequence[LabeledProgram]
 ) -> Iterator[tuple[MicroBatch | EncoderDecoderBatch, torch.Tensor, torch.Tensor]]:
     """Micro-batches of `programs`: the packed tokens, the program [N] of each in the batch, and the classes [S]."""
-    packing = LearnerSettings()
     sequences = [one.sequence for one in programs]
-    longest = max(one.length for one in sequences)
-    packed = critic.backbone.pack(
-        sequences,
-        micro_batch_tokens=max(packing.micro_batch_tokens, aligned(2 * longest)),  # a sequence always fits
-        row_tokens=packing.row_tokens,
-    )
     owner = np.repeat(np.arange(len(sequences)), [len(one.token_ids) for one in sequences])
     classes = torch.tensor([one.error_class for one in programs])
     device = critic.backbone.device
-    for batch in packed:
+    for batch in critic.pack(sequences):
         present, program = np.unique(owner[batch.source.numpy()], return_inverse=True)  # no completion is split
         yield batch.to(device), torch.from_numpy(program).to(device), classes[present].to(device)

@@ -78,7 +78,7 @@ class Learner:
         self._old: Policy | None = None
         """The policy with the weights published last, for likelihood ratios that refer to it."""
         critic = critic or self.advantage.critic
-        self._critic = None if critic is None else ErrorCritic.frozen(critic, self.policy, settings.model, ranks)
+        self._critic = None if critic is None else ErrorCritic.of_policy(critic, self.policy, settings.model, ranks)
         self._critic_fingerprint = None if critic is None else critic_fingerprint(critic)
         self.start_reinforcement()
 

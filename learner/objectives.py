@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from rltf.learner.advantages import value_loss
-from rltf.learner.critic_folder import error_class
 from rltf.learner.data import Experience, TokenSequence
+from rltf.learner.error_classes import error_class
 from rltf.learner.policy_losses import TokenInputs, policy_factor
 from rltf.rewards import Granularity
 from rltf.sandbox.verdict import Outcome
@@ -41,7 +41,7 @@ class TokenTable:
     granularity, or one row of estimated advantages. `behavior` [M] are log-probabilities at sampling, `temperature` [M]
     that at which the policy is evaluated (1 for reference programs). `sampled` [M] is false for reference programs.
     `scale` [M] is 1 over the divisor of `LossAggMode`, `sequence` [M] numbers the sequences, and `error_class` [M] is
-    that of the outcome of a token's program (`learner.critic_folder`); reference programs count as passed.
+    that of the outcome of a token's program (`learner.error_classes`); reference programs count as passed.
 
     The others come from forward passes before the update (`learner.estimates`), if the objective needs them: log-
     probabilities under the `old` policy and under the `reference` that RL started from, the `values` of the value head

@@ -56,8 +56,11 @@ def run_sft(
     *,
     seed: int,
     report: Callable[[SftProgress], None] = lambda progress: None,
+    validation: Sequence[TokenSequence] = (),
 ) -> SftReport:
     """Fine-tune the learner's policy on `references`, or load the result of an identical stage from the cache.
+
+    Without `validation`, a share of the prompts is held out for it.
 
     Stops after `learner.sft.num_steps` updates, or after `patience` validations without a lower loss. The policy then
     has the weights with the lowest validation loss. Raises UserError if no problems can be held out for validation.
@@ -65,7 +68,7 @@ def run_sft(
     settings = learner.settings.sft
     if settings.num_steps == 0:
         raise ValueError("learner.sft.num_steps is 0: there is no SFT to run")
-    key = _key(learner, references, seed)
+    key = _key(learner, [*references, *validation], seed)
     folder = None if settings.cache_dir is None else settings.cache_dir / f"sft-{key}"
     ranks = learner.ranks
     if folder is not None and ranks.broadcast(is_cached(folder)):
@@ -74,7 +77,8 @@ def run_sft(
         stored = ranks.broadcast(read_json(folder / "sft.json") if ranks.leads else None)
         logger.info("SFT: loaded the cached model %s", folder)
         return SftReport(**{**stored, "cached": True})
-    result = _train(learner, references, seed, report)
+    sides = (references, validation) if validation else _held_out(learner, references, seed)
+    result = _train(learner, *sides, seed, report)
     learner.start_reinforcement()
 
     def write(path: Path) -> None:
@@ -90,11 +94,20 @@ def run_sft(
     return result
 
 
+def _held_out(
+    learner: Learner, references: Sequence[TokenSequence], seed: int
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    return split(references, validation_share=learner.settings.sft.validation_share, seed=seed)
+
+
 def _train(
-    learner: Learner, references: Sequence[TokenSequence], seed: int, report: Callable[[SftProgress], None]
+    learner: Learner,
+    training: Sequence[TokenSequence],
+    validation: Sequence[TokenSequence],
+    seed: int,
+    report: Callable[[SftProgress], None],
 ) -> SftReport:
     settings = learner.settings.sft
-    training, validation = split(references, validation_share=settings.validation_share, seed=seed)
     sampler = ReferenceSampler(training, seed=seed)
     optimizer = make_optimizer(learner.policy.trained_parameters(), learner.settings.optim.weight_decay)
     best_loss, best_step = math.inf, 0

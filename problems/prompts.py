@@ -111,10 +111,13 @@ def _filled(template: str, problem: Problem) -> str:
     return _PART.sub(lambda found: _PARTS[found[1]](problem), template)
 
 
-def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> list[int]:
-    """The ids of a problem's prompt."""
+def encode_prompt(
+    problem: Problem, tokenizer: PreTrainedTokenizerBase, form: PromptFormat, exchanges: Sequence[Exchange] = ()
+) -> list[int]:
+    """The ids of a problem's prompt, after `exchanges`."""
     # A chat template writes the special tokens itself.
-    return list(tokenizer.encode(render_prompt(problem, form, tokenizer), add_special_tokens=not form.chat))
+    text = render_prompt(problem, form, tokenizer, exchanges)
+    return list(tokenizer.encode(text, add_special_tokens=not form.chat))
 
 
 def encode_feedback(
@@ -153,10 +156,15 @@ def encode_answer(
 
     If the prompt has opened a thought, the answer first ends it with the mark `thought_end` (see `end_of_thought`).
     """
-    text = f"```python\n{program.rstrip()}\n```" if chat else program
+    text = answer_text(program, chat=chat)
     if thought_end is not None:
         text = f"{thought_end}\n\n{text}"
     return [*_continuation(text, tokenizer), answer_end_id(tokenizer, chat=chat)]
+
+
+def answer_text(program: str, *, chat: bool) -> str:
+    """`program` as the answer to a prompt: in a chat, inside a code block."""
+    return f"```python\n{program.rstrip()}\n```" if chat else program
 
 
 def answer_end_id(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:

@@ -58,6 +58,9 @@ COMMANDS: Mapping[str, Command] = {
     "critic": Command(
         "Train a critic on graded programs, for the algorithm coderl.", "rltf.evaluation.critic_command:main"
     ),
+    "train-repair": Command(
+        "Train a model that repairs programs, for rltf evaluate --repair.", "rltf.evaluation.repair_command:main"
+    ),
     "show-prompt": Command("Print the exact prompts of a job.", "rltf.controller.command:main"),
     "explain": Command(
         "Show what a reward says about each token of a program.", "rltf.rewards.command:main", ("explain",)

@@ -73,15 +73,15 @@ def add_sandbox_settings(command: argparse.ArgumentParser) -> None:
 
 def add_grading_options(command: argparse.ArgumentParser, *, several: bool = False, required: bool = True) -> None:
     """Add the options of every command that grades: the problems, or several sets of them, and the sandboxes."""
-    add = command.add_argument
     nargs = "+" if several else None
-    add(
-        "--problems",
-        required=required,
-        nargs=nargs,
-        metavar="SPEC",
-        help="KIND:PATH, for example mbpp:mbpp.jsonl[0:10]",
-    )
+    shown = "KIND:PATH, for example mbpp:mbpp.jsonl[0:10]"
+    command.add_argument("--problems", required=required, nargs=nargs, metavar="SPEC", help=shown)
+    add_sandbox_options(command)
+
+
+def add_sandbox_options(command: argparse.ArgumentParser) -> None:
+    """Add the options for the sandboxes."""
+    add = command.add_argument
     workers = "number of sandboxes (default: one per core)"
     add("--workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help=workers)
     weakest = f"weakest isolation to accept: {', '.join(Isolation)} (default: %(default)s)"

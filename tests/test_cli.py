@@ -103,7 +103,7 @@ def test_completion_offers_commands_and_settings() -> None:
         compgen -W "$(compgen_of)" -- --learner.optim.l
     """.replace("python", sys.executable)
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["train", "--learner.optim.learning_rate"]
+    assert done.stdout.split() == ["train", "train-repair", "--learner.optim.learning_rate"]
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in [*JOBS, "completion"]])

@@ -45,6 +45,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "rltf evaluate": ("evaluate.py",),
     "rltf show-prompt": ("-m", "rltf.cli", "show-prompt"),
     "rltf critic": ("-m", "rltf.cli", "critic"),
+    "rltf train-repair": ("-m", "rltf.cli", "train-repair"),
     "rltf serve": ("-m", "rltf.cli", "serve"),
     "rltf decontaminate": ("-m", "rltf.cli", "decontaminate"),
     **{f"rltf {words[2]}": words for words in PINNED.values() if words[1:2] not in ((), ("reporting",))},

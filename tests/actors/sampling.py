@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from rltf.actors.engine import EngineOptions, SampledSequence, SamplingRequest
@@ -18,7 +20,9 @@ def engine_options(
     return EngineOptions(ModelSettings(dtype=Dtype(dtype), max_model_len=max_model_len), generator, end_token_ids)
 
 
-def make_request(request_id: str, prompt_ids: list[int], **changes: object) -> SamplingRequest:
+def make_request(
+    request_id: str, prompt_ids: list[int], prefix_ids: Sequence[int] = (), **changes: object
+) -> SamplingRequest:
     """A sampling request with defaults for tests."""
     fields: dict[str, object] = {
         "num_samples": 2,
@@ -29,7 +33,7 @@ def make_request(request_id: str, prompt_ids: list[int], **changes: object) -> S
         "seed": 7,
     }
     rollout = RolloutRequest(request_id, "", **(fields | changes))  # type: ignore[arg-type]
-    return SamplingRequest(rollout, prompt_ids)
+    return SamplingRequest(rollout, prompt_ids, prefix_ids=prefix_ids)
 
 
 def sequence_ids(sequence: SampledSequence) -> list[int]:

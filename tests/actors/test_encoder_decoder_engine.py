@@ -100,6 +100,15 @@ def test_greedy_decoding_equals_generate(setting: Setting) -> None:
     assert sequence_ids(greedy) == ids.tolist()
 
 
+def test_the_decoder_continues_a_prefix(setting: Setting) -> None:
+    ids = setting.model.generate(torch.tensor([PROMPT]), max_new_tokens=30, do_sample=False)[0, 1:].tolist()
+    setting.engine.load_weights(2, setting.model.named_parameters())
+    setting.engine.add_request(make_request("rest", PROMPT, prefix_ids=ids[:4], num_samples=1, max_tokens=len(ids) - 4))
+    greedy = setting.run()["rest"].greedy
+    assert greedy is not None
+    assert sequence_ids(greedy) == ids[4:]
+
+
 def test_update_in_flight_labels_each_token_with_the_weights_that_sampled_it(setting: Setting) -> None:
     weights = {version: setting.weights(version) for version in (3, 4, 5)}
     setting.engine.load_weights(3, weights[3].items())

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from rltf.actors.engine import FinishedRequest
+from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from rltf.actors.transformers_engine import TransformersEngine
+from rltf.transport.rollouts import VersionSpan
 from tests.actors.sampling import engine_options, make_request, sequence_ids
 
 CONTEXT = 40
@@ -69,3 +70,24 @@ def test_full_rows_and_rows_that_join_late_do_not_affect_others(folder: Path, ma
                 logprobs = model(input_ids=torch.tensor([[*PROMPT[:length], *ids]])).logits[0].log_softmax(-1)
             expected = logprobs[range(length - 1, CONTEXT - 1), ids]
             np.testing.assert_allclose(sequence.logprobs, expected.numpy(), atol=1e-4, rtol=0)
+
+
+def test_completions_continue_a_prefix(folder: Path) -> None:
+    engine = TransformersEngine(folder, engine_options("float32", CONTEXT, 8, 2**24, ()))
+    whole = complete(engine, make_request("whole", PROMPT[:5], max_tokens=12))
+    prefix = sequence_ids(whole)[:7]
+    rest = complete(engine, make_request("rest", PROMPT[:5], prefix_ids=prefix, max_tokens=5))
+    assert [*prefix, *sequence_ids(rest)] == sequence_ids(whole)
+    np.testing.assert_allclose(rest.logprobs, whole.logprobs[7:], rtol=1e-4)
+    assert rest.weight_versions == (VersionSpan(0, 5, 0),)
+    with pytest.raises(ValueError, match="has 40 tokens and leaves no room"):
+        engine.add_request(make_request("full", PROMPT[:5], prefix_ids=PROMPT[:35]))
+
+
+def complete(engine: TransformersEngine, request: SamplingRequest) -> SampledSequence:
+    """The greedy decode of a request."""
+    engine.add_request(request)
+    while not (finished := engine.step()):
+        pass
+    assert finished[0].greedy is not None
+    return finished[0].greedy

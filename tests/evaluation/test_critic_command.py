@@ -12,7 +12,8 @@ import pytest
 
 from rltf import cli
 from rltf.files import SUMS
-from rltf.learner.critic_folder import ERROR_CLASSES, check_critic
+from rltf.learner.critic_folder import check_critic
+from rltf.learner.error_classes import ERROR_CLASSES
 from rltf.transport.model_folder import load_tokenizer
 from tests.learner.samples import make_experiences, make_learner, make_references
 from tests.tiny_model import build_tiny_model

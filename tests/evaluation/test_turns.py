@@ -129,7 +129,7 @@ def test_filtering_keeps_what_passes_the_examples() -> None:
     counts.add("a", dialogue_row((passed, broken), tokens=None))
     counts.add("b", dialogue_row((failed, passed), (failed, passed)))
     counts.add("c", dialogue_row((None, passed)))
-    first, second = counts.results()
+    first, second = counts.results([1])
     assert first["pass@1"] == pytest.approx({"all": (2 / 3 + 1 + 1) / 3, "easy": 2 / 3})
     assert first["filtered"] == pytest.approx({"all": (1 + 0 + 1) / 3, "easy": 1})
     assert second["pass@1"] == pytest.approx({"all": (1 / 3 + 1 + 1) / 3, "easy": 1 / 3})
@@ -279,9 +279,9 @@ def test_a_model_in_this_process_converses(tiny_model_dir: Path) -> None:
         return verdict_of(Outcome.PASSED if completion_id == "b/1" else Outcome.FAILED, len(found.tests))
 
     prepared = model.prepare(LoadedProblems(problems, ()), 1)
-    assert prepared.in_turns is not None
+    assert prepared.examined is not None
     with Examiner(grade, 2) as examiner:
-        rows = {one[0].completion_id: one[0] for one in prepared.in_turns((), examiner) if one is not None}
+        rows = {one[0].completion_id: one[0] for one in prepared.examined((), examiner) if one is not None}
     assert len(rows) == prepared.num_programs == 9
     turns = {name: len(found.turns) for name, found in rows.items()}  # type: ignore[attr-defined]
     assert turns == {name: 1 if name == "b/1" or str(name).startswith("long") else turns["a/0"] for name in rows}
@@ -290,6 +290,6 @@ def test_a_model_in_this_process_converses(tiny_model_dir: Path) -> None:
     assert first[1].prompt_tokens > first[0].prompt_tokens + first[0].completion_tokens
     stored = [found.model_dump() for found in list(rows.values())[:7]]
     with Examiner(grade, 2) as examiner:
-        left = [one for one in prepared.in_turns(stored, examiner) if one]
+        left = [one for one in prepared.examined(stored, examiner) if one]
     assert sorted(one[0].completion_id for one in left) == sorted(list(rows)[7:])
     model.close()

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from rltf.errors import UserError
 from rltf.learner.critic import ErrorCritic, critic_loss, program_logits, true_class_probabilities
-from rltf.learner.critic_folder import CRITIC_FILE, ERROR_CLASSES, HEAD_FILE, check_critic, error_class
+from rltf.learner.critic_folder import CRITIC_FILE, HEAD_FILE, check_critic
 from rltf.learner.critic_training import LabeledProgram, evaluate_critic, labeled_programs, split_programs, train_critic
 from rltf.learner.data import TokenSequence
+from rltf.learner.error_classes import ERROR_CLASSES, error_class
 from rltf.problems.prompts import PLAIN, render_prompt
 from rltf.problems.types import Problem, StdinTest
 from rltf.sandbox.verdict import Outcome

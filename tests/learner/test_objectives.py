@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rltf.learner.critic_folder import error_class
 from rltf.learner.data import Experience, TokenSequence
+from rltf.learner.error_classes import error_class
 from rltf.learner.learner import Learner
 from rltf.learner.objectives import contributing
 from rltf.learner.policy import Policy

@@ -1,0 +1,81 @@
+"""What a repair model learns from: programs that fail the examples, each with the reference programs of its problem."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rltf.errors import UserError
+from rltf.learner.data import TokenSequence, hold_out
+from rltf.problems.fences import end_of_thought
+from rltf.problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
+from rltf.problems.repair import repair_exchange
+from rltf.problems.types import Problem
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedProgram:
+    """A program that fails the examples of a problem, and what is said about it (`sandbox/feedback.py`)."""
+
+    problem: Problem
+    program: str
+    feedback: str
+
+
+def encode_repairs(
+    failed: Sequence[FailedProgram],
+    tokenizer: PreTrainedTokenizerBase,
+    form: PromptFormat,
+    *,
+    max_references: int,
+    max_length: int,
+) -> dict[str, list[TokenSequence]]:
+    """Repairs by task id: the prompt that a repair model is asked with, and one of the first references.
+
+    Leaves out and logs what is longer than `max_length` tokens with its prompt.
+    """
+    repairs: dict[str, list[TokenSequence]] = {}
+    num_too_long = 0
+    for one in failed:
+        exchanges = [repair_exchange(one.program, one.feedback, form)]
+        prompt_ids = np.array(encode_prompt(one.problem, tokenizer, form, exchanges), np.int32)
+        thought_end = end_of_thought(render_prompt(one.problem, form, tokenizer, exchanges))
+        for reference in one.problem.references[:max_references]:
+            token_ids = encode_answer(reference, tokenizer, chat=form.chat, thought_end=thought_end)
+            sequence = TokenSequence(prompt_ids, np.array(token_ids, np.int32))
+            if sequence.length > max_length:
+                num_too_long += 1
+            else:
+                repairs.setdefault(one.problem.task_id, []).append(sequence)
+    if num_too_long:
+        logger.warning("left out %d repairs that are longer than %d tokens with their prompt", num_too_long, max_length)
+    return repairs
+
+
+def split_repairs(
+    repairs: dict[str, list[TokenSequence]], share: float, seed: int
+) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Repairs to train on, and those of a `share` of the problems, which are held out.
+
+    Raises UserError if they are of fewer than two problems.
+    """
+    if len(repairs) < 2:
+        num_repairs = sum(map(len, repairs.values()))
+        raise UserError(
+            f"the repair model cannot hold out problems: {num_repairs} repairs of {len(repairs)} problems fit into "
+            "--max-length; give samples of more problems with references, or raise it"
+        )
+    held_out = hold_out({task_id.encode() for task_id in repairs}, share, seed)
+    sides: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
+    for task_id, sequences in repairs.items():
+        sides[task_id.encode() in held_out].extend(sequences)
+    return sides
