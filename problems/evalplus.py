@@ -16,7 +16,7 @@ from typing import Any
 from rltf.problems import humaneval, mbpp
 from rltf.problems.assertions import classes_in, split_assertion
 from rltf.problems.evalplus_inputs import mbpp_arguments
-from rltf.problems.evalplus_module import TestModule, is_test_module, read_test_module
+from rltf.problems.evalplus_module import TestModule, is_test_module, read_test_module, tolerance_of
 from rltf.problems.evalplus_rules import RULE_OF_FUNCTION, Rule, checker_of
 from rltf.problems.examples import examples_of
 from rltf.problems.fields import text_of, texts_of
@@ -119,7 +119,7 @@ def _released(row: dict[str, Any], entry_point: str, arguments: Callable[[list[A
         inputs = [arguments(one) for one in _release_inputs(row)]
     except (TypeError, ValueError, AttributeError) as error:
         raise UnusableRowError(f"base_input, plus_input: not the arguments of {entry_point}: {error}") from error
-    return TestModule(inputs, None, rule, _tolerance(row))
+    return TestModule(inputs, None, rule, tolerance_of(row.get("atol"), "atol"))
 
 
 def _tests(module: TestModule, entry_point: str) -> tuple[Test, ...]:
@@ -142,13 +142,6 @@ def _release_inputs(row: dict[str, Any]) -> list[list[Any]]:
     if not inputs:
         raise UnusableRowError("base_input: no inputs")
     return inputs
-
-
-def _tolerance(row: dict[str, Any]) -> float:
-    value = row.get("atol")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnusableRowError("atol: expected a number")
-    return float(value)
 
 
 def _docstring(prompt: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,14 +100,22 @@ def _comparison(module: ast.Module, statement: ast.stmt) -> tuple[str, bool, flo
         case ast.Expr(ast.Call(ast.Name("assertion"), [ast.Call(ast.Name(function)) as call, expected, tolerance])):
             by_reference = ast.unparse(expected) == "ref_func(*inp)"
             if ast.unparse(call) == f"{function}(*inp)" and (by_reference or ast.unparse(expected) == "exp"):
-                return function, by_reference, float(constant(tolerance)), _rule(module)
+                return function, by_reference, tolerance_of(constant(tolerance), "test: the tolerance"), _rule(module)
         case ast.Assert(ast.Compare(value, [ast.LtE()], [tolerance])):
             for node in ast.walk(value):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     function = node.func.id
                     if ast.unparse(value) in [form.format(function) for form in _ROOT_CHECKS]:
-                        return function, False, float(constant(tolerance)), Rule.ROOT
+                        return function, False, tolerance_of(constant(tolerance), "test: the tolerance"), Rule.ROOT
     raise UnusableRowError(f"test: a comparison of an unknown form: {shortened(statement)}")
+
+
+def tolerance_of(value: Any, place: str) -> float:
+    """The difference that two floats may have. Raises UnusableRowError, which begins with `place`."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= sys.float_info.max:  # JSON may have infinity, and integers of any length
+        raise UnusableRowError(f"{place}: expected a number, 0 or more")
+    return float(value)
 
 
 def _rule(module: ast.Module) -> Rule:

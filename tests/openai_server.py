@@ -47,10 +47,30 @@ def serve(
                 self._send(429, {"error": {"message": "too many requests"}})
                 return
             chat = self.path == "/v1/chat/completions"
-            shown = texts[: body["n"]]
-            choices = [{"message": {"content": text}} if chat else {"text": text} for text in shown]
+            shown = texts[: body.get("n") or 1]
+            choices = [
+                {"index": number, "finish_reason": "stop"}
+                | ({"message": {"role": "assistant", "content": text}} if chat else {"text": text})
+                for number, text in enumerate(shown)
+            ]
             num_words = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(" ".join(shown).split())}
-            self._send(200, {"choices": choices, "usage": num_words | {"total_tokens": sum(num_words.values())}})
+            kind = {"id": "1", "object": "chat.completion" if chat else "text_completion", "created": 0, "model": asked}
+            usage = num_words | {"total_tokens": sum(num_words.values())}
+            if body.get("stream"):
+                self._stream(kind | {"object": "chat.completion.chunk"}, choices, usage)
+                return
+            self._send(200, kind | {"choices": choices, "usage": usage})
+
+        def _stream(self, kind: dict[str, Any], choices: list[dict[str, Any]], usage: dict[str, int]) -> None:
+            """Send a chat as events: one for each choice, and one with the usage."""
+            deltas = [{"index": one["index"], "delta": one["message"], "finish_reason": "stop"} for one in choices]
+            events = [kind | {"choices": [delta]} for delta in deltas] + [kind | {"choices": [], "usage": usage}]
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for event in events:
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
 
         def _send(self, status: int, content: dict[str, Any]) -> None:
             data = page.encode() or json.dumps(content).encode()

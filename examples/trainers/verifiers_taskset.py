@@ -29,6 +29,9 @@ class ProblemsConfig(vf.TasksetConfig):
     rows: str = "examples/own_problems.jsonl"
 
 
+__all__ = ["Problems"]
+
+
 class Problems(vf.Taskset[ProblemTask, ProblemsConfig]):
     """The problems of a file."""
 

@@ -1,4 +1,4 @@
-"""The page about trainers shows the example scripts as they are."""
+"""The pages about trainers show the example scripts as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def without_namespace(text: str) -> str:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_the_page_quotes_the_script(script: Path) -> None:
-    page = (ROOT / "docs" / "trainers.md").read_text()
+def test_a_page_quotes_the_script(script: Path) -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "trainers").glob("*.md"))
     block = f"`examples/trainers/{script.name}`:\n\n```python\n{script.read_text().strip()}\n```"
-    assert without_namespace(block) in without_namespace(page)
+    assert without_namespace(block) in without_namespace(pages)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import runpy
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,10 +47,29 @@ def build_all_verifiers() -> dict[str, Any]:
     return {one.name.lower(): one for one in made}
 
 
+async def apply_verifiable_reward(
+    reward_fn_mapping: dict[str, Any],
+    responses: list[Any],
+    decoded_responses: list[str],
+    ground_truths: list[str],
+    datasets: list[str],
+    reward_mult: int = 10,
+    queries: list[str] | None = None,
+) -> tuple[list[float], list[dict[str, float]]]:
+    """The rewards, and the rewards by verifier. The real one also takes several truths for a response."""
+    rewards = []
+    for ids, text, truth, name in zip(responses, decoded_responses, ground_truths, datasets, strict=True):
+        verifier = reward_fn_mapping[name.lower()]
+        result = await verifier.async_call(tokenized_prediction=ids, prediction=text, label=truth, query=None)
+        rewards.append(reward_mult * result.score * verifier.weight)
+    return rewards, [{name: reward} for name, reward in zip(datasets, rewards, strict=True)]
+
+
 @pytest.fixture(autouse=True)
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("open_instruct.ground_truth_utils")
     module.VerificationResult, module.VerifierFunction = VerificationResult, VerifierFunction
+    module.apply_verifiable_reward = apply_verifiable_reward
     monkeypatch.setitem(sys.modules, "open_instruct", ModuleType("open_instruct"))
     monkeypatch.setitem(sys.modules, "open_instruct.ground_truth_utils", module)
 
@@ -84,3 +105,12 @@ def test_ray_can_send_it_to_other_processes() -> None:
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     sent = pickle.loads(cloudpickle.dumps(unit_test_verifier(workers=1)()))
     assert sent([], RIGHT, ROW).score == 1.0
+
+
+def test_the_example_checks_problems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["open_instruct_check.py"])
+    runpy.run_path(str(root / "examples" / "trainers" / "open_instruct_check.py"), run_name="__main__")
+    lines = ["sum-of-line 1.0", "reverse-words 1.0", "circle-area 1.0", "two-parts 1.0"]
+    assert capsys.readouterr().out.splitlines() == lines

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rltf.errors import UserError
 from tests.adapters.cases import ANY, BROKEN_ROW, HALF, PASS_RATIO, ROW
 
 skyrl_gym = pytest.importorskip("skyrl_gym", reason="skyrl-gym is not installed (the extra `dev` has it)")
+SCRIPTS = Path(__file__).parents[2] / "examples" / "trainers"
 PROMPT = [{"role": "user", "content": "Print the square."}]
 
 
@@ -62,6 +65,19 @@ def test_a_row_without_a_problem() -> None:
 def test_the_example_registers_the_environment() -> None:
     from rltf.adapters.skyrl import UnitTestEnv
 
-    script = Path(__file__).parents[2] / "examples" / "trainers" / "skyrl_grpo.py"
-    (place,) = re.findall(r'entry_point="([^"]+)"', script.read_text())
+    (place,) = re.findall(r'entry_point="([^"]+)"', (SCRIPTS / "skyrl_grpo.py").read_text())
     assert pkgutil.resolve_name(place) is UnitTestEnv
+
+
+def test_the_examples_write_data_and_check_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "train.parquet")
+    monkeypatch.chdir(SCRIPTS.parents[1])
+    monkeypatch.setitem(skyrl_gym.registry, "unit_tests", None)  # restored at the end
+    del skyrl_gym.registry["unit_tests"]
+    for words in (["skyrl_data.py", "--output", data], ["skyrl_check.py", "--data", data]):
+        monkeypatch.setattr(sys, "argv", words)
+        runpy.run_path(str(SCRIPTS / words[0]), run_name="__main__")
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[name, "1.0"] for name in ("sum-of-line", "reverse-words", "circle-area", "two-parts")]

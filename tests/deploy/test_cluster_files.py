@@ -249,17 +249,6 @@ def test_kubernetes_manifest_is_well_formed() -> None:
         assert unconfined == (group.get("groupName") == "cpu-sandbox")
 
 
-def test_the_image_runs_make_setup() -> None:
-    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert "RUN make setup" in dockerfile
-    assert "bubblewrap" in dockerfile
-    for line in dockerfile.splitlines():
-        if line.startswith("COPY"):
-            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
-            assert all((ROOT / source).exists() for source in sources), line
-    assert {".git", ".venv", "runs"} <= set((ROOT / ".dockerignore").read_text().split())
-
-
 def test_a_submitted_job_contains_only_the_program(tmp_path: Path) -> None:
     """Package this working tree with Ray's own code, as `make submit` does."""
     package = tmp_path / "package.zip"

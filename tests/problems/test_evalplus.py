@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -206,6 +207,7 @@ def test_rules_of_the_evaluator(
         (module(""), "no function assertion"),
         (module(loop=LOOP.replace("assertion(twice(*inp), exp, 0)", "assert twice(*inp)")), "unknown form: assert"),
         (module(loop=LOOP.replace("twice(*inp)", "twice(inp)")), "comparison of an unknown form"),
+        (module(loop=LOOP.replace("exp, 0)", f"exp, {10**400})")), "the tolerance: expected a number, 0 or more"),
         (module(loop=LOOP + "print(1)\n"), "expected a loop over inputs at the end"),
         (MBPP_ROW | {"test": "assert twice(1) == 2"}, "test: expected a loop"),
         (MBPP_ROW | {"code": ""}, "code: missing or empty"),
@@ -224,6 +226,10 @@ def test_rows_that_cannot_be_read(row: dict[str, Any], reason: str, tmp_path: Pa
         ({"plus_input": [5]}, "plus_input: expected a list"),
         ({"base_input": [], "plus_input": []}, "base_input: no inputs"),
         ({"atol": "0"}, "atol: expected a number"),
+        ({"atol": 10**400}, "atol: expected a number, 0 or more"),
+        ({"atol": math.inf}, "atol: expected a number, 0 or more"),
+        ({"atol": math.nan}, "atol: expected a number, 0 or more"),
+        ({"atol": -1}, "atol: expected a number, 0 or more"),
         ({"entry_point": "check_str"}, "canonical_solution: returns an object"),
         ({"entry_point": "are_equivalent"}, "EvalPlus accepts every answer"),
     ],

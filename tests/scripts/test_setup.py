@@ -12,7 +12,7 @@ import pytest
 from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
-LOCKS = {path.stem: path.read_text() for path in (ROOT / "requirements").glob("*.txt")}
+LOCKS = {path.stem: path.read_text() for path in (ROOT / "requirements").rglob("*.txt")}
 
 IMAGES_AND_SOUND = {"torchvision", "torchaudio", "torchcodec"}
 
@@ -140,3 +140,23 @@ def test_locks_contain_all_dependencies(accelerator: str) -> None:
     assert names <= locked
     for pin in project["optional-dependencies"][accelerator][:2]:
         assert pin in LOCKS[accelerator].splitlines()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lock", sorted(LOCKS))
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("version", ["3.11", "3.12"])
+def test_every_locked_version_has_a_wheel(lock: str, machine: str, version: str, tmp_path: Path) -> None:
+    """Asks the package sources. torch stands for its +cpu build, which PyTorch's own index has, and others may not."""
+    requirements = tmp_path / "requirements.txt"
+    source_only = ("func-timeout", "antlr4-python3-runtime==4.9.3")  # of SkyRL-Gym and verl; pure Python
+    lines = [line for line in LOCKS[lock].splitlines() if not line.startswith(source_only)]
+    requirements.write_text("\n".join(lines).replace("+cpu", ""))
+    sources = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "pip_sources.py"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "install", "--dry-run", "--no-deps", *sources]
+    command += ["--python-version", version, "--python-platform", f"{machine}-manylinux_2_35", "--only-binary=:all:"]
+    command += ["--index-strategy", "unsafe-best-match", "--target", str(tmp_path), "-r", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

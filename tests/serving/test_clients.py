@@ -8,7 +8,6 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +18,9 @@ from rltf.errors import UserError
 from rltf.problems.types import Problem, StdinTest
 from rltf.serving.client import GraderClient
 from tests.serving.servers import RIGHT, SUM, Client, running
+from tests.trainer_venvs import interpreter
 
 TOKEN = "a-token-of-some-length"
-PEERS = Path(__file__).parents[2] / "runs" / "peers"
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +125,9 @@ def test_the_client_gives_up_at_last(moody: str) -> None:
 
 @pytest.fixture(scope="module")
 def verl() -> ModuleType:
-    """Its client, without the rest of verl (benchmarks/requirements-peers.txt)."""
-    folder = PEERS / "verl" / "utils" / "reward_score" / "sandbox_fusion"
-    if not folder.is_dir():
-        pytest.skip("needs verl in runs/peers (benchmarks/requirements-peers.txt)")
+    """Its client, without the rest of verl."""
+    environment = interpreter("verl").parents[1]
+    (folder,) = environment.glob("lib/python*/site-packages/verl/utils/reward_score/sandbox_fusion")
     name = "verl_sandbox_fusion"
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
