@@ -6,6 +6,10 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
+# Images for containers often set this. Then Python compiles every file that it imports, in each process of Ray again,
+# and importing torch or vLLM takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run mbpp test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from rltf.sandbox.grading import Graders
 from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import SandboxSettings
+from tests.benchmark_files import DATA, needs_data
 from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
 SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
 WRONG = "n = int(input())\nxs = list(map(int, input().split()))\nprint(xs[-1])\n"
