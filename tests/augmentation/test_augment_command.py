@@ -119,6 +119,7 @@ def origins(path: Path) -> list[dict[str, Any]]:
     return list(row["provenance"])
 
 
+@pytest.mark.slow
 def test_pruned_tests_catch_the_wrong_programs_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two programs fail on opposite sides, so two tests are needed, and two are enough. Right programs don't count."""
     file = write(tmp_path / "own.jsonl", CLAMP_ROW)
@@ -142,6 +143,7 @@ def test_pruned_tests_catch_the_wrong_programs_of_a_file(tmp_path: Path, capsys:
     assert origins(tmp_path / "pruned.jsonl")[0]["caught"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_without_a_file_mutants_of_the_references_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "own.jsonl", CLAMP_ROW)
     (problem,) = augment(f"jsonl:{file}", tmp_path / "out.jsonl", "--num-tests", "30", "--max-tests", "2")

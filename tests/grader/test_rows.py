@@ -82,6 +82,7 @@ def usable(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Pro
             assert "cannot be used as" in str(error)  # noqa: PT017 - some rows of some sets cannot
 
 
+@pytest.mark.slow
 @needs_data
 def test_rows_of_published_sets_are_graded() -> None:
     chosen: list[tuple[dict[str, Any], Problem]] = []
