@@ -6,6 +6,10 @@ ACCELERATOR ?= auto
 PYTHON ?= python3
 VENV := .venv/bin
 
+# Images for containers often set this. Then Python compiles every file that it imports, in each process of Ray again,
+# and importing torch or vLLM takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run mbpp test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
@@ -28,12 +32,13 @@ WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 test: setup
 	$(VENV)/python -m pytest $(WORKERS)
 
-# Without Ray, vLLM and the large families of cases: while you work on something.
+# Without Ray, vLLM, the large families of cases and what takes longer than half a second: while you work on something.
 test-fast: setup
-	$(VENV)/python -m pytest $(WORKERS) -m "not ray and not slow and not long"
+	$(VENV)/python -m pytest $(WORKERS) -m "not ray and not slow and not long" --hypothesis-profile few --durations 10
 
 test-long: setup
 	$(VENV)/python -m pytest -m long --timeout 1800
+	$(VENV)/python -m pytest $(WORKERS) -m "hypothesis and not ray and not long" --hypothesis-profile many
 
 lint: setup
 	$(VENV)/ruff check .

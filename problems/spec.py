@@ -208,8 +208,8 @@ def row_of(problem: Problem) -> dict[str, Any]:
     Raises:
         UserError: the benchmark has no rows, or they cannot hold one of the tests.
     """
-    known = (*_BENCHMARKS, *installed_names(KINDS))
-    benchmark = _benchmark(problem.benchmark) if problem.benchmark in known else None
+    name = problem.benchmark
+    benchmark = _benchmark(name) if name in _BENCHMARKS or name in installed_names(KINDS) else None
     if benchmark is None or benchmark.to_row is None:
         raise UserError(
             f"{problem.benchmark} problems have no row format to write them in; use rows of the KIND jsonl "

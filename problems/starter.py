@@ -129,8 +129,13 @@ def _imports(code: str) -> list[str]:
 
 def _solver(steps: _Steps) -> Callable[[list[int]], Any]:
     """The steps as a function. Its code comes from the vocabulary only, so it is safe to run here."""
+    return _compiled(_program(steps, as_function=True))
+
+
+@cache
+def _compiled(program: str) -> Callable[[list[int]], Any]:
     namespace: dict[str, Any] = {}
-    exec(_program(steps, as_function=True), namespace)
+    exec(program, namespace)
     return cast(Callable[[list[int]], Any], namespace["solve"])
 
 

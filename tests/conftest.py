@@ -17,8 +17,11 @@ from hypothesis import settings
 
 from tests.tiny_model import build_tiny_model
 
-# Properties are about values, so they must not fail because a machine is busy.
+# Properties are about values, so they must not fail because a machine is busy. `make test-fast` tries few values, and
+# `make test-long` many.
 settings.register_profile("any_machine", deadline=None)
+settings.register_profile("few", deadline=None, max_examples=20)
+settings.register_profile("many", deadline=None, max_examples=1000)
 settings.load_profile("any_machine")
 
 
@@ -49,7 +52,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     with pytest.MonkeyPatch.context() as patch:
         if item.get_closest_marker("ray") is None:
             patch.setenv("RAY_TMPDIR", f"/dev/null/{NEEDS_MARK}")  # where Ray makes the folder of its session
-            patch.setenv("VLLM_LOGGING_LEVEL", NEEDS_MARK)  # read, and refused, when vLLM is imported
+            patch.setenv("VLLM_CONFIGURE_LOGGING", NEEDS_MARK)  # a number, read when vLLM builds an engine
         return (yield)
 
 

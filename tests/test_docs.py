@@ -187,6 +187,7 @@ def bad_commands(text: str) -> list[str]:
     return [complaint for words in commands(text) for complaint in bad_command(words)]
 
 
+@pytest.mark.slow
 @EVERY_PAGE
 def test_commands_are_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import DeepseekV2Config, Gemma2Config, GPT2Config, LlamaConfig, PreTrainedConfig, Starcoder2Config
-from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
 
 from rltf.actors.memory import Attention, attentions, cache_bytes, generator_memory
 from rltf.settings import GIB, Settings
@@ -35,10 +34,13 @@ def test_what_layers_keep_of_a_token(config: PreTrainedConfig, expected: list[At
     assert attentions(config) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [1, 16, 100, 1536])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("block_size", [16, 32])
 def test_the_cache_of_a_sequence_is_that_of_vllm(num_tokens: int, dtype: torch.dtype, block_size: int) -> None:
+    from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
+
     batched_tokens = 128
     engine: Any = SimpleNamespace(
         model_config=SimpleNamespace(max_model_len=num_tokens),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from rltf.sandbox.grading import Graders
 from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import SandboxSettings
+from tests.benchmark_files import DATA, needs_data
 from tests.openai_server import serve
 from tests.tiny_model import build_tiny_model
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 LARGEST = "n = int(input())\nxs = list(map(int, input().split()))\nprint(max(xs))\n"
 SORTED = "input()\nprint(sorted(map(int, input().split()))[-1])\n"
 WRONG = "n = int(input())\nxs = list(map(int, input().split()))\nprint(xs[-1])\n"
@@ -121,6 +119,7 @@ def origins(path: Path) -> list[dict[str, Any]]:
     return list(row["provenance"])
 
 
+@pytest.mark.slow
 def test_pruned_tests_catch_the_wrong_programs_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two programs fail on opposite sides, so two tests are needed, and two are enough. Right programs don't count."""
     file = write(tmp_path / "own.jsonl", CLAMP_ROW)
@@ -144,6 +143,7 @@ def test_pruned_tests_catch_the_wrong_programs_of_a_file(tmp_path: Path, capsys:
     assert origins(tmp_path / "pruned.jsonl")[0]["caught"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_without_a_file_mutants_of_the_references_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "own.jsonl", CLAMP_ROW)
     (problem,) = augment(f"jsonl:{file}", tmp_path / "out.jsonl", "--num-tests", "30", "--max-tests", "2")

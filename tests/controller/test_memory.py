@@ -85,6 +85,7 @@ def plan(folder: Path, gib: str) -> int:
     return launch.main(["--plan", *given, *on_gpus, "--model", str(folder)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gib", "expected"), [("80", "learner: fits"), ("0.001", "learner: does not fit, 0.")])
 def test_a_plan_begins_with_the_memory(
     gib: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,6 +106,7 @@ def test_a_plan_of_a_model_that_cannot_be_traced_goes_on(tmp_path: Path, capsys:
     assert said.index("the memory of mamba models cannot be calculated") < said.index("Based on")
 
 
+@pytest.mark.slow
 def test_workers_share_what_a_learner_holds(tiny_model_dir: Path) -> None:
     config = AutoConfig.from_pretrained(tiny_model_dir)
     one, two = (learner_memory(config, settings(learner={"num_workers": number})) for number in (1, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,10 @@ from rltf.problems import load
 from rltf.problems.prompts import render_prompt
 from rltf.settings import Settings
 from rltf.settings_sources import STARTER_CONFIG, load_settings
+from tests.benchmark_files import DATA, needs_data
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.families import build_family
 from tests.jobs import launch as run
-
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 PAPER = ["apps_codet5_large", "apps_codegen_2b", "mbpp_zero_shot"]
 RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b", "apps_qwen2.5_coder_7b_lora"]

@@ -60,6 +60,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_settings_of_the_sandbox_apply_and_are_part_of_the_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

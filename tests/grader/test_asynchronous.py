@@ -66,7 +66,7 @@ def test_a_program_runs_without_a_verdict_within_its_limits() -> None:
             job = StdinJob(b"5\n")
             good = await grader.run("print(input())", job)
             assert good.stdout == b"5\n"
-            limits = RunLimits(0.2, 0.2, 64 << 20)
+            limits = RunLimits(0.2, 60, 64 << 20)
             bad = [await grader.run(program, job, limits) for program in ("while True: pass", "x = bytearray(10**9)")]
             return [good.end, *(result.end for result in bad)]
 

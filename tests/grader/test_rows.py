@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import os
 from collections import UserDict
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,9 +22,9 @@ from rltf.grader import Grader, Isolation, Problem, problem_from_row
 from rltf.grader.rows import _Cache
 from rltf.problems import load
 from rltf.problems.spec import ROW_KINDS, kind_of, row_of
+from tests.benchmark_files import DATA, needs_data
 from tests.sandbox.programs import squares
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
 OWN = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
 HUMANEVAL = {
@@ -83,7 +82,8 @@ def usable(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Pro
             assert "cannot be used as" in str(error)  # noqa: PT017 - some rows of some sets cannot
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@pytest.mark.slow
+@needs_data
 def test_rows_of_published_sets_are_graded() -> None:
     chosen: list[tuple[dict[str, Any], Problem]] = []
     for name, kind in SETS.items():

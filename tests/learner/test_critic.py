@@ -115,6 +115,7 @@ def marked_programs(count: int) -> list[LabeledProgram]:
     return programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_dir", ["decoder-only", "codet5"], indirect=True)
 def test_a_critic_learns_which_token_decides(model_dir: Path) -> None:
     training, held_out = split_programs(marked_programs(160), 0.25, seed=0)

@@ -134,6 +134,7 @@ def test_no_room_on_the_disk(tmp_path: Path, llama_file: Path, monkeypatch: pyte
         model_folder(str(llama_file), (), tmp_path / "cache", seed=0)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_it_is_written(tmp_path: Path, llama_file: Path) -> None:
     """A limit on the size of files stands in for the end of the disk."""
     program = (

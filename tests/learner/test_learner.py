@@ -149,6 +149,7 @@ def test_checkpoint_loads_in_transformers(tiny_model_dir: Path, tmp_path: Path) 
     assert AutoTokenizer.from_pretrained(path).eos_token_id == learner.policy.tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "fields"), [*((one.value, {}) for one in Algorithm), ("rltf", {"kl_loss_coef": 0.1})]
 )

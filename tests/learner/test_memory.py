@@ -121,6 +121,7 @@ def allocated(policy: Policy, settings: Settings) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "dtype", "checkpointing"),
     [
@@ -149,6 +150,7 @@ def test_working_memory_is_what_torch_allocates(
     assert memory.working == pytest.approx(allocated(policy, settings), rel=0.05)
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_no_copy_of_all_weights() -> None:
     """Autocast would keep one of each weight until the end of the forward pass."""
     shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}

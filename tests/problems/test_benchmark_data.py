@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from rltf.problems import AssertTest, load
+from rltf.problems import AssertTest
 from rltf.problems.assertions import split_assertion
-from rltf.sandbox.admission import reason_to_refuse
-from rltf.settings import SandboxSettings
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data"),
-]
+pytestmark = [pytest.mark.slow, needs_data]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +26,7 @@ pytestmark = [
     ],
 )
 def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, num_references: int | None) -> None:
-    loaded = load(spec.format(DATA))
+    loaded = benchmark(spec)
     assert len(loaded.problems) == num_problems
     assert not loaded.rejected
     if num_tests is not None:
@@ -50,7 +43,7 @@ def test_counts(spec: str, num_problems: int, num_tests: dict[str, int] | None, 
     ],
 )
 def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
-    tests = [test for problem in load(spec.format(DATA)).problems for test in problem.tests]
+    tests = [test for problem in benchmark(spec).problems for test in problem.tests]
     found = Counter(
         type(split_assertion(test.assertion, test.setup, test.classes)).__name__
         for test in tests
@@ -65,24 +58,20 @@ def test_shapes_of_assertions(spec: str, shapes: dict[str, int]) -> None:
         "mbpp:{}/mbpp/mbpp.jsonl",
         "humaneval:{}/humaneval/HumanEval.jsonl.gz",
         "apps:{}/apps/train",
-        "humanevalplus:{}/humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz",
-        "mbppplus:{}/mbppplus/MbppPlus-OriginFmt-third.jsonl.gz",
-        "leetcode:{}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz",
     ],
 )
 def test_every_problem_can_be_graded(spec: str) -> None:
-    loaded = load(spec.format(DATA), reason_to_refuse(SandboxSettings()))
-    assert not loaded.rejected
+    assert not benchmark(spec).rejected
 
 
 def test_every_mbpp_problem_names_its_function() -> None:
-    problems = load(f"mbpp:{DATA}/mbpp/mbpp.jsonl").problems
+    problems = benchmark("mbpp:{}/mbpp/mbpp.jsonl").problems
     assert all(problem.entry_point for problem in problems)
     assert next(problem.entry_point for problem in problems if problem.task_id == "126") == "sum"
 
 
 def test_codecontests_with_cut_answers() -> None:
-    loaded = load(f"codecontests:{DATA}/codecontests/problems.jsonl", reason_to_refuse(SandboxSettings()))
+    loaded = benchmark("codecontests:{}/codecontests/problems.jsonl")
     assert len(loaded.problems) == 29
     assert {(len(problem.tests), len(problem.references)) for problem in loaded.problems} == {(10, 1)}
     (rejected,) = loaded.rejected

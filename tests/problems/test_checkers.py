@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 from rltf.problems import checkers
 from rltf.problems.checkers import known_checker
 from rltf.problems.types import Checker
+from tests.benchmark_files import DATA, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 # Input, expected answer, right answers, wrong answers.
 CASES = {
     "apps_0002": (
@@ -105,7 +104,7 @@ def test_other_statements_have_no_checker() -> None:
     assert known_checker("Print the sum.") is None
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@needs_data
 def test_the_layout_of_a_statement_does_not_matter() -> None:
     statement = (DATA / "apps/train/0044/question.txt").read_text()
     found = known_checker(statement)

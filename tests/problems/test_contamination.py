@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from rltf.files import read_rows
 from rltf.problems import Problem, StdinTest, load
 from rltf.problems.command import main
 from rltf.problems.contamination import MAX_PROBLEMS, Match, Overlap, find_overlaps, normalized_program, words_of
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 PAIRS = "Given a list of integers and a target, return how many pairs of them add up to the target exactly once."
 WORDS = st.lists(st.sampled_from(["a", "list", "of", "n", "integers", "is", "given"]), min_size=1)
 
@@ -167,7 +165,7 @@ def test_references_that_continue_a_prompt_are_compared_as_whole_programs() -> N
     ],
 )
 def test_overlaps_of_benchmarks(train: str, against: str, num_train: int, some: set[tuple[str, str]]) -> None:
-    found = find_overlaps(load(train.format(DATA)).problems, {"bench": load(against.format(DATA)).problems}, 0.8)
+    found = find_overlaps(benchmark(train).problems, {"bench": benchmark(against).problems}, 0.8)
     assert len({overlap.train.task_id for overlap in found}) == num_train
     assert {(overlap.train.task_id, overlap.problem.task_id) for overlap in found} >= some
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from rltf.problems import AssertTest, CallTest, Problem, load
 from rltf.problems.prompts import render_prompt
 from rltf.problems.spec import row_of
 from rltf.problems.types import AnswerRule, Checker, ReferenceTest
-from rltf.sandbox.admission import reason_to_refuse
-from rltf.settings import SandboxSettings
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 IS_FLOATS = "import numpy as np\nfrom math import inf\n\ndef is_floats(x) -> bool:\n    return isinstance(x, float)\n\n"
 CLOSE = (
     "def assertion(out, exp, atol):\n    if atol == 0 and is_floats(exp):\n        atol = 1e-6\n"
@@ -243,30 +240,26 @@ def test_releases_that_cannot_be_read(changed: dict[str, Any], reason: str, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@needs_data
 @pytest.mark.parametrize(
-    ("kind", "file", "num_problems", "num_tests", "num_checkers"),
+    ("spec", "num_problems", "num_tests", "num_checkers"),
     [
         (
-            "humanevalplus",
-            "humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz",
+            "humanevalplus:{}/humanevalplus/HumanEvalPlus-OriginFmt-third.jsonl.gz",
             55,
             {"CallTest": 39011, "ReferenceTest": 135},
             {"AnswerRule": 55},
         ),
         (
-            "mbppplus",
-            "mbppplus/MbppPlus-OriginFmt-third.jsonl.gz",
+            "mbppplus:{}/mbppplus/MbppPlus-OriginFmt-third.jsonl.gz",
             126,
             {"CallTest": 13587, "AssertTest": 392},
             {"AnswerRule": 124, "Checker": 2},
         ),
     ],
 )
-def test_counts(
-    kind: str, file: str, num_problems: int, num_tests: dict[str, int], num_checkers: dict[str, int]
-) -> None:
-    loaded = load(f"{kind}:{DATA / file}", reason_to_refuse(SandboxSettings()))
+def test_counts(spec: str, num_problems: int, num_tests: dict[str, int], num_checkers: dict[str, int]) -> None:
+    loaded = benchmark(spec)
     assert (len(loaded.problems), loaded.rejected) == (num_problems, ())
     assert Counter(type(test).__name__ for problem in loaded.problems for test in problem.tests) == num_tests
     assert Counter(type(problem.checker).__name__ for problem in loaded.problems) == num_checkers

@@ -311,6 +311,7 @@ def test_every_text_has_a_span(text: str, problem: Problem) -> None:
     assert len(source.split("\n")) == len(text[start:end].split("\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

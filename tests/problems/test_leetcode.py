@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from rltf.problems import CallTest, Problem, load
 from rltf.problems.leetcode import _tree_values
 from rltf.problems.prompts import render_prompt
 from rltf.problems.python_source import as_run
-from rltf.sandbox.admission import reason_to_refuse
-from rltf.settings import SandboxSettings
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 STARTER = "class Solution:\n    def take(self, head: Optional[ListNode], k: int) -> int:\n        "
 PROMPT = (
     "from typing import *\nfrom math import *\ninf = float('inf')\n"
@@ -130,10 +127,9 @@ def test_rows_that_cannot_be_read(changed: dict[str, Any], reason: str, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@needs_data
 def test_counts() -> None:
-    spec = f"leetcode:{DATA}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz"
-    loaded = load(spec, reason_to_refuse(SandboxSettings()))
+    loaded = benchmark("leetcode:{}/leetcode/LeetCodeDataset-v0.2.0-test.jsonl.gz")
     assert (len(loaded.problems), loaded.rejected) == (200, ())
     tests = [(problem.entry_point, test) for problem in loaded.problems for test in problem.tests]
     assert Counter(isinstance(test, CallTest) and test.function == name for name, test in tests) == {True: 492}

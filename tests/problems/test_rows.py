@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 from rltf.errors import UserError
 from rltf.problems import AssertTest, Problem, load
 from rltf.problems.spec import read_row, row_of
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_problems.jsonl"
 
 
@@ -24,7 +23,7 @@ def test_custom_rows_read_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@needs_data
 @pytest.mark.parametrize(
     "spec",
     [
@@ -36,7 +35,7 @@ def test_custom_rows_read_back() -> None:
     ],
 )
 def test_every_benchmark_row_reads_back(spec: str) -> None:
-    problems = load(spec.format(DATA)).problems
+    problems = benchmark(spec).problems
     assert problems
     for problem in problems:
         assert read_row(problem.benchmark, row_of(problem)) == problem

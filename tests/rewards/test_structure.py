@@ -122,6 +122,7 @@ def test_the_best_of_the_first_references_counts() -> None:
     assert structure_match(other, []) == StructureMatch(0, 0)
 
 
+@pytest.mark.slow
 def test_the_hash_seed_does_not_matter() -> None:
     """Sets order names by their hash; with one, values of such pairs would differ from seed to seed."""
     code = (
@@ -171,6 +172,7 @@ TOO_COMPLEX = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", LONG.values(), ids=LONG)
 def test_long_programs_match_themselves(program: str) -> None:
     match = structure_match(program, [program])
@@ -178,6 +180,7 @@ def test_long_programs_match_themselves(program: str) -> None:
     assert match.dataflow in (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", TOO_COMPLEX.values(), ids=TOO_COMPLEX)
 def test_what_is_too_complex_matches_nothing(program: str) -> None:
     assert structure_match(program, [program]) == StructureMatch(0, 0)

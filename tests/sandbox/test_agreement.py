@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from rltf.problems import CheckTest, load
 from rltf.sandbox.grading import Graders
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import SandboxSettings
+from tests.benchmark_files import DATA, needs_data
 from tests.jobs import python
-
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent")).resolve()
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
 
 
 def measure(corpus: str, *options: str) -> tuple[int, dict[str, Any]]:

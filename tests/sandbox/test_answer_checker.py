@@ -119,6 +119,7 @@ def test_a_checker_gets_the_values_of_calls(sandbox: Sandbox) -> None:
     assert not sandbox.grade(computed, "def divisor(n): return n", "4").passed
 
 
+@pytest.mark.slow
 def test_hostile_answers_do_not_get_past_a_checker(sandbox: Sandbox) -> None:
     # The worst checker there is: it runs the answer.
     careless = Checker("def check(input, expected, actual):\n    return eval(actual) == int(input)\n")
@@ -178,6 +179,7 @@ def test_integers_of_calls_get_no_tolerance(sandbox: Sandbox) -> None:
 BUSY = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\nprint(1)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit_s", "busy_s", "outcome"), [(0.3, 0.5, "timeout"), (3.0, 1.3, "passed")])
 def test_a_problem_sets_its_time_limit(sandbox: Sandbox, limit_s: float, busy_s: float, outcome: str) -> None:
     problem = Problem("p", "any", "", (StdinTest("", "1\n"),), limits=Limits(time_s=limit_s))

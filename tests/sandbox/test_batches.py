@@ -62,7 +62,9 @@ def test_only_the_calls_that_are_not_right_run_again(sandbox: Sandbox, num_jobs:
     ("program", "outcomes"),
     [
         ("def f(n): return n * n if n != 7 else 1 // 0", {7: "runtime_error"}),
-        (HANGS_ON_70, {70: "timeout", **dict.fromkeys(range(71, 74), "skipped")}),
+        pytest.param(
+            HANGS_ON_70, {70: "timeout", **dict.fromkeys(range(71, 74), "skipped")}, marks=pytest.mark.slow
+        ),
         ("import os\ndef f(n): return n * n if n != 3 else os._exit(0)", {3: "failed"}),
         ("def f(n): return n * n if n else object()", {0: "failed"}),
         ("seen = []\ndef f(n):\n    seen.append(n)\n    return n * n if len(seen) == 1 else 0", {}),

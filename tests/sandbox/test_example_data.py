@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-from rltf.problems import Problem, load
+from rltf.problems import Problem
 from rltf.sandbox.examples import confirmed, judge_examples
 from rltf.sandbox.grading import Graders
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import SandboxSettings
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data"),
-]
+pytestmark = [pytest.mark.slow, needs_data]
 SETS = {
     "apps:{}/apps/train": (51, 118),
     "apps:{}/apps/test": (49, 113),
@@ -48,7 +43,7 @@ def graders() -> Iterator[Graders]:
 
 @cache
 def with_examples(spec: str) -> list[Problem]:
-    return [problem for problem in load(spec.format(DATA)).problems if problem.examples]
+    return [problem for problem in benchmark(spec).problems if problem.examples]
 
 
 @pytest.mark.parametrize("spec", SETS)

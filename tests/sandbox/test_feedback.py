@@ -97,7 +97,7 @@ def verdict(tests: tuple[Outcome, ...], error: ProgramError | None = None, actua
 
 texts = (
     st.text(max_size=30)
-    | st.text(st.characters(), min_size=2000, max_size=2500)
+    | st.text(st.characters(), min_size=1, max_size=30).map(lambda text: text * (2500 // len(text)))
     | st.sampled_from(
         [
             "\n" * 5000,

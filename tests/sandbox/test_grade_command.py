@@ -156,6 +156,7 @@ def test_bad_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "no such file of programs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_settings_of_the_sandbox_apply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     array = "import numpy as np\na = np.array(input().split(), dtype=int)\nprint(a.sum())\n"
     rows = [program(array), program("while True: pass", 1), program(RIGHT + "print('x' * 3000)", 2)]

@@ -145,6 +145,7 @@ def test_random_numbers_repeat_from_run_to_run(sandbox: Sandbox) -> None:
     assert first[0].value[3] == numpy.random.default_rng(3).normal()
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_test_is_its_own(sandbox: Sandbox) -> None:
     """The limit leaves out what the package itself takes, in the address space too."""
     fill = IMPORT + "a = np.ones({} << 20, dtype=np.uint8)\nb = np.ones((200, 200))\nprint(int((b @ b).sum()))"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rltf.problems import load
 from rltf.problems.types import Problem, StdinTest
 from rltf.sandbox.grading import Graders, validate_references
 from rltf.sandbox.verdict import Isolation
 from rltf.settings import SandboxSettings
+from tests.benchmark_files import benchmark, needs_data
 
-DATA = Path(os.environ.get("BENCHMARK_DATA", "absent"))
 RIGHT, WRONG, CRASHING = "print(int(input()) ** 2)", "print(5)", "import nothing_of_the_kind"
 TESTS = (StdinTest("5\n", "25\n"), StdinTest("1\n", "1\n"))
 
@@ -53,10 +51,10 @@ def test_cached_findings_hold_until_the_problem_changes(tmp_path: Path, graders:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="BENCHMARK_DATA is not a folder with benchmark data")
+@needs_data
 def test_references_of_codecontests(tmp_path: Path, graders: Graders) -> None:
     """Three problems accept several answers, of which the tests know one. One reference forgets the last `% mod`."""
-    problems = load(f"codecontests:{DATA}/codecontests/problems.jsonl").problems
+    problems = benchmark("codecontests:{}/codecontests/problems.jsonl").problems
     # The reference of this one is for PyPy: it takes minutes on a test.
     problems = tuple(problem for problem in problems if problem.task_id != "1238_e_keyboard_purchase_2831")
     found = validate_references(problems, graders, tmp_path / "cache.json")

@@ -22,7 +22,12 @@ SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"),))
 CALL = Problem("call", "tests", "", (CallTest("f", (5,), 25),))
 ASSERT = Problem("assert", "tests", "", (AssertTest("assert f(5) == 25"),))
 CASES = [
-    pytest.param(problem, threat, id=f"{problem.task_id}-{threat.name}")
+    pytest.param(
+        problem,
+        threat,
+        id=f"{problem.task_id}-{threat.name}",
+        marks=[pytest.mark.slow] if Outcome.TIMEOUT in threat.outcomes or threat.name == "memory bit by bit" else [],
+    )
     for problem, group in ((SQUARE, threats.STDIN), (CALL, threats.CALLS), (ASSERT, threats.CALLS))
     for threat in group
     if not (problem is ASSERT and "Solution" in threat.source)  # an assert names a global

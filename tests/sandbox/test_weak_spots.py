@@ -32,6 +32,7 @@ _ENDLESS = "def f(n):\n    while True:\n        yield 'x' * 200_000"
 _MANY = "def f(n): return 8 * 10**6"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on", "program"),
     [

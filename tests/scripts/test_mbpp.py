@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,7 @@ def test_one_signal_goes_to_the_command_once(tmp_path: Path) -> None:
     ) as parent:
         while not (tmp_path / "ready").exists():
             assert parent.poll() is None
+            time.sleep(0.02)
         parent.send_signal(signal.SIGINT)
         _, errors = parent.communicate()
     assert (tmp_path / "signals").read_text() == f"{signal.SIGINT.value} "

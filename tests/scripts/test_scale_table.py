@@ -17,6 +17,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for at, cell in enumerate(line.strip("|").split("|")) if at not in TRACED]
 
 
+@pytest.mark.slow
 def test_the_table_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "working_bytes", lambda policy, settings: 0)
     page = scale_table.PAGE.read_text().partition(scale_table.BEGIN)[2].partition(scale_table.END)[0]

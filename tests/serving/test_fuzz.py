@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.serving.fuzz import fuzz, grown, holdings, warm_up
 from tests.serving.servers import running
 
 
+@pytest.mark.slow
 def test_no_request_makes_the_server_fail() -> None:
     statuses = set()
     with running() as client:

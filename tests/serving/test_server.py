@@ -165,6 +165,7 @@ def test_run_code_says_how_a_program_failed(
     assert stderr in result["run_result"]["stderr"]
 
 
+@pytest.mark.slow
 def test_run_code_can_lower_the_memory_but_not_raise_it(server: Client) -> None:
     code = "print(len(bytearray(200 << 20)))"
     assert run_code(server, code)["status"] == "Success"
@@ -375,6 +376,7 @@ def test_health_and_metrics(server: Client) -> None:
     assert 'rltf_serve_requests_total{endpoint="/v1/grade",status="200"}' in text
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_at_a_time_are_all_answered(server: Client) -> None:
     """They come at once, each over a connection of its own, and wait for two sandboxes."""
     allow_connections()
