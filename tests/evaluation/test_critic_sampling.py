@@ -19,9 +19,11 @@ from rltf.evaluation.store import read_samples
 from rltf.learner.critic import ErrorCritic
 from rltf.learner.data import TokenSequence
 from rltf.learner.prefix_scores import score_programs
+from rltf.problems import Problem
 from rltf.problems.prompts import PLAIN, render_prompt
 from rltf.problems.repair import repair_exchange
 from rltf.problems.spec import load
+from rltf.sandbox.examples import ExampleVerdict, Grade, judge_examples
 from rltf.settings import Dtype
 from rltf.transport.model_folder import load_tokenizer
 from tests.encoder_decoder_models import build_encoder_decoder
@@ -262,18 +264,29 @@ def test_problems_continue_after_an_interruption(
 
 
 @pytest.mark.parametrize("kind", ["decoder-only", "codet5"])
-def test_real_engines_refine_and_repair(kind: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_real_engines_refine_and_repair(
+    kind: str, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model_dir if kind == "decoder-only" else build_encoder_decoder(kind, tmp_path / "model")
     critic = make_critic(model, tmp_path / "critic")
-    # What a random model writes is no program: without examples that run, all of them fail; an empty one would pass.
-    always = {"tests": [{"stdin": "", "expected": ""}, {"stdin": "", "expected": "1"}]}
-    problems = spec(tmp_path, row("fails"), row("passes", **always))
-    options = ["--critic", critic, "--repair", model, "--equal-budget", "--max-tokens", "6", "--temperature", "1"]
+
+    def judge(grade: Grade, problem: Problem, program: str, completion_id: str) -> ExampleVerdict:
+        """What a random model writes is no program, so another one takes its place in one of the problems."""
+        return judge_examples(grade, problem, FITS if problem.task_id == "easy" else program, completion_id)
+
+    monkeypatch.setattr("rltf.evaluation.turns.judge_examples", judge)
+    problems = spec(tmp_path, row("easy"), row("hard"))
+    options = ["--critic", critic, "--repair", model, "--equal-budget", "--max-tokens", "9", "--temperature", "1"]
     assert evaluate(model, problems, tmp_path / "out", *options, num_samples=3) == 0
     rows = stored(tmp_path / "out")
-    assert {rows[f"fails/{i}"]["origin"] for i in range(3)} == {"repair"}
-    for one in rows.values():
-        assert one["completion_tokens"] + one["prefix_tokens"] <= 6
+    assert [rows[f"hard/{i}"]["origin"] for i in range(3)] == ["repair"] * 3
+    for number in range(3):
+        made = rows[f"easy/{number}"]
+        assert made["origin"] == "refine"
+        assert 1 <= made["prefix_tokens"] < 9
+        assert made["completion_tokens"] <= 9 - made["prefix_tokens"]
+        seed = rows[f"easy/{made['made_from']}"]["plain"][0]["completion"]
+        assert made["completion"][:1] == seed[:1]
     (tmp_path / "out" / "samples.jsonl").write_text("")
     assert evaluate(model, problems, tmp_path / "out", *options, num_samples=3) == 0
     assert stored(tmp_path / "out") == rows
