@@ -25,7 +25,7 @@ from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.packing import MicroBatch
 from rltf.learner.policy import Policy
 from rltf.learner.ranks import ALONE, Ranks
-from rltf.settings import Dtype, ModelSettings
+from rltf.settings import AttnImplementation, Dtype, ModelSettings
 
 _HEAD_WIDTH = 128
 
@@ -69,13 +69,22 @@ class ErrorCritic:
     """
 
     def __init__(
-        self, folder: Path, *, compute_dtype: Dtype, device: torch.device, seed: int = 0, ranks: Ranks = ALONE
+        self,
+        folder: Path,
+        *,
+        compute_dtype: Dtype,
+        device: torch.device,
+        attn_implementation: AttnImplementation = AttnImplementation.AUTO,
+        seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Load the model in `folder`, with a new head whose weights depend on `seed`. Raises UserError as `Policy`.
 
         The model is spread over `ranks`, and each has the whole head.
         """
-        self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device, ranks=ranks)
+        self.backbone = Policy(
+            folder, compute_dtype=compute_dtype, device=device, attn_implementation=attn_implementation, ranks=ranks
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = head_of(self.backbone.width).to(device)
@@ -87,7 +96,13 @@ class ErrorCritic:
         Raises UserError as `check_critic`, and if the critic's context is too short.
         """
         check_critic(folder, Path(policy.name), policy.tokenizer)
-        critic = cls(folder, compute_dtype=settings.dtype, device=policy.device, ranks=ranks)
+        critic = cls(
+            folder,
+            compute_dtype=settings.dtype,
+            device=policy.device,
+            attn_implementation=policy.attn_implementation,
+            ranks=ranks,
+        )
         if critic.backbone.max_length < settings.max_model_len:
             raise UserError(
                 f"learner.advantage.critic: {folder} reads at most {critic.backbone.max_length} tokens, fewer than "
