@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,16 +13,19 @@ from rltf.errors import UserError
 from rltf.learner.sharding import layers
 
 
-def compile_layers(model: torch.nn.Module) -> None:
-    """Compile the forward function of each layer. All layers of one kind share the result.
-
-    Hooks stay outside, which gather a sharded layer, and so does the checkpointing of its activations. Raises UserError
-    if transformers does not know the layers.
-    """
+def layers_to_compile(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers of a model that is not sharded yet. Raises UserError if transformers does not know them."""
     try:
-        found = layers(model)
+        return layers(model)
     except ValueError as error:
         raise UserError(f"learner.torch_compile: {error}; set it to false") from error
+
+
+def compile_layers(found: Iterable[torch.nn.Module]) -> None:
+    """Compile the forward function of each layer. All layers of one kind share the result.
+
+    Hooks stay outside, which gather a sharded layer, and so does the checkpointing of its activations.
+    """
     for layer in found:
         # From the class: that of a copied layer would still be bound to the original.
         layer.forward = torch.compile(type(layer).forward.__get__(layer), dynamic=True)

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
 from rltf.learner.attention import BLOCK_TOKENS, block_mask, own_attention, set_flex, uses_flex
-from rltf.learner.compiling import check_compiler, compile_layers, not_compiled
+from rltf.learner.compiling import check_compiler, compile_layers, layers_to_compile, not_compiled
 from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.logprobs import chunked_logprobs
@@ -91,6 +91,7 @@ class Policy:
             self.tokenizer, self.model = self._load(folder)
             self._attach_adapters()
             self.uses_flex = self._set_attention(attn_implementation)
+            self._layers = layers_to_compile(self.model) if torch_compile else []
             self.value_head = self._new_value_head() if with_values else None
             if mesh is not None:
                 self._shard(mesh)
@@ -131,7 +132,7 @@ class Policy:
         """Compile the layers if the settings ask for it. A copy of a policy needs this too."""
         if self._torch_compile:
             check_compiler("learner.torch_compile", self.device.type)
-            compile_layers(self.model)
+            compile_layers(self._layers)
 
     def _attach_adapters(self) -> None:
         if self._lora is not None:
