@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,13 @@ def test_gpu_gradient_equals_cpu_gradient(
     attn_implementation: str, torch_compile: bool, dtype: Dtype, activation_checkpointing: bool, tiny_model_dir: Path
 ) -> None:
     found, losses = [], []
-    on_gpu = {"attn_implementation": attn_implementation, "torch_compile": torch_compile, "num_gpus": 0.5}
-    for computes, fields in ((dtype, on_gpu), (Dtype.FLOAT32, {})):
+    on_gpu: dict[str, Any] = {
+        "attn_implementation": attn_implementation,
+        "torch_compile": torch_compile,
+        "num_gpus": 0.5,
+    }
+    cases: list[tuple[Dtype, dict[str, Any]]] = [(dtype, on_gpu), (Dtype.FLOAT32, {})]
+    for computes, fields in cases:
         learner = make_learner(
             tiny_model_dir, dtype=computes, activation_checkpointing=activation_checkpointing, **fields
         )
