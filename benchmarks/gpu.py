@@ -4,9 +4,10 @@ generator's speed, and the tests that need a GPU.
     PYTHONPATH=. python -m benchmarks.gpu [--output runs/gpu] [--only SECTION ...]
     PYTHONPATH=. python -m benchmarks.gpu --tiny      # the same code on a CPU, with a model that says nothing
 
-If no command may run for 15 minutes, divide the sections: `--only updates profile peers` takes at most 8.5 minutes,
-`--only generator tests` 6. Appends a JSON object for each case to `results.jsonl` in the output folder, and writes tables to `results.md` after
-each section. Sections run in this order, each with a limit in seconds; a case that fails is a row that says why.
+Appends a JSON object for each case to `results.jsonl` in the output folder, and writes tables to `results.md` after
+each section. Sections run in this order, each with a limit in seconds; a case that fails is a row that says why. If no
+command may run for 15 minutes, divide them: `--only updates profile peers` takes at most 8.5 minutes, and `--only
+generator tests` 6.
 
 - `updates`: {SDPA, FlexAttention} x {plain, compiled} x rows of {1,024, 4,096} tokens, on reference programs
   (`supervised`) and on groups of eight (`grpo`), with the sequences and the model of `bench_learner`.
@@ -38,7 +39,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import bench_learner
@@ -141,7 +141,7 @@ def profiled(model: Path, scale: Scale, index: int) -> Iterator[Row]:
     spent: Counter[str] = Counter()
     num_kernels = 0
     for event in profiler.key_averages():
-        if event.device_type == (DeviceType.CUDA if scale.gpu else DeviceType.CPU):
+        if event.device_type.name == ("CUDA" if scale.gpu else "CPU"):
             spent[kind_of(event.key)] += event.self_device_time_total if scale.gpu else event.self_cpu_time_total
             num_kernels += event.count
     split = {name: round(microseconds / 1e6, 4) for name, microseconds in spent.most_common()}

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_measures_updates_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--only", "updates", "profile", "--output", tmp_path]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--only", "updates", "profile"]
+    subprocess.run([*command, "--output", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     updates = [row for row in rows if row["section"] == "updates"]
     ways = {(row["case"], row["attn_implementation"], row["torch_compile"], row["row_tokens"]) for row in updates}

@@ -26,8 +26,14 @@ from tests.families import CONTEXT, build_family, build_tokenizer
 from tests.learner.samples import random_ids
 
 FLEX, SDPA, AUTO = AttnImplementation.FLEX_ATTENTION, AttnImplementation.SDPA, AttnImplementation.AUTO
-SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
-GROUPED = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+}
+GROUPED: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
 # Normalized queries and keys; scaled embeddings; layers that see a window next to layers that see everything.
 MORE_FAMILIES: dict[str, Any] = {
     "qwen3": (Qwen3Config, GROUPED),
