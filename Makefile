@@ -10,7 +10,7 @@ VENV := .venv/bin
 # and importing torch or vLLM takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run mbpp test test-fast test-long lint bench docs chaos leaks soak ablation submit setup
+.PHONY: run mbpp test test-fast test-long lint bench gpu docs chaos leaks soak ablation submit setup
 
 # vLLM's GPU build does not run on a CPU. With it, the generator and the learner share a GPU.
 SHARED_GPU = $$(grep -q '^vllm==' .venv/.requirements && echo --generator.num_gpus 0.5 --learner.num_gpus 0.5)
@@ -48,6 +48,10 @@ lint: setup
 
 bench: setup
 	@for benchmark in benchmarks/bench_*.py; do PYTHONPATH=. $(VENV)/python $$benchmark || exit 1; done
+
+# What only a GPU shows, in 15 minutes on one H200: runs/gpu/results.md.
+gpu: setup
+	PYTHONPATH=. $(VENV)/python -m benchmarks.gpu
 
 docs: setup
 	$(VENV)/python -m scripts.settings_page

@@ -51,6 +51,7 @@ class Scale:
     num_groups: int
     shape: dict[str, int]
     """Configuration of a Llama."""
+    num_steps: int = NUM_STEPS
 
     @property
     def num_sequences(self) -> int:
@@ -142,26 +143,24 @@ def measure(scale: Scale, step: Callable[[], object]) -> float:
     """Median seconds of a step, without the first one."""
     step()
     seconds = []
-    for _ in range(NUM_STEPS):
+    for _ in range(scale.num_steps):
         start = scale.now()
         step()
         seconds.append(scale.now() - start)
     return statistics.median(seconds)
 
 
-def run_ours(model: Path, scale: Scale, kind: str) -> float:
-    """This project's update, including packing."""
+def our_update(model: Path, scale: Scale, kind: str, **fields: Any) -> tuple[Any, Any]:
+    """This project's learner with `fields` of its settings, and the arguments of `prepare_with` for an update."""
     from rltf.learner.data import Experience, TokenSequence
     from rltf.learner.learner import Learner
     from rltf.rewards import Granularity
     from rltf.sandbox.verdict import Outcome
     from rltf.settings import Dtype, LearnerSettings, ModelSettings, OptimSettings, Settings
 
+    defaults: dict[str, Any] = {"micro_batch_tokens": 8192, "row_tokens": 1024}
     settings = LearnerSettings(
-        num_gpus=float(scale.gpu),
-        optim=OptimSettings(learning_rate=1e-5),
-        micro_batch_tokens=8192,
-        row_tokens=1024,
+        num_gpus=float(scale.gpu), optim=OptimSettings(learning_rate=1e-5), **(defaults | fields)
     )
     dtype = Dtype.BFLOAT16 if scale.gpu else Dtype.FLOAT32
     whole = Settings().model_copy(update={"model": ModelSettings(dtype=dtype), "learner": settings})
@@ -176,7 +175,13 @@ def run_ours(model: Path, scale: Scale, kind: str) -> float:
             logprobs = np.full(len(completion), -np.log(VOCABULARY), np.float32)
             sample = Experience("t", str(index), prompt, completion, logprobs, advantages, 0, 0.0, Outcome.FAILED)
             experiences.append(sample)
-    return measure(scale, lambda: learner.update(learner.prepare_with(experiences, references)))
+    return learner, (experiences, references)
+
+
+def run_ours(model: Path, scale: Scale, kind: str) -> float:
+    """This project's update, including packing."""
+    learner, data = our_update(model, scale, kind)
+    return measure(scale, lambda: learner.update(learner.prepare_with(*data)))
 
 
 def run_trainer(model: Path, scale: Scale) -> float:
@@ -205,7 +210,7 @@ def run_trainer(model: Path, scale: Scale) -> float:
             output_dir=folder,
             use_cpu=not scale.gpu,
             bf16=scale.gpu,
-            max_steps=NUM_STEPS + 1,
+            max_steps=scale.num_steps + 1,
             per_device_train_batch_size=MICRO_BATCH,
             gradient_accumulation_steps=len(rows) // MICRO_BATCH,
             learning_rate=1e-5,

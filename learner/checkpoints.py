@@ -16,12 +16,16 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from rltf.errors import UserError
 from rltf.files import read_json
+from rltf.learner.optim import blank_state
+from rltf.settings import OptimizerName
 from rltf.transport.sharded import assign
 
 CHECKPOINT_FORMAT = 5
 
 
-def read_state(path: Path, *, seed: int, references: str, critic: str | None, allow_changes: bool) -> dict[str, Any]:
+def read_state(
+    path: Path, *, seed: int, references: str, critic: str | None, optimizer: OptimizerName, allow_changes: bool
+) -> dict[str, Any]:
     """The state in the checkpoint `path`, for a run with this seed and these fingerprints.
 
     `allow_changes` is about the references. Raises UserError if `path` is not a checkpoint of this program, or belongs
@@ -44,6 +48,8 @@ def read_state(path: Path, *, seed: int, references: str, critic: str | None, al
     if theirs != critic:
         written = "with another critic" if theirs and critic else "with a critic" if theirs else "without a critic"
         raise UserError(f"{path}: written {written}; use the learner.advantage.critic of the run that wrote it")
+    if (name := state.get("optimizer", OptimizerName.ADAMW)) != optimizer:  # once there was only this one
+        raise UserError(f"{path}: written with learner.optim.name {name}, not {optimizer}")
     return state
 
 
@@ -73,8 +79,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, trained: Mapping[str, torch
     optimizer.state.clear()
     found: dict[str, torch.Tensor] = {}
     for name, parameter in trained.items():
-        blank = {"step": torch.zeros((), device=parameter.device)}
-        blank |= {key: torch.zeros_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+        blank = blank_state(optimizer, parameter)
         present = {key: value for key, value in blank.items() if f"{name}/{key}" in saved}
         if present:
             optimizer.state[parameter] = present

@@ -27,7 +27,7 @@ from rltf.learner.error_classes import ERROR_CLASSES
 from rltf.learner.packing import MicroBatch, aligned
 from rltf.learner.policy import Policy
 from rltf.learner.ranks import ALONE, Ranks
-from rltf.settings import Dtype, LearnerSettings, ModelSettings
+from rltf.settings import AttnImplementation, Dtype, LearnerSettings, ModelSettings
 
 _HEAD_WIDTH = 128
 
@@ -71,13 +71,22 @@ class ErrorCritic:
     """
 
     def __init__(
-        self, folder: Path, *, compute_dtype: Dtype, device: torch.device, seed: int = 0, ranks: Ranks = ALONE
+        self,
+        folder: Path,
+        *,
+        compute_dtype: Dtype,
+        device: torch.device,
+        attn_implementation: AttnImplementation = AttnImplementation.AUTO,
+        seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Load the model in `folder`, with a new head whose weights depend on `seed`. Raises UserError as `Policy`.
 
         The model is spread over `ranks`, and each has the whole head.
         """
-        self.backbone = Policy(folder, compute_dtype=compute_dtype, device=device, ranks=ranks)
+        self.backbone = Policy(
+            folder, compute_dtype=compute_dtype, device=device, attn_implementation=attn_implementation, ranks=ranks
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.head = head_of(self.backbone.width).to(device)
@@ -89,14 +98,30 @@ class ErrorCritic:
         Raises UserError as `check_critic`, and if the critic's context is too short.
         """
         check_critic(folder, Path(policy.name), policy.tokenizer)
-        critic = cls.frozen(folder, compute_dtype=settings.dtype, device=policy.device, ranks=ranks)
+        critic = cls.frozen(
+            folder,
+            compute_dtype=settings.dtype,
+            device=policy.device,
+            attn_implementation=policy.attn_implementation,
+            ranks=ranks,
+        )
         critic.check_length(settings.max_model_len, "learner.advantage.critic", "model.max_model_len")
         return critic
 
     @classmethod
-    def frozen(cls, folder: Path, *, compute_dtype: Dtype, device: torch.device, ranks: Ranks = ALONE) -> ErrorCritic:
+    def frozen(
+        cls,
+        folder: Path,
+        *,
+        compute_dtype: Dtype,
+        device: torch.device,
+        attn_implementation: AttnImplementation = AttnImplementation.AUTO,
+        ranks: Ranks = ALONE,
+    ) -> ErrorCritic:
         """The critic in `folder`, which `check_critic` has accepted. It is not trained further."""
-        critic = cls(folder, compute_dtype=compute_dtype, device=device, ranks=ranks)
+        critic = cls(
+            folder, compute_dtype=compute_dtype, device=device, attn_implementation=attn_implementation, ranks=ranks
+        )
         state = torch.load(folder / HEAD_FILE, map_location=device, weights_only=True)
         critic.head.load_state_dict(state)
         critic.backbone.model.requires_grad_(False)

@@ -16,7 +16,7 @@ from rltf.learner.critic import ErrorCritic, critic_loss, program_logits
 from rltf.learner.data import TokenSequence, encode_programs, hold_out
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.error_classes import ERROR_CLASSES, error_class
-from rltf.learner.optim import make_optimizer
+from rltf.learner.optim import make_optimizer, set_learning_rate
 from rltf.learner.packing import MicroBatch
 from rltf.problems.prompts import PromptFormat
 from rltf.problems.types import Problem
@@ -103,9 +103,8 @@ def train_critic(
     Calls `advance` with the number of programs of each update. Raises RuntimeError if the gradient is not finite.
     """
     optim = OptimSettings()
-    optimizer = make_optimizer(critic.trained_parameters(), optim.weight_decay)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    optimizer = make_optimizer(critic.trained_parameters(), optim)
+    set_learning_rate(optimizer, learning_rate)
     for epoch in range(num_epochs):
         order = np.random.default_rng((seed, epoch)).permutation(len(programs))
         total = 0.0

@@ -20,7 +20,7 @@ from rltf.learner.data import Experience, ReferenceSampler, TokenSequence
 from rltf.learner.estimates import adapted, estimate, look_up
 from rltf.learner.metrics import UpdateStats
 from rltf.learner.objectives import TokenTable, contributing, loss, token_table
-from rltf.learner.optim import learning_rate, make_optimizer
+from rltf.learner.optim import learning_rate, make_optimizer, set_learning_rate
 from rltf.learner.policy import Policy
 from rltf.learner.prepared import Batches, PreparedUpdate, deal, pack_evenly, shares
 from rltf.learner.ranks import ALONE, Ranks
@@ -89,6 +89,8 @@ class Learner:
             device=self.device,
             activation_checkpointing=self.settings.activation_checkpointing,
             chunk_tokens=self.settings.chunk_tokens,
+            attn_implementation=self.settings.attn_implementation,
+            torch_compile=self.settings.torch_compile,
             lora=self.model_settings.lora,
             with_values=self.advantage.estimator is AdvantageEstimator.GAE,
             ranks=self.ranks,
@@ -96,7 +98,7 @@ class Learner:
 
     def start_reinforcement(self) -> None:
         """Make the current weights those that RL starts from, which KL terms refer to. Resets the optimizer."""
-        self._optimizer = make_optimizer(self.policy.trained_parameters(), self.settings.optim.weight_decay)
+        self._optimizer = make_optimizer(self.policy.trained_parameters(), self.settings.optim)
         if self.objective.kl_loss_coef or self.advantage.kl_reward_coef:
             self._reference = self._frozen_copy()
         if self.objective.old_logprobs is OldLogprobs.RECOMPUTE:
@@ -113,6 +115,7 @@ class Learner:
         else:
             frozen = (value for value in self.policy.model.parameters() if not value.requires_grad)
             copied = copy.deepcopy(self.policy, {id(value): value for value in frozen})
+            copied.compile()
         copied.model.requires_grad_(False)
         return copied
 
@@ -222,8 +225,7 @@ class Learner:
                 f"step {self.step + 1}: the gradient norm is {grad_norm} (loss {stats.loss:g}, largest likelihood "
                 f"ratio {stats.ratio_max:g}); the weights have not changed"
             )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(optimizer, learning_rate)
         optimizer.step()
         return stats
 
@@ -307,6 +309,7 @@ class Learner:
             seed=self._seed,
             references=self._sampler.fingerprint,
             critic=self._critic_fingerprint,
+            optimizer=self.settings.optim.name,
             allow_changes=self._allow_changes,
         )
         state_folder = path / "trainer_state"
@@ -355,6 +358,7 @@ class Learner:
             "seed": self._seed,
             "references": self._sampler.fingerprint,
             "critic": self._critic_fingerprint,
+            "optimizer": self.settings.optim.name,
             "num_drawn": self._num_trained,
             "kl_coef": self._kl_coef,
         }

@@ -23,18 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from rltf.learner.attention import uses_flex
 from rltf.learner.critic import head_of
 from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
+from rltf.learner.optim import state_bytes
 from rltf.learner.packing import ROW_ALIGNMENT, MicroBatch, aligned
 from rltf.learner.policy import Policy
 from rltf.learner.sharding import layers
-from rltf.settings import AdvantageEstimator, LoraPublish, OldLogprobs, Settings, WeightTransfer
+from rltf.settings import AdvantageEstimator, AttnImplementation, LoraPublish, OldLogprobs, Settings, WeightTransfer
 from rltf.transport.model_folder import hollow_model, model_config
 
-# AdamW keeps two moments of each parameter, and counts the steps of each tensor.
-_NUM_MOMENTS = 2
-_STEP_BYTES = 4
 # A failure is raised as well.
 logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 _META = torch.device("meta")
@@ -52,7 +51,8 @@ class LearnerMemory:
     The first four are spread over the workers (`learner.num_workers`). With several, `gathered` is what each gathers
     while it computes: a layer and everything outside the layers, in the type of matrix products. `snapshot` is in the
     memory of the first worker.
-    `weights`: float32 masters, 4 P, and the buffers. `gradients`: 4 T. `optimizer`: AdamW's moments, 8 T. `copies`: the
+    `weights`: float32 masters, 4 P, and the buffers; 2 P under adapters in bfloat16. `gradients`: 4 T. `optimizer`:
+    AdamW's moments, 8 T, or in 8 bits about 2 T. `copies`: the
     policies for KL terms and likelihood ratios, 4 T each, and the critic. `snapshot`: the weights that are being sent
     from GPU to GPU, P in the type that generators compute in. `working`: the peak of a micro-batch above all that, with
     activations, casts, logits and gradients on their way.
@@ -80,7 +80,8 @@ class LearnerMemory:
 def learner_memory(config: PreTrainedConfig, settings: Settings) -> LearnerMemory:
     """The memory of a worker of the learner. Raises UserError as `Policy`, and UntraceableError."""
     policy = hollow_policy(config, settings)
-    trained = policy.trained_parameters().values()
+    named = policy.trained_parameters()
+    trained = named.values()
     loss, advantage = settings.learner.loss, settings.learner.advantage
     num_copies = bool(loss.kl_loss_coef or advantage.kl_reward_coef) + (loss.old_logprobs is OldLogprobs.RECOMPUTE)
     copied = [*trained, *policy.model.buffers()]
@@ -89,7 +90,7 @@ def learner_memory(config: PreTrainedConfig, settings: Settings) -> LearnerMemor
     return LearnerMemory(
         weights=num_bytes(_tensors(policy)) // size,
         gradients=num_bytes(trained) // size,
-        optimizer=_NUM_MOMENTS * num_bytes(trained) // size + _STEP_BYTES * len(trained),
+        optimizer=state_bytes(named, settings.learner.optim, size),
         copies=num_copies * num_bytes(copied) // size + critic,
         gathered=_gathered_bytes(policy) if size > 1 else 0,
         snapshot=_snapshot_bytes(policy, settings),
@@ -99,10 +100,10 @@ def learner_memory(config: PreTrainedConfig, settings: Settings) -> LearnerMemor
 
 def _gathered_bytes(policy: Policy) -> int:
     """See `learner.sharding`."""
-    whole = num_bytes(policy.model.parameters())
-    parts = [num_bytes(layer.parameters()) for layer in layers(policy.model)]
-    factor = policy.matrix_dtype.itemsize / torch.float32.itemsize
-    return int((whole - sum(parts) + max(parts)) * factor)
+    whole, *parts = (
+        sum(value.numel() for value in part.parameters()) for part in (policy.model, *layers(policy.model))
+    )
+    return int(whole - sum(parts) + max(parts)) * policy.matrix_dtype.itemsize
 
 
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -128,12 +129,23 @@ def _snapshot_bytes(policy: Policy, settings: Settings) -> int:
 class _HollowPolicy(Policy):
     """A policy whose parameters have no data."""
 
-    def __init__(self, config: PreTrainedConfig, **options: Any) -> None:
-        self._config = config
+    def __init__(self, config: PreTrainedConfig, target: str, **options: Any) -> None:
+        """`target` is the type of the device that the policy will be on."""
+        self._config, self._target = config, target
         super().__init__(Path(config.name_or_path or config.model_type), device=_META, **options)
 
     def _load(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
-        return None, hollow_model(self._config, torch.float32)  # type: ignore[return-value]
+        return None, hollow_model(self._config, self._loaded_dtype)  # type: ignore[return-value]
+
+    def _set_attention(self, asked: AttnImplementation) -> bool:
+        return uses_flex(self.model, asked, self._target)
+
+    def _attention_mask(self, batch: MicroBatch) -> Any:
+        """Traced is SDPA, which keeps what FlexAttention does, except for a mask: this one is a single number."""
+        if not self.uses_flex:
+            return super()._attention_mask(batch)
+        num_rows, length = batch.tree.shape
+        return torch.zeros(1, dtype=self.matrix_dtype).expand(num_rows, 1, length, length)
 
     def _self_test(self) -> None:
         """There are no numbers to compare."""
@@ -143,9 +155,11 @@ def hollow_policy(config: PreTrainedConfig, settings: Settings) -> Policy:
     """The learner's policy for a model with `config`, on torch's meta device. Raises UserError as `Policy`."""
     return _HollowPolicy(
         config,
+        "cuda" if settings.learner.num_gpus else "cpu",
         compute_dtype=settings.model.dtype,
         activation_checkpointing=settings.learner.activation_checkpointing,
         chunk_tokens=settings.learner.chunk_tokens,
+        attn_implementation=settings.learner.attn_implementation,
         lora=settings.model.lora,
         with_values=settings.learner.advantage.estimator is AdvantageEstimator.GAE,
     )

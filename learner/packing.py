@@ -94,10 +94,13 @@ class _Tree:
     length: int
 
 
-def pack(sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int) -> list[MicroBatch]:
+def pack(
+    sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tokens: int, row_alignment: int = ROW_ALIGNMENT
+) -> list[MicroBatch]:
     """Pack `sequences` into micro-batches of at most `micro_batch_tokens` tokens, padding included.
 
-    `micro_batch_tokens` is a multiple of 8. A tree longer than `row_tokens` is split, and each part repeats the prompt.
+    `micro_batch_tokens` is a multiple of 8. Rows are padded to a multiple of `row_alignment`, unless that would be more
+    than a micro-batch. A tree longer than `row_tokens` is split, and each part repeats the prompt.
     A single sequence may be longer. Raises ValueError for an empty prompt or completion, and for a sequence that does
     not fit into a micro-batch.
     """
@@ -105,12 +108,16 @@ def pack(sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tok
     trees = _trees(sequences, row_tokens)
     trees.sort(key=lambda tree: -tree.length)  # a stable sort: the layout depends only on the sequences
     lengths = [tree.length for tree in trees]
-    rows = first_fit(lengths, min(row_tokens, max(lengths, default=0)))  # no row is longer than the longest tree
+    longest = max(lengths, default=0)  # no row is longer than the longest tree, and what is padded anyway
+    rows = first_fit(
+        lengths, min(row_tokens, longest if row_alignment == ROW_ALIGNMENT else aligned(longest, row_alignment))
+    )
     batches: list[MicroBatch] = []
     pending: list[list[_Tree]] = []
     pending_length = 0
     for row in rows:
-        length = aligned(sum(lengths[index] for index in row))
+        num_tokens = sum(lengths[index] for index in row)
+        length = max(min(aligned(num_tokens, row_alignment), micro_batch_tokens), aligned(num_tokens))
         if length > micro_batch_tokens:
             raise too_long(length, micro_batch_tokens)
         widest = max(pending_length, length)
@@ -124,9 +131,9 @@ def pack(sequences: Sequence[TokenSequence], *, micro_batch_tokens: int, row_tok
     return batches
 
 
-def aligned(length: int) -> int:
-    """`length` rounded up to a multiple of `ROW_ALIGNMENT`."""
-    return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
+def aligned(length: int, alignment: int = ROW_ALIGNMENT) -> int:
+    """`length` rounded up to a multiple of `alignment`."""
+    return -(-length // alignment) * alignment
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

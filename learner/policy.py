@@ -7,6 +7,7 @@ full.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedTokenizerFast
 
 from rltf.errors import UserError
 from rltf.learner import encoder_decoder
+from rltf.learner.attention import BLOCK_TOKENS, block_mask, own_attention, set_flex, uses_flex
+from rltf.learner.compiling import check_compiler, compile_layers, layers_to_compile, not_compiled
 from rltf.learner.data import TokenSequence
 from rltf.learner.encoder_decoder import EncoderDecoderBatch
 from rltf.learner.logprobs import chunked_logprobs
-from rltf.learner.packing import MicroBatch, pack
+from rltf.learner.packing import ROW_ALIGNMENT, MicroBatch, pack
 from rltf.learner.ranks import ALONE, Ranks
 from rltf.learner.sharding import as_forward, gathered, layers, load_from_leader, shard
-from rltf.settings import Dtype, LoraSettings
+from rltf.settings import AttnImplementation, Dtype, LoraSettings
 from rltf.transport.lora import adapters, attach, load_adapters, merged, save_adapters
 from rltf.transport.model_folder import load_model, load_tokenizer
 from rltf.transport.sharded import whole
+
+logger = logging.getLogger(__name__)
 
 # The largest difference between packed and plain log-probabilities that the self-test accepts.
 _SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
@@ -49,6 +55,7 @@ class TokenOutputs:
 class Policy:
     """A language model with float32 master weights, computing in `compute_dtype`.
 
+    With bfloat16, what flows from layer to layer is bfloat16 too, and so are weights that adapters leave frozen.
     Dropout is off, because the sampler has none. Raises UserError if the folder has no usable model, or if its packed
     log-probabilities differ from plain ones (as those of a recurrent model do).
     """
@@ -61,6 +68,8 @@ class Policy:
         device: torch.device,
         activation_checkpointing: bool = False,
         chunk_tokens: int = 1024,
+        attn_implementation: AttnImplementation = AttnImplementation.AUTO,
+        torch_compile: bool = False,
         lora: LoraSettings | None = None,
         with_values: bool = False,
         ranks: Ranks = ALONE,
@@ -74,11 +83,15 @@ class Policy:
         self._compute_dtype = compute_dtype
         self._lora = lora if lora is not None and lora.rank else None
         self._chunk_tokens = chunk_tokens
+        self.attn_implementation = attn_implementation
+        self._torch_compile = torch_compile
         self._ranks = ranks
         mesh = ranks.mesh(device) if ranks.size > 1 else None
         with ranks.in_turn():  # each holds the whole model in host memory until it is sharded
             self.tokenizer, self.model = self._load(folder)
             self._attach_adapters()
+            self.uses_flex = self._set_attention(attn_implementation)
+            self._layers = layers_to_compile(self.model) if torch_compile else []
             self.value_head = self._new_value_head() if with_values else None
             if mesh is not None:
                 self._shard(mesh)
@@ -91,11 +104,35 @@ class Policy:
             self.model.train()  # checkpointing works only in training mode, and dropout is off
         else:
             self.model.eval()
+        self.model.get_input_embeddings().register_forward_hook(_narrow)
+        self.compile()
         self._self_test()
 
     def _load(self, folder: Path) -> tuple[PreTrainedTokenizerFast, Any]:
-        tokenizer, model = load_tokenizer(folder), load_model(folder, torch.float32)
+        tokenizer, model = load_tokenizer(folder), load_model(folder, self._loaded_dtype)
         return tokenizer, model.to(self.device) if self._ranks.size == 1 else model
+
+    @property
+    def _loaded_dtype(self) -> torch.dtype:
+        """The type of the model's weights. Those that adapters leave frozen need no masters."""
+        return torch.bfloat16 if self._lora and self._compute_dtype == Dtype.BFLOAT16 else torch.float32
+
+    def _set_attention(self, asked: AttnImplementation) -> bool:
+        """Choose how the model attends, and return whether that is by FlexAttention."""
+        flex = uses_flex(self.model, asked, self.device.type)
+        if flex:
+            check_compiler("learner.attn_implementation flex_attention", self.device.type)
+            set_flex(self.model)
+        logger.info(
+            "attention of %s: %s", self.name, "FlexAttention" if flex else self.model.config._attn_implementation
+        )
+        return flex
+
+    def compile(self) -> None:
+        """Compile the layers if the settings ask for it. A copy of a policy needs this too."""
+        if self._torch_compile:
+            check_compiler("learner.torch_compile", self.device.type)
+            compile_layers(self._layers)
 
     def _attach_adapters(self) -> None:
         if self._lora is not None:
@@ -120,10 +157,9 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the master weights, and so of log-probabilities."""
-        # While a sharded model computes, its parameters have another type, also for other threads.
-        dtype: torch.dtype = self.model.dtype if self._ranks.size == 1 else torch.float32
-        return dtype
+        """The type of the master weights, and so of log-probabilities: float32, or float64 if the model was made so."""
+        # Frozen weights may be bfloat16, and so are those of a sharded model while it computes.
+        return torch.float64 if self.model.dtype == torch.float64 else torch.float32
 
     @property
     def width(self) -> int:
@@ -141,7 +177,10 @@ class Policy:
     ) -> list[MicroBatch] | list[EncoderDecoderBatch]:
         """Micro-batches of `sequences`, from `packing.pack` or `encoder_decoder.pack`, whichever the model needs."""
         if not self.model.config.is_encoder_decoder:
-            return pack(sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens)
+            alignment = BLOCK_TOKENS if self.uses_flex else ROW_ALIGNMENT
+            return pack(
+                sequences, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens, row_alignment=alignment
+            )
         start_id = self.model.config.decoder_start_token_id
         return encoder_decoder.pack(
             sequences, start_id=start_id, micro_batch_tokens=micro_batch_tokens, row_tokens=row_tokens
@@ -179,6 +218,7 @@ class Policy:
             batch.target,
             temperature,
             chunk_tokens=self._chunk_tokens,
+            compiled=self._torch_compile,
         )
         return hidden, logprobs, entropy
 
@@ -190,12 +230,15 @@ class Policy:
                 return encoder_decoder.hidden_states(self.model, batch)
             output = self.model.base_model(
                 input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask(dtype),
+                attention_mask=self._attention_mask(batch),
                 position_ids=batch.position_ids,
                 use_cache=False,
             )
         hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)[batch.predictor]
         return hidden
+
+    def _attention_mask(self, batch: MicroBatch) -> Any:
+        return block_mask(batch) if self.uses_flex else batch.attention_mask(self.matrix_dtype)
 
     def values(self, hidden: torch.Tensor) -> torch.Tensor:
         """The values [N] that the value head gives to `hidden_states`."""
@@ -238,13 +281,14 @@ class Policy:
         return ((name, whole(value.to(dtype))) for name, value in named)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as a Hugging Face folder, with float32 master weights and adapters merged.
+        """Write model and tokenizer as a Hugging Face folder, with float32 master weights.
 
-        Only rank 0 writes, and it holds the whole model in host memory.
+        Adapters are merged, in the type of the weights they belong to. Only rank 0 writes, and it holds the whole model
+        in host memory.
         """
         state = self.model.state_dict()
         if self._lora is not None:
-            state = dict(merged(self.model, state.items()))
+            state = {name: value.to(self._loaded_dtype) for name, value in merged(self.model, state.items())}
         if self._ranks.size > 1:
             state = gathered(self.model, state, self._ranks)
         if self._ranks.leads:
@@ -289,15 +333,21 @@ class Policy:
             TokenSequence(shared, others[1]),
             TokenSequence(others[2], others[3]),
         ]
-        (batch,) = self.pack(sequences, micro_batch_tokens=64, row_tokens=32)
+        (batch,) = self.pack(sequences, micro_batch_tokens=2 * BLOCK_TOKENS, row_tokens=32)
         batch = batch.to(self.device)
         ones = torch.ones(len(batch.target), dtype=self.dtype, device=self.device)
         kind = f"model {self.name}: {self.model.config.model_type} models"
         try:
             packed, _ = self.logprobs(batch, ones)
+        except TorchDynamoException as error:
+            raise UserError(
+                f"{kind} cannot be compiled ({_first_line(error)}): set learner.torch_compile to false and "
+                "learner.attn_implementation to sdpa"
+            ) from error
         except self._refusals as error:
             raise UserError(f"{kind} cannot be trained: they reject packed sequences ({_first_line(error)})") from error
-        plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
+        with own_attention(self.model, self.uses_flex), not_compiled(self._torch_compile):
+            plain = torch.cat([self._plain_logprobs(sequence) for sequence in sequences])
         difference = (plain[batch.source] - packed).abs().max().item()
         if not difference < _SELF_TEST_TOLERANCE[self._compute_dtype]:
             raise UserError(
@@ -322,6 +372,12 @@ class Policy:
         logits = self.model(**inputs, use_cache=False).logits[0, -completion.shape[1] :]
         logprobs: torch.Tensor = logits.log_softmax(-1).gather(-1, completion[0, :, None])[:, 0]
         return logprobs
+
+
+def _narrow(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], embedded: torch.Tensor) -> torch.Tensor:
+    """A hook. Autocast leaves embeddings in float32, and so all that is added to them, from layer to layer."""
+    is_mixed = torch.is_autocast_enabled(embedded.device.type)
+    return embedded.to(torch.get_autocast_dtype(embedded.device.type)) if is_mixed else embedded
 
 
 def _first_line(error: Exception) -> str:

@@ -109,7 +109,7 @@ def _train(
 ) -> SftReport:
     settings = learner.settings.sft
     sampler = ReferenceSampler(training, seed=seed)
-    optimizer = make_optimizer(learner.policy.trained_parameters(), learner.settings.optim.weight_decay)
+    optimizer = make_optimizer(learner.policy.trained_parameters(), learner.settings.optim)
     best_loss, best_step = math.inf, 0
     best_weights: dict[str, torch.Tensor] = {}
     validation_loss, step = math.nan, 0
@@ -156,7 +156,7 @@ def _key(learner: Learner, references: Sequence[TokenSequence], seed: int) -> st
         "lora": model.lora.model_dump(mode="json", exclude={"publish"}) if model.lora.rank else None,
         "references": fingerprint(references),
         "sft": settings.sft.model_dump(mode="json", exclude={"cache_dir"}),
-        "optim": settings.optim.model_dump(mode="json", include={"weight_decay", "max_grad_norm"}),
+        "optim": settings.optim.model_dump(mode="json", include={"name", "weight_decay", "max_grad_norm"}),
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -56,6 +56,25 @@ class Dtype(StrEnum):
         return Dtype.BFLOAT16 if _BFLOAT16_FLAGS & set(flags.split()) else Dtype.FLOAT32
 
 
+class AttnImplementation(StrEnum):
+    """How the learner computes attention within packed rows."""
+
+    AUTO = "auto"
+    """FlexAttention on GPUs for the decoder-only models that support it, otherwise SDPA."""
+    SDPA = "sdpa"
+    """torch's scaled dot-product attention with a dense mask; models without it fall back to their own code."""
+    FLEX_ATTENTION = "flex_attention"
+    """torch's FlexAttention, which skips the blocks that the mask hides. It trains on GPUs only."""
+
+
+class OptimizerName(StrEnum):
+    """Optimizers of the learner."""
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    """AdamW with its two moments in 8 bits (Dettmers et al. 2022), from torchao: 2 bytes a parameter instead of 8."""
+
+
 class ChatTemplate(StrEnum):
     """Whether prompts go through the tokenizer's chat template."""
 

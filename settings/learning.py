@@ -8,7 +8,15 @@ from typing import Annotated
 from pydantic import Field, PlainValidator, PositiveFloat, PositiveInt, model_validator
 
 from rltf.settings.base import FUNCTION_FORM, Cores, Section, choice_or_function, one_gpu_at_most
-from rltf.settings.choices import AdvantageEstimator, KlLossType, LossAggMode, OldLogprobs, PolicyLoss
+from rltf.settings.choices import (
+    AdvantageEstimator,
+    AttnImplementation,
+    KlLossType,
+    LossAggMode,
+    OldLogprobs,
+    OptimizerName,
+    PolicyLoss,
+)
 
 CACHE_DIR = Path("runs/cache")
 
@@ -36,6 +44,11 @@ class SftSettings(Section):
 class OptimSettings(Section):
     """AdamW and its learning-rate schedule."""
 
+    name: OptimizerName = Field(
+        OptimizerName.ADAMW,
+        description="The optimizer. adamw_8bit keeps its moments in 8 bits and needs the package torchao "
+        "(docs/scale.md).",
+    )
     learning_rate: float = Field(2e-6, ge=0, description="Peak learning rate; 0: the weights never change.")
     weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
     warmup_steps: int = Field(500, ge=0, description="Updates over which the learning rate rises from 0.")
@@ -198,6 +211,16 @@ class LearnerSettings(Section):
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, a third slower."
     )
+    attn_implementation: AttnImplementation = Field(
+        AttnImplementation.AUTO,
+        description="How attention within packed rows is computed. auto: flex_attention on GPUs for the decoder-only "
+        "models that support it, otherwise sdpa (docs/scale.md).",
+    )
+    torch_compile: bool = Field(
+        False,
+        description="Compile the layers of the model and the output layer with torch.compile: faster updates after "
+        "some minutes at the start (docs/scale.md). Needs a C++ compiler.",
+    )
     fetch_timeout_s: PositiveFloat = Field(
         600.0, description="Seconds to wait for a snapshot of samples, or for an object in the object store."
     )
@@ -207,3 +230,12 @@ class LearnerSettings(Section):
         default_factory=AdvantageSettings, description="From rewards to the advantages of tokens."
     )
     sft: SftSettings = Field(default_factory=SftSettings, description="Supervised fine-tuning before RL.")
+
+    @model_validator(mode="after")
+    def _check(self) -> LearnerSettings:
+        if self.attn_implementation is AttnImplementation.FLEX_ATTENTION and self.num_gpus == 0:
+            raise ValueError(
+                "attn_implementation flex_attention cannot train on a CPU, because it has no backward pass there: set "
+                "it to auto or sdpa, or give the learner a GPU (num_gpus)"
+            )
+        return self

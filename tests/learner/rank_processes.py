@@ -227,6 +227,12 @@ def die_in_forward(ranks: Ranks, model: Path, count: int) -> None:
     updates(new_learner(ranks, model, {"micro_batch_tokens": 128}), [0])
 
 
+def eagerly(ranks: Ranks, work: Work, *args: Any) -> Any:
+    """The result of `work` without building the kernels of what is compiled."""
+    with torch.compiler.set_stance("force_eager"):
+        return work(ranks, *args)
+
+
 def alone(work: Work, *args: Any) -> Any:
     """The result of `work` in this process."""
     return work(ALONE, *args)

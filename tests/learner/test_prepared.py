@@ -78,7 +78,7 @@ def test_one_rank_makes_the_plain_update_bit_for_bit(tiny_model_dir: Path) -> No
     learner = make_learner(tiny_model_dir, micro_batch_tokens=256, row_tokens=64, max_grad_norm=1.0)
     policy = Policy(tiny_model_dir, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
     optim = learner.settings.optim
-    optimizer = make_optimizer(policy.trained_parameters(), optim.weight_decay)
+    optimizer = make_optimizer(policy.trained_parameters(), optim)
     for step in range(3):
         experiences, references = make_experiences(step), make_references(step)
         learner.update(learner.prepare_with(experiences, references))

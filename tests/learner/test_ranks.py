@@ -18,6 +18,7 @@ from tests.learner.rank_processes import (
     Trained,
     alone,
     die_in_forward,
+    eagerly,
     fine_tune,
     load_without_layers,
     prepare_while_computing,
@@ -168,6 +169,33 @@ def test_any_number_of_ranks_continues_from_a_checkpoint(
         np.testing.assert_array_equal(again.weights[key], value)
     assert_equal(alone(resume, tiny_model_dir, fields, folder), third, 1e-5)
     assert_equal(pair.run(resume, tiny_model_dir, fields, folder)[0], fourth, 2e-5)
+
+
+def test_a_compiled_sharded_model_makes_the_same_updates(pair: Pair, tiny_model_dir: Path) -> None:
+    one = alone(train, tiny_model_dir, SMALL)
+    for each in pair.run(eagerly, train, tiny_model_dir, {**SMALL, "torch_compile": True}):
+        assert_equal(each, one, 1e-5)
+
+
+def test_adapters_on_a_base_in_bfloat16(pair: Pair, tiny_model_dir: Path) -> None:
+    fields = {**SMALL, **LORA, "dtype": Dtype.BFLOAT16}
+    ranks, _ = pair.run(train, tiny_model_dir, fields)
+    losses = [stats["loss"] for stats in alone(train, tiny_model_dir, fields).stats]
+    assert [stats["loss"] for stats in ranks.stats] == pytest.approx(losses, rel=0.01)
+
+
+def test_any_number_of_ranks_continues_with_moments_in_8_bits(pair: Pair, tiny_model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed (pip install 'torchao>=0.18')")
+    fields, folder, same = {**SMALL, "name": "adamw_8bit"}, tmp_path / "two", tmp_path / "same"
+    (third, _), _ = pair.run(eagerly, save, tiny_model_dir, fields, folder)
+    shutil.copytree(folder, same)
+    again, _ = pair.run(eagerly, resume, tiny_model_dir, fields, same)
+    for key, value in third.weights.items():
+        np.testing.assert_array_equal(again.weights[key], value)
+    # A moment of few numbers is not quantized, and what are few depends on the number of ranks.
+    alone_again = alone(eagerly, resume, tiny_model_dir, fields, folder)
+    for key, value in third.weights.items():
+        np.testing.assert_allclose(alone_again.weights[key], value, rtol=0, atol=3e-4)
 
 
 def test_ranks_fine_tune_and_load_what_one_process_cached(pair: Pair, tiny_model_dir: Path, tmp_path: Path) -> None:
