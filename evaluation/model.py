@@ -30,6 +30,7 @@ from rltf.problems.prompts import PromptFormat
 from rltf.sandbox.grading import ProgramRow
 from rltf.settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
 from rltf.transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
+from rltf.transport.rollouts import EarlierTurn
 
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
@@ -275,9 +276,17 @@ class SampledModel(SamplingOptions):
             return None if first is None else _request_of(part, first)
         asked = _request_of(part, first).rollout
         rollout = replace(asked, rollout_id=f"{part.name}/{len(dialogue.turns)}")
-        ids = prompter.encode(part.problem.task_id, dialogue.previous)
+        ids = prompter.encode(part.problem.task_id, _previous(dialogue))
         has_room = len(ids) < self.settings.max_model_len
-        return SamplingRequest(rollout, ids, dialogue.previous) if has_room else None
+        return SamplingRequest(rollout, ids) if has_room else None
+
+
+def _previous(dialogue: Dialogue) -> EarlierTurn:
+    """The newest turn, which the next prompt ends with."""
+    turn, last = dialogue.turns[-1], dialogue.last
+    assert last is not None
+    assert turn.examples is not None
+    return EarlierTurn(last.completion, turn.feedback or "", turn.examples)
 
 
 def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:

@@ -27,7 +27,6 @@ from rltf.problems.prompts import Exchange
 from rltf.sandbox.examples import ExampleVerdict, Grade, confirmed, ends_dialogue, judge_examples
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.verdict import Outcome
-from rltf.transport.rollouts import Completion, EarlierTurn
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +65,14 @@ class DialogueRow(HistoryRow):
 class Answer:
     """What a model wrote in one turn, and the program in it.
 
-    `completion` is the answer as it was sampled in this process; None if a server sent it.
+    `completion` is the answer as this process sampled it (a `transport.rollouts.Completion`); None if a server sent it.
     """
 
     text: str
     program: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    completion: Completion | None = None
+    completion: Any = None
 
 
 class Examiner:
@@ -114,13 +113,13 @@ class Examiner:
 
 
 class Dialogue:
-    """One dialogue about a problem, of at most `max_turns` turns. `previous` is the last one, if sampled here."""
+    """One dialogue about a problem, of at most `max_turns` turns. `last` is the newest answer."""
 
     def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
         self.problem = problem
         self.completion_id = f"{problem.task_id}/{number}"
         self.turns: list[Turn] = []
-        self.previous: EarlierTurn | None = None
+        self.last: Answer | None = None
         self.is_over = False
         self._max_turns = max_turns
 
@@ -144,8 +143,7 @@ class Dialogue:
             completion_tokens=answer.completion_tokens,
         )
         self.turns.append(turn)
-        if answer.completion is not None and turn.examples is not None:
-            self.previous = EarlierTurn(answer.completion, turn.feedback or "", turn.examples)
+        self.last = answer
 
     def end(self) -> None:
         """End the dialogue because the next prompt leaves no room for an answer."""
