@@ -224,6 +224,7 @@ def _user_error(error: ValueError, model: Path, config: Mapping[str, Any], optio
         )
     reason = str(error).split(" Supported architectures")[0]  # vLLM goes on to list hundreds
     if "tensor parallel size" in reason:
+        reason = reason.partition("Value error, ")[2].partition(" [type=")[0] or reason  # as pydantic words it
         return UserError(
             f"generator.tensor_parallel_size {options.generator.tensor_parallel_size} does not fit {model}: {reason}"
         )

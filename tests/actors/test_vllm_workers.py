@@ -73,37 +73,38 @@ def test_two_workers_sample_as_one_and_end_together(
         expected = [process.sample([request])["a"]]
         process.load_weights(1, weights[1])
         expected.append(process.sample([request])["a"])
-    with process.engine(tiny_model_dir, options(2)):
-        found = [process.sample([request])["a"]]
-        process.load_weights(1, weights[1])
-        found.append(process.sample([request])["a"])
-        for one, two in zip(expected, found, strict=True):
-            for ours, theirs in zip((*two.samples, two.greedy), (*one.samples, one.greedy), strict=True):
-                assert ours is not None
-                assert theirs is not None
-                assert sequence_ids(ours) == sequence_ids(theirs)
-                assert ours.weight_versions == theirs.weight_versions
-                np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=2e-5, rtol=0)
+    process.start(tiny_model_dir, options(2))
+    found = [process.sample([request])["a"]]
+    process.load_weights(1, weights[1])
+    found.append(process.sample([request])["a"])
+    for one, two in zip(expected, found, strict=True):
+        for ours, theirs in zip((*two.samples, two.greedy), (*one.samples, one.greedy), strict=True):
+            assert ours is not None
+            assert theirs is not None
+            assert sequence_ids(ours) == sequence_ids(theirs)
+            assert ours.weight_versions == theirs.weight_versions
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=2e-5, rtol=0)
 
-        long = [make_request(f"{i}", PROMPT, num_samples=4, max_tokens=100, seed=i) for i in range(12)]
-        finished = process.sample(long, update=(2, weights[2])).values()
-        for sequence in (sequence for one in finished for sequence in one.samples):
-            # The core makes steps by itself, so nobody knows after how many of them the update arrives.
-            assert [span.version for span in sequence.weight_versions] in ([1], [1, 2], [2])
-            for span in sequence.weight_versions:
-                scored = reference_logprobs(weights[span.version], PROMPT, sequence_ids(sequence)).numpy()
-                part = slice(span.first, span.end)
-                np.testing.assert_allclose(sequence.logprobs[part], scored[part], atol=1e-4, rtol=0)
+    long = [make_request(f"{i}", PROMPT, num_samples=4, max_tokens=100, seed=i) for i in range(12)]
+    finished = process.sample(long, update=(2, weights[2])).values()
+    for sequence in (sequence for one in finished for sequence in one.samples):
+        # The core makes steps by itself, so nobody knows after how many of them the update arrives.
+        assert [span.version for span in sequence.weight_versions] in ([1], [1, 2], [2])
+        for span in sequence.weight_versions:
+            scored = reference_logprobs(weights[span.version], PROMPT, sequence_ids(sequence)).numpy()
+            part = slice(span.first, span.end)
+            np.testing.assert_allclose(sequence.logprobs[part], scored[part], atol=1e-4, rtol=0)
 
-        crc = checksum([{name: value.numpy() for name, value in weights[1].items()}])
-        process.load_weights(3, weights[1], crc)
-        with pytest.raises(WeightsMismatchError, match="received weights version 4 with checksum"):
-            process.load_weights(4, weights[2], crc)
-        vllm = process.processes()
-        os.kill(find(vllm, "Worker_TP0"), signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="EngineDeadError"):
-            process.sample(long)
-        check_gone(vllm.keys() - {find(vllm, "actor")})
+    crc = checksum([{name: value.numpy() for name, value in weights[1].items()}])
+    process.load_weights(3, weights[1], crc)
+    with pytest.raises(WeightsMismatchError, match="received weights version 4 with checksum"):
+        process.load_weights(4, weights[2], crc)
+    vllm = process.processes()
+    os.kill(find(vllm, "Worker_TP0"), signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="EngineDeadError"):
+        process.sample(long)
+    os.kill(find(vllm, "actor"), signal.SIGKILL)  # as generators that fail end
+    check_gone(vllm)
 
 
 @pytest.mark.long
