@@ -136,6 +136,11 @@ class SamplingEngine(ABC):
     def num_unfinished(self) -> int:
         """Sequences queued or being decoded."""
 
+    @property
+    def gpu_memory_bytes(self) -> int:
+        """The memory that the engine has reserved on its GPUs."""
+        return torch.cuda.memory_reserved()
+
     @abstractmethod
     def close(self) -> None:
         """Free the model and its cache."""

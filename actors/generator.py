@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.actor import ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -53,13 +52,14 @@ MAX_CONCURRENCY = 8
 
 def actor_options(name: str, settings: GeneratorSettings) -> dict[str, Any]:
     """Ray's options for a generator actor: `ray.remote(Generator).options(**actor_options(...)).remote(...)`."""
+    workers = settings.tensor_parallel_size
     return {
         "name": name,
         "num_cpus": settings.num_cpus,
         "num_gpus": settings.num_gpus,
         "max_concurrency": MAX_CONCURRENCY,
-        # More kernel threads than reserved cores would take cores from the learner.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(settings.num_cpus)))}},
+        # More kernel threads than reserved cores would take cores from the learner. Each worker starts as many.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(max(1, int(settings.num_cpus / workers)))}},
     }
 
 
@@ -244,7 +244,7 @@ class Generator:
                 busy_s=self._busy_s,
                 updating_s=self._updating_s,
                 wall_s=time.monotonic() - self._started,
-                gpu_memory_bytes=torch.cuda.memory_reserved(),
+                gpu_memory_bytes=self._engine.gpu_memory_bytes,
             )
 
     def _check(self) -> None:

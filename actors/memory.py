@@ -21,9 +21,10 @@ _LOGITS_BYTES = 2 + 4 + 4 + 4
 
 @dataclass(frozen=True, slots=True)
 class GeneratorMemory:
-    """Bytes in the memory of a generator's device.
+    """Bytes in the memory of a generator's device, or of each of them if there are several.
 
-    `weights`: the parameters in the type that the model computes in. `cache`: keys and values. `working`: the widest
+    `weights`: the parameters in the type that the model computes in. Workers have equal parts of them, apart from a few
+    small ones. `cache`: keys and values. `working`: the widest
     layer and the logits of one step, an estimate. `cache_needed`: what the cache would need so that
     `generator.max_num_seqs` completions of full length fit at once; with less, vLLM lets some wait.
     """
@@ -48,19 +49,20 @@ class Attention:
 
 
 def generator_memory(config: PreTrainedConfig, settings: Settings) -> GeneratorMemory:
-    """The memory of a generator of a model with `config`, on a GPU."""
+    """The memory of a generator of a model with `config`, on each of its GPUs."""
+    size = settings.generator.tensor_parallel_size
     generator, max_model_len = settings.generator, settings.model.max_model_len
     dtype = torch.float32 if settings.model.dtype is Dtype.FLOAT32 else torch.bfloat16
     model = hollow_model(config, dtype)
     batched_tokens = min(GPU_BATCHED_TOKENS, generator.max_num_seqs * max_model_len)
     needed = generator.max_num_seqs * cache_bytes(
-        attentions(config), max_model_len, itemsize=dtype.itemsize, batched_tokens=batched_tokens
+        attentions(config, size), max_model_len, itemsize=dtype.itemsize, batched_tokens=batched_tokens
     )
     return GeneratorMemory(
-        weights=sum(parameter.nbytes for parameter in model.parameters()),
+        weights=sum(parameter.nbytes for parameter in model.parameters()) // size,
         # The transformers engine keeps keys and values of exactly the tokens that there are.
-        cache=generator.kv_cache_bytes if generator.engine is Engine.VLLM else needed,
-        working=batched_tokens * _widest(model) * dtype.itemsize
+        cache=generator.kv_cache_bytes // size if generator.engine is Engine.VLLM else needed,
+        working=batched_tokens * _widest(model, size) * dtype.itemsize
         + generator.max_num_seqs * config.get_text_config().vocab_size * _LOGITS_BYTES,
         cache_needed=needed,
     )
@@ -83,12 +85,13 @@ def cache_bytes(
     return total
 
 
-def attentions(config: PreTrainedConfig) -> list[Attention]:
-    """What each layer of a decoder keeps of a token.
+def attentions(config: PreTrainedConfig, num_workers: int = 1) -> list[Attention]:
+    """What each layer of a decoder keeps of a token, in each of so many workers.
 
-    With grouped queries, that is a key and a value for each key-value head: 2 x heads x head size. With latent
-    attention (MLA), it is one vector of kv_lora_rank + qk_rope_head_dim numbers for all heads. A decoder beside an
-    encoder keeps as much of each token of the prompt, for cross-attention, and of the completion, for its own.
+    With grouped queries, that is a key and a value for each key-value head: 2 x heads x head size. Workers have equal
+    numbers of heads, at least one. With latent attention (MLA), it is one vector of kv_lora_rank + qk_rope_head_dim
+    numbers for all heads, in every worker. A decoder beside an encoder keeps as much of each token of the prompt, for
+    cross-attention, and of the completion, for its own.
     """
     text = config.get_text_config(decoder=True)
     num_heads = text.num_attention_heads
@@ -96,7 +99,8 @@ def attentions(config: PreTrainedConfig) -> list[Attention]:
         num_values = text.kv_lora_rank + text.qk_rope_head_dim
     else:
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
-        num_values = 2 * (getattr(text, "num_key_value_heads", None) or num_heads) * head_dim
+        num_kept = max(1, (getattr(text, "num_key_value_heads", None) or num_heads) // num_workers)
+        num_values = 2 * num_kept * head_dim
     return [Attention(num_values, window) for window in _windows(text)]
 
 
@@ -107,13 +111,13 @@ def _windows(text: PreTrainedConfig) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _widest(model: Any) -> int:
+def _widest(model: Any, num_workers: int) -> int:
     """Numbers for each token while the widest layer works: what goes in, twice what it makes, and the residual.
 
-    (Engines fuse the two matrices of a gated layer, and its activation is a third tensor.)
+    (Engines fuse the two matrices of a gated layer, and its activation is a third tensor.) Workers split what it makes.
     """
     head = model.get_output_embeddings()
     layers = [part for part in model.modules() if part is not head and not isinstance(part, torch.nn.Embedding)]
     matrices = [weight for part in layers for weight in part.parameters(recurse=False) if weight.ndim == 2]
-    widths: list[int] = [2 * min(matrix.shape) + 3 * max(matrix.shape) for matrix in matrices]
+    widths: list[int] = [2 * min(matrix.shape) + 3 * max(matrix.shape) // num_workers for matrix in matrices]
     return max(widths)

@@ -56,7 +56,6 @@ class WholeModel:
     def start_weight_update(self) -> None:
         self.missing = {name for name, _ in self.model.named_parameters()}  # a tied parameter has one name before this
         super().start_weight_update()  # type: ignore[misc]
-        self.expect(0, None)
 
     def expect(self, version: int, crc: int | None) -> None:
         """Weights `version` arrive next. Their checksum must be `crc` unless it is None."""

@@ -1,6 +1,6 @@
 """The generator actor's throughput compared with bare vLLM's, and a weight update compared with a copy of its bytes.
 
-    PYTHONPATH=. python benchmarks/bench_generator.py [--gpu] [--repeats N] [--only throughput|update|transformers]
+    PYTHONPATH=. python benchmarks/bench_generator.py [--gpu] [--repeats N] [--only throughput|update|core|transformers]
 
 Prints one JSON object per case. `ratio` is the figure to compare between machines. Models are randomly initialized.
 Everything runs on a CPU in float32 with one thread per engine, or with `--gpu` on one GPU in bfloat16.
@@ -11,6 +11,9 @@ flat). `ratio` compares with the latter.
 
 Update: from `update_weights` to its reply, and the part of it in which sampling is paused, compared with one thread's
 `torch.Tensor.copy_` of all parameters in host memory. With `--gpu`, for weights from the object store and by CUDA IPC.
+
+Core: vLLM with its core in a process of its own, as generators have it on a GPU, compared with all of it in one
+process, as on a CPU. Without the actor.
 
 Transformers: the engine for models that vLLM does not support, without the actor, compared with transformers'
 `generate`. Only on a CPU.
@@ -34,7 +37,7 @@ import ray
 import torch
 from ray.actor import ActorProxy
 
-from benchmarks.engine_cases import transformers_engine
+from benchmarks.engine_cases import core_process, transformers_engine
 from rltf.actors.generator import Generator, actor_options
 from rltf.actors.messages import RolloutHandle, RolloutRequest
 from rltf.problems.types import Problem, StdinTest
@@ -92,11 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Generator throughput and weight updates.")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each case (default: 3)")
-    parser.add_argument("--only", choices=("throughput", "update", "transformers"))
+    parser.add_argument("--only", choices=("throughput", "update", "core", "transformers"))
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     scale = ON_GPU if options.gpu else ON_CPU
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=2 * GIB, log_to_driver=False)
+    if options.only not in ("core", "transformers"):
+        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=2 * GIB, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         if options.only in (None, "throughput"):
             print(json.dumps({"case": "throughput"} | throughput(Path(folder), options.repeats, scale)), flush=True)
@@ -105,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result = update(Path(folder) / way, options.repeats, scale, way)
                 print(json.dumps({"case": "update", "weight_transfer": way} | result), flush=True)
         ray.shutdown()
+        if options.only in (None, "core"):
+            print(json.dumps({"case": "core"} | core(Path(folder) / "core", options.repeats, scale)), flush=True)
         if options.only in (None, "transformers") and not options.gpu:
             for kind in ("decoder_only", "encoder_decoder"):
                 result = transformers_engine(Path(folder) / kind, options.repeats, kind == "encoder_decoder")
@@ -166,6 +172,13 @@ def update(folder: Path, repeats: int, scale: Scale, weight_transfer: str) -> di
     }
 
 
+def core(folder: Path, repeats: int, scale: Scale) -> dict[str, Any]:
+    """Tokens per second of vLLM with and without a core process; see `benchmarks.engine_cases.core_process`."""
+    model = build_model(folder, **scale.small | {"vocab_size": VOCABULARY})
+    settings = scale.generator(kv_cache_bytes=512 * MIB if not scale.num_gpus else 8 * GIB)
+    return core_process(model, repeats, scale.model, settings, NUM_PROBLEMS)
+
+
 class Publisher:
     """The policy, in a process of its own, like the learner."""
 
@@ -215,7 +228,7 @@ class BareVllm:
     """The same engine settings and prompts with vLLM alone."""
 
     def __init__(self, model: Path, scale: Scale, settings: GeneratorSettings, problems: Sequence[Problem]) -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(scale.num_gpus > 0))  # as the generator
         os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
         if not scale.num_gpus:
             os.environ["TORCH_COMPILE_DISABLE"] = "1"

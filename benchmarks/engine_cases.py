@@ -1,13 +1,22 @@
-"""The transformers engine compared with `generate` of transformers, on the same prompts in the same process."""
+"""Engines without the generator actor.
+
+The transformers engine compared with `generate` of transformers, on the same prompts in the same process; and vLLM with
+its core in a process of its own compared with all of it in one.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rltf.actors.engine import SamplingEngine
+    from rltf.settings import GeneratorSettings, ModelSettings
 
 NUM_PROMPTS = 16
 NUM_SAMPLES = 8
@@ -22,8 +31,7 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
     """Sampled tokens per second of the engine and of `generate`, and their ratio. One thread, float32."""
     import torch
 
-    from rltf.actors.engine import EngineOptions, SamplingRequest
-    from rltf.actors.messages import RolloutRequest
+    from rltf.actors.engine import EngineOptions
     from rltf.actors.transformers_engine import TransformersEngine
     from rltf.settings import GeneratorSettings, ModelSettings
 
@@ -33,23 +41,7 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
     generator = GeneratorSettings(max_num_seqs=NUM_PROMPTS * NUM_SAMPLES)
     options = EngineOptions(ModelSettings(dtype="float32", max_model_len=512), generator, END_IDS)
     engine = TransformersEngine(folder, options)
-    random = np.random.default_rng(0)
-    prompts = [
-        random.integers(END_IDS[-1] + 1, VOCABULARY, random.integers(*PROMPT_TOKENS)).tolist()
-        for _ in range(NUM_PROMPTS)
-    ]
-
-    def ours(repeat: int) -> float:
-        began = time.perf_counter()
-        for index, prompt in enumerate(prompts):
-            seed = 1000 * repeat + 10 * index
-            request = RolloutRequest(f"{repeat}/{index}", "", NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, seed)
-            engine.add_request(SamplingRequest(request, prompt))
-        num_tokens = 0
-        while engine.num_unfinished:
-            for finished in engine.step():
-                num_tokens += sum(len(sample.token_ids) for sample in finished.samples)
-        return num_tokens / (time.perf_counter() - began)
+    prompts = _prompts(NUM_PROMPTS)
 
     def theirs(repeat: int) -> float:
         torch.manual_seed(repeat)
@@ -74,13 +66,57 @@ def transformers_engine(folder: Path, repeats: int, encoder_decoder: bool) -> di
         assert logprobs.isfinite().all()
         return num_tokens / (time.perf_counter() - began)
 
-    rows = [(ours(repeat), theirs(repeat)) for repeat in range(repeats + 1)][1:]
+    rows = [(_ours(engine, prompts, repeat), theirs(repeat)) for repeat in range(repeats + 1)][1:]
     engine.close()
     return {
         "tokens_per_s": round(statistics.median(row[0] for row in rows)),
         "generate_tokens_per_s": round(statistics.median(row[1] for row in rows)),
         "ratio": round(statistics.median(a / b for a, b in rows), 3),
     }
+
+
+def core_process(
+    model: Path, repeats: int, settings: ModelSettings, generator: GeneratorSettings, num_prompts: int
+) -> dict[str, Any]:
+    """Sampled tokens per second of two vLLM engines of `model` in turns, and their ratio."""
+    from rltf.actors.engine import EngineOptions
+    from rltf.actors.vllm_engine import VllmEngine
+
+    options = EngineOptions(settings, generator, END_IDS)
+    separate, within = (VllmEngine(model, options, core_process=own) for own in (True, False))
+    prompts = _prompts(num_prompts)
+    rows = [[_ours(engine, prompts, repeat) for engine in (separate, within)] for repeat in range(repeats + 1)][1:]
+    for engine in (separate, within):
+        engine.close()
+    return {
+        "core_process_tokens_per_s": round(statistics.median(row[0] for row in rows)),
+        "in_process_tokens_per_s": round(statistics.median(row[1] for row in rows)),
+        "ratio": round(statistics.median(a / b for a, b in rows), 3),
+    }
+
+
+def _prompts(number: int) -> list[list[int]]:
+    random = np.random.default_rng(0)
+    return [
+        random.integers(END_IDS[-1] + 1, VOCABULARY, random.integers(*PROMPT_TOKENS)).tolist() for _ in range(number)
+    ]
+
+
+def _ours(engine: SamplingEngine, prompts: Sequence[list[int]], repeat: int) -> float:
+    """Tokens per second."""
+    from rltf.actors.engine import SamplingRequest
+    from rltf.actors.messages import RolloutRequest
+
+    began = time.perf_counter()
+    for index, prompt in enumerate(prompts):
+        seed = 1000 * repeat + 10 * index
+        request = RolloutRequest(f"{repeat}/{index}", "", NUM_SAMPLES, False, 1.0, 1.0, MAX_TOKENS, seed)
+        engine.add_request(SamplingRequest(request, prompt))
+    num_tokens = 0
+    while engine.num_unfinished:
+        for finished in engine.step():
+            num_tokens += sum(len(sample.token_ids) for sample in finished.samples)
+    return num_tokens / (time.perf_counter() - began)
 
 
 def _build(folder: Path, *, encoder_decoder: bool) -> Any:

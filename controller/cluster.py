@@ -124,7 +124,10 @@ def check_resources(settings: Settings) -> None:
             "generator.num_gpus is 0, but this environment has no vLLM for CPUs: give the generator and the learner "
             "GPUs (--generator.num_gpus 0.5 --learner.num_gpus 0.5), or set up with `make run ACCELERATOR=cpu`"
         )
-    generator_bytes = _TORCH_ACTOR_BYTES + (generator.kv_cache_bytes if generator.num_gpus == 0 else 0)
+    # The actor, and on a GPU or with several workers vLLM's own processes.
+    size, on_gpu = generator.tensor_parallel_size, generator.num_gpus > 0
+    num_processes = 1 + (size + 1 if size > 1 else on_gpu and generator.engine == "vllm")
+    generator_bytes = num_processes * _TORCH_ACTOR_BYTES + (0 if on_gpu else generator.kv_cache_bytes)
     needed = (
         _RAY_BYTES
         + settings.cluster.object_store_bytes

@@ -65,7 +65,8 @@ def cards(need: Need, settings: Settings, gpu_bytes: int) -> list[Card]:
         needed = need.learner.total + num_generators * need.generator.total
         return [Card(f"learner and {_generators(num_generators)}", needed, int(usable))]
     name = "learner" if settings.learner.num_workers == 1 else "each learner worker"
-    alone = ((name, learner, need.learner.total), ("each generator", generator, need.generator.total))
+    sampler = "each generator" if generator <= 1 else f"each of a generator's {generator:g} GPUs"
+    alone = ((name, learner, need.learner.total), (sampler, min(generator, 1), need.generator.total))
     return [Card(actors, total, int(usable * share)) for actors, share, total in alone if share]
 
 
@@ -82,12 +83,12 @@ def advice(need: Need, settings: Settings, found: list[Card]) -> list[str]:
             )
     generator = settings.generator
     if generator.engine is Engine.VLLM and need.generator.cache < need.generator.cache_needed:
+        needed = need.generator.cache_needed * generator.tensor_parallel_size
         num_full = need.generator.cache * generator.max_num_seqs // need.generator.cache_needed
         said.append(
             f"generator.kv_cache_bytes holds {num_full} completions of model.max_model_len "
             f"{settings.model.max_model_len} at once, and generator.max_num_seqs is {generator.max_num_seqs}: if they "
-            f"are long, some wait. {need.generator.cache_needed} bytes ({need.generator.cache_needed / GIB:.1f} GiB) "
-            "would hold them all"
+            f"are long, some wait. {needed} bytes ({needed / GIB:.1f} GiB) would hold them all"
         )
     return said
 
@@ -113,6 +114,11 @@ def _generator_changes(need: Need, settings: Settings) -> Iterator[str]:
     generator = settings.generator
     if generator.engine is Engine.VLLM and need.generator.cache > GIB:
         yield f"lower generator.kv_cache_bytes (now {generator.kv_cache_bytes})"
+    if generator.engine is Engine.VLLM and generator.num_gpus >= 1:
+        yield (
+            f"double generator.num_gpus and generator.tensor_parallel_size (now {generator.tensor_parallel_size}), "
+            "which divides the model"
+        )
     if generator.engine is Engine.TRANSFORMERS:
         yield f"lower generator.max_num_seqs (now {generator.max_num_seqs})"
 

@@ -30,7 +30,7 @@ from rltf.learner.process import prepare_process, threads_for_sft
 from rltf.learner.replay import Recorder
 from rltf.learner.sft import SftProgress, SftReport, run_sft
 from rltf.problems.types import Problem
-from rltf.settings import Settings, WeightTransfer
+from rltf.settings import GeneratorSettings, Settings, WeightTransfer
 from rltf.transport.folders import HomeFolders
 from rltf.transport.model_folder import prompt_format
 from rltf.transport.weights import WeightsHandle, publish
@@ -150,7 +150,7 @@ class LearnerActor:
         self._settings = settings
         self._recorder = recorder
         transfer = settings.generator.weight_transfer
-        self._sender = None if transfer == WeightTransfer.OBJECT_STORE else _sender(transfer)
+        self._sender = None if transfer == WeightTransfer.OBJECT_STORE else _sender(settings.generator)
         self._references: list[TokenSequence] = []
         self._progress: SftProgress | None = None
 
@@ -259,7 +259,7 @@ class LearnerActor:
         self._progress = progress
 
 
-def _sender(weight_transfer: str) -> WeightSender:
+def _sender(generator: GeneratorSettings) -> WeightSender:
     from rltf.transport.transfer import WeightSender, init_info  # vLLM takes seconds to import
 
-    return WeightSender(partial(init_info, weight_transfer))
+    return WeightSender(partial(init_info, generator.weight_transfer, generator.tensor_parallel_size))

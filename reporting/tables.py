@@ -97,7 +97,7 @@ def with_interval(row: Row, name: str, group: str = ALL) -> str:
 def print_memory(need: Need, cards: Sequence[Card], advice: Sequence[str], console: Console) -> None:
     """Print what learner and generators need, which of the `cards` that fits into, and what to change."""
     table = Table(title=f"Memory in GiB, calculated for {need.num_parameters / 1e9:.2f} billion parameters")
-    for column in ("", "each learner worker", "each generator"):
+    for column in ("", "each learner worker", "each generator's GPU"):
         table.add_column(column, justify="right" if column else "left")
     learner, generator = need.learner, need.generator
     for name, of_learner, of_generator in (

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformers import Qwen2Config
 
+from rltf.actors.memory import GeneratorMemory, generator_memory
 from rltf.controller.memory import Need, needs
 from rltf.settings import GIB, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- Written by scripts/scale_table.py -->", "<!-- End of what the script writes -->"
 LORA_RANK = 16
+WORKERS = (1, 2, 4)
 HEADER = (
-    "model", "parameters, 10^9", "states", "update", "of adapters: states", "update", "generator: weights",
-    "256 x 1,536 tokens",
+    "model", "parameters, 10^9", "states", "update", "of adapters: states", "update",
+    *(f"generator on {number} GPU{'s' * (number > 1)}" for number in WORKERS),
 )  # fmt: skip
 # Vocabulary, hidden size, width of the MLP, layers, heads, key-value heads, tied: from `config.json` of
 # Qwen/Qwen2.5-Coder-*B on the Hub.
@@ -43,20 +45,26 @@ def config(name: str) -> Qwen2Config:
     )
 
 
-def settings(lora_rank: int) -> Settings:
+def settings(lora_rank: int = 0, num_workers: int = 1) -> Settings:
     """The defaults, with activation checkpointing."""
     return Settings.model_validate(
-        {"learner": {"activation_checkpointing": True}, "model": {"lora": {"rank": lora_rank}}}
+        {
+            "learner": {"activation_checkpointing": True},
+            "model": {"lora": {"rank": lora_rank}},
+            "generator": {"tensor_parallel_size": num_workers, "num_gpus": num_workers},
+        }
     )
 
 
-def row(name: str, full: Need, adapters: Need) -> list[str]:
-    """The cells of a model, in GiB but for the parameters."""
-    sizes = (
-        full.learner.states, full.learner.total, adapters.learner.states, adapters.learner.total,
-        full.generator.weights, full.generator.cache_needed,
-    )  # fmt: skip
-    return [name, f"{full.num_parameters / 1e9:.2f}", *(f"{size / GIB:.1f}" for size in sizes)]
+def row(name: str, full: Need, adapters: Need, generators: Sequence[GeneratorMemory | None]) -> list[str]:
+    """The cells of a model, in GiB but for the parameters. Generators that are None are impossible."""
+    sizes = full.learner.states, full.learner.total, adapters.learner.states, adapters.learner.total
+    return [
+        name,
+        f"{full.num_parameters / 1e9:.2f}",
+        *(f"{size / GIB:.1f}" for size in sizes),
+        *(f"{one.weights / GIB:.1f} + {one.cache_needed / GIB:.1f}" if one else "" for one in generators),
+    ]
 
 
 def table() -> Iterator[str]:
@@ -64,8 +72,13 @@ def table() -> Iterator[str]:
     yield f"| {' | '.join(HEADER)} |"
     yield f"|{'---|' * len(HEADER)}"
     for name in SHAPES:
-        needed = [needs(config(name), settings(rank)) for rank in (0, LORA_RANK)]
-        yield f"| {' | '.join(row(name, *needed))} |"
+        full, adapters = (needs(config(name), settings(rank)) for rank in (0, LORA_RANK))
+        num_heads = config(name).num_attention_heads
+        generators = [
+            None if num_heads % number else generator_memory(config(name), settings(num_workers=number))
+            for number in WORKERS
+        ]
+        yield f"| {' | '.join(row(name, full, adapters, generators))} |"
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ package imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -192,6 +193,7 @@ class Settings(Section):
         self._check_schedule()
         self._check_objective()
         self._check_turns()
+        self._check_generators()
         if self.generator.weight_transfer is not WeightTransfer.OBJECT_STORE:
             self._check_weight_transfer()
         if self.run.deterministic:
@@ -285,6 +287,23 @@ class Settings(Section):
                 "generator.max_turns to 1, or use an objective without a critic"
             )
 
+    def _check_generators(self) -> None:
+        generator = self.generator
+        num_gpus, size = generator.num_gpus, generator.tensor_parallel_size
+        how = f"generator.tensor_parallel_size {size}"
+        if size > 1 and generator.engine is not Engine.VLLM:
+            raise ValueError(f"{how} works with vLLM only: set generator.engine to vllm, or it to 1")
+        if num_gpus > 1 and size == 1:
+            raise ValueError(
+                f"generator.num_gpus {num_gpus:g}: a generator with {how} uses only one GPU, so the others would sit "
+                f"idle; set generator.tensor_parallel_size to {math.ceil(num_gpus)} if the model does not fit into one "
+                "GPU, or generator.num_gpus to 1 and generator.num_generators to the number of GPUs to sample on"
+            )
+        if size > 1 and num_gpus not in (0, size):
+            raise ValueError(
+                f"{how} needs as many GPUs, but generator.num_gpus is {num_gpus:g}: set it to {size}, or to 0 for CPUs"
+            )
+
     def _check_workers(self) -> None:
         learner = self.learner
         if learner.num_workers == 1:
@@ -315,6 +334,11 @@ class Settings(Section):
             f"learner.num_gpus is {learner.num_gpus:g}, generator.num_gpus {generator.num_gpus:g} and "
             f"generator.num_generators {generator.num_generators}"
         )
+        if generator.weight_transfer is WeightTransfer.IPC and generator.tensor_parallel_size > 1:
+            raise ValueError(
+                f"{how} needs learner and generators to share one GPU, but generator.tensor_parallel_size "
+                f"{generator.tensor_parallel_size} needs as many: use nccl or object_store"
+            )
         if generator.weight_transfer is WeightTransfer.NCCL and learner.num_gpus + generator.num_gpus <= 1:
             raise ValueError(
                 f"{how} needs separate GPUs, because NCCL cannot connect two processes on one; {gpus}: set both "
@@ -338,6 +362,11 @@ class Settings(Section):
             raise ValueError(
                 f"run.deterministic: learner.num_threads is {learner.num_threads}, but the order of sums depends on "
                 "it: remove it"
+            )
+        if self.generator.tensor_parallel_size > 1:
+            raise ValueError(
+                "run.deterministic: with several workers, new weights arrive between any two steps of a generator: set "
+                "generator.tensor_parallel_size to 1"
             )
         every, refresh_every = self.checkpoint.every, buffer.refresh_every
         if every % refresh_every:

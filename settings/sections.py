@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from rltf.settings.base import GIB, MIB, Cores, Section, as_word, one_gpu_at_most
+from rltf.settings.base import GIB, MIB, Cores, Section, as_word
 from rltf.settings.choices import (
     ChatTemplate,
     DecontaminationMode,
@@ -212,9 +212,13 @@ class GeneratorSettings(Section):
     )
     num_generators: PositiveInt = Field(1, description="Number of generator actors.")
     num_cpus: Cores = Field(1.0, description="CPU cores to reserve for each generator.")
-    num_gpus: Annotated[
-        Cores, one_gpu_at_most("set it to 1, and generator.num_generators to the number of GPUs to sample on")
-    ] = Field(1.0, description="Share of a GPU to reserve for each generator, at most 1; 0: run on the CPU.")
+    num_gpus: Cores = Field(
+        1.0,
+        description="GPUs to reserve for each generator: `tensor_parallel_size`, or a share of one; 0: run on the CPU.",
+    )
+    tensor_parallel_size: PositiveInt = Field(
+        1, description="Worker processes that hold and compute a part of the model each, on one node (vLLM only)."
+    )
     num_generations: PositiveInt = Field(20, description="Programs to sample for each problem in a rollout.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature.")
     top_p: float = Field(

@@ -22,6 +22,8 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
+TWO_WORKERS = ["--generator.tensor_parallel_size", "2"]
+IPC, NCCL = (["--generator.weight_transfer", way] for way in ("ipc", "nccl"))
 HALF_GPUS = ["--learner.num_gpus", "0.5", "--generator.num_gpus", "0.5"]
 
 
@@ -199,17 +201,43 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("actor", "fix"),
-    [("learner", "learner.num_workers to the number of GPUs"), ("generator", "generator.num_generators to")],
+    ("actor", "message"),
+    [
+        ("learner", "{} GPUs, but one actor uses only one, so the others would sit idle; set it to 1, and"),
+        ("generator", "num_gpus {}: a generator with generator.tensor_parallel_size 1 uses only one GPU, so the"),
+    ],
 )
-def test_gpus_that_would_sit_idle_are_refused(actor: str, fix: str) -> None:
+def test_gpus_that_would_sit_idle_are_refused(actor: str, message: str) -> None:
     for few in ("0", "0.25", "1"):
         settings, _ = load_settings([f"--{actor}.num_gpus", few], NO_ENVIRONMENT)
         assert getattr(settings, actor).num_gpus == float(few)
     for many in ("1.5", "4"):
-        refused = refusal([f"--{actor}.num_gpus", many])
-        assert f"{actor}.num_gpus (--{actor}.num_gpus): {many} GPUs, but one actor uses only one" in refused
-        assert fix in refused
+        assert message.format(many) in refusal([f"--{actor}.num_gpus", many])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--generator.num_gpus", "2"], "set generator.tensor_parallel_size to 2 if the model does not fit into one"),
+        ([*TWO_WORKERS, "--generator.num_gpus", "1"], "generator.num_gpus is 1: set it to 2, or to 0 for CPUs"),
+        ([*TWO_WORKERS, "--generator.engine", "transformers"], "works with vLLM only: set generator.engine to vllm"),
+        ([*TWO_WORKERS, "--run.deterministic", "true"], "run.deterministic: with several workers"),
+        (
+            [*TWO_WORKERS, "--generator.num_gpus", "2", "--learner.num_gpus", "1", *IPC],
+            "to share one GPU, but generator.tensor_parallel_size 2 needs as many: use nccl or object_store",
+        ),
+    ],
+)
+def test_workers_that_a_generator_cannot_have_are_refused(argv: list[str], message: str) -> None:
+    assert message in refusal(argv)
+
+
+def test_a_generator_has_a_gpu_for_each_worker_or_none() -> None:
+    for gpus in ("2", "0"):
+        argv = [*TWO_WORKERS, "--generator.num_gpus", gpus, "--learner.num_gpus", "1"]
+        assert load_settings(argv, NO_ENVIRONMENT)[0].generator.num_gpus == float(gpus)
+    argv = [*TWO_WORKERS, "--generator.num_gpus", "2", "--learner.num_gpus", "1", *NCCL]
+    assert load_settings(argv, NO_ENVIRONMENT)[0].generator.tensor_parallel_size == 2
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,6 @@ from rltf.settings import WeightTransfer
 from rltf.transport.weight_receiver import PHASE_TIMEOUT_S, TransferError, TransferPhase
 from rltf.transport.weights import BUCKET_BYTES, WeightsHandle, checksum, to_numpy
 
-NUM_RANKS = 2
-"""Ranks of a communicator: the learner and one generator."""
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot(WeightSource):  # type: ignore[misc]
@@ -204,8 +201,11 @@ class WeightSender:
             self._connections.pop(name)[1].shutdown()
 
 
-def init_info(weight_transfer: str) -> TrainerInitInfo:
-    """What vLLM needs for a new connection by `generator.weight_transfer`. For NCCL, this is a free port."""
+def init_info(weight_transfer: str, num_workers: int = 1) -> TrainerInitInfo:
+    """What vLLM needs for a new connection by `generator.weight_transfer` to a generator with `num_workers`.
+
+    For NCCL, this is a free port. Its ranks are the learner and the generator's workers.
+    """
     if weight_transfer == WeightTransfer.IPC:
         return IPCTrainerInitInfo(rank=0)
     with socket.socket() as probe:
@@ -215,7 +215,7 @@ def init_info(weight_transfer: str) -> TrainerInitInfo:
     return NCCLTrainerInitInfo(
         master_address=address,
         master_port=port,
-        world_size=NUM_RANKS,
+        world_size=1 + num_workers,
         packed_buffer_size_bytes=BUCKET_BYTES,
         rank=0,
     )

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rltf.actors.engine import EngineOptions, FinishedRequest, SamplingRequest
 from tests.actors.sampling import Weights
 
-ANSWER_S = 120.0
+ANSWER_S = 300.0
+STEPS_BEFORE_UPDATE = 8
 NEEDED_BY_VLLM = ("lscpu", "ldconfig", "uname")
 COMPILERS = ("c++", "g++", "gcc", "cc", "clang", "clang++")
 
@@ -31,21 +34,36 @@ class EngineProcess:
         self._executor = executor
 
     def _ask(self, function: Any, *arguments: Any) -> Any:
-        return self._executor.submit(function, *arguments).result(timeout=ANSWER_S)
+        return self._executor.submit(_run, function, *arguments).result(timeout=ANSWER_S)
 
     @contextmanager
     def engine(self, model: Path, options: EngineOptions) -> Iterator[None]:
         """Serve `model`. Only one engine runs at a time."""
-        self._ask(_start, model, options)
+        self.start(model, options)
         yield
         self._ask(_close)
 
-    def load_weights(self, version: int, weights: Weights) -> None:
-        self._ask(_load, version, {name: value.numpy() for name, value in weights.items()})
+    def start(self, model: Path, options: EngineOptions) -> None:
+        """Serve `model` until the process ends."""
+        self._ask(_start, model, options)
 
-    def sample(self, requests: Sequence[SamplingRequest]) -> dict[str, FinishedRequest]:
-        result: dict[str, FinishedRequest] = self._ask(_sample, requests)
+    def load_weights(self, version: int, weights: Weights, checksum: int | None = None) -> None:
+        """Load weights. If `checksum` is given, as those that the learner sends."""
+        self._ask(_load, version, {name: value.numpy() for name, value in weights.items()}, checksum)
+
+    def sample(
+        self, requests: Sequence[SamplingRequest], update: tuple[int, Weights] | None = None
+    ) -> dict[str, FinishedRequest]:
+        """The answers to `requests`. With an `update`, its version of the weights is loaded after some steps."""
+        version, weights = update or (0, {})
+        arrays = {name: value.numpy() for name, value in weights.items()}
+        result: dict[str, FinishedRequest] = self._ask(_sample, requests, version, arrays)
         return result
+
+    def processes(self) -> dict[int, str]:
+        """The processes that vLLM has started for the engine, by their ids, and the one that has the engine."""
+        found: dict[int, str] = self._ask(_processes)
+        return found
 
     def compilers(self) -> list[str]:
         """The compilers that the process finds."""
@@ -73,6 +91,15 @@ def _enter(folder: Path, tools: Path) -> None:
     os.environ |= {"PATH": str(tools), "HOME": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
 
+def _run(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if type(error).__module__.startswith("vllm"):  # whoever gets one must import vLLM, which takes seconds
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
+
+
 def _compilers() -> list[str]:
     return [name for name in COMPILERS if shutil.which(name)]
 
@@ -84,19 +111,35 @@ def _start(model: Path, options: EngineOptions) -> None:
     _engine = VllmEngine(model, options)
 
 
-def _load(version: int, weights: dict[str, Any]) -> None:
+def _load(version: int, weights: dict[str, Any], checksum: int | None) -> None:
     import torch
 
-    _engine.load_weights(version, ((name, torch.from_numpy(value)) for name, value in weights.items()))
+    receive = _engine.receive
+    if checksum is not None:
+        _engine.receive = lambda phase, payload: receive(phase, {**payload, "checksum": checksum})
+    try:
+        _engine.load_weights(version, ((name, torch.from_numpy(value)) for name, value in weights.items()))
+    finally:
+        _engine.receive = receive
 
 
-def _sample(requests: Sequence[SamplingRequest]) -> dict[str, FinishedRequest]:
+def _sample(requests: Sequence[SamplingRequest], version: int, weights: dict[str, Any]) -> dict[str, FinishedRequest]:
     finished: dict[str, FinishedRequest] = {}
     for request in requests:
         _engine.add_request(request)
+    for _ in range(STEPS_BEFORE_UPDATE if weights else 0):
+        finished |= {result.request_id: result for result in _engine.step()}
+    if weights:
+        _load(version, weights, None)
     while _engine.num_unfinished:
         finished |= {result.request_id: result for result in _engine.step()}
     return finished
+
+
+def _processes() -> dict[int, str]:
+    me = psutil.Process()
+    names = {process.pid: "".join(process.cmdline()) for process in me.children(recursive=True)}
+    return {pid: name for pid, name in names.items() if name.startswith("VLLM::")} | {me.pid: "actor"}
 
 
 def _close() -> None:

@@ -14,9 +14,16 @@ Weights = dict[str, torch.Tensor]
 
 
 def engine_options(
-    dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int, end_token_ids: tuple[int, ...]
+    dtype: str,
+    max_model_len: int,
+    max_num_seqs: int,
+    kv_cache_bytes: int,
+    end_token_ids: tuple[int, ...],
+    num_workers: int = 1,
 ) -> EngineOptions:
-    generator = GeneratorSettings(max_num_seqs=max_num_seqs, kv_cache_bytes=kv_cache_bytes)
+    generator = GeneratorSettings(
+        max_num_seqs=max_num_seqs, kv_cache_bytes=kv_cache_bytes, tensor_parallel_size=num_workers
+    )
     return EngineOptions(ModelSettings(dtype=Dtype(dtype), max_model_len=max_model_len), generator, end_token_ids)
 
 

@@ -34,6 +34,11 @@ def test_what_layers_keep_of_a_token(config: PreTrainedConfig, expected: list[At
     assert attentions(config) == expected
 
 
+def test_workers_share_heads_but_have_at_least_one() -> None:
+    config = LlamaConfig(**SHAPE, num_key_value_heads=2)
+    assert [attentions(config, number)[0].num_values for number in (1, 2, 4)] == [2 * 2 * 16, 2 * 16, 2 * 16]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [1, 16, 100, 1536])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -72,5 +77,9 @@ def test_a_generator_holds_weights_and_the_cache_that_is_set() -> None:
     assert memory.cache == 4 * GIB
     assert memory.cache_needed == 8 * 2 * 608 * 64 * 2  # 600 tokens take 38 blocks of 16
     assert memory.total > memory.weights + memory.cache
+    halves = settings.generator.model_copy(update={"tensor_parallel_size": 2})
+    half = generator_memory(config, settings.model_copy(update={"generator": halves}))
+    assert (half.weights, half.cache) == (memory.weights // 2, 2 * GIB)
+    assert half.cache_needed == memory.cache_needed // 2  # one of two heads
     other = settings.generator.model_copy(update={"engine": "transformers"})
     assert generator_memory(config, settings.model_copy(update={"generator": other})).cache == memory.cache_needed

@@ -48,6 +48,15 @@ def test_a_length_beyond_the_context_is_named(tiny_model_dir: Path) -> None:
         VllmEngine(tiny_model_dir, longer)
 
 
+@pytest.mark.ray
+def test_heads_that_workers_cannot_share_are_named(tiny_model_dir: Path) -> None:
+    from rltf.actors.vllm_engine import VllmEngine
+
+    three = options().generator.model_copy(update={"tensor_parallel_size": 3})
+    with pytest.raises(UserError, match=r"generator\.tensor_parallel_size 3 does not fit .*heads \(2\)"):
+        VllmEngine(tiny_model_dir, dataclasses.replace(options(), generator=three))
+
+
 @pytest.fixture
 def model_copy(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))

@@ -45,6 +45,8 @@ def test_actors_have_cards_of_their_own_or_share_one() -> None:
     )
     assert found(settings(0, 1), 80) == [("each generator", 10, True)]
     assert found(settings(0, 0), 80) == []
+    split = settings(1, 4, generator={"tensor_parallel_size": 4})
+    assert found(split, 80)[1] == ("each of a generator's 4 GPUs", 10, True)
 
 
 def test_advice_names_what_to_change() -> None:
