@@ -48,6 +48,7 @@ from rltf.settings.learning import (
     OptimSettings,
     SftSettings,
 )
+from rltf.settings.planning import PlanOptions
 from rltf.settings.presets import PRESETS, Preset, check_algorithm, preset_of
 from rltf.settings.rewards import RewardSettings
 from rltf.settings.sections import (
@@ -59,7 +60,6 @@ from rltf.settings.sections import (
     GeneratorSettings,
     LoraSettings,
     ModelSettings,
-    PlanOptions,
     ProblemsSettings,
     RunSettings,
     SandboxSettings,
