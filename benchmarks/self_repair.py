@@ -1,0 +1,137 @@
+"""Training over turns on the starter benchmark's pitfalls: before, after one-turn training, and after it over turns.
+
+    python -m benchmarks.self_repair --output runs/self-repair [--seeds N] [--jobs critic]
+
+The tiny model learns reference programs first (the policy), then to repair its own failing programs (the start). From
+there, `launch.py` trains it with one turn and with three, over several seeds and with equal updates and samples. Every
+model is evaluated with `rltf evaluate --turns 3`, which also says what as many attempts without feedback are worth.
+Prints a JSON object per model, and tables in Markdown. What is already in the folder is kept, so the same command
+continues; `rltf critic` and its evaluation come along with `--jobs critic`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+CONFIG = "configs/ablation.yaml"
+TRAIN, TEST = "starter:pitfalls-train", "starter:pitfalls-test"
+MAX_LENGTH, MAX_TURNS, NUM_UPDATES = "512", 3, "48"
+SAMPLING = (
+    "--temperature", "1.0", "--top-p", "1.0", "--max-tokens", "128", "--max-length", MAX_LENGTH, "--dtype", "float32",
+)  # fmt: skip
+
+
+def rltf(*arguments: str) -> None:
+    """Run a command of `rltf`. Raises CalledProcessError if it fails."""
+    print("rltf", *arguments, file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "rltf.cli", *arguments], check=True, stdout=sys.stderr)
+
+
+def train(folder: Path, model: Path | None, seed: int, *more: str) -> None:
+    """One run of `launch.py`, unless it has a checkpoint. Without a `model`, it fine-tunes the tiny one first."""
+    if any((folder / "checkpoints").glob("step-*")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    start = () if model is None else ("--model.name", str(model), "--learner.sft.num_steps", "0")
+    rltf(
+        *("train", "--config", CONFIG, "--run.dir", str(folder), "--run.name", folder.name, "--run.seed", str(seed)),
+        *("--model.max_model_len", MAX_LENGTH, "--problems.evaluation", "[]", "--evaluation.initial", "false"),
+        *("--learner.sft.cache_dir", str(folder.parent / "cache"), *start, *more),
+    )
+
+
+def make_start(output: Path) -> tuple[Path, Path]:
+    """The policy and the model that learned to repair its programs."""
+    if not any((output / "cache").glob("sft-*")):
+        train(output / "warm-up", None, 0, "--run.num_steps", "1")
+    (policy,) = (output / "cache").glob("sft-*")
+    graded, repair = output / "graded", output / "repair"
+    if not (graded / "results.json").exists():
+        samples = ("--num-samples", "8", "--output", str(graded))
+        rltf("evaluate", "--model", str(policy), "--problems", TRAIN, *SAMPLING, *samples)
+    if not repair.exists():
+        learned_from = ("--samples", str(graded), "--problems", TRAIN, "--output", str(repair))
+        rltf("train-repair", "--model", str(policy), *learned_from)
+    return policy, repair
+
+
+def evaluated(model: Path, output: Path) -> dict[str, Any]:
+    """The results of a model over three turns."""
+    if not (output / "results.json").exists():
+        turns = ("--turns", str(MAX_TURNS), "--num-samples", "6", "--output", str(output))
+        rltf("evaluate", "--model", str(model), "--problems", TEST, *SAMPLING, *turns)
+    found: dict[str, Any] = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def critic_sampling(output: Path, policy: Path, repair: Path) -> None:
+    """A critic of the policy, and the populations of critic sampling."""
+    critic = output / "critic"
+    if not critic.exists():
+        learned_from = ("--samples", str(output / "graded"), "--problems", TRAIN, "--output", str(critic))
+        rltf("critic", "--model", str(policy), *learned_from)
+    models = ("--model", str(policy), "--critic", str(critic), "--repair", str(repair))
+    options = ("--num-samples", "6", "--k", "1", "5", "--output", str(output / "critic-sampling"))
+    command = [sys.executable, "benchmarks/bench_critic_sampling.py", *models, *options, *SAMPLING]
+    subprocess.run(command, check=True)
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Pass@1 after each turn, and of as many attempts without feedback; means over seeds with standard deviations."""
+    lines = [
+        "| model | turn 1 | turn 2 | turn 3 | 2 attempts | 3 attempts | tokens of 3 turns | of 3 attempts |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, results in found.items():
+        turns = [one["turns"] for one in results]
+        rates = [[one[number]["pass@1"]["all"] for one in turns] for number in range(MAX_TURNS)]
+        rates += [[one[number]["resampled"]["pass@1"] for one in turns] for number in range(1, MAX_TURNS)]
+        repairs = mean(sum(turn["completion_tokens"] for turn in one) for one in turns)
+        attempts = mean(one[-1]["resampled"]["completion_tokens"] for one in turns)
+        cells = [_percent(values) for values in rates] + [f"{repairs:,.0f}", f"{attempts:,.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.1f}{spread}"
+
+
+def main() -> None:
+    """Make what is missing, and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/self-repair"), help="folder for everything")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of each kind of training")
+    parser.add_argument("--jobs", choices=("turns", "critic"), default="turns", help="what to measure")
+    options = parser.parse_args()
+    output = options.output.resolve()
+    policy, repair = make_start(output)
+    if options.jobs == "critic":
+        critic_sampling(output, policy, repair)
+        return
+    found = {"policy": [evaluated(policy, output / "evaluated-policy")]}
+    found["start: trained to repair"] = [evaluated(repair, output / "evaluated-start")]
+    for turns, name in ((1, "RL with one turn"), (MAX_TURNS, "RL over three turns")):
+        found[name] = []
+        for seed in range(options.seeds):
+            run = output / f"turns-{turns}-{seed}"
+            more = ("--run.num_steps", NUM_UPDATES, "--learner.optim.decay_steps", NUM_UPDATES)
+            train(run, repair, seed, *more, "--checkpoint.every", NUM_UPDATES, "--generator.max_turns", str(turns))
+            found[name].append(evaluated(run / "checkpoints" / f"step-{NUM_UPDATES}", output / f"evaluated-{run.name}"))
+    for name, results in found.items():
+        for seed, one in enumerate(results):
+            print(json.dumps({"benchmark": "self-repair", "model": name, "seed": seed, "turns": one["turns"]}))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
