@@ -18,7 +18,8 @@ from tests.families import build_family
 from tests.jobs import launch as run
 
 PAPER = ["apps_codet5_large", "apps_codegen_2b", "mbpp_zero_shot"]
-RECIPES = [*PAPER, "apps_qwen2.5_coder_1.5b", "apps_qwen2.5_coder_7b_lora"]
+QWEN = [f"apps_qwen2.5_coder_{size}" for size in ("1.5b", "7b", "14b", "7b_lora")]
+RECIPES = [*PAPER, *QWEN]
 
 
 def settings_of(recipe: str) -> Settings:

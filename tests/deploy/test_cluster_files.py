@@ -166,18 +166,27 @@ def test_every_kind_of_node_is_available_and_the_head_runs_no_programs(path: Pat
     types = config["available_node_types"]
     head = types.pop(config["head_node_type"])
     assert head["resources"] == {"CPU": 0, "node_kinds": 1}
-    offered = {kind: name for name, node in types.items() for kind in KINDS & set(node["resources"])}
-    assert offered == {"learner": "gpu-learner", "generator": "gpu-generator", "sandbox": "cpu-sandbox"}
+    offered = {
+        name: (kind, node["resources"].get("GPU", 0))
+        for name, node in types.items()
+        for kind in KINDS & set(node["resources"])
+    }
+    assert offered == {
+        "gpu-learner": ("learner", 1),
+        "gpu-learner-8": ("learner", 8),
+        "gpu-generator": ("generator", 1),
+        "gpu-generator-4": ("generator", 4),
+        "cpu-sandbox": ("sandbox", 0),
+    }
     assert all(node["min_workers"] == 0 < node["max_workers"] for node in types.values())
     assert sum(node["max_workers"] for node in types.values()) <= config["max_workers"]
-    assert all(types[offered[kind]]["resources"].get("GPU", 0) == 1 for kind in ("learner", "generator"))
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
 def test_sandboxes_and_generators_are_spot_and_the_learner_is_not(path: Path) -> None:
     types = load(path)["available_node_types"]
     spot = {name for name, node in types.items() if "spot" in json.dumps(node["node_config"]).lower()}
-    assert spot == {"gpu-generator", "cpu-sandbox"}
+    assert spot == {"gpu-generator", "gpu-generator-4", "cpu-sandbox"}
 
 
 def test_the_clouds_differ_only_in_their_machines() -> None:
