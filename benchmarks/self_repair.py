@@ -29,6 +29,9 @@ SAMPLING = (
 )  # fmt: skip
 
 
+LEARNING = ("--learning-rate", "5e-4", "--max-length", MAX_LENGTH)
+
+
 def rltf(*arguments: str) -> None:
     """Run a command of `rltf`. Raises CalledProcessError if it fails."""
     print("rltf", *arguments, file=sys.stderr, flush=True)
@@ -59,7 +62,7 @@ def make_start(output: Path) -> tuple[Path, Path]:
         rltf("evaluate", "--model", str(policy), "--problems", TRAIN, *SAMPLING, *samples)
     if not repair.exists():
         learned_from = ("--samples", str(graded), "--problems", TRAIN, "--output", str(repair))
-        rltf("train-repair", "--model", str(policy), "--learning-rate", "5e-4", *learned_from)
+        rltf("train-repair", "--model", str(policy), *LEARNING, *learned_from)
     return policy, repair
 
 
@@ -77,7 +80,7 @@ def critic_sampling(output: Path, policy: Path, repair: Path) -> None:
     critic = output / "critic"
     if not critic.exists():
         learned_from = ("--samples", str(output / "graded"), "--problems", TRAIN, "--output", str(critic))
-        rltf("critic", "--model", str(policy), "--learning-rate", "5e-4", "--num-epochs", "2", *learned_from)
+        rltf("critic", "--model", str(policy), *LEARNING, "--num-epochs", "2", *learned_from)
     models = ("--model", str(policy), "--critic", str(critic), "--repair", str(repair))
     options = ("--num-samples", "6", "--k", "1", "5", "--output", str(output / "critic-sampling"))
     command = [sys.executable, "benchmarks/bench_critic_sampling.py", *models, *options, *SAMPLING]
