@@ -166,6 +166,8 @@ def test_requests_in_flight_finish_before_an_update_that_drains(
     old = new - 1
     requests = [rollout_request(f"old{i}", max_tokens=100, num_samples=4) for i in range(3)]
     wait_for(generator.submit.remote(requests))
+    while (stats := wait_for(generator.stats.remote())).num_in_flight and not stats.num_sequences:
+        time.sleep(0.01)  # the engine has not begun with them, so the weights would come first
     assert wait_for(generator.update_weights.remote(publish(new, make_weights(new).items()))) == new
     wait_for(generator.submit.remote([rollout_request("new")]))
     found = {name: versions(handle) for name, handle in take(generator, 4).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -63,7 +64,9 @@ def copy(context: Path, home: Path, rest: str) -> None:
 
 
 def run(home: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    # Under `make test`, another make would say which folder it enters.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
