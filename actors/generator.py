@@ -107,6 +107,8 @@ class Generator:
         self._finished: queue.SimpleQueue[FinishedRequest] = queue.SimpleQueue()
         self._ready: list[RolloutHandle] = []
         self._failure: Exception | None = None
+        self._closing = False
+        self._closed = threading.Event()
         self._drains = settings.generator.on_update == OnUpdate.DRAIN
         self._update_timeout_s = update_timeout_s(settings.generator)
         self._receiver = WeightReceiver(
@@ -247,6 +249,14 @@ class Generator:
                 gpu_memory_bytes=self._engine.gpu_memory_bytes,
             )
 
+    @ray.method
+    def close(self) -> None:
+        """End the engine, with its processes, after its current step. Ray would kill them and leave shared memory."""
+        with self._lock:
+            self._closing = True
+            self._work.notify()
+        self._closed.wait()
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failed(self._failure)
@@ -270,7 +280,11 @@ class Generator:
             inbox: list[SamplingRequest] = []
             with self._lock:
                 self._num_sequences = self._engine.num_unfinished
-                self._work.wait_for(lambda: self._inbox or self._receiver.is_asked or self._num_sequences)
+                self._work.wait_for(
+                    lambda: self._inbox or self._receiver.is_asked or self._num_sequences or self._closing
+                )
+                if self._closing:
+                    break
                 updates = self._receiver.is_asked
                 if updates and self._drains and self._num_sequences:
                     updates = False  # requests in flight finish first, and no others start
@@ -284,6 +298,8 @@ class Generator:
             for finished in self._engine.step():
                 self._finished.put(finished)
             self._busy_s += time.monotonic() - began
+        self._engine.close()
+        self._closed.set()
 
     def _update(self, phase: TransferPhase, payload: Mapping[str, Any]) -> None:
         """Do a phase of a weight update, on the engine thread."""

@@ -59,6 +59,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from rltf.actors.engine import EngineOptions, FinishedRequest, SampledSequence, SamplingEngine, SamplingRequest
 from rltf.actors.messages import RolloutRequest
 from rltf.actors.shared_bucket import shared
+from rltf.actors.shared_names import names_of, remove, remove_orphans
 from rltf.actors.vllm_weights import BACKENDS
 from rltf.actors.vllm_workers import FAILURES, Failure, OneWorker, SeveralWorkers, WorkerMethods
 from rltf.transport.model_folder import check_model_folder
@@ -104,6 +105,7 @@ class VllmEngine(SamplingEngine):
         config = _engine_args(model, self._options).create_engine_config(context)
         if not self._has_core_process:
             return LLMEngine(config, UniProcExecutor, log_stats=False, usage_context=context)
+        remove_orphans()
         executor = SeveralWorkers if self._options.generator.tensor_parallel_size > 1 else OneWorker
         # The sockets by which the processes find each other. Nothing connects to them later.
         with tempfile.TemporaryDirectory(prefix="vllm-") as sockets:
@@ -191,8 +193,11 @@ class VllmEngine(SamplingEngine):
         return int(self._engine.get_num_unfinished_requests())
 
     def close(self) -> None:
-        self._engine.engine_core.shutdown()
-        del self._engine
+        core = self._engine.engine_core
+        names = names_of(core.resources.engine_manager.processes[0].pid) if self._has_core_process else set()
+        core.shutdown()
+        remove(names)
+        del self._engine, core
         gc.collect()
 
 

@@ -25,6 +25,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 import rltf.actors.vllm_weights  # noqa: F401 - registers weight engines and CodeGen
 from rltf.actors.shared_bucket import SharedBucket, read
+from rltf.actors.shared_names import names_of, remove
 from rltf.transport.weight_receiver import TransferPhase, WeightsMismatchError
 from rltf.transport.weights import unpack
 
@@ -40,6 +41,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         wait([parent.sentinel])
+        remove(names_of(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()

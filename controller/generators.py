@@ -31,6 +31,7 @@ POLL_S = 5.0
 ANSWER_S = 60.0
 SUBMIT_S = ANSWER_S + FETCH_TURNS_S
 SAMPLE_S = 3600.0
+CLOSE_S = 20.0
 
 Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
 
@@ -117,6 +118,15 @@ class GeneratorPool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def end_engines(self) -> None:
+        """After `close`: end the engines with their processes, as far as the generators answer."""
+        closing = (
+            answer(slot.place.actor.close.remote(), CLOSE_S, f"{slot.place.name} to end its engine")
+            for slot in self._slots
+            if slot.ready
+        )
+        await asyncio.gather(*closing, return_exceptions=True)
 
     @property
     def num_replaced(self) -> int:

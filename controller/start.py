@@ -79,7 +79,7 @@ class Actors:
         for watch in self._watches:
             watch.cancel()
         await self.generators.close()
-        await self.pool.close()
+        await asyncio.gather(self.generators.end_engines(), self.pool.close())
 
 
 async def start_controller(

@@ -83,3 +83,22 @@ def test_a_run_outlives_a_frozen_rank_and_any_number_of_ranks_continues_it(tmp_p
         done = launch("--resume", str(run), *more)
         assert done.returncode == 0, done.stdout + done.stderr
         check(run, num_steps)
+
+
+@pytest.mark.long
+def test_two_ranks_learn_from_two_generators_of_several_workers_each(tmp_path: Path) -> None:
+    """The tiny model has three heads, so three workers share them. Nothing of vLLM's processes is left."""
+    before = shared_names()
+    split = ("--generator.num_generators", "2", "--generator.num_cpus", "0.25", "--generator.tensor_parallel_size", "3")
+    turns = ("--generator.max_turns", "2", "--model.max_model_len", "400", "--learner.num_workers", "2")
+    done = launch(*small_job(tmp_path, "run", *split, *turns, "--learner.num_cpus", "0.25"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    assert counts["trained"] == sum(row["num_samples"] for row in rows(tmp_path / "run"))
+    assert max(row["mismatch_max"] for row in rows(tmp_path / "run")[:1]) < 1e-3
+    assert shared_names() <= before
+
+
+def shared_names() -> set[str]:
+    """Python's names in /dev/shm."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "sem.mp-"))}
