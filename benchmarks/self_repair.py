@@ -80,7 +80,7 @@ def critic_sampling(output: Path, policy: Path, repair: Path) -> None:
     critic = output / "critic"
     if not critic.exists():
         learned_from = ("--samples", str(output / "graded"), "--problems", TRAIN, "--output", str(critic))
-        rltf("critic", "--model", str(policy), *LEARNING, "--num-epochs", "2", *learned_from)
+        rltf("critic", "--model", str(policy), *LEARNING, "--num-epochs", "1", *learned_from)
     models = ("--model", str(policy), "--critic", str(critic), "--repair", str(repair))
     options = ("--num-samples", "6", "--k", "1", "5", "--output", str(output / "critic-sampling"))
     command = [sys.executable, "benchmarks/bench_critic_sampling.py", *models, *options, *SAMPLING]
