@@ -2,8 +2,8 @@
 
     python -m benchmarks.self_repair --output runs/self-repair [--seeds N] [--jobs critic]
 
-The tiny model learns reference programs first (the policy), then to repair its own failing programs (the start). From
-there, `launch.py` trains it with one turn and with three, over several seeds and with equal updates and samples. Every
+The tiny model learns reference programs first (the policy), then to repair its own failing programs (the repair model).
+From there, `launch.py` trains it with one turn, as the ablation does, and over three turns, over several seeds. Every
 model is evaluated with `rltf evaluate --turns 3`, which also says what as many attempts without feedback are worth.
 Prints a JSON object per model, and tables in Markdown. What is already in the folder is kept, so the same command
 continues; `rltf critic` and its evaluation come along with `--jobs critic`.
@@ -23,7 +23,14 @@ from typing import Any
 
 CONFIG = "configs/ablation.yaml"
 TRAIN, TEST = "starter:pitfalls-train", "starter:pitfalls-test"
-MAX_LENGTH, MAX_TURNS, NUM_UPDATES = "512", 3, "48"
+MAX_LENGTH, MAX_TURNS = "512", 3
+# Turns, updates, and other settings. A high rate, and references of first turns only, make the model forget to repair.
+TRAINING = {
+    "RL with one turn": (1, 48, ()),
+    "RL over three turns": (
+        MAX_TURNS, 16, ("--learner.optim.learning_rate", "1e-4", "--learner.loss.supervised_weight", "0"),
+    ),
+}  # fmt: skip
 SAMPLING = (
     "--temperature", "1.0", "--top-p", "1.0", "--max-tokens", "128", "--max-length", MAX_LENGTH, "--dtype", "float32",
 )  # fmt: skip
@@ -122,14 +129,15 @@ def main() -> None:
         critic_sampling(output, policy, repair)
         return
     found = {"policy": [evaluated(policy, output / "evaluated-policy")]}
-    found["start: trained to repair"] = [evaluated(repair, output / "evaluated-start")]
-    for turns, name in ((1, "RL with one turn"), (MAX_TURNS, "RL over three turns")):
+    found["repair model"] = [evaluated(repair, output / "evaluated-start")]
+    for name, (turns, num_updates, settings) in TRAINING.items():
         found[name] = []
         for seed in range(options.seeds):
             run = output / f"turns-{turns}-{seed}"
-            more = ("--run.num_steps", NUM_UPDATES, "--learner.optim.decay_steps", NUM_UPDATES)
-            train(run, repair, seed, *more, "--checkpoint.every", NUM_UPDATES, "--generator.max_turns", str(turns))
-            found[name].append(evaluated(run / "checkpoints" / f"step-{NUM_UPDATES}", output / f"evaluated-{run.name}"))
+            more = ("--run.num_steps", str(num_updates), "--checkpoint.every", str(num_updates), *settings)
+            decay = str(num_updates) if turns == 1 else "0"
+            train(run, repair, seed, *more, "--learner.optim.decay_steps", decay, "--generator.max_turns", str(turns))
+            found[name].append(evaluated(run / "checkpoints" / f"step-{num_updates}", output / f"evaluated-{run.name}"))
     for name, results in found.items():
         for seed, one in enumerate(results):
             print(json.dumps({"benchmark": "self-repair", "model": name, "seed": seed, "turns": one["turns"]}))
