@@ -45,7 +45,7 @@ class Prompter:
     def encode(self, task_id: str, previous: EarlierTurn | None = None) -> list[int]:
         """The ids of a problem's prompt, or of the next prompt of a dialogue about it.
 
-        Raises ValueError if there is no such problem.
+        Raises ValueError if the problem is unknown.
         """
         problem = self._problems.get(task_id)
         if problem is None:

@@ -95,7 +95,7 @@ def _run(function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        if type(error).__module__.startswith("vllm"):  # whoever gets one must import vLLM, which takes seconds
+        if type(error).__module__.startswith("vllm"):  # to unpickle it, the test would have to import vLLM
             raise RuntimeError(f"{type(error).__name__}: {error}") from None
         raise
 

@@ -271,7 +271,7 @@ def test_real_engines_refine_and_repair(
     critic = make_critic(model, tmp_path / "critic")
 
     def judge(grade: Grade, problem: Problem, program: str, completion_id: str) -> ExampleVerdict:
-        """What a random model writes is no program, so another one takes its place in one of the problems."""
+        """A random model does not write programs, so for one problem a real program takes the place of its answer."""
         return judge_examples(grade, problem, FITS if problem.task_id == "easy" else program, completion_id)
 
     monkeypatch.setattr("rltf.evaluation.turns.judge_examples", judge)
