@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import ray
@@ -106,7 +105,7 @@ class GradingWorker(SandboxWorker):
         rollout = _fetched(refs)
         problem = self._with_confirmed_examples(rollout.task_id)
         turns = {
-            place: EarlierTurn(completion, feedback(problem, completion.program, verdict), verdict.outcome)
+            place: EarlierTurn(completion, feedback(problem, completion.program, verdict), verdict)
             for place, completion in enumerate(rollout.completions)
             if (verdict := self._on_examples(problem, completion)) is not None and not ends_dialogue(verdict)
         }
@@ -151,7 +150,6 @@ class GradingWorker(SandboxWorker):
         added = None
         if graded and (has_signal or not self._rewards.filter_groups):
             added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
-        all_verdicts = [*judged.verdicts, *chain.from_iterable(judged.earlier)]
         turns = [turn for completion in rollout.samples for turn in completion.turns]
         return GradedRollout(
             rollout_id=rollout.rollout_id,
@@ -160,7 +158,7 @@ class GradingWorker(SandboxWorker):
             num_passed=sum(scored.verdict.passed for _, scored in graded),
             num_faults=len(judged.verdicts) - len(graded),
             fault=self.sandbox.last_grader_error,
-            num_tests=sum(len(verdict.tests) for verdict in all_verdicts),
+            num_tests=sum(len(verdict.tests) for verdict in judged.verdicts),
             num_tokens=sum(len(turn.token_ids) for turn in turns),
             seconds=time.monotonic() - began,
             outcomes=Counter(verdict.outcome for verdict in judged.verdicts),

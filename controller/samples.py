@@ -28,14 +28,13 @@ class TokenMark:
 class ShownTurn:
     """One turn of a dialogue to show to people.
 
-    `outcome` is that of all tests. `examples` is the outcome on the examples, and `feedback` what the model read then;
-    both are None in the last turn.
+    `outcome` is that of the run on the examples, and in the last turn of all tests. `feedback` is what the model read
+    next, None in the last turn.
     """
 
     completion: str
     program: str
     outcome: Outcome
-    examples: Outcome | None
     feedback: str | None
     tokens: tuple[TokenMark, ...]
 
@@ -68,10 +67,9 @@ def program_tokens(completion: Completion) -> ProgramTokens:
 
 @dataclass(frozen=True, slots=True)
 class JudgedRollout:
-    """The verdicts on the samples of a rollout, on the `earlier` turns of each, and what all of them are worth."""
+    """The verdicts on the samples of a rollout, and what they and the turns before them are worth."""
 
     verdicts: list[Verdict]
-    earlier: list[list[Verdict]]
     scores: GroupScores
 
     def scored(self, rollout: Rollout) -> list[tuple[Completion, ScoredSample]]:
@@ -90,7 +88,9 @@ def judge_rollout(
     previous: ProgramReward | None,
     max_tokens: int,
 ) -> JudgedRollout:
-    """Grade the programs of all turns by the tests with these numbers, and score them (`rewards.score_group`).
+    """Grade the samples by the tests with these numbers, and score their turns (`rewards.score_group`).
+
+    A turn before the last keeps the verdict of its run on the examples, which it failed.
 
     Raises UserError if `rewards.function` fails.
     """
@@ -100,10 +100,9 @@ def judge_rollout(
         return grade(by_these, completion.program, completion.completion_id)
 
     verdicts = [verdict(completion) for completion in rollout.samples]
-    earlier = [[verdict(turn.completion) for turn in completion.earlier] for completion in rollout.samples]
-    turns = [
-        [(program_tokens(turn.completion), found) for turn, found in zip(completion.earlier, of_turns, strict=True)]
-        for completion, of_turns in zip(rollout.samples, earlier, strict=True)
+    earlier = [
+        [(program_tokens(turn.completion), turn.verdict) for turn in completion.earlier]
+        for completion in rollout.samples
     ]
     scores = score_group(
         [program_tokens(completion) for completion in rollout.samples],
@@ -113,9 +112,9 @@ def judge_rollout(
         previous=previous,
         max_tokens=max_tokens,
         references=problem.references,
-        earlier=turns,
+        earlier=earlier,
     )
-    return JudgedRollout(verdicts, earlier, scores)
+    return JudgedRollout(verdicts, scores)
 
 
 def experiences_of(graded: Sequence[tuple[Completion, ScoredSample]]) -> Experiences:
@@ -140,7 +139,6 @@ def _experience(completion: Completion, scored: ScoredSample, first: Completion)
         reward=scored.coarse,
         outcome=scored.verdict.outcome,
         custom_reward=scored.custom,
-        first_outcome=parts[0].verdict.outcome,
         feedback_spans=tuple(zip(ends[:-1], starts[1:], strict=True)),
     )
 
@@ -169,8 +167,8 @@ def _shown_turns(completion: Completion, scored: ScoredSample, marks: tuple[Toke
     for turn, part in zip(completion.earlier, scored.earlier, strict=True):
         one = turn.completion
         tokens = tuple(_marks(one, part))
-        yield ShownTurn(one.text, one.program, part.verdict.outcome, turn.examples, turn.feedback, tokens)
-    yield ShownTurn(completion.text, completion.program, scored.verdict.outcome, None, None, marks)
+        yield ShownTurn(one.text, one.program, turn.verdict.outcome, turn.feedback, tokens)
+    yield ShownTurn(completion.text, completion.program, scored.verdict.outcome, None, marks)
 
 
 def _marks(completion: Completion, scored: ScoredSample) -> Iterator[TokenMark]:

@@ -283,10 +283,10 @@ class SampledModel(SamplingOptions):
 
 def _previous(dialogue: Dialogue) -> EarlierTurn:
     """The newest turn, which the next prompt ends with."""
-    turn, last = dialogue.turns[-1], dialogue.last
+    turn, last, verdict = dialogue.turns[-1], dialogue.last, dialogue.verdict
     assert last is not None
-    assert turn.examples is not None
-    return EarlierTurn(last.completion, turn.feedback or "", turn.examples)
+    assert verdict is not None
+    return EarlierTurn(last.completion, turn.feedback or "", verdict)
 
 
 def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:

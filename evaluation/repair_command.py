@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-steps", type=positive, default=1000, metavar="N", help="most updates (default: %(default)s)")
     shown = "reference programs of a problem that each failing program is paired with (default: %(default)s)"
     add("--max-references", type=positive, default=5, metavar="N", help=shown)
+    both = "train on the references as first answers too: a model that is to be trained over turns needs both"
+    add("--first-answers", action="store_true", help=both)
     add_sandbox_options(parser)
     return parser
 
@@ -85,7 +87,12 @@ def _train(options: argparse.Namespace) -> None:
     failed = _on_examples(failing, options)
     learner = Learner(folder, _settings(options, settings, on_gpu=torch.cuda.is_available()))
     max_length = min(options.max_length, learner.policy.max_length)
-    repairs = encode_repairs(failed, tokenizer, form, max_references=options.max_references, max_length=max_length)
+    repairs = encode_repairs(
+        failed, tokenizer, form,
+        max_references=options.max_references,
+        max_length=max_length,
+        first_answers=problems if options.first_answers else (),
+    )  # fmt: skip
     training, held_out = split_repairs(repairs, options.held_out_share, options.seed)
     before = learner.evaluate_loss(held_out)
     with ProgramProgress(options.num_steps * options.batch_size, 0, "trained on") as progress:
@@ -98,7 +105,7 @@ def _train(options: argparse.Namespace) -> None:
             validation=held_out,
         )
     _write(learner, options, (len(training), len(held_out)), (before, report.validation_loss))
-    print(f"repairs: {len(training)} to train on, {len(held_out)} of held-out problems")
+    print(f"answers: {len(training)} to train on, {len(held_out)} of held-out problems")
     loss, num_steps = report.validation_loss, report.best_step
     print(f"loss per token of the latter: {before:.4f} before, {loss:.4f} after {num_steps} updates")
     print(f"written: {options.output}")
@@ -174,7 +181,7 @@ def _settings(options: argparse.Namespace, model: ModelSettings, *, on_gpu: bool
     )
 
 
-def _write(learner: Learner, options: argparse.Namespace, num_repairs: Sequence[int], losses: Sequence[float]) -> None:
+def _write(learner: Learner, options: argparse.Namespace, num_answers: Sequence[int], losses: Sequence[float]) -> None:
     """Write the model with what made it, and how good it is."""
     facts = {
         "model": options.model,
@@ -184,9 +191,10 @@ def _write(learner: Learner, options: argparse.Namespace, num_repairs: Sequence[
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
         "max_references": options.max_references,
+        "first_answers": options.first_answers,
         "seed": options.seed,
-        "num_repairs": num_repairs[0],
-        "held_out": {"num_repairs": num_repairs[1], "loss_before": losses[0], "loss": losses[1]},
+        "num_answers": num_answers[0],
+        "held_out": {"num_answers": num_answers[1], "loss_before": losses[0], "loss": losses[1]},
     }
 
     def write(path: Path) -> None:

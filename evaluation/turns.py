@@ -113,13 +113,17 @@ class Examiner:
 
 
 class Dialogue:
-    """One dialogue about a problem, of at most `max_turns` turns. `last` is the newest answer."""
+    """One dialogue about a problem, of at most `max_turns` turns.
+
+    `last` is the newest answer, and `verdict` that of its run on the examples, None if there are none.
+    """
 
     def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
         self.problem = problem
         self.completion_id = f"{problem.task_id}/{number}"
         self.turns: list[Turn] = []
         self.last: Answer | None = None
+        self.verdict: ExampleVerdict | None = None
         self.is_over = False
         self._max_turns = max_turns
 
@@ -143,7 +147,7 @@ class Dialogue:
             completion_tokens=answer.completion_tokens,
         )
         self.turns.append(turn)
-        self.last = answer
+        self.last, self.verdict = answer, verdict
 
     def end(self) -> None:
         """End the dialogue because the next prompt leaves no room for an answer."""

@@ -139,7 +139,7 @@ class Loop:
             verdict = judge_examples(sandbox.grade, problem, last.program, last.completion_id)
             if ends_dialogue(verdict):
                 break
-            turn = EarlierTurn(last, feedback(problem, last.program, verdict), verdict.outcome)
+            turn = EarlierTurn(last, feedback(problem, last.program, verdict), verdict)
             if len(self.prompter.encode(problem.task_id, turn)) >= self.settings.model.max_model_len:
                 break
             (last,) = self.answer(request.next_turn(place, number), turn).completions

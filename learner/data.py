@@ -70,7 +70,7 @@ class Experience:
     baseline, and `custom_reward` that of the function of the user.
 
     S is T, except in a dialogue: there `token_ids` also hold the feedback between the answers, at `feedback_spans`.
-    `outcome` is that of the last program then, and `first_outcome` that of the first.
+    `outcome` is that of the last program then.
     """
 
     task_id: str
@@ -83,8 +83,12 @@ class Experience:
     reward: float
     outcome: Outcome
     custom_reward: float = 0.0
-    first_outcome: Outcome | None = None
     feedback_spans: Spans = ()
+
+    @property
+    def passed_at_once(self) -> bool:
+        """Whether the first program passed: later ones are only asked for after a failure."""
+        return self.outcome is Outcome.PASSED and not self.feedback_spans
 
     @property
     def sequence(self) -> TokenSequence:
@@ -127,8 +131,7 @@ def load_rollouts(path: Path) -> list[tuple[str, Experiences]]:
 def _restored(stored: Experience) -> Experience:
     """With the types that JSON does not know."""
     spans = tuple((first, end) for first, end in stored.feedback_spans)
-    first = None if stored.first_outcome is None else Outcome(stored.first_outcome)
-    return replace(stored, outcome=Outcome(stored.outcome), first_outcome=first, feedback_spans=spans)
+    return replace(stored, outcome=Outcome(stored.outcome), feedback_spans=spans)
 
 
 def encode_references(

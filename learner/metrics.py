@@ -118,9 +118,7 @@ class StepMetrics:
             seconds=seconds,
             gpu_memory_bytes=gpu_memory_bytes,
             turns_mean=sum(1 + len(s.feedback_spans) for s in samples) / len(samples) if over_turns else None,
-            pass_rate_first=sum(s.first_outcome is Outcome.PASSED for s in samples) / len(samples)
-            if over_turns
-            else None,
+            pass_rate_first=sum(s.passed_at_once for s in samples) / len(samples) if over_turns else None,
         )
 
     def row(self) -> dict[str, object]:

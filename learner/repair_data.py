@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rltf.errors import UserError
-from rltf.learner.data import TokenSequence, hold_out
+from rltf.learner.data import TokenSequence, encode_programs, hold_out
 from rltf.problems.fences import end_of_thought
 from rltf.problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
 from rltf.problems.repair import repair_exchange
@@ -38,27 +38,32 @@ def encode_repairs(
     *,
     max_references: int,
     max_length: int,
+    first_answers: Sequence[Problem] = (),
 ) -> dict[str, list[TokenSequence]]:
     """Repairs by task id: the prompt that a repair model is asked with, and one of the first references.
 
-    Leaves out and logs what is longer than `max_length` tokens with its prompt.
+    These references of `first_answers` are answers to the statement alone as well. Leaves out and logs what is longer
+    than `max_length` tokens with its prompt.
     """
-    repairs: dict[str, list[TokenSequence]] = {}
-    num_too_long = 0
+    encoded = [
+        (problem.task_id, sequence)
+        for problem in first_answers
+        for sequence in encode_programs(problem, problem.references[:max_references], tokenizer, form)
+    ]
     for one in failed:
         exchanges = [repair_exchange(one.program, one.feedback, form)]
         prompt_ids = np.array(encode_prompt(one.problem, tokenizer, form, exchanges), np.int32)
         thought_end = end_of_thought(render_prompt(one.problem, form, tokenizer, exchanges))
         for reference in one.problem.references[:max_references]:
             token_ids = encode_answer(reference, tokenizer, chat=form.chat, thought_end=thought_end)
-            sequence = TokenSequence(prompt_ids, np.array(token_ids, np.int32))
-            if sequence.length > max_length:
-                num_too_long += 1
-            else:
-                repairs.setdefault(one.problem.task_id, []).append(sequence)
-    if num_too_long:
-        logger.warning("left out %d repairs that are longer than %d tokens with their prompt", num_too_long, max_length)
-    return repairs
+            encoded.append((one.problem.task_id, TokenSequence(prompt_ids, np.array(token_ids, np.int32))))
+    fitting: dict[str, list[TokenSequence]] = {}
+    for task_id, sequence in encoded:
+        if sequence.length <= max_length:
+            fitting.setdefault(task_id, []).append(sequence)
+    if num_too_long := len(encoded) - sum(map(len, fitting.values())):
+        logger.warning("left out %d answers that are longer than %d tokens with their prompt", num_too_long, max_length)
+    return fitting
 
 
 def split_repairs(

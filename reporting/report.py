@@ -299,11 +299,8 @@ def _dialogue(turns: Sequence[Row]) -> Row:
     """The turns before the last one, which is the sample itself, and whether they led to a program that passes."""
     if len(turns) < 2:
         return {"dialogue": "one turn", "earlier": []}
-    outcomes = [turn["outcome"] for turn in turns]
-    is_repaired = outcomes[-1] == Outcome.PASSED != outcomes[0]
     return {
-        "dialogue": "repaired" if is_repaired else "not repaired",
-        "examples": turns[-1]["examples"],
+        "dialogue": "repaired" if turns[-1]["outcome"] == Outcome.PASSED else "not repaired",
         "earlier": [_shown_turn(turn) for turn in turns[:-1]],
     }
 
@@ -314,7 +311,6 @@ def _shown_turn(turn: Row) -> Row:
         feedback = feedback[:MAX_FEEDBACK] + CUT
     return {
         "outcome": turn["outcome"],
-        "examples": turn["examples"],
         "tokens": _shown_tokens(turn["tokens"]),
         "feedback": feedback,
     }

@@ -42,7 +42,6 @@ class _Metrics(_Row):
 class _Turn(_Row):
     tokens: list[tuple[str, float]]
     outcome: Outcome
-    examples: Outcome | None
     feedback: str | None
 
 

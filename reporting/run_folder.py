@@ -243,7 +243,6 @@ def _sample_row(sample: GradedSample, problem: Problem) -> dict[str, object]:
                 "completion": turn.completion,
                 "program": turn.program,
                 "outcome": turn.outcome,
-                "examples": turn.examples,
                 "feedback": turn.feedback,
                 "tokens": _tokens(turn.tokens),
             }

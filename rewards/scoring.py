@@ -63,7 +63,8 @@ def score_group(
     problem's reference programs, for the structure reward. Samples that could not be graded leave the group before any
     baseline is computed. If a baseline has nothing to compare with (no greedy decode yet, no other sample), it is 0.
 
-    `earlier[i]` are the programs of the turns before `programs[i]` in its dialogue, with their verdicts.
+    `earlier[i]` are the programs of the turns before `programs[i]` in its dialogue, with the verdicts that they got on
+    the examples.
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
@@ -107,10 +108,9 @@ def score_group(
 
 
 def _turn_rewards(turns: Sequence[tuple[ProgramTokens, Verdict]], settings: RewardSettings) -> list[float]:
-    """The reward of each turn before the last, for its own program; 0 if it could not be graded."""
-    factor = settings.turn_weight * settings.coarse_weight
-    verdicts = [verdict for _, verdict in turns]
-    return [0.0 if one.is_grader_error else factor * float(_program_rewards([one], settings)[0][0]) for one in verdicts]
+    """The reward of each turn before the last, for its own program."""
+    coarse, _ = _program_rewards([verdict for _, verdict in turns], settings)
+    return [settings.turn_weight * settings.coarse_weight * float(value) for value in coarse]
 
 
 def _score_turns(
@@ -133,8 +133,7 @@ def _score_turns(
         advantage[0] += values[number] if looks_ahead else sum(values[number:])
         shaped = _shape(advantage[:, None], [final], settings)[:, 0]
         plain = np.zeros(len(_WHOLE))
-        if not verdict.is_grader_error:
-            plain[:2] = np.concatenate(_program_rewards([verdict], settings))
+        plain[:2] = np.concatenate(_program_rewards([verdict], settings))
         scored.append(_score(program, verdict, plain, shaped, CustomReward(), settings))
     return tuple(scored)
 

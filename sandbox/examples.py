@@ -37,10 +37,11 @@ def confirmed(grade: Grade, problem: Problem) -> Problem:
     """The problem without the examples that a right program can fail.
 
     These are examples that one of the first reference programs fails although it passes all tests: there are several
-    right answers, or the example was not read as it was meant. Without references, all examples stay.
+    right answers, or the example was not read as it was meant. Without references, all examples stay. Those that are
+    tests themselves stay as well, without a run.
     """
     for number, reference in enumerate(problem.references[:_MAX_REFERENCES]):
-        if not problem.examples:
+        if all(example in problem.tests for example in problem.examples):
             break
         verdict = judge_examples(grade, problem, reference, f"reference {number}")
         if not verdict.passed and grade(problem, reference, f"reference {number}").passed:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from rltf.problems.types import AssertTest, CallTest, Checker, Problem, StdinTest, Test
-from rltf.sandbox.examples import ExampleVerdict
+from rltf.sandbox.examples import ExampleVerdict, ends_dialogue
 from rltf.sandbox.sandbox import normalized
 from rltf.sandbox.shown import short_repr
 from rltf.sandbox.verdict import Outcome, ProgramError
@@ -30,7 +30,6 @@ _MARK = re.compile(
 _PATH = re.compile(r" \(/[^()\n]*\)?$")
 _NO_PROGRAM = "Your answer has no Python program."
 _INVALID = "Your program is not valid Python, so it was not run."
-_PASSED = "Your program passes the examples, but fails other tests."
 _FAULTS = {
     Outcome.FAILED: "gives a wrong answer",
     Outcome.RUNTIME_ERROR: "stops with an error",
@@ -44,20 +43,16 @@ _FAULTS = {
 def feedback(problem: Problem, program: str, verdict: ExampleVerdict) -> str:
     """What the model that wrote `program` reads: the first example that fails, and how.
 
-    A program that passes the examples is told that it fails other tests, so ask only if it does.
-
     Raises:
-        ValueError: the grader failed, so there is nothing to say about the program; or the verdict is not on the
+        ValueError: the program passes, or the grader failed, so there is nothing to say; or the verdict is not on the
             problem's examples.
     """
     if len(verdict.tests) != len(problem.examples):
         raise ValueError(f"a verdict on {len(verdict.tests)} tests, but there are {len(problem.examples)} examples")
-    if verdict.outcome is Outcome.INFRASTRUCTURE_ERROR:
-        raise ValueError("the grader failed, so there is nothing to say about the program")
+    if ends_dialogue(verdict):
+        raise ValueError("the program passes, or the grader failed: there is nothing to say about the program")
     if not program.strip():
         return _NO_PROGRAM
-    if verdict.passed:
-        return _PASSED
     if verdict.outcome is Outcome.SYNTAX_ERROR:
         parts = [_INVALID, *_error(verdict.error, program)]
     else:

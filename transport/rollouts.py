@@ -19,7 +19,7 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorProxy
 
-from rltf.sandbox.verdict import Outcome
+from rltf.sandbox.examples import ExampleVerdict
 from rltf.transport.columns import Columns, from_columns, to_columns
 
 
@@ -43,12 +43,12 @@ class VersionSpan(NamedTuple):
 class EarlierTurn:
     """An answer of a dialogue, and the text that the model read about it before its next answer.
 
-    `examples` is the outcome of its program on the examples of the problem, which the feedback is about.
+    `verdict` is that of its program on the examples of the problem, which the feedback is about.
     """
 
     completion: Completion
     feedback: str
-    examples: Outcome
+    verdict: ExampleVerdict
 
 
 @dataclass(frozen=True, slots=True)

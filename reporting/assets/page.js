@@ -179,12 +179,11 @@ function badgeOf(outcome) {
   return badge;
 }
 
-// A turn of a dialogue: its outcomes, its program, and what the model read next.
+// A turn of a dialogue: its outcome, its program, and what the model read next.
 function turnOf(turn, index) {
   const section = element("section", "turn");
   const heading = element("h3", "", `Turn ${index + 1}`);
-  heading.append(element("span", "facts", "all tests"), badgeOf(turn.outcome));
-  if (turn.examples) heading.append(element("span", "facts", "examples"), badgeOf(turn.examples));
+  heading.append(element("span", "facts", turn.feedback == null ? "all tests" : "examples"), badgeOf(turn.outcome));
   section.append(heading, codeOf(turn));
   if (turn.feedback != null)
     section.append(element("div", "facts", "What the model read next"), element("blockquote", "", turn.feedback));

@@ -79,9 +79,9 @@ def test_a_repair_model_is_trained(
     check_folder(output)
     facts = read_json(output / "repair.json")
     assert "8 of 12 failing programs fail the examples as well" in caplog.text
-    assert (facts["num_repairs"], facts["held_out"]["num_repairs"]) == (3 * 2 * 2, 1 * 2 * 2)
+    assert (facts["num_answers"], facts["held_out"]["num_answers"]) == (3 * 2 * 2, 1 * 2 * 2)
     assert facts["held_out"]["loss"] < facts["held_out"]["loss_before"]
-    assert "repairs: 12 to train on, 4 of held-out problems" in capsys.readouterr().out
+    assert "answers: 12 to train on, 4 of held-out problems" in capsys.readouterr().out
     load_model(output, "auto")
     load_tokenizer(output)
 
@@ -96,6 +96,11 @@ def test_training_reads_what_an_evaluation_asks(model_dir: Path) -> None:
         exchange = repair_exchange(one.program, one.feedback, PLAIN)
         assert sequence.prompt_ids.tolist() == encode_prompt(problem, tokenizer, PLAIN, [exchange])
         assert tokenizer.decode(sequence.token_ids) == RIGHT + tokenizer.eos_token
+    limits = {"max_references": 1, "max_length": 500}
+    (first, *rest) = encode_repairs(failed, tokenizer, PLAIN, **limits, first_answers=[problem])["p"]
+    assert first.prompt_ids.tolist() == encode_prompt(problem, tokenizer, PLAIN)
+    assert tokenizer.decode(first.token_ids) == RIGHT + tokenizer.eos_token
+    assert len(rest) == len(repairs["p"])
     assert encode_repairs(failed, tokenizer, PLAIN, max_references=1, max_length=9) == {}
 
 

@@ -15,7 +15,6 @@ from rltf.learner.data import Experience, Experiences, load_rollouts, save_rollo
 from rltf.learner.packing import pack
 from rltf.learner.policy import Policy
 from rltf.rewards import Granularity
-from rltf.sandbox.verdict import Outcome
 from rltf.settings import Dtype
 from tests.learner.samples import gradients, largest_difference, make_learner, make_rollout, plain_logprobs, random_ids
 
@@ -37,7 +36,6 @@ def make_dialogue(random: np.random.Generator, prompt_ids: np.ndarray, num_turns
         logprobs=(-5 + random.normal(size=num_sampled)).astype(np.float32),
         token_weights=random.normal(size=(len(Granularity), num_sampled)).astype(np.float32),
         feedback_spans=tuple(spans),
-        first_outcome=Outcome.FAILED,
     )
 
 
@@ -107,7 +105,7 @@ def test_dialogues_are_stored_bit_for_bit(tmp_path: Path) -> None:
     ((_, found),) = load_rollouts(tmp_path / "rollouts.npz")
     for ours, theirs in zip(found, dialogues, strict=True):
         assert ours.feedback_spans == theirs.feedback_spans
-        assert (ours.outcome, ours.first_outcome) == (theirs.outcome, theirs.first_outcome)
+        assert ours.outcome is theirs.outcome
         assert np.array_equal(ours.token_weights, theirs.token_weights)
 
 

@@ -117,13 +117,11 @@ def evaluation_row(step: int, rate: float) -> dict[str, object]:
     }
 
 
-def turn_row(
-    program: str, outcome: str, *, examples: str | None = None, feedback: str | None = None, weight: float = 0.0
-) -> dict[str, Any]:
+def turn_row(program: str, outcome: str, *, feedback: str | None = None, weight: float = 0.0) -> dict[str, Any]:
     """A turn of a dialogue, as a row of `samples/` has it; each line of its program is a token of this weight."""
     tokens = [[line, weight] for line in program.splitlines(keepends=True)]
     completion = f"Sure:\n{program}"
-    values = {"outcome": outcome, "examples": examples, "feedback": feedback, "tokens": tokens}
+    values = {"outcome": outcome, "feedback": feedback, "tokens": tokens}
     return {"completion": completion, "program": program, **values}
 
 

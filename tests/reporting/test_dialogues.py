@@ -33,14 +33,12 @@ HOSTILE = "Output:\n    </script><script>document.title = 'taken'</script></temp
 CRASHED = "def total(xs):\n    y = 0\n    return y + z\n"
 SUMMED = "def total(xs):\n    return sum(xs)"
 REPAIRED = [
-    turn_row(CRASHED, "runtime_error", examples="runtime_error", feedback=HOSTILE, weight=-0.3),
-    turn_row(
-        "def total(xs):\n    return max(xs)", "failed", examples="passed", feedback="Other tests fail.", weight=-0.1
-    ),
-    turn_row(SUMMED, "passed", examples="passed", weight=0.5),
+    turn_row(CRASHED, "runtime_error", feedback=HOSTILE, weight=-0.3),
+    turn_row("def total(xs):\n    return max(xs)", "failed", feedback="Wrong value.", weight=-0.1),
+    turn_row(SUMMED, "passed", weight=0.5),
 ]
 NOT_REPAIRED = [
-    turn_row("n = int(input())\nprint(1)\n", "failed", examples="failed", feedback="Wrong.", weight=-0.1),
+    turn_row("n = int(input())\nprint(1)\n", "failed", feedback="Wrong.", weight=-0.1),
     turn_row("n = int(input())\nprint(n * m)  # </script><b>\n", "runtime_error", weight=-0.1),
 ]
 
@@ -63,10 +61,9 @@ def test_a_dialogue_has_its_earlier_turns_and_the_sample_is_the_last(report: Pat
         "one turn",
     ]
     first, second = repaired["earlier"]
-    assert (first["outcome"], first["examples"], second["examples"]) == ("runtime_error", "runtime_error", "passed")
+    assert (first["outcome"], second["outcome"], repaired["outcome"]) == ("runtime_error", "failed", "passed")
     assert first["tokens"] == REPAIRED[0]["tokens"]
-    assert second["feedback"] == "Other tests fail."
-    assert (repaired["outcome"], repaired["examples"]) == ("passed", "passed")
+    assert second["feedback"] == "Wrong value."
     assert single["earlier"] == []
     assert report.read_text().count("Sure:") == 0  # the page has programs, not completions
 
@@ -76,16 +73,6 @@ def test_text_of_programs_stays_data(report: Path) -> None:
     assert page.data["samples"][0]["earlier"][0]["feedback"] == HOSTILE
     assert [tag for tag, _ in page.elements].count("script") == 3
     assert not {"img", "template"} & {tag for tag, _ in page.elements}
-
-
-def test_a_program_that_passed_from_the_start_is_not_a_repair(tmp_path: Path) -> None:
-    """It can fail an example: an example need not be one of the tests."""
-    with RunFolder.create(tmp_path / "run", Settings(), PROBLEMS) as folder:
-        folder.samples(1, [passed_sample()])
-        first = turn_row(SUMMED, "passed", examples="failed", feedback="Wrong.")
-        add_turns(tmp_path / "run" / "samples" / "refresh-000001.jsonl", {0: [first, REPAIRED[-1]]})
-    (sample,) = Page(tmp_path / "run" / "report.html").data["samples"]
-    assert sample["dialogue"] == "not repaired"
 
 
 def test_long_turns_are_cut(tmp_path: Path) -> None:
@@ -104,7 +91,6 @@ def test_long_turns_are_cut(tmp_path: Path) -> None:
     ("damage", "complaint"),
     [
         ({"outcome": "pased"}, "turns: 1: outcome: "),
-        ({"examples": 3}, "turns: 1: examples: "),
         ({"feedback": ["a"]}, "turns: 1: feedback: "),
         ({"tokens": [["a"]]}, "turns: 1: tokens: 0: 1: "),
     ],
@@ -190,10 +176,10 @@ def test_a_browser_shows_dialogues_and_what_each_turn_changed(report: Path, tmp_
             assert await browser.value("document.title") != "taken"
 
             await choose("dialogue", "repaired")
-            assert await texts(".turn h3 > .badge") == [
-                *("runtime error", "runtime error"), *("failed", "passed"), *("passed", "passed")
+            assert await texts(".turn h3") == [
+                "Turn 1 examples runtime error", "Turn 2 examples failed", "Turn 3 all tests passed"
             ]  # fmt: skip
-            assert await texts("blockquote") == [HOSTILE, "Other tests fail."]
+            assert await texts("blockquote") == [HOSTILE, "Wrong value."]
             assert await browser.value("document.querySelectorAll('blockquote *').length") == 0
             assert "3 turns" in (await texts(".program header"))[0]
             assert await browser.value("document.querySelectorAll('.turn')[0].innerHTML.includes('--bad')")

@@ -15,7 +15,6 @@ from tests.rewards.samples import character_tokens, make_verdict, plain
 PASSED = make_verdict(Outcome.PASSED)
 FAILED = make_verdict(Outcome.FAILED, (Outcome.FAILED,))
 SYNTAX = make_verdict(Outcome.SYNTAX_ERROR, (Outcome.SYNTAX_ERROR,))
-UNGRADED = make_verdict(Outcome.INFRASTRUCTURE_ERROR, (Outcome.INFRASTRUCTURE_ERROR,))
 CRASHED = make_verdict(
     Outcome.RUNTIME_ERROR, (Outcome.RUNTIME_ERROR,), error=ProgramError("ZeroDivisionError", "division by zero", 2)
 )
@@ -73,12 +72,6 @@ def test_an_error_is_penalized_in_its_own_turn() -> None:
     assert PROGRAM.text[penalized[0] : penalized[-1] + 1].strip() == "x / 0"
     assert not second.token_weights.any()
     assert first.verdict is CRASHED
-
-
-def test_a_turn_that_could_not_be_graded_has_no_outcome_of_its_own() -> None:
-    settings = plain("rltf", turn_weight=0.5, **ONLY_COARSE)
-    ((first, second),) = score([[UNGRADED, PASSED]], settings)
-    assert coarse(first) == coarse(second) == 1.0
 
 
 OUTCOMES = st.sampled_from([PASSED, FAILED, SYNTAX, CRASHED])

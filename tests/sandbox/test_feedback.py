@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rltf.problems import AssertTest, CallTest, Problem, StdinTest, Test
@@ -55,7 +55,6 @@ DOCUMENTED = {
     "out of memory": (ADD, "print(len([0] * 10**9))\n"),
     "too much output": (ADD, "while True:\n    print('x' * 100)\n"),
     "no program": (ADD, ""),
-    "other tests fail": (ADD, f"{READS}print(a + b if a < 100 else 0)\n"),
 }
 
 
@@ -74,7 +73,6 @@ PEEKING = {
     "prints its input and loops": "print(input(), flush=True)\nwhile True: pass\n",
     "prints its input and fills memory": "print(input(), flush=True)\nx = [0] * 10**9\n",
     "prints its input too often": "x = input()\nwhile True: print(x)\n",
-    "fails on hidden tests only": f"{READS}if a > 9: raise ValueError(a)\nprint(a + b)\n",
     "reads whatever it can": "import glob\nfor f in glob.glob('/proc/self/*'):\n    try: print(open(f).read())\n"
     "    except Exception: pass\n",
 }
@@ -83,6 +81,11 @@ PEEKING = {
 @pytest.mark.parametrize("kind", PEEKING)
 def test_no_program_can_show_a_hidden_test(sandbox: Sandbox, kind: str) -> None:
     assert SECRET not in told(sandbox, ADD, PEEKING[kind])
+
+
+def test_a_program_that_fails_on_hidden_tests_only_ends_the_dialogue(sandbox: Sandbox) -> None:
+    program = f"{READS}if a > 9: raise ValueError(a)\nprint(a + b)\n"
+    assert ends_dialogue(judge_examples(sandbox.grade, ADD, program, "0"))
 
 
 def test_a_program_that_prints_its_input_shows_the_examples(sandbox: Sandbox) -> None:
@@ -118,11 +121,12 @@ tests = (
 
 @st.composite
 def judged(draw: st.DrawFn) -> tuple[Problem, str, ExampleVerdict]:
-    """A problem, a program and any verdict on the examples."""
+    """A problem, a program and any verdict on the examples that asks for a repair."""
     examples = tuple(draw(st.lists(tests, min_size=1, max_size=3)))
     checker: Any = draw(st.sampled_from([None, AnswerRule(ignore_case=True), Checker(f"# {SECRET}")]))
     ends = tuple(draw(st.lists(st.sampled_from(OUTCOMES), min_size=len(examples), max_size=len(examples))))
     found = verdict(ends, draw(st.none() | errors), draw(st.none() | texts.map(lambda text: text[:600])))
+    assume(not ends_dialogue(found))
     return replace(ADD, examples=examples, checker=checker), draw(texts), found
 
 
@@ -194,8 +198,9 @@ def test_a_verdict_of_other_tests_or_of_the_grader_is_refused() -> None:
     with pytest.raises(ValueError, match="a verdict on 1 tests, but there are 2 examples"):
         feedback(ADD, "x", verdict((Outcome.FAILED,)))
     broken = verdict((Outcome.INFRASTRUCTURE_ERROR, Outcome.PASSED))
-    with pytest.raises(ValueError, match="the grader failed"):
-        feedback(ADD, "x", broken)
+    for nothing_to_say in (broken, verdict((Outcome.PASSED, Outcome.PASSED))):
+        with pytest.raises(ValueError, match="the program passes, or the grader failed"):
+            feedback(ADD, "x", nothing_to_say)
     assert ends_dialogue(broken)
     assert ends_dialogue(verdict((Outcome.PASSED, Outcome.PASSED)))
     assert not ends_dialogue(verdict((Outcome.PASSED, Outcome.FAILED)))
@@ -207,3 +212,9 @@ def test_examples_that_a_right_program_fails_are_dropped(sandbox: Sandbox) -> No
     assert confirmed(sandbox.grade, strange).examples == ADD.examples
     assert confirmed(sandbox.grade, replace(strange, references=(wrong,))) == replace(strange, references=(wrong,))
     assert confirmed(sandbox.grade, replace(strange, references=())).examples == strange.examples
+    among_tests = replace(strange, tests=strange.examples)
+    assert confirmed(unused_grade, among_tests) is among_tests
+
+
+def unused_grade(problem: Problem, program: str, completion_id: str) -> Verdict:
+    raise AssertionError("an example that is a test needs no run")
