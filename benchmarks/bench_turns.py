@@ -1,11 +1,12 @@
 """Tokens per second that are sampled and graded with one turn, and with dialogues of up to three.
 
-    PYTHONPATH=. python benchmarks/bench_turns.py --model DIR [--problems SPEC] [--seconds S] [--rounds N]
+    PYTHONPATH=. python benchmarks/bench_turns.py --model DIR [--problems SPEC] [--seconds S] [--rounds N] [SETTINGS]
 
 The same generators, sandbox workers and problems serve both, in turn, with the same number of rollouts under way. Only
 tokens that the model sampled count, of rollouts graded within the window. Prints one JSON object per round, and the
 median `ratio` (three turns to one). A dialogue only pays for its feedback, which is read and not sampled, and for runs
-on the examples: its generator has other dialogues to sample meanwhile.
+on the examples: its generator has other dialogues to sample meanwhile. SETTINGS are those of a job, such as
+`--generator.max_num_seqs 64`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from rltf.settings import GIB, Settings
 from rltf.settings_sources import load_settings
 
 MAX_TURNS = 3
-WARM_UP_S = 5.0
 CONFIG = "configs/ablation.yaml"
 
 
@@ -43,6 +43,7 @@ class Load:
     actors: Actors
     task_ids: list[str]
     num_rollouts: int
+    warm_up_s: float
     num_asked: int = 0
     graded: list[tuple[float, GradedRollout]] = field(default_factory=list)
 
@@ -51,7 +52,7 @@ class Load:
         self.graded.clear()
         dialogues = Dialogues(self.actors.generators, self.actors.pool, max_turns)
         tasks = [asyncio.create_task(self._keep_going(dialogues)) for _ in range(self.num_rollouts)]
-        await asyncio.sleep(WARM_UP_S)
+        await asyncio.sleep(self.warm_up_s)
         began = time.monotonic()
         await asyncio.sleep(seconds)
         inside = [rollout for at, rollout in self.graded if at >= began]
@@ -90,7 +91,8 @@ async def measure(settings: Settings, model: Path, options: argparse.Namespace) 
     actors = await start_actors(settings, model, sets, lambda event: None, resumed_step=None)
     await actors.generators.start()
     num_rollouts = 2 * settings.generator.max_num_seqs // settings.generator.num_generations
-    load = Load(settings, actors, [problem.task_id for problem in sets.train], num_rollouts)
+    task_ids = [problem.task_id for problem in sets.train]
+    load = Load(settings, actors, task_ids, num_rollouts, options.warm_up)
     ratios = []
     for number in range(options.rounds):
         rates = {turns: await load.run(turns, options.seconds) for turns in (1, MAX_TURNS)}
@@ -108,14 +110,14 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="model folder, such as a checkpoint of a run")
     parser.add_argument("--problems", default="starter:pitfalls-test", help="SPEC of the problems")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of a window")
+    parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before it: longer than a dialogue takes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-num-seqs", type=int, default=64, help="completions that the engine decodes at once")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     settings, _ = load_settings(
         [
             *("--config", CONFIG, "--problems.train", options.problems, "--problems.evaluation", "[]"),
             *("--generator.max_turns", str(MAX_TURNS), "--model.max_model_len", "512"),
-            *("--generator.max_num_seqs", str(options.max_num_seqs), "--learner.sft.num_steps", "0"),
+            *("--generator.max_num_seqs", "64", "--learner.sft.num_steps", "0", *more),
         ]
     )
     ray.init(address="local", include_dashboard=False, object_store_memory=GIB, log_to_driver=False)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.self_repair --output runs/self-repair [--seeds N] [--jobs critic]
 
-The tiny model learns reference programs first (the policy), then to repair its own failing programs (the repair model).
-From there, `launch.py` trains it with one turn, as the ablation does, and over three turns, over several seeds. Every
-model is evaluated with `rltf evaluate --turns 3`, which also says what as many attempts without feedback are worth.
-Prints a JSON object per model, and tables in Markdown. What is already in the folder is kept, so the same command
-continues; `rltf critic` and its evaluation come along with `--jobs critic`.
+The tiny model learns reference programs first (the policy), then to repair its own failing programs beside them (the
+start). From there, `launch.py` trains it by GRPO with one turn and over three turns, over several seeds. Every model is
+evaluated with `rltf evaluate --turns 3`, which also says what as many attempts without feedback are worth. Prints a
+JSON object per model, and tables in Markdown. What is already in the folder is kept, so the same command continues.
+`--jobs critic` trains a model that only repairs, and a critic, and evaluates critic sampling.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any
 CONFIG = "configs/ablation.yaml"
 TRAIN, TEST = "starter:pitfalls-train", "starter:pitfalls-test"
 MAX_LENGTH, MAX_TURNS = "512", 3
-# Turns, updates, and other settings. A high rate, and references of first turns only, make the model forget to repair.
-TRAINING = {
-    "RL with one turn": (1, 48, ()),
-    "RL over three turns": (
-        MAX_TURNS, 16, ("--learner.optim.learning_rate", "1e-4", "--learner.loss.supervised_weight", "0"),
-    ),
-}  # fmt: skip
+TRAINING = {"GRPO with one turn": 1, "GRPO over three turns": MAX_TURNS}
+NUM_UPDATES = "48"
+# GRPO has no supervised term: references of first answers would make the model forget to repair.
+SETTINGS = (
+    *("--algorithm", "grpo", "--learner.optim.learning_rate", "3e-4", "--learner.optim.decay_steps", NUM_UPDATES),
+    *("--run.num_steps", NUM_UPDATES, "--checkpoint.every", NUM_UPDATES),
+)
 SAMPLING = (
     "--temperature", "1.0", "--top-p", "1.0", "--max-tokens", "128", "--max-length", MAX_LENGTH, "--dtype", "float32",
 )  # fmt: skip
 
 
-LEARNING = ("--learning-rate", "5e-4", "--max-length", MAX_LENGTH)
+LEARNING = ("--learning-rate", "5e-4")
 
 
 def rltf(*arguments: str) -> None:
@@ -58,19 +58,24 @@ def train(folder: Path, model: Path | None, seed: int, *more: str) -> None:
     )
 
 
-def make_start(output: Path) -> tuple[Path, Path]:
-    """The policy and the model that learned to repair its programs."""
+def make_policy(output: Path) -> Path:
+    """The policy, and its programs for the training problems in `output`/graded."""
     if not any((output / "cache").glob("sft-*")):
         train(output / "warm-up", None, 0, "--run.num_steps", "1")
     (policy,) = (output / "cache").glob("sft-*")
-    graded, repair = output / "graded", output / "repair"
+    graded = output / "graded"
     if not (graded / "results.json").exists():
         samples = ("--num-samples", "8", "--output", str(graded))
         rltf("evaluate", "--model", str(policy), "--problems", TRAIN, *SAMPLING, *samples)
-    if not repair.exists():
-        learned_from = ("--samples", str(graded), "--problems", TRAIN, "--output", str(repair))
-        rltf("train-repair", "--model", str(policy), *LEARNING, *learned_from)
-    return policy, repair
+    return policy
+
+
+def train_repair(policy: Path, output: Path, *options: str) -> Path:
+    """A model that learned to repair the policy's programs."""
+    if not output.exists():
+        learned_from = ("--samples", str(output.parent / "graded"), "--problems", TRAIN, "--output", str(output))
+        rltf("train-repair", "--model", str(policy), "--max-length", MAX_LENGTH, *learned_from, *options)
+    return output
 
 
 def evaluated(model: Path, output: Path) -> dict[str, Any]:
@@ -82,12 +87,13 @@ def evaluated(model: Path, output: Path) -> dict[str, Any]:
     return found
 
 
-def critic_sampling(output: Path, policy: Path, repair: Path) -> None:
-    """A critic of the policy, and the populations of critic sampling."""
-    critic = output / "critic"
+def critic_sampling(output: Path, policy: Path) -> None:
+    """A critic of the policy, a model that only repairs, and the populations of critic sampling."""
+    repair, critic = train_repair(policy, output / "repair", *LEARNING), output / "critic"
     if not critic.exists():
         learned_from = ("--samples", str(output / "graded"), "--problems", TRAIN, "--output", str(critic))
-        rltf("critic", "--model", str(policy), *LEARNING, "--num-epochs", "1", *learned_from)
+        learning = (*LEARNING, "--max-length", MAX_LENGTH, "--num-epochs", "1")
+        rltf("critic", "--model", str(policy), *learning, *learned_from)
     models = ("--model", str(policy), "--critic", str(critic), "--repair", str(repair))
     options = ("--num-samples", "6", "--k", "1", "5", "--output", str(output / "critic-sampling"))
     command = [sys.executable, "benchmarks/bench_critic_sampling.py", *models, *options, *SAMPLING]
@@ -124,20 +130,19 @@ def main() -> None:
     parser.add_argument("--jobs", choices=("turns", "critic"), default="turns", help="what to measure")
     options = parser.parse_args()
     output = options.output.resolve()
-    policy, repair = make_start(output)
+    policy = make_policy(output)
     if options.jobs == "critic":
-        critic_sampling(output, policy, repair)
+        critic_sampling(output, policy)
         return
+    start = train_repair(policy, output / "start", "--first-answers", "--learning-rate", "1e-3", "--num-steps", "240")
     found = {"policy": [evaluated(policy, output / "evaluated-policy")]}
-    found["repair model"] = [evaluated(repair, output / "evaluated-start")]
-    for name, (turns, num_updates, settings) in TRAINING.items():
+    found["start"] = [evaluated(start, output / "evaluated-start")]
+    for name, turns in TRAINING.items():
         found[name] = []
         for seed in range(options.seeds):
             run = output / f"turns-{turns}-{seed}"
-            more = ("--run.num_steps", str(num_updates), "--checkpoint.every", str(num_updates), *settings)
-            decay = str(num_updates) if turns == 1 else "0"
-            train(run, repair, seed, *more, "--learner.optim.decay_steps", decay, "--generator.max_turns", str(turns))
-            found[name].append(evaluated(run / "checkpoints" / f"step-{num_updates}", output / f"evaluated-{run.name}"))
+            train(run, start, seed, *SETTINGS, "--generator.max_turns", str(turns))
+            found[name].append(evaluated(run / "checkpoints" / f"step-{NUM_UPDATES}", output / f"evaluated-{run.name}"))
     for name, results in found.items():
         for seed, one in enumerate(results):
             print(json.dumps({"benchmark": "self-repair", "model": name, "seed": seed, "turns": one["turns"]}))
