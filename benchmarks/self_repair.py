@@ -16,15 +16,23 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
+
+import numpy as np
+
+from rltf.evaluation.store import read_samples
+from rltf.files import read_json
+from rltf.reporting.comparisons import Passes, interval
+from rltf.sandbox.verdict import Outcome
 
 CONFIG = "configs/ablation.yaml"
 TRAIN, TEST = "starter:pitfalls-train", "starter:pitfalls-test"
 MAX_LENGTH, MAX_TURNS = "512", 3
-TRAINING = {"GRPO with one turn": 1, "GRPO over three turns": MAX_TURNS}
+START, ONE_TURN, OVER_TURNS = "start", "GRPO with one turn", "GRPO over three turns"
+TRAINING = {ONE_TURN: 1, OVER_TURNS: MAX_TURNS}
 NUM_UPDATES = "48"
 # GRPO has no supervised term: references of first answers would make the model forget to repair.
 SETTINGS = (
@@ -78,13 +86,12 @@ def train_repair(policy: Path, output: Path, *options: str) -> Path:
     return output
 
 
-def evaluated(model: Path, output: Path) -> dict[str, Any]:
-    """The results of a model over three turns."""
+def evaluated(model: Path, output: Path) -> Path:
+    """The evaluation of a model over three turns."""
     if not (output / "results.json").exists():
         turns = ("--turns", str(MAX_TURNS), "--num-samples", "6", "--output", str(output))
         rltf("evaluate", "--model", str(model), "--problems", TEST, *SAMPLING, *turns)
-    found: dict[str, Any] = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    return found
+    return output
 
 
 def critic_sampling(output: Path, policy: Path) -> None:
@@ -100,26 +107,44 @@ def critic_sampling(output: Path, policy: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Pass@1 after each turn, and of as many attempts without feedback; means over seeds with standard deviations."""
+def table(found: Mapping[str, Sequence[Path]]) -> str:
+    """Pass@1 after each turn, and of as many attempts without feedback, and differences; evaluations by model."""
     lines = [
-        "| model | turn 1 | turn 2 | turn 3 | 2 attempts | 3 attempts | tokens of 3 turns | of 3 attempts |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | turn 1 | turn 2 | turn 3 | 3 attempts | tokens of 3 turns | of 3 attempts |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, results in found.items():
-        turns = [one["turns"] for one in results]
-        rates = [[one[number]["pass@1"]["all"] for one in turns] for number in range(MAX_TURNS)]
-        rates += [[one[number]["resampled"]["pass@1"] for one in turns] for number in range(1, MAX_TURNS)]
+    passes = {
+        name: [passes_after(folders, turn) for turn in range(1, MAX_TURNS + 1)] for name, folders in found.items()
+    }
+    for name, folders in found.items():
+        turns = [read_json(folder / "results.json")["turns"] for folder in folders]
+        attempts = [one[-1]["resampled"] for one in turns]
         repairs = mean(sum(turn["completion_tokens"] for turn in one) for one in turns)
-        attempts = mean(one[-1]["resampled"]["completion_tokens"] for one in turns)
-        cells = [_percent(values) for values in rates] + [f"{repairs:,.0f}", f"{attempts:,.0f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rates = [str(interval(one)) for one in passes[name]]
+        plain = f"{100 * mean(one['pass@1'] for one in attempts):.1f}"
+        tokens = f"{repairs:,.0f} | {mean(one['completion_tokens'] for one in attempts):,.0f}"
+        lines.append(f"| {name} | {' | '.join(rates)} | {plain} | {tokens} |")
+    over, once = passes[OVER_TURNS], passes[ONE_TURN]
+    start = passes[START]
+    differences = {
+        f"{OVER_TURNS}: turn 3 - turn 1": over[-1] - over[0],
+        **{f"{OVER_TURNS} - {START}, turn {number + 1}": over[number] - start[number] for number in (0, MAX_TURNS - 1)},
+        f"{ONE_TURN} - {START}, turn 1": once[0] - start[0],
+        f"{OVER_TURNS} - {ONE_TURN}, turn {MAX_TURNS}": over[-1] - once[-1],
+    }
+    lines += ["", "| difference | points |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {interval(values)} |" for name, values in differences.items())])
 
 
-def _percent(values: Sequence[float]) -> str:
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.1f}{spread}"
+def passes_after(folders: Sequence[Path], turn: int) -> Passes:
+    """The share of the dialogues of each problem that pass if they end after `turn` [seeds, problems]."""
+    seeds = []
+    for folder in folders:
+        passed: defaultdict[str, list[bool]] = defaultdict(list)
+        for row in read_samples(folder):
+            passed[row["task_id"]].append(row["turns"][:turn][-1]["outcome"] == Outcome.PASSED)
+        seeds.append([mean(passed[task_id]) for task_id in sorted(passed)])
+    return np.array(seeds)
 
 
 def main() -> None:
@@ -136,16 +161,17 @@ def main() -> None:
         return
     start = train_repair(policy, output / "start", "--first-answers", "--learning-rate", "1e-3", "--num-steps", "240")
     found = {"policy": [evaluated(policy, output / "evaluated-policy")]}
-    found["start"] = [evaluated(start, output / "evaluated-start")]
+    found[START] = [evaluated(start, output / "evaluated-start")]
     for name, turns in TRAINING.items():
         found[name] = []
         for seed in range(options.seeds):
             run = output / f"turns-{turns}-{seed}"
             train(run, start, seed, *SETTINGS, "--generator.max_turns", str(turns))
             found[name].append(evaluated(run / "checkpoints" / f"step-{NUM_UPDATES}", output / f"evaluated-{run.name}"))
-    for name, results in found.items():
-        for seed, one in enumerate(results):
-            print(json.dumps({"benchmark": "self-repair", "model": name, "seed": seed, "turns": one["turns"]}))
+    for name, folders in found.items():
+        for seed, folder in enumerate(folders):
+            turns = read_json(folder / "results.json")["turns"]
+            print(json.dumps({"benchmark": "self-repair", "model": name, "seed": seed, "turns": turns}))
     print(table(found))
 
 
