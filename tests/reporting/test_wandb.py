@@ -84,7 +84,7 @@ def test_one_setting_sends_the_curves(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_damaged_id_is_named(content: bytes, tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", Settings(), PROBLEMS).close()
     (tmp_path / "run" / "wandb-run-id").write_bytes(content)
-    with pytest.raises(UserError, match="run/wandb-run-id.*(expected 8 hexadecimal digits|not UTF-8)"):
+    with pytest.raises(UserError, match=r"run/wandb-run-id.*(expected 8 hexadecimal digits|not UTF-8)"):
         RunFolder.resume(tmp_path / "run", SETTINGS, PROBLEMS, step=0)
 
 
@@ -97,8 +97,7 @@ def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
 def test_a_missing_key_is_explained_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     code = (
-        "from pathlib import Path; from rltf.errors import UserError
-from rltf.reporting.run_folder import RunFolder; "
+        "from pathlib import Path; from rltf.reporting.run_folder import RunFolder; "
         "from tests.reporting.test_wandb import SETTINGS;"
         f"RunFolder.create(Path({str(tmp_path / 'run')!r}), SETTINGS, {{}})"
     )
