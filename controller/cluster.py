@@ -14,7 +14,7 @@ import hashlib
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -202,14 +202,14 @@ def _digest(root: Path) -> str:
 
 async def note_deaths(rollout_store: ActorProxy[RolloutStore]) -> None:
     """Log the deaths that nobody else notices, of nodes and of the rollout store, until cancelled."""
-    await asyncio.gather(_note_nodes(Head()), _note_store(rollout_store))
+    await asyncio.gather(_note_nodes(Head().nodes), _note_store(rollout_store))
 
 
-async def _note_nodes(head: Head) -> None:
+async def _note_nodes(look: Callable[[], dict[str, tuple[str, bool]]]) -> None:
     known: set[str] | None = None
     while True:
         with contextlib.suppress(RpcError):  # the head is lost or frozen, which `while_head_lives` notices
-            nodes = await asyncio.to_thread(head.nodes)
+            nodes = await asyncio.to_thread(look)
             dead = {node for node, (_, is_alive) in nodes.items() if not is_alive}
             for node in dead - (dead if known is None else known):  # some were dead before this run
                 logger.warning("node %s (%s) is gone: what ran there starts again elsewhere", node[:8], nodes[node][0])

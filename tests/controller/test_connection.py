@@ -6,6 +6,7 @@ import asyncio
 import socket
 import textwrap
 from collections.abc import Callable, Coroutine
+from itertools import chain, repeat
 from typing import Any
 
 import psutil
@@ -40,8 +41,8 @@ def join(address: str) -> None:
 def watched(
     work: Coroutine[Any, Any, None], head: socket.socket, said: list[str], answers: Callable[[], bool] = lambda: True
 ) -> Coroutine[Any, Any, None]:
-    """`work` while a head is watched, which counts as frozen after 0.2 s. `said` gets the messages."""
-    return while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", answers, 0.2, said.append)
+    """`work` while a head is watched, which counts as frozen after 0.3 s. `said` gets the messages."""
+    return while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", answers, 0.3, said.append)
 
 
 def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
@@ -115,11 +116,23 @@ def test_a_frozen_head_is_reported_and_the_work_is_saved() -> None:
     said: list[str] = []
     with (
         socket.create_server(("127.0.0.1", 0), backlog=128) as head,
-        pytest.raises(HeadLostError, match=r"is frozen: it accepts .* for 0\.2 s, since \d\d:\d\d:\d\d; .*--resume"),
+        pytest.raises(HeadLostError, match=r"is frozen: it accepts .* for 0\.3 s, since \d\d:\d\d:\d\d; .*--resume"),
     ):
         asyncio.run(watched(work(), head, said, answers=lambda: False))
     assert len(said) == 1
     assert saved == ["checkpoint"]
+
+
+def test_work_goes_on_when_a_frozen_head_thaws() -> None:
+    replies = chain([False] * 3, repeat(True))
+
+    async def work() -> None:
+        await asyncio.sleep(0.5)
+
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as head:
+        asyncio.run(watched(work(), head, said, answers=lambda: next(replies)))
+    assert said == []
 
 
 def test_work_that_fails_because_of_the_head_says_so() -> None:

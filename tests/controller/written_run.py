@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,10 +38,6 @@ FUNCTION = "tests.rewards.functions:half"
 STEPS = (2, 4)
 NUM_STEPS = 4
 ROW = {"statement": "Double a number.", "tests": [{"stdin": "1", "expected": "2"}]}
-WITH_EXAMPLE = {
-    "statement": "Double a number.\n\nSample Input\n1\n\nSample Output\n2\n",
-    "tests": [{"stdin": "1\n", "expected": "2\n"}, {"stdin": "3\n", "expected": "6\n"}],
-}
 
 
 class Here(HomeFolders):
@@ -148,6 +145,22 @@ def write_run(ranks: Ranks, arguments: list[str], model: Path) -> None:
         set_aside(aside)
     # What a killed driver leaves.
     (folder.path / ".lock").write_text(json.dumps({"host": "there", "pid": 1, "since": "2026-01-01 00:00:00 UTC"}))
+
+
+def write_train(runs: Path, row: dict[str, Any]) -> str:
+    """Six training problems in `runs/train.jsonl`; returns their spec."""
+    (runs / "train.jsonl").write_text("".join(json.dumps(row | {"task_id": str(i)}) + "\n" for i in range(6)))
+    return f"jsonl:{runs / 'train.jsonl'}"
+
+
+def kind_of(name: str) -> str:
+    """The name of a file of a run folder, without numbers and hosts."""
+    return re.sub(r"tfevents.*", "tfevents", re.sub(r"\d+", "N", name))
+
+
+def kinds(folder: Path) -> set[str]:
+    """The kinds of files in a run folder."""
+    return {kind_of(str(path.relative_to(folder))) for path in folder.rglob("*") if path.is_file()}
 
 
 def _learner(ranks: Ranks, model: Path, settings: Settings) -> Learner:
