@@ -9,12 +9,12 @@ wherever there is room.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import platform
 import shutil
-import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,9 +23,10 @@ from typing import Any, Literal
 import psutil
 import ray
 from ray.actor import ActorProxy
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RpcError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rltf.controller.head import Head
 from rltf.errors import UserError
 from rltf.settings import GIB, MIB, Settings
 from rltf.supervise import StallError, answer
@@ -35,11 +36,6 @@ logger = logging.getLogger(__name__)
 
 NodeKind = Literal["learner", "generator", "sandbox"]
 PACKAGE = Path(__file__).parents[1]
-CONNECT_S = 10.0
-HEAD_EVERY_S = 5.0
-MAX_SILENCE_S = 20.0
-# Ray ends a driver whose head has been gone for 60 s: save what can be saved before that.
-GRACE_S = 20.0
 NO_DASHBOARD = "Ray's dashboard did not start in time: the run continues without it"
 FACTS_S = 300.0
 NODES_EVERY_S = 5.0
@@ -56,57 +52,6 @@ _ROOMS = ("actors", "controller", "evaluation", "learner", "problems", "rewards"
 _RAY_BYTES = 1 * GIB
 _TORCH_ACTOR_BYTES = 800 * MIB
 _SANDBOX_BYTES = 200 * MIB
-
-
-class HeadLostError(RuntimeError):
-    """The head node of the cluster stopped answering."""
-
-
-async def while_head_lives(work: Coroutine[Any, Any, None], head: str, say: Callable[[str], None]) -> None:
-    """Do `work`; if the cluster's head (HOST:PORT) is lost meanwhile, say so at once and cancel it.
-
-    Raises what `work` raises, and HeadLostError.
-    """
-    job, watch = asyncio.create_task(work), asyncio.create_task(_watch_head(head))
-    try:
-        await asyncio.wait([job, watch], return_when=asyncio.FIRST_COMPLETED)
-        if not job.done():
-            say(str(watch.exception()))
-            job.cancel()
-            await asyncio.wait([job], timeout=GRACE_S)
-            watch.result()
-        job.result()
-    except asyncio.CancelledError:
-        job.cancel()
-        await job
-        raise
-    finally:
-        watch.cancel()
-
-
-async def _watch_head(address: str) -> None:
-    """Raise HeadLostError once the head has not answered for `MAX_SILENCE_S`."""
-    loop = asyncio.get_running_loop()
-    heard = loop.time()
-    while True:
-        await asyncio.sleep(HEAD_EVERY_S)
-        if await asyncio.to_thread(answers, address):
-            heard = loop.time()
-        elif loop.time() - heard > MAX_SILENCE_S:
-            raise HeadLostError(
-                f"the head of the cluster ({address}) stopped answering; when it is up again, continue with --resume "
-                "and the run's folder"
-            )
-
-
-def answers(address: str) -> bool:
-    """Whether something listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
-            return True
-    except OSError:
-        return False
 
 
 def check_resources(settings: Settings) -> None:
@@ -257,25 +202,19 @@ def _digest(root: Path) -> str:
 
 async def note_deaths(rollout_store: ActorProxy[RolloutStore]) -> None:
     """Log the deaths that nobody else notices, of nodes and of the rollout store, until cancelled."""
-    await asyncio.gather(_note_nodes(), _note_store(rollout_store))
+    await asyncio.gather(_note_nodes(Head().nodes), _note_store(rollout_store))
 
 
-async def _note_nodes() -> None:
-    nodes = await asyncio.to_thread(_nodes)
-    known = {node for node, (_, is_alive) in nodes.items() if not is_alive}  # dead before this run
+async def _note_nodes(look: Callable[[], dict[str, tuple[str, bool]]]) -> None:
+    known: set[str] | None = None
     while True:
-        nodes = await asyncio.to_thread(_nodes)
-        for node, (address, is_alive) in nodes.items():
-            if not is_alive and node not in known:
-                known.add(node)
-                logger.warning("node %s (%s) is gone: what ran there starts again elsewhere", node[:8], address)
+        with contextlib.suppress(RpcError):  # the head is lost or frozen, which `while_head_lives` notices
+            nodes = await asyncio.to_thread(look)
+            dead = {node for node, (_, is_alive) in nodes.items() if not is_alive}
+            for node in dead - (dead if known is None else known):  # some were dead before this run
+                logger.warning("node %s (%s) is gone: what ran there starts again elsewhere", node[:8], nodes[node][0])
+            known = dead
         await asyncio.sleep(NODES_EVERY_S)
-
-
-def _nodes() -> dict[str, tuple[str, bool]]:
-    """The address of each node that there ever was, and whether it is alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: (node["NodeManagerAddress"], node["Alive"]) for node in nodes}
 
 
 async def _note_store(rollout_store: ActorProxy[RolloutStore]) -> None:

@@ -29,8 +29,8 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import services
 from ray._raylet import persist_port  # type: ignore[attr-defined]
 
-from rltf.controller.cluster import answers
-from rltf.entry import Interrupted, catch_signals, signals_ignored
+from rltf.controller.head import Head, accepts
+from rltf.entry import Interrupted, catch_signals, signals_ignored, skip_exit_handlers
 from rltf.errors import UserError
 from rltf.settings import ClusterSettings
 from rltf.supervise import first_line
@@ -60,13 +60,19 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
     Yields the address of the dashboard, or an empty string if there is none. Raises UserError if there is no such
     cluster, and RuntimeError if Ray does not start.
     """
+    head: Head | None = None
     if cluster.address != "local":
-        head = _find_head(cluster.address)
+        address = _find_head(cluster.address)
         try:
-            yield _joined(head)
+            dashboard = _joined(address)
+            head = Head()
+            yield dashboard
         finally:
             with signals_ignored():
-                ray.shutdown()
+                if head is None or head.answers():
+                    ray.shutdown()
+                else:  # that would wait for the head without a deadline, and so would the end of the process
+                    skip_exit_handlers()
         return
     _sweep()
     children, sessions = _children(), _sessions()
@@ -79,12 +85,16 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
             # RAY_TMPDIR keeps the folders of sessions where users and Prometheus expect them.
             with patch.dict(os.environ, TMPDIR=str(temporary), RAY_TMPDIR=str(_folder().parent)):
                 dashboard = _start(cluster, locks)
+            head = Head()
             yield dashboard
         except Exception as error:
             failed = not isinstance(error, UserError)
             raise
         finally:
             with signals_ignored():
+                if head is not None and not head.answers():
+                    # Ray would wait for a frozen one without a deadline, but not for a dead one.
+                    _end({each for each in _children() - children if each.name() == "gcs_server"})
                 ray.shutdown()
                 _end(_children() - children)  # a start that failed leaves daemons behind
                 for folder in (temporary, *(() if failed else _sessions() - sessions)):
@@ -160,7 +170,7 @@ def _find_head(address: str) -> str:
         found = services.canonicalize_bootstrap_address(address)
     except ConnectionError as error:
         raise UserError(f"cluster.address {address}: no Ray cluster is running on this machine. {cure}") from error
-    if found is None or not answers(found):
+    if found is None or not accepts(found):
         raise UserError(f"cluster.address {address}: the head at {found} does not answer. {cure}")
     return found
 

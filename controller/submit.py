@@ -22,7 +22,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from rltf.controller.cluster import answers
+from rltf.controller.head import accepts
 from rltf.errors import UserError
 from rltf.settings_sources import ENV_PREFIX, load_settings
 
@@ -87,7 +87,7 @@ def _dashboard(address: str) -> str:
         raise UserError(
             f"cluster.address {address}: expected local, auto, HOST:PORT, ray://HOST:10001 or http://HOST:8265"
         )
-    if not answers(head):
+    if not accepts(head):
         raise UserError(
             f"cluster.address {address}: nothing answers there. The head's Ray Client port is 10001 unless `ray start` "
             "was told another; behind a firewall forward its dashboard and give http://localhost:8265"

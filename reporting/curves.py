@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import time
@@ -14,9 +15,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rltf.errors import UserError
-from rltf.files import AppendedFile, read_yaml
+from rltf.files import AppendedFile, read_text, read_yaml
 
 ID_FILE = "wandb-run-id"
+_RUN_ID = re.compile("[0-9a-f]{8}")
 
 
 class TensorBoardWriter:
@@ -49,18 +51,23 @@ class WandbWriter:
     """
 
     def __init__(self, folder: Path, project: str) -> None:
-        """Raises UserError if the service refuses or does not answer in time."""
-        import wandb  # takes seconds, and only runs that name a project need it
-
+        """Raises UserError if the service refuses or does not answer in time, and if the stored id is damaged."""
         id_file = folder / ID_FILE
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4) + "\n")
+        run_id = read_text(id_file).strip()
+        if not _RUN_ID.fullmatch(run_id):
+            raise UserError(
+                f"{id_file}: expected 8 hexadecimal digits, found {run_id!r}; delete it to begin new curves"
+            )
         settings = read_yaml(folder / "settings.yaml")
+        import wandb  # takes seconds, and only runs that name a project need it
+
         try:
             self._run: Any = wandb.init(
                 project=project,
                 name=settings["run"]["name"],
-                id=id_file.read_text().strip(),
+                id=run_id,
                 resume="allow",
                 config=settings,
                 dir=str(folder),

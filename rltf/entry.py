@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TextIO, TypeVar, cast
@@ -26,6 +27,7 @@ logger = logging.getLogger("launch")
 # Ctrl-C; what SLURM, Kubernetes and `kill` send; a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_UNUSABLE = 2
+_skips_exit_handlers = threading.Event()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,8 +42,20 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     """Run `command` and return its exit status.
 
     A signal raises `Interrupted` in it, wherever it is, and ends it with one line and status 128 + signal. It can print
-    whatever happens to the terminal or the pipe that it prints to.
+    whatever happens to the terminal or the pipe that it prints to. After `skip_exit_handlers`, it does not return.
     """
+    status = _status(program, command)
+    if _skips_exit_handlers.is_set():
+        os._exit(status)
+    return status
+
+
+def skip_exit_handlers() -> None:
+    """Have the process end right after its command, because what a library does at exit would hang."""
+    _skips_exit_handlers.set()
+
+
+def _status(program: str, command: Callable[[], int]) -> int:
     with contextlib.redirect_stdout(_lasting(sys.stdout)), contextlib.redirect_stderr(_lasting(sys.stderr)):
         before = {number: signal.getsignal(number) for number in SIGNALS}
         catch_signals()

@@ -95,7 +95,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary.mkdir()
     try:
         write(temporary)
-        names = [str(path.relative_to(temporary)) for path in sorted(temporary.rglob("*")) if path.is_file()]
+        names = _names(temporary)
         sums = zip(_hashes(temporary, names), names, strict=True)
         (temporary / SUMS).write_text("".join(f"{digest}  {name}\n" for digest, name in sums), encoding="utf-8")
         for path in sorted(temporary.rglob("*")):
@@ -109,6 +109,12 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     sync(temporary)
     temporary.rename(folder)
     sync(folder.parent)
+
+
+def _names(folder: Path) -> list[str]:
+    """The files below a folder, without its list of them, in the order of that list."""
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [str(name) for name in found if name != Path(SUMS)]
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> list[str]:
@@ -125,7 +131,8 @@ def _hashes(folder: Path, names: Iterable[str]) -> list[str]:
 def damage(folder: Path) -> str | None:
     """What is wrong with a folder that `write_folder` wrote; None if all of its files are as written.
 
-    Reads every file. Files that were added later do not matter.
+    Reads every file. A file that was added later does not matter, unless it comes after all those that are listed: the
+    list is in order, so one that was cut short lacks the last files.
     """
     sums = folder / SUMS
     if not sums.is_file():
@@ -138,6 +145,8 @@ def damage(folder: Path) -> str | None:
         expected = {match[2]: match[1] for match in listed if match is not None}
         if missing := [name for name in expected if not (folder / name).is_file()]:
             return f"{missing[0]} is missing"
+        if (last := _names(folder)[-1]) not in expected:
+            return f"its {SUMS} is cut short: it does not list {last}"
         found = _hashes(folder, expected)
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
-from rltf.controller.cluster import NO_DASHBOARD, check_resources, while_head_lives
+from rltf.controller.cluster import NO_DASHBOARD, check_resources
 from rltf.controller.events import Began, Event, Said
+from rltf.controller.head import Head, while_head_lives
 from rltf.controller.memory import advice, cards, gpu_bytes, needs
 from rltf.controller.model_checks import check_model
 from rltf.controller.problems import (
@@ -263,8 +263,10 @@ def _run(job: Job, dashboard: str) -> None:
         job.emit(Said(f"Ray dashboard: http://{dashboard}"))
     elif job.settings.cluster.dashboard:
         job.emit(Said(NO_DASHBOARD, "yellow"))
-    head = ray.get_runtime_context().gcs_address
-    work = while_head_lives(job.run(), head, lambda text: job.emit(Said(text, "red")))
+    head, frozen_after_s = Head(), job.settings.cluster.heartbeat_timeout_s
+    work = while_head_lives(
+        job.run(), head.address, head.answers, frozen_after_s, lambda text: job.emit(Said(text, "red"))
+    )
     run_until_interrupted(work, job.interrupted)
 
 

@@ -367,5 +367,5 @@ class ClusterSettings(Section):
     heartbeat_timeout_s: PositiveFloat = Field(
         60.0,
         description="Seconds without an answer after which an actor counts as frozen: its process is killed, and "
-        "another one takes its place.",
+        "another one takes its place. If Ray's head is frozen for so long, the run ends with a checkpoint.",
     )

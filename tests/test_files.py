@@ -69,10 +69,7 @@ def test_any_changed_byte_is_noticed(name: str, place: int, kind: str) -> None:
         if kind == "flipped":
             flip(file, place)
         elif kind == "truncated":
-            # Whole lines that are gone from the list are files that are not checked.
-            size = place % file.stat().st_size
-            whole_lines = name == SUMS and size and file.read_bytes()[size - 1 : size] == b"\n"
-            file.write_bytes(file.read_bytes()[: size - 1 if whole_lines else size])
+            file.write_bytes(file.read_bytes()[: place % file.stat().st_size])
         else:
             file.unlink()
         found = damage(file.parents[len(Path(name).parts) - 1])
@@ -80,9 +77,22 @@ def test_any_changed_byte_is_noticed(name: str, place: int, kind: str) -> None:
         assert name in found or name == SUMS
 
 
+def test_a_list_that_was_cut_anywhere_is_noticed(tmp_path: Path) -> None:
+    """Also between two lines, so that the files on the lines that are gone would not be checked."""
+    folder = write(tmp_path / "step-1")
+    content = (folder / SUMS).read_bytes()
+    for size in range(len(content)):
+        (folder / SUMS).write_bytes(content[:size])
+        assert SUMS in str(damage(folder)), content[:size]
+    (folder / SUMS).write_bytes(content[: content.index(b"\n") + 1])
+    assert damage(folder) == "its SHA256SUMS is cut short: it does not list trainer_state/optimizer.pt"
+
+
 def test_files_that_were_added_do_not_matter(tmp_path: Path) -> None:
     folder = write(tmp_path / "step-1")
     (folder / "README.md").touch()
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "upload").touch()
     assert damage(folder) is None
 
 
@@ -136,6 +146,7 @@ def test_a_torn_tail_is_dropped(tail: bytes, tmp_path: Path) -> None:
     "line",
     [b"nonsense", b"\0\0\0", b'{"step": 2', b"[2]", b'{"step": "\xff"}', b"{}", b'{"step": 2.0}', b'{"step": true}',
      b'{"step": -1}', b'{"step": 1}', b"9" * 5000, b"[" * 100_000],
+    ids=lambda line: repr(line[:16]),
 )  # fmt: skip
 def test_any_other_damage_is_named_with_its_line(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"

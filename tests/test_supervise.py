@@ -15,8 +15,10 @@ from rltf.supervise import (
     GaveUpError,
     StallError,
     Supervised,
+    Watched,
     answer,
     answer_in_turn,
+    end_frozen,
     outstanding,
     user_message,
 )
@@ -90,3 +92,24 @@ def test_a_disk_that_cannot_be_written_is_named_with_what_to_do(number: int, fau
     assert message.startswith(f"{fault}: runs/a/metrics.jsonl cannot be written. ")
     assert message.endswith(", then continue with --resume")
     assert status == EXIT_FAILED
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_kills_nobody(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the time of day were set again and again: only an actor that does not answer is killed, and in time."""
+    times, killed = count(0, jump_s), dict[str, float]()
+    monkeypatch.setattr("rltf.supervise.time.time", lambda: next(times))
+
+    async def scenario() -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def actor(name: str, answers_after_s: float) -> Watched:
+            return Watched(name, lambda: after(answers_after_s), lambda: killed.setdefault(name, clock() - began))
+
+        watched = [actor("healthy", 20), actor("frozen", 1e6)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(end_frozen(lambda: watched, 60), 600)
+
+    run_virtually(scenario())
+    assert killed == {"frozen": 60}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import textwrap
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from itertools import chain, repeat
 from typing import Any
 
+import psutil
 import pytest
+from ray.exceptions import GetTimeoutError
 
-from rltf.controller import cluster
-from rltf.controller.cluster import HeadLostError, while_head_lives
+from rltf.controller import head as head_module
+from rltf.controller.head import Head, HeadLostError, while_head_lives
 from rltf.controller.ray_session import ray_running
 from rltf.errors import UserError
 from rltf.settings import ClusterSettings
@@ -20,8 +23,8 @@ from tests.jobs import python
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "HEAD_EVERY_S", 0.02)
-    monkeypatch.setattr(cluster, "MAX_SILENCE_S", 0.1)
+    monkeypatch.setattr(head_module, "HEAD_EVERY_S", 0.02)
+    monkeypatch.setattr(head_module, "MAX_SILENCE_S", 0.1)
 
 
 def free_port() -> int:
@@ -35,10 +38,17 @@ def join(address: str) -> None:
         pytest.fail("there is no cluster to join")
 
 
+def watched(
+    work: Coroutine[Any, Any, None], head: socket.socket, said: list[str], answers: Callable[[], bool] = lambda: True
+) -> Coroutine[Any, Any, None]:
+    """`work` while a head is watched, which counts as frozen after 0.3 s. `said` gets the messages."""
+    return while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", answers, 0.3, said.append)
+
+
 def run(work: Coroutine[Any, Any, None], head: socket.socket) -> list[str]:
     """The messages while `work` runs and a head is watched."""
     said: list[str] = []
-    asyncio.run(while_head_lives(work, f"127.0.0.1:{head.getsockname()[1]}", said.append))
+    asyncio.run(watched(work, head, said))
     return said
 
 
@@ -89,9 +99,66 @@ def test_a_lost_head_is_reported_and_the_work_is_saved() -> None:
     head = socket.create_server(("127.0.0.1", 0), backlog=128)
     said: list[str] = []
     with pytest.raises(HeadLostError, match=r"stopped answering.*--resume"):
-        asyncio.run(while_head_lives(work(), f"127.0.0.1:{head.getsockname()[1]}", said.append))
+        asyncio.run(watched(work(), head, said))
     assert len(said) == 1
     assert saved == ["checkpoint"]
+
+
+def test_a_frozen_head_is_reported_and_the_work_is_saved() -> None:
+    saved: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            saved.append("checkpoint")
+
+    said: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=128) as head,
+        pytest.raises(HeadLostError, match=r"is frozen: it accepts .* for 0\.3 s, since \d\d:\d\d:\d\d; .*--resume"),
+    ):
+        asyncio.run(watched(work(), head, said, answers=lambda: False))
+    assert len(said) == 1
+    assert saved == ["checkpoint"]
+
+
+def test_work_goes_on_when_a_frozen_head_thaws() -> None:
+    replies = chain([False] * 3, repeat(True))
+
+    async def work() -> None:
+        await asyncio.sleep(0.5)
+
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as head:
+        asyncio.run(watched(work(), head, said, answers=lambda: next(replies)))
+    assert said == []
+
+
+def test_work_that_fails_because_of_the_head_says_so() -> None:
+    async def work() -> None:
+        raise ExceptionGroup("stages", [GetTimeoutError("There was timeout in getting the actor handle")])
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as head,
+        pytest.raises(HeadLostError, match="does not answer"),
+    ):
+        asyncio.run(watched(work(), head, [], answers=lambda: False))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_head_answers_until_it_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "CONNECT_S", 1.0)
+    (server,) = (each for each in psutil.Process().children(recursive=True) if each.name() == "gcs_server")
+    head = Head()
+    assert head.answers()
+    assert [is_alive for _, is_alive in head.nodes().values()] == [True]
+    server.suspend()
+    try:
+        assert not head.answers()
+    finally:
+        server.resume()
+    assert head.answers()
 
 
 def test_errors_in_the_work_pass_through() -> None:
@@ -112,12 +179,12 @@ def test_an_interrupt_waits_until_the_work_has_cleaned_up() -> None:
             await asyncio.sleep(0.1)
             ended.append("checkpoint")
 
-    async def interrupted(head: str) -> None:
-        task = asyncio.create_task(while_head_lives(work(), head, print))
+    async def interrupted(head: socket.socket) -> None:
+        task = asyncio.create_task(watched(work(), head, []))
         await asyncio.sleep(0.05)
         task.cancel()
         await task
 
     with socket.create_server(("127.0.0.1", 0), backlog=128) as head, pytest.raises(asyncio.CancelledError):
-        asyncio.run(interrupted(f"127.0.0.1:{head.getsockname()[1]}"))
+        asyncio.run(interrupted(head))
     assert ended == ["checkpoint"]

@@ -1,4 +1,4 @@
-"""A signal at any stage of a job ends it with one line, and leaves nothing behind."""
+"""A signal at any stage of a job ends it with one line, and so does a frozen Ray. Nothing is left behind."""
 
 from __future__ import annotations
 
@@ -80,6 +80,26 @@ def test_after_it(line: str, tmp_path: Path) -> None:
     assert process.returncode == 143, output
     assert f"; continue with --resume {tmp_path / 'job'}" in output.splitlines()[-1]
     assert "Traceback" not in output
+    assert_nothing_is_left(process.pid, children)
+
+
+def test_a_frozen_head_of_ray_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
+    """Without its head, Ray starts no actor. Those that run save the checkpoint."""
+    long = ("--run.num_steps", "1000", "--generator.engine", "transformers", "--problems.evaluation", "[]")
+    process = start(*small_job(tmp_path, "job", *long, "--cluster.heartbeat_timeout_s", "15", sft_steps=0))
+    try:
+        output_until(process, "step 3/")
+        children = psutil.Process(process.pid).children(recursive=True)
+        (head,) = (child for child in children if child.name() == "gcs_server")
+        head.suspend()
+        output, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 1, output
+    assert "is frozen: it accepts connections, but has not answered for 15 s, since " in " ".join(output.split())
+    assert "Traceback" not in output
+    num_updates = (tmp_path / "job" / "metrics.jsonl").read_text().count("\n")
+    assert (tmp_path / "job" / "checkpoints" / f"step-{num_updates}" / "SHA256SUMS").is_file()
     assert_nothing_is_left(process.pid, children)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from rltf.learner.ranks import ALONE
 from tests.controller.conftest import FinishedJob
-from tests.jobs import ROOT
+from tests.controller.written_run import ROW, kinds, write_run, write_train
+from tests.jobs import ROOT, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -78,6 +80,20 @@ def test_the_run_has_samples_and_a_report(job: FinishedJob) -> None:
         assert len(row["tests"]) == 3  # `sandbox.max_tests`
         assert (row["failing_test"] is None) == (row["outcome"] == "passed")
     assert "<html" in (job.folder / "report.html").read_text()
+
+
+def test_damage_is_tried_on_every_kind_of_file(job: FinishedJob, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """`test_resume_path` damages the files of a written run, so that has to have all that a real one has."""
+    options = (
+        "--problems.train",
+        write_train(tmp_path, ROW),
+        "--run.log_batches",
+        "2",
+        "--learner.loss.kl_loss_coef",
+        "0.1",
+    )
+    write_run(ALONE, small_job(tmp_path, "run", *options), tiny_model_dir)
+    assert kinds(job.folder) <= kinds(tmp_path / "run")
 
 
 def test_bulk_data_does_not_pass_through_the_driver(job: FinishedJob) -> None:

@@ -6,108 +6,59 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import launch
-from rltf.controller.batches import BatchSource
-from rltf.controller.ledger import DropReason, Ledger
-from rltf.controller.problem_sampler import ProblemSampler
-from rltf.controller.problems import ProblemSets, load_problem_sets
-from rltf.controller.rollouts import RolloutLoop
-from rltf.controller.state import dump_state, read_state
+from rltf.controller.ledger import Ledger
+from rltf.controller.problems import ProblemSets
+from rltf.controller.state import read_state
 from rltf.errors import UserError
 from rltf.files import read_rows, read_steps
 from rltf.job import opened
-from rltf.learner.buffer import BufferServer, RolloutMeta
-from rltf.learner.data import Experiences, save_rollouts
-from rltf.learner.learner import Learner
-from rltf.lock import locked
+from rltf.learner.buffer import BufferServer
+from rltf.learner.ranks import ALONE
+from rltf.learner.replay import replay
+from rltf.lock import LOCK, locked
 from rltf.reporting.report import build_report
-from rltf.reporting.run_folder import RunFolder
 from rltf.settings_sources import load_settings
+from tests.controller.written_run import FUNCTION, ROW, STEPS, kind_of, write_run, write_train
 from tests.jobs import small_job
-from tests.learner.samples import make_rollout
-from tests.reporting.runs import PROBLEMS, evaluation_row, failed_sample, step_event
-
-FUNCTION = "tests.rewards.functions:half"
-STEPS = (2, 4)
-ROW = {"statement": "Double a number.", "tests": [{"stdin": "1", "expected": "2"}]}
-
-
-class _Writer:
-    """Writes a run of four updates as the driver and the learner do, without generators and sandboxes."""
-
-    def __init__(self, arguments: list[str], model: Path) -> None:
-        self.settings, _ = load_settings(arguments, environ={})
-        self.problems = load_problem_sets(self.settings.problems)
-        sampler = ProblemSampler([problem.task_id for problem in self.problems.train], self.settings.run.seed)
-        unused: Any = None
-        self.loop = RolloutLoop(
-            self.settings, Ledger(), sampler, unused, unused, lambda rollout: None, lambda rollout: None
-        )
-        self.batches = BatchSource(self.settings, self.loop.ledger, unused, self.loop.allow_at_least)
-        self.learner = Learner(model, self.settings)
-        self.buffered: dict[str, Experiences] = {}
-
-    def issue(self) -> str:
-        task_id = self.loop.sampler.next()
-        position = self.loop.sampler.position
-        self.loop.ledger.issue(f"r{position}", position, task_id, 4)
-        return f"r{position}"
-
-    def buffer(self) -> str:
-        rollout_id = self.issue()
-        self.buffered[rollout_id] = make_rollout(np.random.default_rng(0), rollout_id)
-        self.loop.ledger.buffer(rollout_id, RolloutMeta.of(rollout_id, self.buffered[rollout_id]), "epoch")
-        return rollout_id
-
-    def update(self, step: int) -> None:
-        for rollout_id in [self.buffer() for _ in range(4)]:
-            self.loop.ledger.take(rollout_id)
-            self.loop.ledger.train(rollout_id, step)
-            del self.buffered[rollout_id]
-        self.loop.ledger.drop(self.issue(), DropReason.LOST)
-        self.buffer()
-        self.issue()
-        self.learner.step = step
-
-    def save(self, folder: Path) -> None:
-        def write(trainer_state: Path) -> None:
-            state = dump_state(self.loop, self.batches, self.problems.fingerprints)
-            (trainer_state / "run_state.json").write_text(state)
-            save_rollouts(trainer_state / "rollouts.npz", list(self.buffered.items()))
-
-        self.learner.save_checkpoint(folder, write)
+from tests.learner.rank_processes import Pair
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
-    """A run folder with the checkpoints of updates 2 and 4. Tests work on copies."""
+    """A run folder with the checkpoints of updates 2 and 4, and a recording. Tests work on copies."""
     runs = tmp_path_factory.mktemp("runs")
-    (runs / "train.jsonl").write_text("".join(json.dumps(ROW | {"task_id": str(i)}) + "\n" for i in range(6)))
     arguments = small_job(
-        runs, "run", "--problems.train", f"jsonl:{runs / 'train.jsonl'}", "--model.max_model_len", "256",
-        "--rewards.function", FUNCTION,
+        runs, "run", "--problems.train", write_train(runs, ROW), "--model.max_model_len", "256",
+        "--rewards.function", FUNCTION, "--run.log_batches", "2", "--learner.loss.kl_loss_coef", "0.1",
     )  # fmt: skip
-    writer = _Writer(arguments, tiny_model_dir)
-    problems = writer.problems.by_id | PROBLEMS
-    with RunFolder.create(runs / "run", writer.settings, problems) as folder:
-        for step in range(1, 5):
-            writer.update(step)
-            folder.emit(step_event(step))
-            if step in STEPS:
-                writer.save(folder.path / "checkpoints")
-                folder.evaluation(evaluation_row(step, 0.5))
-                folder.samples(step, [failed_sample()])
+    write_run(ALONE, arguments, tiny_model_dir)
+    return runs / "run"
+
+
+@pytest.fixture(scope="module")
+def run_over_turns(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A run over turns with two learner workers and reference programs of problems that overlap with a benchmark."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = small_job(
+        runs, "run", "--model.max_model_len", "256",
+        "--generator.max_turns", "3", "--generator.max_tokens", "32", "--learner.num_workers", "2",
+        "--problems.evaluation", '{"first": "starter:test[:6]"}',
+        "--problems.decontamination.against", "starter:train?references=yes[:2]",
+    )  # fmt: skip
+    pair = Pair()
+    pair.run(write_run, arguments, tiny_model_dir)
+    pair.close()
     return runs / "run"
 
 
@@ -174,7 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over(copy: Path, file: str) -> None:
     assert steps(copy / "evaluations.jsonl") == [2]
     assert f"checkpoint {copy}/checkpoints/step-4 is damaged and is set aside: " in resumed.said
     names = {path.name for path in (copy / "checkpoints").iterdir()}
-    assert names == {"step-2", "set-aside-step-4", "set-aside-step-99"}
+    assert names == {"step-2", "set-aside-step-3", "set-aside-step-4", "set-aside-step-99"}
 
 
 def test_a_changed_function_is_said(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +155,7 @@ def test_a_checkpoint_can_be_chosen(copy: Path) -> None:
     assert resumed.checkpoint == folder / "step-2"
     assert "step-4 is later than step-2 and is set aside" in resumed.said
     assert steps(copy / "metrics.jsonl") == [1, 2]
-    assert {path.name for path in folder.iterdir()} == {"step-2", "set-aside-step-4"}
+    assert {path.name for path in folder.iterdir()} == {"step-2", "set-aside-step-3", "set-aside-step-4"}
 
 
 def test_changed_settings_are_said(copy: Path) -> None:
@@ -296,40 +247,63 @@ def test_a_folder_in_use_stays_as_it_is(copy: Path, capsys: pytest.CaptureFixtur
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """The files of a run folder. The lock is not among them: a stale one goes as soon as somebody looks."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def files(run: Path) -> Iterator[str]:
-    return (name for name, content in contents(run).items() if content and not name.startswith("tensorboard/"))
+def damaged(draw: Callable[..., Any], run: Path, copy: Path) -> str:
+    """Copy a run folder, and damage one of its files: cut short anywhere, or with a bit flipped anywhere."""
+    shutil.copytree(run, copy)
+    names = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file() and path.stat().st_size)
+    by_kind: dict[str, list[str]] = {}
+    for name in names:
+        by_kind.setdefault(kind_of(name), []).append(name)
+    # Each kind of file is as likely as any other, however many there are of it.
+    name = draw(st.sampled_from(by_kind[draw(st.sampled_from(sorted(by_kind)))]), label="file")
+    content = bytearray((copy / name).read_bytes())
+    place = draw(st.integers(0, len(content) - 1), label="place")
+    if draw(st.booleans(), label="flipped"):
+        content[place] ^= 1 << draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    (copy / name).write_bytes(bytes(content))
+    return name
+
+
+def check_replay(copy: Path) -> None:
+    """What a damaged recording gives is either refused or right."""
+    settings, _ = load_settings(["--replay", str(copy)], environ={})
+    with contextlib.suppress(UserError):
+        assert all(update.is_same for update in replay(copy, settings))
+
+
+def check_resumed(copy: Path, name: str) -> None:
+    """The run continues from the newest whole checkpoint with the right books, or is refused and stays as it was."""
+    before = contents(copy)
+    try:
+        resumed = resume(copy)
+    except UserError:
+        assert contents(copy) == before
+        return
+    step = 2 if name.startswith("checkpoints/step-4/") else 4
+    assert resumed.checkpoint == copy / "checkpoints" / f"step-{step}"
+    assert resumed.ledger.counts().balance == 0
+    assert resumed.ledger.num_trained == 16 * step
+    assert resumed.num_buffered == step
+    assert set(steps(copy / "metrics.jsonl")) <= set(range(1, step + 1))
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("which", ["run", "run_over_turns"])
+@hypothesis_settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_is_survived_or_named(data: st.DataObject, run: Path) -> None:
-    """Any file cut short anywhere, or with a bit flipped anywhere."""
-    name = data.draw(st.sampled_from(sorted(files(run))))
-    place = data.draw(st.integers(0, (run / name).stat().st_size - 1))
+def test_any_damage_is_survived_or_named(which: str, data: st.DataObject, request: pytest.FixtureRequest) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
-        shutil.copytree(run, copy)
-        damaged = bytearray((copy / name).read_bytes())
-        if data.draw(st.booleans(), label="flipped"):
-            damaged[place] ^= 1 << data.draw(st.integers(0, 7))
-        else:
-            del damaged[place:]
-        (copy / name).write_bytes(bytes(damaged))
-        before = contents(copy)
+        name = damaged(data.draw, request.getfixturevalue(which), copy)
         with contextlib.suppress(UserError):
             build_report([copy], Path(folder) / "report.html")
-        try:
-            resumed = resume(copy)
-        except UserError:
-            assert contents(copy) == before
-            return
-        step = 2 if name.startswith("checkpoints/step-4/") and resumed.checkpoint == copy / "checkpoints/step-2" else 4
-        assert resumed.checkpoint == copy / "checkpoints" / f"step-{step}"
-        assert resumed.ledger.counts().balance == 0
-        assert resumed.ledger.num_trained == 16 * step
-        assert resumed.num_buffered == step
-        assert set(steps(copy / "metrics.jsonl")) <= set(range(1, step + 1))
+        if name.startswith("replay/"):
+            check_replay(copy)
+        check_resumed(copy, name)

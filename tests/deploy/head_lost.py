@@ -1,4 +1,4 @@
-"""Scenario: the head of a cluster dies while a job runs.
+"""Scenario: the head of a cluster dies while a job runs, or hangs if there is a file `freeze` in the folder.
 
 python -m tests.deploy.head_lost OUTPUT.json FOLDER
 """
@@ -6,6 +6,7 @@ python -m tests.deploy.head_lost OUTPUT.json FOLDER
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ DEADLINE_S = 240.0
 
 
 def main(output: Path, folder: Path) -> None:
-    """Start a cluster and a job, kill the head's process, and write how the job ended."""
+    """Start a cluster and a job, kill or freeze the head's process, and write how the job ended."""
     ray = str(Path(sys.prefix) / "bin" / "ray")
     subprocess.run([ray, "start", "--head", "--num-cpus=4", "--include-dashboard=false"], check=True)
     more = ["--run.num_steps", "1000", "--generator.engine", "transformers", "--cluster.address", "auto"]
@@ -34,7 +35,7 @@ def main(output: Path, folder: Path) -> None:
         time.sleep(0.2)
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "gcs_server":
-            process.kill()
+            process.send_signal(signal.SIGSTOP if (folder / "freeze").exists() else signal.SIGKILL)
     lost = time.monotonic()
     said, _ = job.communicate(timeout=DEADLINE_S)
     seen = {"said": said, "status": job.returncode, "seconds": time.monotonic() - lost}

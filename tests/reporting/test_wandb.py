@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from rltf.errors import UserError
 from rltf.reporting.run_folder import RunFolder
 from rltf.settings import RunSettings, Settings
 from tests.reporting.runs import PROBLEMS, evaluation_row, step_row
@@ -77,6 +78,14 @@ def test_one_setting_sends_the_curves(tmp_path: Path, monkeypatch: pytest.Monkey
     assert rows[0]["train/reward_mean"] == step_row(1)["reward_mean"]
     assert rows[0]["train/outcomes/passed"] > 0
     assert rows[2]["evaluation/pass_at_1/all"] == 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"0123456", b"0123456g", b"0123456\xff"])
+def test_a_damaged_id_is_named(content: bytes, tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", Settings(), PROBLEMS).close()
+    (tmp_path / "run" / "wandb-run-id").write_bytes(content)
+    with pytest.raises(UserError, match=r"run/wandb-run-id.*(expected 8 hexadecimal digits|not UTF-8)"):
+        RunFolder.resume(tmp_path / "run", SETTINGS, PROBLEMS, step=0)
 
 
 def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:

@@ -99,3 +99,14 @@ def test_published_weights_come_back_from_the_object_store(ray_session: None) ->
     assert handle.version == 3
     assert handle.num_bytes == 400_000 + 14
     assert all(torch.equal(restored[name], value) for name, value in parameters)
+
+
+@pytest.mark.slow
+def test_weights_larger_than_the_object_store_go_over_the_disk(ray_session: None) -> None:
+    """320 MB in a store of 200 MB."""
+    parameters = [(f"w{index}", torch.full((10_000_000,), float(index))) for index in range(8)]
+    handle = publish(1, parameters, verify=True)
+    crc = 0
+    for ref in handle.refs:
+        crc = checksum([ray.get(ref)], crc)
+    assert crc == handle.checksum
