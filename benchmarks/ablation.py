@@ -5,7 +5,8 @@
     make ablation ROWS='rltf-same grpo-same'      # with the same reward for all, coarse and adaptive
 
 A run is a folder `ROW-SEED`. A run with its last evaluation is done, and any other is started again. All rows of a seed
-share the initial weights and supervised fine-tuning. `python -m scripts.ablation_tables` makes tables and a figure.
+share the initial weights and supervised fine-tuning. For `coderl`, each seed first gets `critic-SEED`, which learns
+from programs of the fine-tuned model. `python -m scripts.ablation_tables` makes tables and a figure.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rltf.settings import Algorithm
 from rltf.settings_sources import load_settings
 from scripts.ablation_tables import OFFLINE, RIVALS, ROWS, SAME, TERMS, is_finished
 
@@ -26,19 +28,27 @@ RUN_S = 3600.0
 # A run keeps about two cores busy: one with generator and learner, one with sandboxes and driver.
 CORES_PER_RUN = 2
 
-
+# One update that changes nothing, after SFT: its checkpoint is the model that all rows of a seed start from.
+START = (
+    "--run.num_steps", "1", "--learner.batch_size", "8", "--learner.optim.learning_rate", "0",
+    "--problems.evaluation", "[]",
+)  # fmt: skip
+# CodeRL's number of programs. The rate is for a model of this size, as in `benchmarks.self_repair`.
+NUM_GRADED = "20"
+CRITIC = ("--learning-rate", "5e-4", "--num-epochs", "1")
 SAME_REWARD = (
     "--rewards.outcome", "coarse", "--rewards.coarse_weight", "1", "--rewards.adaptive_weight", "1",
     "--rewards.adaptive_scope", "ran", "--rewards.fine_weight", "0",
 )  # fmt: skip
 
 
-def arguments_of(row: str) -> list[str]:
-    """How the runs of a row differ from `configs/ablation.yaml`."""
+def arguments_of(row: str, critic: Path) -> list[str]:
+    """How the runs of a row differ from `configs/ablation.yaml`. `critic` is for rows that need one."""
     settings, _ = load_settings(["--config", CONFIG])
     algorithm = row.removesuffix(SAME)
     if row != algorithm or algorithm in RIVALS:
-        return ["--algorithm", algorithm, *(SAME_REWARD if row != algorithm else ())]
+        of_critic = ("--learner.advantage.critic", str(critic)) if needs_critic(row) else ()
+        return ["--algorithm", algorithm, *(SAME_REWARD if row != algorithm else ()), *of_critic]
     off = {term: [f"--rewards.{term}_weight", "0"] for term in ("coarse", "fine", "adaptive")}
     return {
         # It needs no samples, so its sampled batch is small; its supervised batches are the same as in other rows.
@@ -55,21 +65,65 @@ def arguments_of(row: str) -> list[str]:
     }[row]
 
 
-def make_run(folder: Path, row: str, seed: int, *, dry: bool = False) -> None:
-    """Make one run unless it is done. Prints its output and raises CalledProcessError if it fails."""
-    if is_finished(folder):
-        return
-    command = ["launch.py", "--config", CONFIG, "--run.dir", str(folder), "--run.seed", str(seed)]
-    command += ["--run.name", folder.name.replace("+", "p"), *arguments_of(row)]
-    print(f"{folder.name}: {' '.join(command)}", flush=True)
+def needs_critic(row: str) -> bool:
+    """Whether the runs of a row need a critic."""
+    return row.removesuffix(SAME) == Algorithm.CODERL
+
+
+def run_command(name: str, *command: str, dry: bool) -> None:
+    """Run a command of Python, or only print it. Raises CalledProcessError if it fails."""
+    print(f"{name}: {' '.join(command)}", flush=True)
     if dry:
         return
-    shutil.rmtree(folder, ignore_errors=True)
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=RUN_S)
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
         done.check_returncode()
-    print(f"{folder.name}: done", flush=True)
+    print(f"{name}: done", flush=True)
+
+
+def launch(folder: Path, seed: int, *more: str, dry: bool) -> None:
+    """Run `launch.py` from its start. Raises as `run_command`."""
+    if not dry:
+        shutil.rmtree(folder, ignore_errors=True)
+    about = ("--run.dir", str(folder), "--run.seed", str(seed), "--run.name", folder.name.replace("+", "p"))
+    run_command(folder.name, "launch.py", "--config", CONFIG, *about, *more, dry=dry)
+
+
+def make_run(folder: Path, row: str, seed: int, *, dry: bool = False) -> None:
+    """Make one run unless it is done. Raises as `run_command`."""
+    if not is_finished(folder):
+        launch(folder, seed, *arguments_of(row, folder.parent / f"critic-{seed}"), dry=dry)
+
+
+def make_critic(output: Path, seed: int, *, dry: bool = False) -> None:
+    """Make the critic of a seed from what there is. Raises as `run_command`.
+
+    It learns from the outcomes of programs that the fine-tuned model writes for the training problems.
+    """
+    start, graded, critic = (output / f"{name}-{seed}" for name in ("start", "graded", "critic"))
+    if critic.is_dir():
+        return
+    settings, _ = load_settings(["--config", CONFIG])
+    generator, sandbox = settings.generator, settings.sandbox
+    model = start / "checkpoints" / "step-1"
+    about = ("--model", str(model), "--seed", str(seed), "--max-length", str(settings.model.max_model_len))
+    if not model.is_dir():
+        launch(start, seed, *START, dry=dry)
+    if not (graded / "results.json").is_file():
+        sampling = (
+            "--num-samples", NUM_GRADED, "--temperature", f"{generator.temperature}", "--top-p", f"{generator.top_p}",
+            "--max-tokens", f"{generator.max_tokens}", "--dtype", settings.model.dtype,
+        )  # fmt: skip
+        limits = [
+            f"--sandbox.{name}={value}"
+            for name, value in sandbox.model_dump(include={"cpu_s", "wall_s", "memory_bytes"}).items()
+        ]
+        options = (*about, *sampling, *limits, "--problems", *settings.problems.train, "--output", str(graded))
+        run_command(graded.name, "-m", "rltf.cli", "evaluate", *options, dry=dry)
+    problems = dict.fromkeys((*settings.problems.train, *settings.problems.supervised))
+    options = (*about, *CRITIC, "--samples", str(graded), "--problems", *problems, "--output", str(critic))
+    run_command(critic.name, "-m", "rltf.cli", "critic", *options, dry=dry)
 
 
 def main() -> None:
@@ -84,6 +138,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print the command of each missing run")
     wanted = parser.parse_args()
     for seed in range(wanted.seeds):
+        if any(map(needs_critic, wanted.rows)):
+            make_critic(wanted.output, seed, dry=wanted.dry_run)
         # The first run of a seed does the fine-tuning; the others take its result from the cache.
         first, *others = wanted.rows
         make_run(wanted.output / f"{first}-{seed}", first, seed, dry=wanted.dry_run)

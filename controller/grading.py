@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from rltf.controller.dialogues import OpenTurn
-from rltf.controller.samples import GradedSample, experiences_of, judge_rollout, shown_sample
+from rltf.controller.samples import GradedSample, judge_rollout, shown_sample
 from rltf.learner.buffer import Added
 from rltf.problems.types import Problem
 from rltf.rewards import ProgramReward
@@ -33,8 +33,9 @@ BUFFER_TIMEOUT_S = 120.0
 class GradedRollout:
     """What became of one rollout.
 
-    `num_samples` were scored, and `num_passed` of them passed; the buffer answered `added`, None if there were none or
-    if they teach nothing and `rewards.filter_groups` drops them.
+    `num_samples` were scored, and `num_passed` of them passed. `rewards.overlong_filter` left out `num_overlong`. For
+    the others, the buffer answered `added`, None if there were none or if they teach nothing and
+    `rewards.filter_groups` drops them.
     `num_faults` were lost to errors of the grader, the last of them `fault`. `outcomes` counts all of them,
     `num_tokens` the tokens sampled for them; a worker was busy with it for `seconds`. `greedy` is what the greedy
     baselines need to know for the problem's next rollout. `shown` holds as many graded samples as were asked for.
@@ -57,6 +58,7 @@ class GradedRollout:
     greedy: ProgramReward | None
     shown: tuple[GradedSample, ...]
     num_truncated: int = 0
+    num_overlong: int = 0
     has_signal: bool = True
 
 
@@ -145,10 +147,10 @@ class GradingWorker(SandboxWorker):
             test_numbers=chosen, previous=previous, max_tokens=self._max_tokens,
         )  # fmt: skip
         graded = judged.scored(rollout)
-        experiences = experiences_of(graded)
+        experiences = judged.experiences(rollout)
         has_signal = any(each.token_weights.any() for each in experiences)
         added = None
-        if graded and (has_signal or not self._rewards.filter_groups):
+        if experiences and (has_signal or not self._rewards.filter_groups):
             added = ray.get(self._buffer.add.remote(rollout.rollout_id, experiences), timeout=BUFFER_TIMEOUT_S)
         turns = [turn for completion in rollout.samples for turn in completion.turns]
         return GradedRollout(
@@ -167,6 +169,7 @@ class GradingWorker(SandboxWorker):
             greedy=judged.scores.greedy,
             shown=tuple(shown_sample(*pair, chosen) for pair in graded[:num_shown]),
             num_truncated=sum(turn.finish_reason is FinishReason.LENGTH for turn in turns),
+            num_overlong=len(graded) - len(experiences),
             has_signal=has_signal,
         )
 

@@ -22,7 +22,7 @@ from rltf.supervise import Changes
 
 
 class DropReason(StrEnum):
-    """Why a rollout is never trained on."""
+    """Why a rollout, or a sample of it, is never trained on."""
 
     EVICTED = "evicted"
     """Newer ones pushed it out of the buffer: the learner is slower than the generators."""
@@ -34,6 +34,8 @@ class DropReason(StrEnum):
     """The sandbox failed on it: the grader's error, which says nothing about the program."""
     SILENT = "silent"
     """Its programs teach nothing, and `rewards.filter_groups` drops such rollouts."""
+    OVERLONG = "overlong"
+    """`generator.max_tokens` cut it off, and `rewards.overlong_filter` drops such samples."""
     REWOUND = "rewound"
     """Its update died with the learner that made it."""
 
@@ -151,22 +153,24 @@ class Ledger:
         if rollout is not None and rollout.state is State.ISSUED:
             self._move(rollout, State.GENERATED)
 
-    def buffer(self, rollout_id: str, meta: RolloutMeta, epoch: str) -> None:
-        """It was graded, and the buffer holds `meta.num_samples` of it; the grader failed on the others.
+    def buffer(self, rollout_id: str, meta: RolloutMeta, epoch: str, num_overlong: int = 0) -> None:
+        """It was graded, and the buffer holds `meta.num_samples` of it.
 
-        Raises LedgerError if the buffer holds more than were requested.
+        Of the others, `num_overlong` were left out as overlong, and the grader failed on the rest. Raises LedgerError
+        if all of these are more than were requested.
         """
         rollout = self.live.get(rollout_id)
         if rollout is None or rollout.state >= State.BUFFERED:
             return
-        ungraded = rollout.num_samples - meta.num_samples
+        ungraded = rollout.num_samples - meta.num_samples - num_overlong
         if ungraded < 0:
             raise LedgerError(
-                f"the buffer holds {meta.num_samples} samples of rollout {rollout_id}, of which {rollout.num_samples} "
-                "were requested"
+                f"the buffer holds {meta.num_samples} samples of rollout {rollout_id}, and {num_overlong} "
+                f"were overlong, but only {rollout.num_samples} were requested"
             )
         self.dropped[DropReason.UNGRADED] += ungraded
-        self._in_flight[rollout.state] -= ungraded
+        self.dropped[DropReason.OVERLONG] += num_overlong
+        self._in_flight[rollout.state] -= ungraded + num_overlong
         rollout.num_samples, rollout.version, rollout.epoch = meta.num_samples, meta.version, epoch
         self._move(rollout, State.BUFFERED)
         self.buffered[rollout_id] = rollout

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rltf.errors import UserError
 from rltf.learner.critic_folder import check_critic
-from rltf.learner.optim import check_optimizer
 from rltf.settings import Settings
 from rltf.transport.model_folder import (
     chat_warning,
@@ -26,9 +25,8 @@ _ADAPTER_FACTOR = 10
 def check_model(model: Path, settings: Settings) -> None:
     """Raise UserError unless the engine can run the model in the folder `model`, with its tokenizer and template.
 
-    The critic, if any, must be one for this model. The optimizer must be installed.
+    The critic, if any, must be one for this model.
     """
-    check_optimizer(settings.learner.optim)
     check_engine(model, settings.generator.engine)
     tokenizer = load_tokenizer(model)
     prompt_format(model, tokenizer, settings.model)

@@ -15,8 +15,9 @@ from rltf.actors.messages import GeneratorStats
 from rltf.controller.cluster import check_resources
 from rltf.controller.controller import Controller
 from rltf.controller.events import Began, Emit, Event, Refreshed, Rewound, Step
+from rltf.controller.job_checks import check_job
 from rltf.controller.planner import Figures, Forecast, Plan, forecast
-from rltf.controller.problems import ProblemSets, load_problem_sets
+from rltf.controller.problems import ProblemSets
 from rltf.controller.ray_session import ray_running
 from rltf.controller.rollouts import GradingCounts
 from rltf.controller.start import start_controller
@@ -102,7 +103,7 @@ def measured_forecast(settings: Settings, plan: PlanOptions, emit: Emit) -> Fore
             shortened, problems = _shortened(settings, plan.num_updates, Path(folder)), None
             if None in given.values():  # unusable input is reported before anything starts
                 check_resources(settings)
-                problems = load_problem_sets(shortened.problems, settings.sandbox)
+                problems = check_job(shortened)
             emit(Began("Ray"))
             with ray_running(settings.cluster):
                 resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -242,14 +242,14 @@ class RolloutLoop:
     def _account(self, graded: GradedRollout) -> None:
         self._num_graded += 1
         if (added := graded.added) is None:
-            reason = DropReason.SILENT if graded.num_samples else DropReason.UNGRADED
+            reason = _reason_to_drop(graded)
             self.ledger.drop(graded.rollout_id, reason, *UNGRADED)
             self._count_silence(reason)
         elif added.meta is None:  # it was buffered by another worker, which did not live to say so, and evicted
             self.ledger.drop(graded.rollout_id, DropReason.EVICTED, *UNGRADED)
         else:
             self._num_silent = 0
-            self.ledger.buffer(graded.rollout_id, added.meta, added.epoch)
+            self.ledger.buffer(graded.rollout_id, added.meta, added.epoch, graded.num_overlong)
             for rollout_id in added.evicted:
                 self.ledger.drop(rollout_id, DropReason.EVICTED, State.BUFFERED)
         self.grading.add(graded)
@@ -262,14 +262,34 @@ class RolloutLoop:
         self.shown.extend(graded.shown)
 
     def _count_silence(self, reason: DropReason) -> None:
-        """Raise UserError if `rewards.filter_groups` drops everything, since such a run would never advance."""
-        self._num_silent = self._num_silent + 1 if reason is DropReason.SILENT else 0
+        """Raise UserError if filters drop everything, since such a run would never advance."""
+        self._num_silent = self._num_silent + 1 if reason in _FILTERS else 0
         if self._num_silent >= MAX_SILENT_IN_A_ROW:
+            setting, why = _FILTERS[reason]
             raise UserError(
-                f"rewards.filter_groups dropped {self._num_silent} rollouts in a row, because all programs of each "
-                "earned the same: train on problems that the model solves sometimes, fine-tune it first "
-                "(learner.sft.num_steps), or set rewards.filter_groups to false"
+                f"{setting} dropped {self._num_silent} rollouts in a row, because {why}, or set it to false"
             )
+
+
+# What may drop a whole rollout, and what to do if it drops all of them.
+_FILTERS = {
+    DropReason.SILENT: (
+        "rewards.filter_groups",
+        "all programs of each earned the same: train on problems that the model solves sometimes, fine-tune it first "
+        "(learner.sft.num_steps)",
+    ),
+    DropReason.OVERLONG: (
+        "rewards.overlong_filter",
+        "all their samples were cut off: raise generator.max_tokens, fine-tune the model first (learner.sft.num_steps)",
+    ),
+}
+
+
+def _reason_to_drop(graded: GradedRollout) -> DropReason:
+    """Why a rollout is not in the buffer as a whole. Some of a silent one may have been overlong."""
+    if not graded.num_samples:
+        return DropReason.UNGRADED
+    return DropReason.OVERLONG if graded.num_overlong == graded.num_samples else DropReason.SILENT
 
 
 def lost_too_often(task_id: str) -> GaveUpError:

@@ -77,6 +77,12 @@ class JudgedRollout:
         pairs = zip(rollout.samples, self.scores.samples, strict=True)
         return [(completion, scored) for completion, scored in pairs if scored is not None]
 
+    def experiences(self, rollout: Rollout) -> Experiences:
+        """What the learner trains on: the scored samples, without those that `rewards.overlong_filter` leaves out."""
+        return experiences_of(
+            [(completion, scored) for completion, scored in self.scored(rollout) if not scored.filtered]
+        )
+
 
 def judge_rollout(
     grade: Grade,

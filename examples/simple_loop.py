@@ -22,7 +22,7 @@ from rltf.controller.batches import split
 from rltf.controller.grading import chosen_tests
 from rltf.controller.problem_sampler import Passes, ProblemSampler
 from rltf.controller.problems import ProblemSets, load_problem_sets
-from rltf.controller.samples import experiences_of, judge_rollout
+from rltf.controller.samples import judge_rollout
 from rltf.learner.data import Experience, encode_references
 from rltf.learner.learner import Learner
 from rltf.learner.model_source import model_folder
@@ -107,8 +107,9 @@ class Loop:
             )
             if judged.scores.greedy is not None:
                 self.greedy[rollout.task_id] = judged.scores.greedy
-            group = experiences_of(judged.scored(rollout))
-            if any(sample.token_weights.any() for sample in group) or not self.settings.rewards.filter_groups:
+            group = judged.experiences(rollout)
+            has_signal = any(sample.token_weights.any() for sample in group)
+            if group and (has_signal or not self.settings.rewards.filter_groups):
                 groups.append(group)
             passes = Passes(sum(verdict.passed for verdict in judged.verdicts), len(judged.verdicts))
             results.append((rollout.task_id, passes))

@@ -28,25 +28,34 @@ def critic_fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
 
 
-def check_critic(
-    folder: Path, model: Path, tokenizer: PreTrainedTokenizerFast, name: str = "learner.advantage.critic"
-) -> dict[str, Any]:
-    """The content of `critic.json` of the critic in `folder`, for the policy in the folder `model`.
+_SETTING = "learner.advantage.critic"
 
-    Raises UserError, which begins with the `name` of the setting or option, if there is no critic, if it is damaged, or
-    if it cannot read the policy's tokens.
+
+def check_critic_folder(folder: Path, name: str = _SETTING) -> dict[str, Any]:
+    """The content of `critic.json` of the critic in `folder`.
+
+    Raises UserError, which begins with the `name` of the setting or option, if there is no critic or if it is damaged.
     """
     command = "`rltf critic --model DIR --samples DIR --problems SPEC --output DIR`"
     if not (folder / CRITIC_FILE).is_file():
         what = f"has no {CRITIC_FILE}" if folder.is_dir() else "is not a directory"
         raise UserError(f"{name}: {folder} is not a critic: it {what}; train one with {command}")
     check_folder(folder)
-    facts = read_json(folder / CRITIC_FILE)
+    facts: dict[str, Any] = read_json(folder / CRITIC_FILE)
     if tuple(facts.get("classes", ())) != ERROR_CLASSES:
         raise UserError(
             f"{name}: {folder / CRITIC_FILE}: expected the classes {', '.join(ERROR_CLASSES)}, found "
             f"{facts.get('classes')}; train a new critic with {command}"
         )
+    return facts
+
+
+def check_critic(folder: Path, model: Path, tokenizer: PreTrainedTokenizerFast, name: str = _SETTING) -> dict[str, Any]:
+    """The content of `critic.json` of the critic in `folder`, for the policy in the folder `model`.
+
+    Raises UserError as `check_critic_folder`, and if the critic cannot read the policy's tokens.
+    """
+    facts = check_critic_folder(folder, name)
     if facts.get("tokenizer") != tokenizer_fingerprint(tokenizer):
         raise UserError(
             f"{name}: the tokenizer of {folder} differs from that of the policy {model}, so the critic would read "

@@ -161,6 +161,16 @@ def _query(text: str, item: str) -> tuple[str, str]:
     return key, value
 
 
+def is_on_hub(text: str) -> bool:
+    """Whether a SPEC names a data set on the Hub, which has to be downloaded unless the Hub's cache has it.
+
+    Raises:
+        UserError: as `parse_spec`.
+    """
+    spec = parse_spec(text)
+    return spec.kind != "starter" and not Path(spec.path).expanduser().exists() and is_hub_id(spec.path)
+
+
 Refusal = Callable[[Problem], str | None]
 """The reason why a problem cannot be used, or None if it can (`sandbox.admission`)."""
 

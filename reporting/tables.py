@@ -33,8 +33,8 @@ UNITS = {
 }
 
 
-def print_dry_run(settings: Settings, console: Console) -> None:
-    """Print the resolved settings as YAML and the resources that each actor will request from Ray."""
+def print_dry_run(settings: Settings, said: Sequence[str], console: Console) -> None:
+    """Print the settings as YAML, the resources that each actor will request from Ray, and what is `said` of them."""
     console.print(to_yaml(settings), highlight=False, markup=False, soft_wrap=True)
     table = Table(title="Resources the actors request")
     for column in ("actor", "number", "CPUs each", "GPUs each", "memory"):
@@ -52,6 +52,8 @@ def print_dry_run(settings: Settings, console: Console) -> None:
     table.add_row("buffer", "1", "0", "0", f"at most {settings.buffer.max_bytes / MIB:,.0f} MiB of samples")
     table.add_row("rollout store", "1", "0", "0", "")
     console.print(table)
+    for text in said:
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(folder: Path, stages: Sequence[tuple[str, float]], seconds: float, console: Console) -> None:

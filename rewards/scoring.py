@@ -64,7 +64,7 @@ def score_group(
     baseline is computed. If a baseline has nothing to compare with (no greedy decode yet, no other sample), it is 0.
 
     `earlier[i]` are the programs of the turns before `programs[i]` in its dialogue, with the verdicts that they got on
-    the examples.
+    the examples. With `settings.overlong_filter`, a sample of which any turn is truncated counts in baselines only.
 
     Raises:
         ValueError: the verdicts belong to different problems, or there are more or fewer of them than programs.
@@ -85,9 +85,7 @@ def score_group(
     custom = _custom([program for _, program, _ in graded], scored, settings)
     plain = np.stack([coarse, adaptive, structure, [reward.value for reward in custom]])
     rewards = plain * np.array([[getattr(settings, f"{row.name.lower()}_weight")] for row in _WHOLE])
-    if settings.overlong_buffer and max_tokens is not None:
-        lengths = np.array([len(program.char_spans) for _, program, _ in graded])
-        rewards[0] -= settings.overlong_penalty * _overlong(lengths, max_tokens, settings.overlong_buffer)
+    rewards[0] -= _overlong_penalties([program for _, program, _ in graded], max_tokens, settings)
     own = [_turn_rewards(earlier[place] if earlier else (), settings) for place, _, _ in graded]
     returns = rewards.copy()
     returns[0] += [sum(values) for values in own]
@@ -104,7 +102,28 @@ def score_group(
             values = [value * scale for value in own[i]]
             parts = _score_turns(earlier[place], values, advantages[:, i], verdict, settings)
             samples[place] = replace(sample, earlier=parts)
+    if settings.overlong_filter:
+        samples = _without_cut_off(samples, programs, earlier)
     return GroupScores(samples=tuple(samples), greedy=kept)
+
+
+def _without_cut_off(
+    samples: Sequence[ScoredSample | None],
+    programs: Sequence[ProgramTokens],
+    earlier: Sequence[Sequence[tuple[ProgramTokens, Verdict]]],
+) -> list[ScoredSample | None]:
+    """The samples, filtered if any of their turns is truncated. Zero weights alone would still be rewards of 0."""
+    turns = [[program] for program in programs]
+    for own, before in zip(turns, earlier, strict=False):  # there may be no earlier turns at all
+        own.extend(program for program, _ in before)
+    is_cut_off = [any(program.truncated for program in own) for own in turns]
+    return [_filtered(one) if one and cut else one for one, cut in zip(samples, is_cut_off, strict=True)]
+
+
+def _filtered(sample: ScoredSample) -> ScoredSample:
+    """The sample without weights, its turns before the last included."""
+    turns = tuple(map(_filtered, sample.earlier))
+    return replace(sample, token_weights=np.zeros_like(sample.token_weights), earlier=turns, filtered=True)
 
 
 def _turn_rewards(turns: Sequence[tuple[ProgramTokens, Verdict]], settings: RewardSettings) -> list[float]:
@@ -209,13 +228,19 @@ def _baseline(
     return baseline
 
 
-def _overlong(lengths: NDArray[np.int64], max_tokens: int, buffer: float) -> NDArray[np.float64]:
-    """How far completions of `lengths` [N] tokens reach into the last `buffer` share of `max_tokens`, from 0 to 1.
+def _overlong_penalties(
+    programs: Sequence[ProgramTokens], max_tokens: int | None, settings: RewardSettings
+) -> NDArray[np.float64]:
+    """The penalty [N] for completions that reach into the last `overlong_buffer` share of `max_tokens`, if any.
 
     The soft overlong punishment of DAPO (Yu et al. 2025, equation 13).
     """
+    if not settings.overlong_buffer or max_tokens is None:
+        return np.zeros(len(programs))
+    lengths = np.array([len(program.char_spans) for program in programs])
+    buffer = settings.overlong_buffer
     inside = (lengths - (1 - buffer) * max_tokens) / (buffer * max_tokens)
-    return np.clip(inside, 0.0, 1.0)
+    return settings.overlong_penalty * np.clip(inside, 0.0, 1.0)
 
 
 def _scale(rewards: NDArray[np.float64], settings: RewardSettings) -> float:

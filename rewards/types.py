@@ -84,6 +84,8 @@ class ScoredSample:
     `num_tokens` tokens from 0 and is None if there is no fine penalty. `token_weights` [G, T] multiplies `-log p` of
     every sampled token, one row per `Granularity`, with everything applied. `blamed` are the lines (from 1) of a wrong
     answer that `rewards.localize` moved weight to, if any. `earlier` are the scores of the turns before this one.
+    `filtered` says that the length limit cut it off, so that `rewards.overlong_filter` leaves it out of the loss; all
+    weights are 0 then.
     """
 
     verdict: Verdict
@@ -99,6 +101,7 @@ class ScoredSample:
     token_weights: NDArray[np.float32]
     blamed: tuple[int, ...] = ()
     earlier: tuple[ScoredSample, ...] = ()
+    filtered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

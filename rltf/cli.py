@@ -74,7 +74,7 @@ COMMANDS: Mapping[str, Command] = {
 # Options of a job that are not settings.
 _JOB_OPTIONS = {
     "--config FILE.yaml": "Settings file. (default: configs/starter.yaml)",
-    "--dry-run": "Print the resolved settings and the resources that each actor asks for, then exit.",
+    "--dry-run": "Check the job, print its settings and the resources that each actor asks for, then exit.",
     "--resume RUN_DIR": "Continue the run in this folder; RUN_DIR/checkpoints/step-N: from this checkpoint.",
     "--replay RUN_DIR": "Repeat the updates that a run recorded (run.log_batches), then exit.",
     "--plan": "Predict what will sit idle, and how many generators and sandboxes to use, then exit.",

@@ -19,16 +19,9 @@ from rich.console import Console
 from rltf.controller.cluster import NO_DASHBOARD, check_resources
 from rltf.controller.events import Began, Event, Said
 from rltf.controller.head import Head, while_head_lives
+from rltf.controller.job_checks import check_job, check_without_download
 from rltf.controller.memory import advice, cards, gpu_bytes, needs
-from rltf.controller.model_checks import check_model
-from rltf.controller.problems import (
-    CONTAMINATION,
-    ProblemSets,
-    check_examples,
-    check_structure,
-    load_problem_sets,
-    without_failing_references,
-)
+from rltf.controller.problems import CONTAMINATION, ProblemSets, without_failing_references
 from rltf.controller.profile import measured_forecast
 from rltf.controller.ray_session import ray_running
 from rltf.controller.resume import find_resumption
@@ -38,7 +31,7 @@ from rltf.errors import UserError
 from rltf.files import newest_checkpoint, set_aside, write_jsonl
 from rltf.learner.advantages import check_estimator
 from rltf.learner.memory import UntraceableError
-from rltf.learner.model_source import architecture, check_local_gguf, is_gguf
+from rltf.learner.model_source import architecture
 from rltf.learner.policy_losses import check_policy_loss
 from rltf.learner.replay import changed_settings, replay
 from rltf.lock import locked
@@ -124,8 +117,8 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     if options.replay is None:
         _check_functions(settings)
     if options.dry_run:
-        _check_local_model(settings)
-        print_dry_run(settings, console)
+        said = check_without_download(settings)
+        print_dry_run(settings, said, console)
         return 0
     if options.replay is not None:
         changed = changed_settings(options.replay, settings)
@@ -133,7 +126,6 @@ def run_job(settings: Settings, options: CliOptions, program: str = "launch.py")
     if options.plan is not None:
         return _plan(settings, options.plan, console, program)
     check_resources(settings)
-    _check_local_model(settings)
     with opened(settings, options) as run:
         return _train(settings, run, console, program)
 
@@ -151,25 +143,15 @@ def _check_functions(settings: Settings) -> None:
         check_estimator(advantage.estimator, advantage)
 
 
-def _check_local_model(settings: Settings) -> None:
-    """Raise UserError if the job cannot use the model, unless it is on the Hub or still to be built."""
-    name = settings.model.name
-    if is_gguf(name):
-        check_local_gguf(name, settings.cache_dir)
-    elif Path(name).is_dir() or name.startswith((".", "/", "~")):
-        check_model(Path(name).expanduser(), settings)
-
-
 @contextlib.contextmanager
 def opened(settings: Settings, options: CliOptions) -> Iterator[OpenRun]:
     """Everything that a run needs before Ray: its problems, and its folder, which is locked during the context.
 
-    Raises UserError for problems that cannot be used, and for a folder that is in use, damaged, or of another run; the
-    folder then stays as it was.
+    Raises UserError as `check_job`, and for a folder that is in use, damaged, or of another run; the folder then stays
+    as it was.
     """
     with locked(settings.run.folder):
-        problems = check_structure(load_problem_sets(settings.problems, settings.sandbox), settings.rewards)
-        problems = check_examples(problems, settings.generator.max_turns)
+        problems = check_job(settings)
         resumption = None
         if options.resume is not None:
             resumption = find_resumption(options.resume, options.checkpoint, settings, problems.fingerprints)

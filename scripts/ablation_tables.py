@@ -38,11 +38,7 @@ ROWS = {
 TERMS = tuple(ROWS)
 # Two rows for each rival: with its own reward, and with the same one for all, coarse and adaptive.
 SAME = "-same"
-RIVALS = tuple(
-    one.value
-    for one in Algorithm
-    if not one.startswith("rltf") and one is not Algorithm.CODERL  # it needs a critic
-)
+RIVALS = tuple(one.value for one in Algorithm if not one.startswith("rltf"))
 ROWS |= {f"rltf{SAME}": "`rltf`, same reward"}
 for _rival in RIVALS:
     ROWS |= {_rival: f"preset `{_rival}`", f"{_rival}{SAME}": f"`{_rival}`, same reward"}

@@ -63,6 +63,7 @@ _OUTCOME_ALONE: Fields = {
     "filter_groups": False,
     "overlong_buffer": 0.0,
     "overlong_penalty": 1.0,
+    "overlong_filter": False,
     "turn_weight": 0.0,
     "alpha_cap": 1.0,
     "adaptive_scope": AdaptiveScope.RAN,
@@ -190,7 +191,8 @@ PRESETS: Mapping[Algorithm, Preset] = {
         loss={**_CLIPPED, "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM_NORM},
         advantage=_NO_ESTIMATE,
     ),
-    # Clip-higher, the mean over tokens, no silent groups, soft overlong punishment (Yu et al. 2025).
+    # Clip-higher, the mean over tokens, no silent groups, soft overlong punishment (Yu et al. 2025). Its authors made
+    # their best run without the overlong filter, as the README of their released code says.
     Algorithm.DAPO: Preset(
         rewards={
             **_GROUP_RELATIVE,

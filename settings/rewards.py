@@ -71,6 +71,11 @@ class RewardSettings(Section):
         "`overlong_penalty` at the limit; 0: no penalty.",
     )
     overlong_penalty: Weight = Field(1.0, description="Penalty for a completion of `generator.max_tokens` tokens.")
+    overlong_filter: bool = Field(
+        False,
+        description="Do not train on samples that `generator.max_tokens` cut off. Their rewards still count in the "
+        "baseline of the rollout's other samples.",
+    )
     alpha_cap: float = Field(
         10.0, ge=1, description="Maximum factor on the fine penalty of a short line; inf: no maximum."
     )

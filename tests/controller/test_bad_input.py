@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from rltf.settings import SandboxSettings, Settings, rewards_of
 from tests.families import FAMILIES, build_family
 from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job
+from tests.learner.samples import make_critic
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -89,7 +91,11 @@ def _unsupported_quantization(file: Path, model_dir: Path) -> None:
     write_undequantizable(file)
 
 
-@pytest.mark.parametrize("dry_run", [("--dry-run",), ()], ids=["dry-run", "run"])
+# A dry run refuses what a run refuses.
+dry_or_not = pytest.mark.parametrize("dry_run", [("--dry-run",), ()], ids=["dry-run", "run"])
+
+
+@dry_or_not
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -177,3 +183,88 @@ def test_a_worker_without_the_function_does_not_start() -> None:
     worker = GradingWorker({}, SandboxSettings(), rewards_of("rltf", function="only.on_the_head:f"), None, None, 512)
     with pytest.raises(UserError, match=rf"there is no module only on {os.uname().nodename}"):
         worker.start()
+
+
+@dry_or_not
+def test_critic_that_is_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path, dry_run: tuple[str, ...]) -> None:
+    job = small_job(tmp_path, "job", "--algorithm", "coderl", "--model.name", "Qwen/Qwen2.5-Coder-7B", *dry_run)
+    critic = ["--learner.advantage.critic", str(tmp_path / "critic")]
+    assert f"learner.advantage.critic: {critic[1]} is not a critic: it is not a directory" in failing(
+        capsys, *job, *critic
+    )
+    assert not (tmp_path / "job").exists()
+
+
+@dry_or_not
+@pytest.mark.parametrize("model", ["tiny", "another"])
+def test_critic_of_another_tokenizer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model_dir: Path, model: str, dry_run: tuple[str, ...]
+) -> None:
+    critic = make_critic(tiny_model_dir, tmp_path / "critic")
+    if model == "another":
+        model = str(build_family("llama", tmp_path / "another"))
+    job = small_job(tmp_path, "job", "--algorithm", "coderl", "--model.name", model, *dry_run)
+    message = failing(capsys, *job, "--learner.advantage.critic", str(critic))
+    assert f"learner.advantage.critic: the tokenizer of {critic} differs from that of the policy" in message
+    assert not (tmp_path / "job").exists()
+
+
+@dry_or_not
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("--algorithm", "ppocoder"), "rewards.structure_weight 1.0 compares programs with reference programs, and no"),
+        (("--generator.max_turns", "2"), "generator.max_turns 2: no problem of problems.train has examples"),
+    ],
+    ids=["no references", "no examples"],
+)
+def test_problems_without_what_the_job_needs(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    settings: tuple[str, ...],
+    message: str,
+    dry_run: tuple[str, ...],
+) -> None:
+    row = {"task_id": "a", "statement": "Square it.", "tests": [{"stdin": "2\n", "expected": "4\n"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    job = small_job(tmp_path, "job", "--problems.train", f"jsonl:{tmp_path / 'rows.jsonl'}", *dry_run)
+    assert message in failing(capsys, *job, *settings)
+    assert not (tmp_path / "job").exists()
+
+
+@dry_or_not
+def test_optimizer_without_its_package(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    dry_run: tuple[str, ...],
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    message = failing(capsys, *small_job(tmp_path, "job", "--learner.optim.name", "adamw_8bit", *dry_run))
+    assert "learner.optim.name adamw_8bit needs the package torchao: pip install" in message
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_dry_run_says_which_problems_it_does_not_load(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    job = small_job(tmp_path, "job", "--dry-run", "--problems.train", "mbpp:google-research-datasets/mbpp?split=train")
+    assert launch.main(job) == 0
+    shown = capsys.readouterr().out
+    assert "not checked, because a start may have to download them: mbpp:google-research-datasets/mbpp?spl" in shown
+    assert "starter:test" not in shown.splitlines()[-1]
+
+
+def test_a_dry_run_shows_what_a_start_would_say_about_its_problems(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [
+        {"task_id": name, "statement": "Square it.", "tests": [{"stdin": "2\n", "expected": "4\n"}], **more}
+        for name, more in (("a", {}), ("b", {"references": ["print(int(input()) ** 2)"]}))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = small_job(tmp_path, "job", "--dry-run", "--problems.train", f"jsonl:{tmp_path / 'rows.jsonl'}")
+    assert launch.main([*job, "--algorithm", "ppocoder"]) == 0
+    assert "1 training problems have no reference program, so their structure reward is 0: a" in capsys.readouterr().out
+    assert not (tmp_path / "job").exists()

@@ -15,8 +15,18 @@ def test_the_ledger_refuses_impossible_transitions() -> None:
         ledger.issue("r1", 1, "p", 4)
     with pytest.raises(RuntimeError, match="not taken"):
         ledger.train("r1", 1)
-    with pytest.raises(RuntimeError, match="holds 5 samples of rollout r1, of which 4 were requested"):
-        ledger.buffer("r1", RolloutMeta("r1", 5, 1, 0), "epoch")
+    with pytest.raises(RuntimeError, match="holds 3 samples of rollout r1, and 2 were overlong, but only 4"):
+        ledger.buffer("r1", RolloutMeta("r1", 3, 1, 0), "epoch", 2)
+
+
+def test_samples_that_never_reach_the_buffer_are_dropped_for_their_reasons() -> None:
+    ledger = Ledger()
+    ledger.issue("r1", 1, "p", 8)
+    ledger.buffer("r1", RolloutMeta("r1", 5, 1, 0), "epoch", 2)
+    counts = ledger.counts()
+    assert counts.dropped == {"ungraded": 1, "overlong": 2}
+    assert counts.in_flight["buffered"] == 5
+    assert ledger.num_useful == 5
 
 
 def test_a_ledger_with_impossible_counts_is_refused() -> None:

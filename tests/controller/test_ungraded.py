@@ -137,20 +137,42 @@ def test_rollouts_that_are_lost_again_and_again_end_the_run(tmp_path: Path) -> N
     assert raised.group_contains(GaveUpError, match="rollouts of p. in a row died")
 
 
-class SilentGraders(Graders):
-    """Grade rollouts that teach nothing."""
+class FilteringGraders(Graders):
+    """Grade rollouts of which nothing is left: `num_overlong` samples were cut off, and the others teach nothing."""
 
-    num_graded = 0
+    def __init__(self, num_overlong: int) -> None:
+        super().__init__()
+        self.num_overlong, self.num_graded = num_overlong, 0
 
     async def submit(self, method: str, *arguments: Any, num_items: int = 1) -> Any:
         rollout = await arguments[0][0]
         self.num_graded += 1
         about = {"rollout_id": rollout.rollout_id, "task_id": rollout.task_id, "num_samples": 8, "num_faults": 0}
-        return replace(graded_rollout(), **about, has_signal=False, added=None)
+        return replace(graded_rollout(), **about, num_overlong=self.num_overlong, has_signal=False, added=None)
 
 
-def test_a_run_that_drops_every_rollout_ends_and_says_why(tmp_path: Path) -> None:
-    graders = SilentGraders()
-    raised = run_rollouts(start(tmp_path, graders, []))
+@pytest.mark.parametrize(
+    ("num_overlong", "reason", "said"),
+    [
+        (
+            0,
+            "silent",
+            r"rewards\.filter_groups dropped 500 rollouts in a row, because all programs of each earned the s",
+        ),
+        (3, "silent", r"rewards\.filter_groups dropped 500 rollouts in a row"),
+        (
+            8,
+            "overlong",
+            r"rewards\.overlong_filter dropped 500 rollouts in a row, because all their samples were cut of",
+        ),
+    ],
+)
+def test_a_run_that_drops_every_rollout_ends_and_says_why(
+    tmp_path: Path, num_overlong: int, reason: str, said: str
+) -> None:
+    graders = FilteringGraders(num_overlong)
+    controller = start(tmp_path, graders, [])
+    raised = run_rollouts(controller)
     assert graders.num_graded == MAX_SILENT_IN_A_ROW
-    assert raised.group_contains(UserError, match=r"rewards\.filter_groups dropped 500 rollouts in a row")
+    assert raised.group_contains(UserError, match=said)
+    assert controller.ledger.counts().dropped == {reason: 8 * MAX_SILENT_IN_A_ROW}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rltf.evaluation import command as evaluate
+from rltf.evaluation import critic_command
 from rltf.reporting.comparisons import interval
-from rltf.settings import PRESETS, Algorithm
+from rltf.sandbox.command import limits_of, parse_options
+from rltf.settings import PRESETS, Algorithm, Localize
 from rltf.settings_sources import load_settings
 from scripts.ablation_tables import ROWS, TERMS, is_finished, main
 from tests.jobs import python
@@ -74,15 +78,23 @@ def test_interval_covers_seeds_and_problems() -> None:
     assert found.high > 80
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The words of each run's command, by the run's name."""
-    options = ["--dry-run", "--seeds", "1", "--jobs", "1", "--output", str(tmp_path_factory.mktemp("ablation"))]
-    options += ["--rows", *ROWS]
+def commands_of(output: Path, *rows: str, num_seeds: int = 1) -> dict[str, list[str]]:
+    """The words of the commands that an ablation with these rows would run, by name."""
+    options = ["--dry-run", "--seeds", str(num_seeds), "--jobs", "1", "--output", str(output), "--rows", *rows]
     done = python("-m", "benchmarks.ablation", *options)
     assert done.returncode == 0, done.stderr
     lines = (line.partition(": ") for line in done.stdout.splitlines())
     return {name: shlex.split(command) for name, _, command in lines}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablation")
+
+
+@pytest.fixture(scope="module")
+def commands(output: Path) -> dict[str, list[str]]:
+    return commands_of(output, *ROWS)
 
 
 @pytest.mark.parametrize("row", TERMS)
@@ -107,6 +119,53 @@ def test_rivals_have_their_own_reward_or_that_of_all(row: str, commands: dict[st
     expected = ("coarse", 1, 1, 0) if same else (PRESETS[Algorithm(settings.algorithm)].rewards["outcome"], 1, 0, 0)
     rewards = settings.rewards
     assert (rewards.outcome, rewards.coarse_weight, rewards.adaptive_weight, rewards.fine_weight) == expected
+
+
+def test_lines_to_blame_are_the_only_difference_of_their_row(commands: dict[str, list[str]]) -> None:
+    rltf, siblings = (load_settings(commands[f"{row}-0"][1:], {})[0] for row in ("rltf", "siblings"))
+    assert siblings.rewards == rltf.rewards.model_copy(update={"localize": Localize.SIBLINGS})
+    assert siblings.learner == rltf.learner
+
+
+def test_coderl_gets_a_critic_of_the_model_that_all_rows_of_a_seed_start_from(
+    output: Path, commands: dict[str, list[str]]
+) -> None:
+    assert list(commands)[:3] == ["start-0", "graded-0", "critic-0"]  # before any row
+    start, coderl, rltf = (load_settings(commands[f"{name}-0"][1:], {})[0] for name in ("start", "coderl", "rltf"))
+    assert start.learner.optim.learning_rate == 0
+    for shared in ("model", "learner.sft", "problems.train", "problems.supervised", "run.seed"):
+        assert len({repr(attrgetter(shared)(settings)) for settings in (start, coderl, rltf)}) == 1, shared
+    graded = parse_options(evaluate._parser(), commands["graded-0"][3:])
+    critic = parse_options(critic_command._parser(), commands["critic-0"][3:])
+    assert graded.model == critic.model == str(start.run.folder / "checkpoints" / f"step-{start.run.num_steps}")
+    assert tuple(graded.problems) == coderl.problems.train
+    assert (graded.temperature, graded.top_p, graded.max_tokens) == (1.0, 1.0, coderl.generator.max_tokens)
+    assert limits_of(graded).cpu_s == coderl.sandbox.cpu_s
+    assert critic.samples == [graded.output]
+    assert (start.run.folder, graded.output, critic.output) == (
+        output / "start-0",
+        output / "graded-0",
+        output / "critic-0",
+    )
+    users = [name for name, words in commands.items() if "--learner.advantage.critic" in words]
+    assert users == ["coderl-0", "coderl-same-0"]
+    assert coderl.learner.advantage.critic == critic.output
+
+
+def test_what_is_there_of_a_critic_is_not_made_again(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        (tmp_path / f"start-{seed}" / "checkpoints" / "step-1").mkdir(parents=True)
+        (tmp_path / f"graded-{seed}").mkdir()
+        (tmp_path / f"graded-{seed}" / "samples.jsonl").write_text("")  # it is interrupted, and continues
+    (tmp_path / "graded-2" / "results.json").write_text("{}")
+    (tmp_path / "critic-3").mkdir()
+    assert list(commands_of(tmp_path, "coderl", num_seeds=4)) == [
+        *("start-0", "graded-0", "critic-0", "coderl-0"),
+        *("graded-1", "critic-1", "coderl-1"),
+        *("critic-2", "coderl-2"),
+        "coderl-3",
+    ]
+    assert list(commands_of(tmp_path, "grpo")) == ["grpo-0"]
 
 
 def test_an_interrupted_run_is_not_finished(tmp_path: Path) -> None:

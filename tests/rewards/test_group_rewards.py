@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rltf.rewards import Granularity, score_group
 from rltf.sandbox.verdict import Outcome
-from rltf.settings import RewardSettings, rewards_of
+from rltf.settings import Algorithm, RewardSettings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict
 
 P, F, R, S = Outcome.PASSED, Outcome.FAILED, Outcome.RUNTIME_ERROR, Outcome.SYNTAX_ERROR
@@ -79,3 +79,34 @@ def test_the_last_token_carries_the_reward() -> None:
     (row,) = weights(rewards_of("ppo"), [P], length=5)
     assert row[Granularity.COARSE].tolist() == [0, 0, 0, 0, 1]
     assert not np.delete(row, Granularity.COARSE, axis=0).any()
+
+
+@pytest.mark.parametrize("algorithm", [one.value for one in Algorithm])
+def test_the_overlong_filter_takes_out_what_was_cut_off_and_changes_no_other_weight(algorithm: str) -> None:
+    programs = [character_tokens("x = 1", truncated=place == 1) for place in range(4)]
+    verdicts = [make_verdict(o, (o,), completion_id=f"c{i}") for i, o in enumerate((P, F, R, P))]
+    without, kept = (
+        score_group(programs, verdicts, rewards_of(algorithm, overlong_filter=on), max_tokens=5).samples
+        for on in (False, True)
+    )
+    assert [sample.filtered for sample in kept if sample] == [False, True, False, False]
+    assert not any(sample.filtered for sample in without if sample)
+    for place in (0, 2, 3):
+        np.testing.assert_array_equal(kept[place].token_weights, without[place].token_weights)  # type: ignore[union-attr]
+    assert not kept[1].token_weights.any()  # type: ignore[union-attr]
+
+
+def test_a_dialogue_is_filtered_if_any_of_its_answers_was_cut_off() -> None:
+    whole, cut = character_tokens("x = 1"), character_tokens("x = 1", truncated=True)
+    dialogues = [((cut,), whole), ((whole,), cut), ((whole,), whole), ((), whole)]
+    verdicts = [make_verdict(o, (o,), completion_id=f"c{i}") for i, o in enumerate((P, P, P, F))]
+    samples = score_group(
+        [last for _, last in dialogues],
+        verdicts,
+        rewards_of("grpo", overlong_filter=True),
+        max_tokens=5,
+        earlier=[[(turn, make_verdict(F, (F,))) for turn in turns] for turns, _ in dialogues],
+    ).samples
+    assert [sample.filtered for sample in samples if sample] == [True, True, False, False]
+    has_weights = [[part.token_weights.any() for part in (*one.earlier, one)] for one in samples if one]
+    assert has_weights == [[False, False], [False, False], [True, True], [True]]
