@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rltf.errors import UserError
-from rltf.evaluation.history import HistoryCounts, HistoryRow
+from rltf.evaluation.history import HistoryRow
 from rltf.evaluation.passes import Tally, compare_tallies, evaluate_tally
 from rltf.evaluation.progress import ProgramProgress
-from rltf.evaluation.sources import PreparedPrograms, Programs, ProgramSource
+from rltf.evaluation.sources import HistoryCounts, PreparedPrograms, Programs, ProgramSource
 from rltf.evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from rltf.evaluation.turns import Examiner
 from rltf.files import write_json

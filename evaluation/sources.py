@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rltf.errors import UserError
-from rltf.evaluation.history import HistoryCounts
-from rltf.evaluation.turns import Examiner
+from rltf.evaluation.candidates import CandidateCounts
+from rltf.evaluation.turns import Examiner, TurnCounts
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import some
 from rltf.problems.index import ProblemIndex
@@ -29,6 +29,8 @@ Programs = Iterable[tuple[ProgramRow, Problem] | None]
 """Programs as they come; None says that the next one is not ready yet, and that there is time to store others."""
 StoredRows = Iterable[Mapping[str, Any]]
 """The rows of the graded programs that an evaluation has stored, in order."""
+HistoryCounts = TurnCounts | CandidateCounts
+"""What an evaluation finds about programs and the ones before them; `results.json` has it under `key`."""
 
 CONCURRENCY = 16
 """The requests to a server that are under way at a time, by default."""
