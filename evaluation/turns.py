@@ -62,16 +62,12 @@ class DialogueRow(HistoryRow):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote in one turn, and the program in it.
-
-    `completion` is the answer as this process sampled it (a `transport.rollouts.Completion`); None if a server sent it.
-    """
+    """What a model wrote in one turn, and the program in it."""
 
     text: str
     program: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    completion: Any = None
 
 
 class Examiner:
@@ -114,14 +110,13 @@ class Examiner:
 class Dialogue:
     """One dialogue about a problem, of at most `max_turns` turns.
 
-    `last` is the newest answer, and `verdict` that of its run on the examples, None if there are none.
+    `verdict` is that of the newest answer's run on the examples, None if there are none.
     """
 
     def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
         self.problem = problem
         self.completion_id = f"{problem.task_id}/{number}"
         self.turns: list[Turn] = []
-        self.last: Answer | None = None
         self.verdict: ExampleVerdict | None = None
         self.is_over = False
         self._max_turns = max_turns
@@ -146,7 +141,7 @@ class Dialogue:
             completion_tokens=answer.completion_tokens,
         )
         self.turns.append(turn)
-        self.last, self.verdict = answer, verdict
+        self.verdict = verdict
 
     def end(self) -> None:
         """End the dialogue because the next prompt leaves no room for an answer."""
