@@ -92,8 +92,7 @@ def check(input, expected, actual):
 def checker_of(rule: Rule, tolerance: float) -> AnswerRule | Checker:
     """The checker for a rule. `tolerance` is the row's `atol`.
 
-    Raises:
-        UnusableRowError: the rule accepts every answer.
+    Raises UnusableRowError if the rule accepts every answer.
     """
     match rule:
         case Rule.CLOSE:

@@ -30,8 +30,7 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """A HumanEval row as a `Problem` whose completions continue `code_prefix`.
 
-    Raises:
-        UnusableRowError: a missing field, or `split_check` cannot use the tests.
+    Raises UnusableRowError for a missing field, or if `split_check` cannot use the tests.
     """
     task_id = task_id_of(row)
     if task_id is None:
@@ -97,10 +96,8 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     """The tests in `check(candidate)` of the function `entry_point`.
 
     Leading asserts become separate tests, in which local variables are replaced with their values. From the first other
-    statement on, the rest is one `CheckTest`.
-
-    Raises:
-        UnusableRowError: there is no such function, it tests nothing, or no program could pass the module.
+    statement on, the rest is one `CheckTest`. Raises UnusableRowError if there is no such function, it tests nothing,
+    or no program could pass the module.
     """
     module, prompt_module = parse_module(test, "test"), parse_module(prompt, "prompt")
     check = check_function(module)

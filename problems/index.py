@@ -23,8 +23,7 @@ class ProblemIndex:
     def find(self, task_id: str | int) -> Problem:
         """The problem with this task id, given as text or as a number.
 
-        Raises:
-            UserError: there is none. The message names the nearest id.
+        Raises UserError if there is none, and names the nearest id.
         """
         text = str(task_id)
         problem = self._by_id.get(text)

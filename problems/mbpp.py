@@ -24,10 +24,8 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """An MBPP row as a `Problem`. The statement shows every assert of `test_list`, as the benchmark does.
 
-    The asserts of `hidden_test_list`, which augmented rows have, are not shown.
-
-    Raises:
-        UnusableRowError: a missing field, or a test that is not an assert statement.
+    The asserts of `hidden_test_list`, which augmented rows have, are not shown. Raises UnusableRowError for a missing
+    field, or a test that is not an assert statement.
     """
     task_id = task_id_of(row)
     if task_id is None:

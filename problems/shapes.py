@@ -76,8 +76,7 @@ def _task_id(kind: str, row: Fields) -> str | None:
 def to_problem(kind: str, row: Any) -> Problem:
     """A row of a data set as a `Problem`.
 
-    Raises:
-        UnusableRowError: a row of another shape. The message starts with the column.
+    Raises UnusableRowError for a row of another shape. The message starts with the column.
     """
     shape = SHAPES[kind]
     if not isinstance(row, dict):
