@@ -122,11 +122,9 @@ def run_evaluations(
     """Grade the programs of `source` that `output` lacks, write `results.json`, and return the results by SPEC's name.
 
     The evaluation of a single SPEC is in `output`. Those of several are in its folders, named after the SPECs, and
-    `output/results.json` has the results of all. `limits` are the usual ones by default.
-
-    Raises:
-        UserError: the problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine
-            isolates programs less than required. All of this is found before any program is made.
+    `output/results.json` has the results of all. `limits` are the usual ones by default. Raises UserError if the
+    problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine isolates programs
+    less than required. All of this is found before any program is made.
     """
     specs_by_name = _named(specs)
     folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}

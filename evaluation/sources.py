@@ -69,8 +69,7 @@ class ProgramSource(Protocol):
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         """Check everything that can be checked before a program is made, and log what a reader must know.
 
-        Raises:
-            UserError: there are no programs for these problems, or not `k` of any of them.
+        Raises UserError if there are no programs for these problems, or not `k` of any of them.
         """
 
     def close(self) -> None:
@@ -245,10 +244,7 @@ def json_object(text: str) -> dict[str, Any]:
 def model_source(options: argparse.Namespace, turns: int = 1) -> ProgramSource:
     """The model `options.model` with the options of `add_sampling_options`: a folder, a Hub id, or a server's address.
 
-    With more than one of `turns`, it repairs its programs.
-
-    Raises:
-        UserError: the options contradict each other.
+    With more than one of `turns`, it repairs its programs. Raises UserError if the options contradict each other.
     """
     sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
     prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")
