@@ -58,8 +58,7 @@ class Scorer(BaseModel):
     def verdicts(self, rows: Sequence[Row], completions: Sequence[str]) -> list[Verdict]:
         """The verdicts on completions, each on the problem of its row.
 
-        Raises:
-            UserError: a row that cannot be used; the message starts with its number.
+        Raises UserError for a row that cannot be used; the message starts with its number.
         """
         known: dict[str, Problem] = {}
         problems = []

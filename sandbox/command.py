@@ -103,8 +103,7 @@ def add_sandbox_options(command: argparse.ArgumentParser) -> None:
 def load_problems(spec: str, limits: SandboxSettings) -> LoadedProblems:
     """The problems of a SPEC that can be judged within `limits`; the unusable rows are named on standard error.
 
-    Raises:
-        UserError: as `problems.load`.
+    Raises UserError as `problems.load`.
     """
     loaded = load(spec, reason_to_refuse(limits))
     if loaded.rejected:
