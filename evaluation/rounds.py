@@ -30,8 +30,7 @@ from rltf.learner.data import TokenSequence
 from rltf.learner.error_classes import ERROR_CLASSES
 from rltf.learner.prefix_scores import ProgramScores, score_programs
 from rltf.problems import Problem
-from rltf.problems.prompts import answer_end_id, encode_prompt
-from rltf.problems.repair import repair_exchange
+from rltf.problems.prompts import answer_end_id, encode_prompt, repair_exchange
 from rltf.sandbox.examples import ExampleVerdict
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.grading import ProgramRow
