@@ -56,10 +56,7 @@ class Scorer(BaseModel):
         return list(value) if is_list else value
 
     def verdicts(self, rows: Sequence[Row], completions: Sequence[str]) -> list[Verdict]:
-        """The verdicts on completions, each on the problem of its row.
-
-        Raises UserError for a row that cannot be used; the message starts with its number.
-        """
+        """The verdict on each row's completion. Raises UserError, with the row's number first, for an unusable row."""
         known: dict[str, Problem] = {}
         problems = []
         for number, row in enumerate(rows):

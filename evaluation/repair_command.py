@@ -111,10 +111,7 @@ def _train(options: argparse.Namespace) -> None:
 def _failing(
     problems: Sequence[Problem], graded: Mapping[str, Sequence[tuple[str, Outcome]]]
 ) -> list[tuple[Problem, str]]:
-    """The distinct failing programs of the problems that have examples and reference programs.
-
-    Raises UserError if there are none.
-    """
+    """The distinct failing programs of problems with examples and references. Raises UserError if there are none."""
     unusable = (Outcome.PASSED, Outcome.INFRASTRUCTURE_ERROR)
     failing = [
         (problem, program)

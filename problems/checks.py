@@ -42,10 +42,7 @@ class Check:
 
 
 def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
-    """The check for an assertion's condition.
-
-    Raises UnusableRowError if only an object of the program could decide it.
-    """
+    """The check for a condition. Raises UnusableRowError if only an object of the program could decide it."""
     taking = _TakePrograms(scope)
     remaining: ast.expr = taking.visit(condition)
     names = scope.bound | taking.served.keys()
