@@ -7,7 +7,7 @@ from typing import Any
 
 from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
 from rltf.problems.examples import examples_of
-from rltf.problems.fields import texts_of
+from rltf.problems.fields import text_of, texts_of
 from rltf.problems.scope import parse_module
 from rltf.problems.types import AssertTest, Problem, UnusableRowError
 
@@ -33,10 +33,7 @@ def to_problem(row: Any) -> Problem:
     statement = row.get("text") or row.get("prompt")
     if not isinstance(statement, str) or not statement.strip():
         raise UnusableRowError("text (prompt in the sanitized rows): missing or empty")
-    code = row.get("code")
-    if not isinstance(code, str) or not code.strip():
-        raise UnusableRowError("code: missing or empty")
-    code = _unix(code)
+    code = _unix(text_of(row, "code"))
     setup = "\n".join([*texts_of(row, "test_imports"), _unix(row.get("test_setup_code") or "")]).strip()
     shown = [_unix(assertion).strip() for assertion in texts_of(row, "test_list")]
     assertions = [*shown, *texts_of(row, "hidden_test_list")]
