@@ -81,9 +81,8 @@ class Scorer(BaseModel):
     def judge(self, row: Row, completion: str) -> tuple[float, Verdict]:
         """The score of one completion, and its verdict.
 
-        Raises:
-            UserError: the row cannot be used.
-            GraderError: the grader failed, and there is no `grader_error_score`.
+        Raises UserError if the row cannot be used, and GraderError if the grader failed and there is no
+        `grader_error_score`.
         """
         (verdict,) = self.verdicts([row], [completion])
         return self.required(verdict), verdict
