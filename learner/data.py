@@ -201,7 +201,7 @@ class ReferenceSampler:
 def split(
     references: Sequence[TokenSequence], *, validation_share: float, seed: int
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """Training and validation references, by their prompts. Raises UserError for fewer than two different prompts."""
+    """Training and validation references; a prompt is on one side. Raises UserError for fewer than two prompts."""
     prompts = [reference.prompt_ids.tobytes() for reference in references]
     if (num_problems := len(set(prompts))) < 2:
         raise UserError(

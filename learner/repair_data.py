@@ -49,9 +49,8 @@ def encode_repairs(
     ]
     for one in failed:
         exchanges = [repair_exchange(one.program, one.feedback, form)]
-        references = one.problem.references[:max_references]
-        for sequence in encode_programs(one.problem, references, tokenizer, form, exchanges):
-            encoded.append((one.problem.task_id, sequence))
+        repaired = encode_programs(one.problem, one.problem.references[:max_references], tokenizer, form, exchanges)
+        encoded += ((one.problem.task_id, sequence) for sequence in repaired)
     fitting: dict[str, list[TokenSequence]] = {}
     for task_id, sequence in encoded:
         if sequence.length <= max_length:
