@@ -141,11 +141,9 @@ class Generator:
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Queue all of `requests`, or none if one of them cannot be served.
 
-        A dialogue whose prompt leaves no room is not sampled; its handle is empty.
-
-        Raises:
-            ValueError: a problem is unknown, a first prompt leaves no room, or a `rollout_id` is already in flight.
-            ray.exceptions.ObjectLostError: the turn before died with the rollout store.
+        A dialogue whose prompt leaves no room is not sampled; its handle is empty. Raises ValueError if a problem is
+        unknown, a first prompt leaves no room, or a `rollout_id` is already in flight, and Ray's ObjectLostError if the
+        turn before died with the rollout store.
         """
         self._check()
         previous = _fetched(requests)

@@ -43,10 +43,7 @@ class Prompter:
         self._stop = tuple(stop)
 
     def encode(self, task_id: str, previous: EarlierTurn | None = None) -> list[int]:
-        """The ids of a problem's prompt, or of the next prompt of a dialogue about it.
-
-        Raises ValueError if the problem is unknown.
-        """
+        """The ids of a problem's prompt, or a dialogue's next one. Raises ValueError if the problem is unknown."""
         problem = self._problems.get(task_id)
         if problem is None:
             raise ValueError(f"task_id {task_id!r} is not one of the generator's {len(self._problems)} problems")

@@ -56,11 +56,7 @@ class Scorer(BaseModel):
         return list(value) if is_list else value
 
     def verdicts(self, rows: Sequence[Row], completions: Sequence[str]) -> list[Verdict]:
-        """The verdicts on completions, each on the problem of its row.
-
-        Raises:
-            UserError: a row that cannot be used; the message starts with its number.
-        """
+        """The verdict on each row's completion. Raises UserError, with the row's number first, for an unusable row."""
         known: dict[str, Problem] = {}
         problems = []
         for number, row in enumerate(rows):
@@ -85,9 +81,8 @@ class Scorer(BaseModel):
     def judge(self, row: Row, completion: str) -> tuple[float, Verdict]:
         """The score of one completion, and its verdict.
 
-        Raises:
-            UserError: the row cannot be used.
-            GraderError: the grader failed, and there is no `grader_error_score`.
+        Raises UserError if the row cannot be used, and GraderError if the grader failed and there is no
+        `grader_error_score`.
         """
         (verdict,) = self.verdicts([row], [completion])
         return self.required(verdict), verdict

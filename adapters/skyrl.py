@@ -34,9 +34,8 @@ class UnitTestEnv(BaseTextEnv):  # type: ignore[misc]
     def step(self, action: str) -> BaseTextEnvStepOutput:
         """Score the completion, and end the episode.
 
-        Raises:
-            UserError: the row cannot be used.
-            GraderError: the grader failed, and there is no `grader_error_score`.
+        Raises UserError if the row cannot be used, and GraderError if the grader failed and there is no
+        `grader_error_score`.
         """
         score, verdict = self._scorer.judge(self._row, action)
         self._metrics = {

@@ -31,8 +31,7 @@ class UnitTestReward:
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """The reward of each completion. None, TRL's word for no reward, if the grader failed.
 
-        Raises:
-            UserError: a row that cannot be used.
+        Raises UserError for a row that cannot be used.
         """
         rows = _rows(columns, len(completions))
         verdicts = self._scorer.verdicts(rows, [text_of(completion) for completion in completions])

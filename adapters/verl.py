@@ -26,9 +26,8 @@ def compute_score(
 ) -> dict[str, float]:
     """The score of one completion, and what verl logs beside it. `options` are those of `Scorer`.
 
-    Raises:
-        UserError: a row that cannot be used.
-        GraderError: the grader failed, and there is no `grader_error_score`.
+    Raises UserError for a row that cannot be used, and GraderError if the grader failed and there is no
+    `grader_error_score`.
     """
     return _result(*Scorer(**options).judge(ground_truth, solution_str))
 

@@ -67,11 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 def _augment_file(options: argparse.Namespace) -> None:
     """Write every problem as a row with its new tests after its own, and print a summary.
 
-    The output file appears when it is complete.
-
-    Raises:
-        UserError: problems that cannot be written as rows, a bad row of programs, a model that cannot be asked, or a
-            machine with less isolation than required.
+    The output file appears when it is complete. Raises UserError for problems that cannot be written as rows, a bad row
+    of programs, a model that cannot be asked, or a machine with less isolation than required.
     """
     limits = limits_of(options)
     problems = load_problems(options.problems, limits).problems

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from rltf.evaluation.history import HistoryRow
-from rltf.evaluation.passes import ALL, Tally, bootstrap_interval, pass_at_k
+from rltf.evaluation.passes import ALL, Tally, bootstrap_interval
 from rltf.evaluation.turns import count_text
 from rltf.learner.error_classes import ERROR_CLASSES, error_class
 from rltf.problems import Problem
@@ -87,18 +87,12 @@ class CandidateRow(HistoryRow):
 
 @dataclass(slots=True)
 class _Population:
-    """Scored programs by task id, and the tokens of the models that wrote them and of the critic that read them."""
+    """Scored programs, and the tokens of the models that wrote them and of the critic that read them."""
 
-    num_samples: Counter[str] = field(default_factory=Counter)
-    num_passed: Counter[str] = field(default_factory=Counter)
+    tally: Tally
     prompt_tokens: int = 0
     completion_tokens: int = 0
     critic_tokens: int = 0
-
-    def add(self, task_id: str, outcome: Outcome) -> None:
-        if outcome is not Outcome.INFRASTRUCTURE_ERROR:
-            self.num_samples[task_id] += 1
-            self.num_passed[task_id] += outcome is Outcome.PASSED
 
     def spend(self, one: Candidate | CandidateRow) -> None:
         self.prompt_tokens += one.prompt_tokens
@@ -115,7 +109,7 @@ class CandidateCounts:
         second = ["refine"] * has_critic + ["repair"] * has_repair + ["both"] * (has_critic and has_repair)
         budget = ["plain_at_budget", "filtered_at_budget"] * at_budget
         names = ["plain", "filtered", *second, "union", *budget]
-        self._populations = {name: _Population() for name in names}
+        self._populations = {name: _Population(Tally(problems)) for name in names}
         self._tally = Tally(problems)
         self._origins: dict[str, Origin] = {}
         self._right: Counter[str] = Counter()
@@ -136,11 +130,11 @@ class CandidateCounts:
             if not is_made or name == "union":
                 for one in plain:
                     if not is_filtered or _passes_examples(one):
-                        population.add(task_id, _outcome(one))
+                        population.tally.add(task_id, _outcome(one))
             for one in plain:
                 population.spend(one)
             if is_made:
-                population.add(task_id, outcome)
+                population.tally.add(task_id, outcome)
                 population.spend(found)
                 population.critic_tokens += _read_by_critic(first, found.origin)
 
@@ -161,15 +155,16 @@ class CandidateCounts:
 
     def _results_of(self, name: str, ks: Sequence[int]) -> dict[str, Any]:
         population = self._populations[name]
+        tally = population.tally
         values: dict[str, dict[str, float]] = {}
         intervals: dict[str, dict[str, list[float]]] = {}
         for k in sorted(set(ks)):
             passes, bounds = values.setdefault(f"pass@{k}", {}), intervals.setdefault(f"pass@{k}", {})
             for group, task_ids in self._tally.groups().items():
                 rates = [
-                    _rate(population, task_id, k)
+                    _rate(tally, task_id, k)
                     for task_id in task_ids
-                    if name.startswith("filtered") or population.num_samples[task_id] >= k
+                    if name.startswith("filtered") or tally.num_samples[task_id] >= k
                 ]
                 if rates:
                     passes[group] = float(np.mean(rates))
@@ -177,7 +172,7 @@ class CandidateCounts:
         return {
             **values,
             "intervals": intervals,
-            "num_samples": population.num_samples.total(),
+            "num_samples": tally.num_samples.total(),
             "prompt_tokens": population.prompt_tokens,
             "completion_tokens": population.completion_tokens,
             "critic_tokens": population.critic_tokens,
@@ -214,10 +209,10 @@ def _read_by_critic(first: Candidate, origin: Origin) -> int:
     return first.prompt_tokens + first.completion_tokens
 
 
-def _rate(population: _Population, task_id: str, k: int) -> float:
+def _rate(tally: Tally, task_id: str, k: int) -> float:
     """pass@k of a problem. If fewer than k programs are left, all of them are drawn; none never passes."""
-    num_samples = population.num_samples[task_id]
-    return pass_at_k(num_samples, population.num_passed[task_id], min(k, num_samples)) if num_samples else 0.0
+    num_samples = tally.num_samples[task_id]
+    return tally.pass_at_k(task_id, min(k, num_samples)) if num_samples else 0.0
 
 
 def candidate_lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -11,27 +11,23 @@ OTHER_DIR` compares problem by problem with another evaluation.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rltf.entry import exit_status
 from rltf.errors import UserError
 from rltf.evaluation.candidates import candidate_lines
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
 from rltf.evaluation.turns import turn_lines
-from rltf.sandbox.command import add_grading_options, limits_of, parse_options, positive
+from rltf.sandbox.command import add_grading_options, limits_of, positive, run_logged
 from rltf.sandbox.compare import Comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate, print the table, and return the exit status; 2 means the evaluation cannot run as asked."""
-    options = parse_options(_parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return exit_status(_evaluate, options)
+    return run_logged(_evaluate, _parser(), arguments)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

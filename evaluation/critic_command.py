@@ -10,12 +10,11 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rltf.entry import exit_status
-from rltf.evaluation.graded import add_training_options, check_options, load_all, model_settings, read_graded
+from rltf.evaluation.graded import add_training_options, check_options, load_all, model_settings, read_graded, recorded
 from rltf.evaluation.progress import ProgramProgress
 from rltf.evaluation.sources import machine_dtype
 from rltf.files import write_folder
-from rltf.sandbox.command import add_sandbox_settings, limits_of, parse_options, positive
+from rltf.sandbox.command import add_sandbox_settings, limits_of, positive, run_logged
 from rltf.settings import CACHE_DIR
 
 if TYPE_CHECKING:
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a critic and return the exit status; 2 means that the samples, the problems or the model are unusable."""
-    options = parse_options(_parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return exit_status(_train, options)
+    return run_logged(_train, _parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,13 +94,7 @@ def _write(
 
     facts = {
         "tokenizer": tokenizer_fingerprint(critic.backbone.tokenizer),
-        "model": options.model,
-        "samples": [str(folder) for folder in options.samples],
-        "problems": options.problems,
-        "num_epochs": options.num_epochs,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
+        **recorded(options, "num_epochs", "learning_rate", "batch_size", "seed"),
         "num_programs": len(training),
         "held_out": found,
     }

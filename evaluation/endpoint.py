@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from openai import APIStatusError, AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
+from openai import AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
 from openai.types import CompletionUsage
 
 from rltf.errors import UserError
-from rltf.evaluation.patience import Patience
+from rltf.evaluation.patience import Patience, in_words
 from rltf.evaluation.sources import CONCURRENCY, Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
 from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts, check_examples
 from rltf.problems import LoadedProblems, Problem
@@ -204,10 +204,8 @@ def _one_message(url: str) -> Iterator[None]:
     """Turn whatever the client raises into one UserError that starts with `url`."""
     try:
         yield
-    except APIStatusError as error:
-        raise UserError(f"{url}: status {error.status_code}: {error.response.text[:300]}") from error
     except OpenAIError as error:
-        raise UserError(f"{url}: {error.__cause__ or error}") from error
+        raise UserError(f"{url}: {in_words(error)}") from error
     except (AttributeError, TypeError, ValueError) as error:
         # The client does not check the shape of an answer: a web page, say, only fails when its fields are read.
         raise UserError(f"{url}: this is not the answer of an OpenAI-compatible server ({error})") from error

@@ -6,6 +6,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -95,6 +96,12 @@ def read_graded(folders: Sequence[Path], problems: Sequence[Problem]) -> dict[st
     if not graded:
         raise UserError(f"--samples {' '.join(map(str, folders))}: there are no programs; evaluate a model first")
     return graded
+
+
+def recorded(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What the new model's folder says of its making: what it was made from, and the options of these `names`."""
+    made_from = {"model": options.model, "samples": list(map(str, options.samples)), "problems": options.problems}
+    return made_from | {name: getattr(options, name) for name in names}
 
 
 def model_settings(options: argparse.Namespace) -> ModelSettings:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
-from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from rltf.actors.messages import RolloutRequest
 from rltf.actors.prompting import Prompter
 from rltf.errors import UserError
 from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
+from rltf.evaluation.sampler import Sampler, finished
 from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
 from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts, check_examples
 from rltf.learner.model_source import TINY, model_folder
@@ -35,7 +35,6 @@ from rltf.transport.rollouts import EarlierTurn
 logger = logging.getLogger(__name__)
 LENGTH_LIMIT = 2048
 _QUEUED_SEQUENCES_PER_SLOT = 2
-_WAIT_S = 0.5  # then graded programs are stored, although no new one has come
 _WHOLE_FILE_BYTES = 1 << 22
 _PART_BYTES = 1 << 20
 
@@ -193,33 +192,10 @@ class SampledModel(SamplingOptions):
     ) -> Programs:
         """Raises UserError, before the first program, if the model cannot be sampled."""
         parts = self.parts(problems, stored)
-        return self._sample(self.running_engine, prompter, requests, parts) if parts else ()
-
-    def _sample(
-        self,
-        engine: SamplingEngine,
-        prompter: Prompter,
-        requests: Mapping[str, SamplingRequest | None],
-        parts: Sequence[Part],
-    ) -> Programs:
-        """The programs of each part as soon as the engine has finished it. The engine stays full meanwhile."""
-        waiting = deque(parts)
-        in_flight: dict[str, tuple[Part, SamplingRequest]] = {}
-        while waiting or in_flight:
-            while waiting and engine.num_unfinished < self.queue_limit:
-                part = waiting.popleft()
-                whole = requests[part.problem.task_id]
-                if whole is None:
-                    yield from part.programs([("", "")] * part.num_samples)
-                    continue
-                request = _request_of(part, whole)
-                engine.add_request(request)
-                in_flight[part.name] = part, request
-            for finished in engine.step():
-                part, request = in_flight.pop(finished.request_id)
-                completions = prompter.rollout(request, finished).completions
-                yield from part.programs((completion.program, completion.text) for completion in completions)
-            yield None
+        if not parts:
+            return ()
+        sampler = Sampler(self, prompter)
+        return finished([partial(_sampled, sampler, part, requests[part.problem.task_id]) for part in parts], [sampler])
 
     def _in_turns(
         self,
@@ -230,63 +206,39 @@ class SampledModel(SamplingOptions):
         examiner: Examiner,
     ) -> Generator[tuple[ProgramRow, Problem] | None]:
         """Raises UserError, before the first program, if the model cannot be sampled."""
-        parts = self.parts(problems, stored)
-        waiting = deque((Dialogue(part.problem, part.start, self.turns), part) for part in parts)
-        return self._converse(prompter, requests, waiting, examiner)
+        if parts := self.parts(problems, stored):
+            sampler = Sampler(self, prompter)
+            talk = partial(self._dialogue, sampler, examiner)
+            yield from finished([partial(talk, part, requests[part.problem.task_id]) for part in parts], [sampler])
 
-    def _converse(
-        self,
-        prompter: Prompter,
-        requests: Mapping[str, SamplingRequest | None],
-        waiting: deque[tuple[Dialogue, Part]],
-        examiner: Examiner,
-    ) -> Generator[tuple[ProgramRow, Problem] | None]:
-        """The last program of each dialogue as soon as it has ended. The engine samples while programs run."""
-        sampling: dict[str, tuple[Dialogue, Part, SamplingRequest]] = {}
-        judging: dict[Future[None], tuple[Dialogue, Part]] = {}
-        while waiting or sampling or judging:
-            while waiting and self.running_engine.num_unfinished < self.queue_limit:
-                dialogue, part = waiting.popleft()
-                request = self._next_request(prompter, dialogue, part, requests[part.problem.task_id])
-                if request is None:
-                    dialogue.end()
-                    yield dialogue.row()
-                    continue
-                self.running_engine.add_request(request)
-                sampling[request.request_id] = dialogue, part, request
-            for finished in self.running_engine.step() if sampling else ():
-                dialogue, part, request = sampling.pop(finished.request_id)
-                (one,) = prompter.rollout(request, finished).completions
-                answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids), one)
-                judging[examiner.submit(dialogue, answer)] = dialogue, part
-            for future in wait(judging, 0 if sampling else _WAIT_S, FIRST_COMPLETED).done:
-                future.result()
-                dialogue, part = judging.pop(future)
-                if dialogue.is_over:
-                    yield dialogue.row()
-                else:
-                    waiting.appendleft((dialogue, part))
-            yield None
-
-    def _next_request(
-        self, prompter: Prompter, dialogue: Dialogue, part: Part, first: SamplingRequest | None
-    ) -> SamplingRequest | None:
-        """The request for the next answer; None if its prompt leaves no room for one."""
-        if first is None or not dialogue.turns:
-            return None if first is None else _request_of(part, first)
-        asked = _request_of(part, first).rollout
-        rollout = replace(asked, rollout_id=f"{part.name}/{len(dialogue.turns)}")
-        ids = prompter.encode(part.problem.task_id, _previous(dialogue))
-        has_room = len(ids) < self.settings.max_model_len
-        return SamplingRequest(rollout, ids) if has_room else None
+    async def _dialogue(
+        self, sampler: Sampler, examiner: Examiner, part: Part, first: SamplingRequest | None
+    ) -> Programs:
+        """The row of the dialogue that `part`, a single sample, begins with the request `first`, if it has room."""
+        dialogue = Dialogue(part.problem, part.start, self.turns)
+        request = None if first is None else _request_of(part, first)
+        while request is not None:
+            (one,) = await sampler.sample(request)
+            answer = Answer(one.text, one.program, len(request.prompt_ids), len(one.token_ids))
+            await asyncio.wrap_future(examiner.submit(dialogue, answer))
+            if dialogue.is_over:
+                break
+            assert dialogue.verdict is not None
+            earlier = EarlierTurn(one, dialogue.turns[-1].feedback or "", dialogue.verdict)
+            ids = sampler.prompter.encode(part.problem.task_id, earlier)
+            rollout = replace(request.rollout, rollout_id=f"{part.name}/{len(dialogue.turns)}")
+            request = SamplingRequest(rollout, ids) if len(ids) < self.settings.max_model_len else None
+        else:
+            dialogue.end()
+        return [dialogue.row()]
 
 
-def _previous(dialogue: Dialogue) -> EarlierTurn:
-    """The newest turn, which the next prompt ends with."""
-    turn, last, verdict = dialogue.turns[-1], dialogue.last, dialogue.verdict
-    assert last is not None
-    assert verdict is not None
-    return EarlierTurn(last.completion, turn.feedback or "", verdict)
+async def _sampled(sampler: Sampler, part: Part, whole: SamplingRequest | None) -> Programs:
+    """The programs of a part; empty ones if its prompt leaves no room."""
+    if whole is None:
+        return part.programs([("", "")] * part.num_samples)
+    completions = await sampler.sample(_request_of(part, whole))
+    return part.programs((completion.program, completion.text) for completion in completions)
 
 
 def _request_of(part: Part, whole: SamplingRequest) -> SamplingRequest:

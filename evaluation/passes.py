@@ -23,10 +23,8 @@ _CHUNK = 2**22  # resampled values held at a time
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     """Probability that at least one of `k` programs drawn without replacement passes (Chen et al. 2021, equation 1).
 
-    `1 - C(n - c, k) / C(n, k)` in exact integers and one division, so it is stable for any n and k.
-
-    Raises:
-        ValueError: not `0 <= num_passed <= num_samples`, or not `1 <= k <= num_samples`.
+    `1 - C(n - c, k) / C(n, k)` in exact integers and one division, so it is stable for any n and k. Raises ValueError
+    if not `0 <= num_passed <= num_samples`, or not `1 <= k <= num_samples`.
     """
     if not 0 <= num_passed <= num_samples:
         raise ValueError(f"{num_passed} of {num_samples} programs cannot have passed")
@@ -40,10 +38,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The percentile interval of the mean of `values` [num_problems], resampling problems with replacement.
 
     The same values give the same interval. The programs within a problem are not resampled: what makes a benchmark's
-    figure uncertain is which problems it happens to contain.
-
-    Raises:
-        ValueError: there are no values.
+    figure uncertain is which problems it happens to contain. Raises ValueError if there are no values.
     """
     if not len(values):
         raise ValueError("an interval needs at least one problem")
@@ -177,10 +172,8 @@ def compare_tallies(ours: Tally, theirs: Tally, ks: Sequence[int]) -> dict[str, 
 
     Maps `pass@K` to group to `difference`, its `interval` and `num_problems`. The interval comes from a paired
     bootstrap, which resamples problems together with the difference each one shows. Pairing removes what makes problems
-    hard for both, so the interval is narrower than two separate intervals suggest.
-
-    Raises:
-        ValueError: no problem has k programs in both.
+    hard for both, so the interval is narrower than two separate intervals suggest. Raises ValueError if no problem has
+    k programs in both.
     """
     compared: dict[str, Any] = {}
     for k in sorted(set(ks)):

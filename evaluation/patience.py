@@ -65,7 +65,7 @@ class Patience:
                 if now - began + pause > self.max_wait_s:
                     self._has_given_up = True
                     raise UserError(
-                        f"{self.url}: {_in_words(error)}; gave up after {now - began:.0f} s (tries: {num_tries}), "
+                        f"{self.url}: {in_words(error)}; gave up after {now - began:.0f} s (tries: {num_tries}), "
                         f"because the next try would be {pause:.0f} s later, and the limit is {self.max_wait_s:g} s"
                     ) from error
                 await self._pause(pause, error)
@@ -76,7 +76,7 @@ class Patience:
             self._said_at = time.monotonic()
             logger.warning(
                 "%s: %s; asking again in %.0f s (%d requests wait, each for at most %.0f s)",
-                *(self.url, _in_words(error), seconds, self._num_waiting, self.max_wait_s),
+                *(self.url, in_words(error), seconds, self._num_waiting, self.max_wait_s),
             )
         try:
             await asyncio.sleep(seconds)
@@ -111,7 +111,8 @@ def _is_temporary(error: APIConnectionError | APIStatusError) -> bool:
     return not isinstance(error, APIStatusError) or error.status_code in _TEMPORARY or error.status_code >= 500
 
 
-def _in_words(error: APIConnectionError | APIStatusError) -> str:
+def in_words(error: OpenAIError) -> str:
+    """Why a request failed."""
     if isinstance(error, APIStatusError):
         return f"status {error.status_code}: {error.response.text[:300]}"
     return str(error.__cause__ or error)

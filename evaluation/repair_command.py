@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rltf.entry import exit_status
 from rltf.errors import UserError
-from rltf.evaluation.graded import add_training_options, check_options, load_all, model_settings, read_graded
+from rltf.evaluation.graded import add_training_options, check_options, load_all, model_settings, read_graded, recorded
 from rltf.evaluation.progress import ProgramProgress
 from rltf.evaluation.sources import machine_dtype
 from rltf.evaluation.turns import Examiner
 from rltf.files import write_folder, write_json
 from rltf.learner.repair_data import FailedProgram, encode_repairs, split_repairs
 from rltf.problems import Problem
-from rltf.sandbox.command import add_sandbox_options, limits_of, parse_options, positive
+from rltf.sandbox.command import add_sandbox_options, limits_of, positive, run_logged
 from rltf.sandbox.examples import ends_dialogue
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.grading import Graders
@@ -38,9 +37,7 @@ _ALIGNMENT = 8  # of `learner.micro_batch_tokens`
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a repair model and return the exit status; 2 means that samples, problems or model are unusable."""
-    options = parse_options(_parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return exit_status(_train, options)
+    return run_logged(_train, _parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,10 +111,7 @@ def _train(options: argparse.Namespace) -> None:
 def _failing(
     problems: Sequence[Problem], graded: Mapping[str, Sequence[tuple[str, Outcome]]]
 ) -> list[tuple[Problem, str]]:
-    """The distinct failing programs of the problems that have examples and reference programs.
-
-    Raises UserError if there are none.
-    """
+    """The distinct failing programs of problems with examples and references. Raises UserError if there are none."""
     unusable = (Outcome.PASSED, Outcome.INFRASTRUCTURE_ERROR)
     failing = [
         (problem, program)
@@ -184,15 +178,7 @@ def _settings(options: argparse.Namespace, model: ModelSettings, *, on_gpu: bool
 def _write(learner: Learner, options: argparse.Namespace, num_answers: Sequence[int], losses: Sequence[float]) -> None:
     """Write the model with what made it, and how good it is."""
     facts = {
-        "model": options.model,
-        "samples": [str(folder) for folder in options.samples],
-        "problems": options.problems,
-        "num_steps": options.num_steps,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-        "max_references": options.max_references,
-        "first_answers": options.first_answers,
-        "seed": options.seed,
+        **recorded(options, "num_steps", "learning_rate", "batch_size", "max_references", "first_answers", "seed"),
         "num_answers": num_answers[0],
         "held_out": {"num_answers": num_answers[1], "loss_before": losses[0], "loss": losses[1]},
     }

@@ -24,9 +24,7 @@ def resampled(attempts: Sequence[Attempt], most: int) -> tuple[float, float]:
     """Pass rate and tokens if a problem is sampled until a program passes the examples, at most `most` times.
 
     The programs are drawn from `attempts` without replacement, and the last one counts if none passes the examples.
-
-    Raises:
-        ValueError: there are fewer than `most` attempts.
+    Raises ValueError if there are fewer than `most` attempts.
     """
     if not 1 <= most <= len(attempts):
         raise ValueError(f"{most} attempts cannot be drawn from {len(attempts)}")

@@ -10,9 +10,9 @@ A prefix consists of the ids that were sampled. Text that is encoded again may g
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, chain, islice
 from math import ceil
 from typing import Any
@@ -22,24 +22,20 @@ import numpy as np
 from rltf.actors.engine import SamplingRequest
 from rltf.actors.messages import RolloutRequest
 from rltf.evaluation.candidates import Candidate, CandidateRow, Origin
-from rltf.evaluation.sampler import Sampler
+from rltf.evaluation.sampler import Sampler, finished
+from rltf.evaluation.sources import Programs
 from rltf.evaluation.turns import Examiner
 from rltf.learner.critic import ErrorCritic
 from rltf.learner.data import TokenSequence
 from rltf.learner.error_classes import ERROR_CLASSES
 from rltf.learner.prefix_scores import ProgramScores, score_programs
 from rltf.problems import Problem
-from rltf.problems.prompts import answer_end_id, encode_prompt
-from rltf.problems.repair import repair_exchange
+from rltf.problems.prompts import answer_end_id, encode_prompt, repair_exchange
 from rltf.sandbox.examples import ExampleVerdict
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.grading import ProgramRow
 from rltf.sandbox.verdict import Outcome
 from rltf.transport.rollouts import Completion, FinishReason
-
-_IDLE_S = 0.02  # between two looks at the programs that run, while nothing is sampled
-
-Rows = Sequence[tuple[ProgramRow, Problem]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +97,14 @@ class Rounds:
 
     def run(self, tasks: Iterable[Task]) -> Generator[tuple[ProgramRow, Problem] | None]:
         """The rows of each problem that are not stored, as soon as both rounds are over."""
-        waiting = deque(tasks)
-        pending: set[asyncio.Task[Rows]] = set()
         samplers = [self.policy] if self.repair is None else [self.policy, self.repair]
-        with asyncio.Runner() as runner:  # it cancels what is pending if the evaluation ends early
-            while waiting or pending:
-                while waiting and not self.policy.is_full:
-                    pending.add(runner.get_loop().create_task(self._rows(waiting.popleft())))
-                    runner.run(asyncio.sleep(0))  # until it has asked for its samples
-                is_sampling = sum(one.step() for one in samplers) > 0
-                timeout = 0 if is_sampling else _IDLE_S
-                soon = asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-                finished, pending = runner.run(soon)
-                yield from chain.from_iterable(one.result() for one in finished)
-                yield None
+        return finished([partial(self._rows, task) for task in tasks], samplers)
 
     @property
     def _num_samples(self) -> int:
         return self.policy.model.num_samples
 
-    async def _rows(self, task: Task) -> Rows:
+    async def _rows(self, task: Task) -> Programs:
         problem, request = task.problem, task.request
         if request is None:
             rows = [_row(problem, "", "", (Candidate(number=number),)) for number in range(self._num_samples)]

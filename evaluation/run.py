@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rltf.errors import UserError
-from rltf.evaluation.history import HistoryCounts, HistoryRow
+from rltf.evaluation.history import HistoryRow
 from rltf.evaluation.passes import Tally, compare_tallies, evaluate_tally
 from rltf.evaluation.progress import ProgramProgress
-from rltf.evaluation.sources import PreparedPrograms, Programs, ProgramSource
+from rltf.evaluation.sources import HistoryCounts, PreparedPrograms, Programs, ProgramSource
 from rltf.evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from rltf.evaluation.turns import Examiner
 from rltf.files import write_json
@@ -122,11 +122,9 @@ def run_evaluations(
     """Grade the programs of `source` that `output` lacks, write `results.json`, and return the results by SPEC's name.
 
     The evaluation of a single SPEC is in `output`. Those of several are in its folders, named after the SPECs, and
-    `output/results.json` has the results of all. `limits` are the usual ones by default.
-
-    Raises:
-        UserError: the problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine
-            isolates programs less than required. All of this is found before any program is made.
+    `output/results.json` has the results of all. `limits` are the usual ones by default. Raises UserError if the
+    problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine isolates programs
+    less than required. All of this is found before any program is made.
     """
     specs_by_name = _named(specs)
     folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rltf.errors import UserError
-from rltf.evaluation.history import HistoryCounts
-from rltf.evaluation.turns import Examiner
+from rltf.evaluation.candidates import CandidateCounts
+from rltf.evaluation.turns import Examiner, TurnCounts
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import some
 from rltf.problems.index import ProblemIndex
@@ -29,6 +29,8 @@ Programs = Iterable[tuple[ProgramRow, Problem] | None]
 """Programs as they come; None says that the next one is not ready yet, and that there is time to store others."""
 StoredRows = Iterable[Mapping[str, Any]]
 """The rows of the graded programs that an evaluation has stored, in order."""
+HistoryCounts = TurnCounts | CandidateCounts
+"""What an evaluation finds about programs and the ones before them; `results.json` has it under `key`."""
 
 CONCURRENCY = 16
 """The requests to a server that are under way at a time, by default."""
@@ -67,8 +69,7 @@ class ProgramSource(Protocol):
     def prepare(self, loaded: LoadedProblems, k: int) -> PreparedPrograms:
         """Check everything that can be checked before a program is made, and log what a reader must know.
 
-        Raises:
-            UserError: there are no programs for these problems, or not `k` of any of them.
+        Raises UserError if there are no programs for these problems, or not `k` of any of them.
         """
 
     def close(self) -> None:
@@ -243,10 +244,7 @@ def json_object(text: str) -> dict[str, Any]:
 def model_source(options: argparse.Namespace, turns: int = 1) -> ProgramSource:
     """The model `options.model` with the options of `add_sampling_options`: a folder, a Hub id, or a server's address.
 
-    With more than one of `turns`, it repairs its programs.
-
-    Raises:
-        UserError: the options contradict each other.
+    With more than one of `turns`, it repairs its programs. Raises UserError if the options contradict each other.
     """
     sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
     prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")

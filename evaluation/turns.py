@@ -7,7 +7,6 @@ programs run only after that, so nothing of them can decide or say anything (`sa
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,16 +62,12 @@ class DialogueRow(HistoryRow):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote in one turn, and the program in it.
-
-    `completion` is the answer as this process sampled it (a `transport.rollouts.Completion`); None if a server sent it.
-    """
+    """What a model wrote in one turn, and the program in it."""
 
     text: str
     program: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    completion: Any = None
 
 
 class Examiner:
@@ -115,14 +110,13 @@ class Examiner:
 class Dialogue:
     """One dialogue about a problem, of at most `max_turns` turns.
 
-    `last` is the newest answer, and `verdict` that of its run on the examples, None if there are none.
+    `verdict` is that of the newest answer's run on the examples, None if there are none.
     """
 
     def __init__(self, problem: Problem, number: int, max_turns: int) -> None:
         self.problem = problem
         self.completion_id = f"{problem.task_id}/{number}"
         self.turns: list[Turn] = []
-        self.last: Answer | None = None
         self.verdict: ExampleVerdict | None = None
         self.is_over = False
         self._max_turns = max_turns
@@ -147,7 +141,7 @@ class Dialogue:
             completion_tokens=answer.completion_tokens,
         )
         self.turns.append(turn)
-        self.last, self.verdict = answer, verdict
+        self.verdict = verdict
 
     def end(self) -> None:
         """End the dialogue because the next prompt leaves no room for an answer."""
@@ -196,8 +190,7 @@ class TurnCounts:
 
     def __init__(self, problems: Sequence[Problem], turns: int) -> None:
         self._tallies = [Tally(problems) for _ in range(turns)]
-        self._kept: list[Counter[str]] = [Counter() for _ in range(turns)]
-        self._kept_passed: list[Counter[str]] = [Counter() for _ in range(turns)]
+        self._kept = [Tally(problems) for _ in range(turns)]
         self._attempts: dict[str, list[Attempt]] = {problem.task_id: [] for problem in problems}
         self._num_answers = [0] * turns
         self._tokens: list[tuple[int | None, int | None]] = [(0, 0)] * turns
@@ -214,9 +207,8 @@ class TurnCounts:
             turn = turns[min(number, len(turns) - 1)]
             outcome = turn.outcome or Outcome.INFRASTRUCTURE_ERROR
             tally.add(task_id, outcome)
-            if outcome is not Outcome.INFRASTRUCTURE_ERROR and turn.examples in (None, Outcome.PASSED):
-                self._kept[number][task_id] += 1
-                self._kept_passed[number][task_id] += outcome is Outcome.PASSED
+            if turn.examples in (None, Outcome.PASSED):
+                self._kept[number].add(task_id, outcome)
             if number < len(turns):
                 self._num_answers[number] += 1
                 prompt, completion = self._tokens[number]
@@ -227,12 +219,12 @@ class TurnCounts:
         return [self._of_turn(number) for number in range(len(self._tallies))]
 
     def _of_turn(self, number: int) -> dict[str, Any]:
-        tally, kept, passed = self._tallies[number], self._kept[number], self._kept_passed[number]
+        tally, kept = self._tallies[number], self._kept[number]
         values: dict[str, dict[str, float]] = {"pass@1": {}, "filtered": {}}
         intervals: dict[str, dict[str, list[float]]] = {"pass@1": {}, "filtered": {}}
         for group, task_ids in tally.groups().items():
             plain = [tally.pass_at_k(task_id, 1) for task_id in task_ids]
-            filtered = [passed[task_id] / kept[task_id] if kept[task_id] else 0.0 for task_id in task_ids]
+            filtered = [kept.pass_at_k(task_id, 1) if kept.num_samples[task_id] else 0.0 for task_id in task_ids]
             for name, found in (("pass@1", plain), ("filtered", filtered)):
                 if found:
                     values[name][group] = float(np.mean(found))

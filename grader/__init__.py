@@ -10,23 +10,13 @@ Invariants: verdicts come in the order of the programs. An error of the grader i
 grader is closed, or when the interpreter ends. Importing this room imports neither Ray nor models.
 """
 
-from rltf.errors import UserError
-from rltf.grader.grader import Grader
-from rltf.grader.rows import problem_from_row
-from rltf.problems.types import Problem
-from rltf.sandbox.compare import Comparison
-from rltf.sandbox.verdict import Isolation, Outcome, ProgramError, Verdict
-from rltf.settings import SandboxSettings
-
-__all__ = [
-    "Comparison",
-    "Grader",
-    "Isolation",
-    "Outcome",
-    "Problem",
-    "ProgramError",
-    "SandboxSettings",
-    "UserError",
-    "Verdict",
-    "problem_from_row",
-]
+from rltf.errors import UserError as UserError
+from rltf.grader.grader import Grader as Grader
+from rltf.grader.rows import problem_from_row as problem_from_row
+from rltf.problems.types import Problem as Problem
+from rltf.sandbox.compare import Comparison as Comparison
+from rltf.sandbox.verdict import Isolation as Isolation
+from rltf.sandbox.verdict import Outcome as Outcome
+from rltf.sandbox.verdict import ProgramError as ProgramError
+from rltf.sandbox.verdict import Verdict as Verdict
+from rltf.settings import SandboxSettings as SandboxSettings

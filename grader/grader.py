@@ -44,10 +44,8 @@ class Grader:
         """Start the sandboxes.
 
         `workers` is by default the number of cores. `settings` are the limits of a test and the packages for programs.
-        `min_isolation` replaces the level in `settings`. `comparison` says how answers are compared.
-
-        Raises:
-            UserError: the machine gives less than `min_isolation`, or a package in `settings` is missing.
+        `min_isolation` replaces the level in `settings`. `comparison` says how answers are compared. Raises UserError
+        if the machine gives less than `min_isolation`, or a package in `settings` is missing.
         """
         num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
         if num_workers < 1:
@@ -78,10 +76,8 @@ class Grader:
     def grade(self, problems: AnyProblem | Sequence[AnyProblem], programs: Sequence[str]) -> list[Verdict]:
         """The verdicts on `programs`, in order. `problems` has one problem for each program, or is the one for all.
 
-        Every problem is checked before any program runs. Each verdict's `completion_id` is the program's number.
-
-        Raises:
-            UserError: a problem that cannot be used, another number of problems than programs, or a closed grader.
+        Every problem is checked before any program runs. Each verdict's `completion_id` is the program's number. Raises
+        UserError for a problem that cannot be used, another number of problems than programs, or a closed grader.
         """
         found = self._one_for_each(problems, programs)
         return self._verdicts(zip(found, programs, strict=True))
@@ -104,16 +100,14 @@ class Grader:
     def submit(self, problem: AnyProblem, program: str, completion_id: str = "0") -> Future[Verdict]:
         """Grade one program in the background. Its future can be cancelled until the program runs.
 
-        Raises:
-            UserError: a problem that cannot be used, or a closed grader.
+        Raises UserError for a problem that cannot be used, or a closed grader.
         """
         return self._submit(self.usable(problem), program, completion_id)
 
     def submit_run(self, program: str, job: Job, limits: RunLimits | None = None) -> Future[RunResult]:
         """Run a program in the background, without a verdict. `limits` replace those in the settings.
 
-        Raises:
-            UserError: a closed grader.
+        Raises UserError for a closed grader.
         """
         return self._begin(lambda: self._graders.run(program, [job], limits=limits)[0])
 
@@ -165,8 +159,7 @@ class Grader:
     def usable(self, given: AnyProblem) -> Problem:
         """The problem, checked. Each is checked once, so `submit` is quick for those that this has returned.
 
-        Raises:
-            UserError: a problem that cannot be used.
+        Raises UserError for a problem that cannot be used.
         """
         problem = given if isinstance(given, Problem) else problem_from_row(given)
         if self._checked.get(id(problem)) is not problem:

@@ -24,11 +24,8 @@ def problem_from_row(row: Mapping[str, Any], benchmark: str | None = None) -> Pr
 
     `benchmark` is the KIND of a SPEC (`apps`, `mbpp`, `jsonl`, ...). None recognizes the row by its columns. A row may
     hold what data sets make of JSON: numpy arrays for lists, and dates. A row without an id gets one from its content.
-    The same row gives the same `Problem` again while it is among the last 256 MB of rows.
-
-    Raises:
-        UserError: an unknown `benchmark`, a row that is not recognized, or one that cannot be used. The message names
-            the column.
+    The same row gives the same `Problem` again while it is among the last 256 MB of rows. Raises UserError for an
+    unknown `benchmark`, a row that is not recognized, or one that cannot be used. The message names the column.
     """
     if benchmark is not None and benchmark not in ROW_KINDS:
         raise UserError(

@@ -71,21 +71,14 @@ def labeled_programs(
 def split_programs(
     programs: Sequence[LabeledProgram], share: float, seed: int
 ) -> tuple[list[LabeledProgram], list[LabeledProgram]]:
-    """Programs to train on, and held-out ones: those of a `share` of the problems.
-
-    Raises UserError if the programs are of fewer than two problems.
-    """
-    prompts = {one.sequence.prompt_ids.tobytes() for one in programs}
-    if len(prompts) < 2:
+    """Programs to train on, and those of a `share` of the problems. Raises UserError for fewer than two problems."""
+    prompts = [one.sequence.prompt_ids.tobytes() for one in programs]
+    if (num_problems := len(set(prompts))) < 2:
         raise UserError(
-            f"the critic cannot hold out problems: {len(programs)} programs of {len(prompts)} problems fit into "
+            f"the critic cannot hold out problems: {len(programs)} programs of {num_problems} problems fit into "
             "--max-length; give samples of more problems, or raise it"
         )
-    held_out = hold_out(prompts, share, seed)
-    sides: tuple[list[LabeledProgram], list[LabeledProgram]] = ([], [])
-    for one in programs:
-        sides[one.sequence.prompt_ids.tobytes() in held_out].append(one)
-    return sides
+    return hold_out(programs, prompts, share, seed)
 
 
 def train_critic(

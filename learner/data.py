@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rltf.errors import UserError
 from rltf.problems.fences import end_of_thought
-from rltf.problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
+from rltf.problems.prompts import Exchange, PromptFormat, encode_answer, encode_prompt, render_prompt
 from rltf.problems.types import Problem
 from rltf.sandbox.verdict import Outcome
 from rltf.transport.columns import Columns, from_columns, load_columns, save_columns, to_columns
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.int32]
 Spans = tuple[tuple[int, int], ...]
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +160,15 @@ def encode_references(
 
 
 def encode_programs(
-    problem: Problem, programs: Iterable[str], tokenizer: PreTrainedTokenizerBase, form: PromptFormat
+    problem: Problem,
+    programs: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    form: PromptFormat,
+    exchanges: Sequence[Exchange] = (),
 ) -> Iterator[TokenSequence]:
-    """Each program, end token included, after the prompt that RL samples from."""
-    prompt_ids = np.array(encode_prompt(problem, tokenizer, form), np.int32)
-    thought_end = end_of_thought(render_prompt(problem, form, tokenizer))
+    """Each program, end token included, after the prompt that RL samples from, or the one after `exchanges`."""
+    prompt_ids = np.array(encode_prompt(problem, tokenizer, form, exchanges), np.int32)
+    thought_end = end_of_thought(render_prompt(problem, form, tokenizer, exchanges))
     for program in programs:
         token_ids = encode_answer(program, tokenizer, chat=form.chat, thought_end=thought_end)
         yield TokenSequence(prompt_ids, np.array(token_ids, np.int32))
@@ -196,29 +201,31 @@ class ReferenceSampler:
 def split(
     references: Sequence[TokenSequence], *, validation_share: float, seed: int
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """Training and validation references. All references of one prompt are on the same side.
-
-    Raises UserError if there are fewer than two different prompts.
-    """
-    prompts = {reference.prompt_ids.tobytes() for reference in references}
-    if len(prompts) < 2:
+    """Training and validation references; a prompt is on one side. Raises UserError for fewer than two prompts."""
+    prompts = [reference.prompt_ids.tobytes() for reference in references]
+    if (num_problems := len(set(prompts))) < 2:
         raise UserError(
             f"SFT cannot hold out problems for validation: it has {len(references)} reference programs of "
-            f"{len(prompts)} problems that fit into model.max_model_len; add problems with reference programs, raise "
+            f"{num_problems} problems that fit into model.max_model_len; add problems with reference programs, raise "
             "model.max_model_len, or set learner.sft.num_steps to 0"
         )
-    held_out = hold_out(prompts, validation_share, seed)
-    sides: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
-    for reference in references:
-        sides[reference.prompt_ids.tobytes() in held_out].append(reference)
-    return sides
+    return hold_out(references, prompts, validation_share, seed)
 
 
-def hold_out(prompts: set[bytes], share: float, seed: int) -> set[bytes]:
-    """A `share` of at least two prompts, at random: at least one, and not all."""
-    ordered = sorted(prompts)
+def hold_out(
+    items: Iterable[_Item], problems: Sequence[bytes], share: float, seed: int
+) -> tuple[list[_Item], list[_Item]]:
+    """The items to train on, and those of a `share` of the problems, at random. `problems` has the one of each item.
+
+    At least one of at least two problems is held out, and not all are.
+    """
+    ordered = sorted(set(problems))
     count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
-    return {ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))[:count]}
+    held_out = {ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))[:count]}
+    sides: tuple[list[_Item], list[_Item]] = ([], [])
+    for item, problem in zip(items, problems, strict=True):
+        sides[problem in held_out].append(item)
+    return sides
 
 
 def fingerprint(references: Sequence[TokenSequence]) -> str:

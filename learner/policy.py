@@ -305,10 +305,7 @@ class Policy:
             save_adapters(self.model, named, folder)
 
     def load_weights(self, folder: Path) -> None:
-        """Load the weights from a folder that `save_state` wrote.
-
-        Raises RuntimeError or ValueError if they do not fit the model.
-        """
+        """Load what `save_state` wrote to a folder. Raises RuntimeError or ValueError if it does not fit the model."""
         if self._lora is not None:
             load_adapters(self.model, folder)
         elif self._ranks.size == 1:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from rltf.errors import UserError
 from rltf.learner.data import TokenSequence, encode_programs, hold_out
-from rltf.problems.fences import end_of_thought
-from rltf.problems.prompts import PromptFormat, encode_answer, encode_prompt, render_prompt
-from rltf.problems.repair import repair_exchange
+from rltf.problems.prompts import PromptFormat, repair_exchange
 from rltf.problems.types import Problem
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -52,11 +49,8 @@ def encode_repairs(
     ]
     for one in failed:
         exchanges = [repair_exchange(one.program, one.feedback, form)]
-        prompt_ids = np.array(encode_prompt(one.problem, tokenizer, form, exchanges), np.int32)
-        thought_end = end_of_thought(render_prompt(one.problem, form, tokenizer, exchanges))
-        for reference in one.problem.references[:max_references]:
-            token_ids = encode_answer(reference, tokenizer, chat=form.chat, thought_end=thought_end)
-            encoded.append((one.problem.task_id, TokenSequence(prompt_ids, np.array(token_ids, np.int32))))
+        repaired = encode_programs(one.problem, one.problem.references[:max_references], tokenizer, form, exchanges)
+        encoded += ((one.problem.task_id, sequence) for sequence in repaired)
     fitting: dict[str, list[TokenSequence]] = {}
     for task_id, sequence in encoded:
         if sequence.length <= max_length:
@@ -69,18 +63,11 @@ def encode_repairs(
 def split_repairs(
     repairs: dict[str, list[TokenSequence]], share: float, seed: int
 ) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """Repairs to train on, and those of a `share` of the problems, which are held out.
-
-    Raises UserError if they are of fewer than two problems.
-    """
+    """Repairs to train on, and those of a `share` of the problems. Raises UserError for fewer than two problems."""
+    task_ids = [task_id.encode() for task_id, sequences in repairs.items() for _ in sequences]
     if len(repairs) < 2:
-        num_repairs = sum(map(len, repairs.values()))
         raise UserError(
-            f"the repair model cannot hold out problems: {num_repairs} repairs of {len(repairs)} problems fit into "
+            f"the repair model cannot hold out problems: {len(task_ids)} repairs of {len(repairs)} problems fit into "
             "--max-length; give samples of more problems with references, or raise it"
         )
-    held_out = hold_out({task_id.encode() for task_id in repairs}, share, seed)
-    sides: tuple[list[TokenSequence], list[TokenSequence]] = ([], [])
-    for task_id, sequences in repairs.items():
-        sides[task_id.encode() in held_out].extend(sequences)
-    return sides
+    return hold_out(chain.from_iterable(repairs.values()), task_ids, share, seed)

@@ -5,31 +5,15 @@ least one test; loading it checks everything its tests need; a row that cannot b
 reason, never skipped silently. This room knows neither Ray nor models, and no room but the settings.
 """
 
-from rltf.problems.benchmark import Benchmark
-from rltf.problems.spec import LoadedProblems, load
-from rltf.problems.types import (
-    AssertTest,
-    CallTest,
-    CheckTest,
-    Problem,
-    RejectedRow,
-    StdinTest,
-    Test,
-    UnusableRowError,
-    describe_rejected,
-)
-
-__all__ = [
-    "AssertTest",
-    "Benchmark",
-    "CallTest",
-    "CheckTest",
-    "LoadedProblems",
-    "Problem",
-    "RejectedRow",
-    "StdinTest",
-    "Test",
-    "UnusableRowError",
-    "describe_rejected",
-    "load",
-]
+from rltf.problems.benchmark import Benchmark as Benchmark
+from rltf.problems.spec import LoadedProblems as LoadedProblems
+from rltf.problems.spec import load as load
+from rltf.problems.types import AssertTest as AssertTest
+from rltf.problems.types import CallTest as CallTest
+from rltf.problems.types import CheckTest as CheckTest
+from rltf.problems.types import Problem as Problem
+from rltf.problems.types import RejectedRow as RejectedRow
+from rltf.problems.types import StdinTest as StdinTest
+from rltf.problems.types import Test as Test
+from rltf.problems.types import UnusableRowError as UnusableRowError
+from rltf.problems.types import describe_rejected as describe_rejected

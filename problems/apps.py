@@ -26,10 +26,8 @@ _FILES = {
 def read_folder(path: Path) -> Iterator[Row]:
     """The problems in a split's folder (`0000/`, `0001/`, ...), or the one problem if `path` is its folder.
 
-    A row holds the texts of the problem's files under the names of the Hub's columns.
-
-    Raises:
-        UserError: not a folder of problems.
+    A row holds the texts of the problem's files under the names of the Hub's columns. Raises UserError if it is not a
+    folder of problems.
     """
     if (path / "question.txt").is_file():
         folders = [path]
@@ -62,8 +60,7 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """A folder's texts or a Hub row as a `Problem`.
 
-    Raises:
-        UnusableRowError: no statement, no tests, or inputs and outputs that cannot be used.
+    Raises UnusableRowError for no statement, no tests, or inputs and outputs that cannot be used.
     """
     task_id = task_id_of(row)
     if task_id is None:
@@ -125,8 +122,7 @@ def _tests(row: dict[str, Any]) -> tuple[Test, ...]:
 def tests_from_cases(cases: Any) -> tuple[Test, ...]:
     """Tests from `{"inputs": [...], "outputs": [...]}`; call-based tests if it also names a function as `fn_name`.
 
-    Raises:
-        UnusableRowError: another shape, no tests, or outputs that a program that does nothing would produce.
+    Raises UnusableRowError for another shape, no tests, or outputs that a program that does nothing would produce.
     """
     if not isinstance(cases, dict):
         raise UnusableRowError("expected an object with inputs and outputs")
@@ -157,8 +153,7 @@ def _stdin_tests(inputs: list[Any], outputs: list[Any]) -> tuple[Test, ...]:
 def text_of(place: str, value: Any) -> str:
     """Input or output of a program: text, or the list of its lines.
 
-    Raises:
-        UnusableRowError: neither; the message starts with `place`.
+    Raises UnusableRowError if it is neither; the message starts with `place`.
     """
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)

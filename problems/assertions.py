@@ -76,8 +76,7 @@ Shape = Relation | Truth | Closeness | Check
 def parse_assertion(source: str) -> ast.expr:
     """The condition of the one `assert` statement in `source`.
 
-    Raises:
-        UnusableRowError: not exactly one assert statement, or one that calls nothing and so tests nothing.
+    Raises UnusableRowError if it is not exactly one assert statement, or calls nothing and so tests nothing.
     """
     try:
         body = parse_module(source.strip(), "test").body
@@ -120,8 +119,7 @@ def classes_in(assertion: str, programs: Iterable[str]) -> tuple[str, ...] | Non
 def split_assertion(assertion: str, setup: str = "", classes: Iterable[str] | None = None) -> Shape:
     """The shape of an assertion. `setup` runs in the program's namespace before it (see `AssertTest`).
 
-    Raises:
-        UnusableRowError: not an assertion, or one that only an object of the program could decide.
+    Raises UnusableRowError if it is no assertion, or one that only an object of the program could decide.
     """
     return split_with_setup(assertion, setup, classes)[0]
 

@@ -23,10 +23,8 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """A row of BigCodeBench as a `Problem` whose completions continue `complete_prompt`.
 
-    The statement is `instruct_prompt`, so the template `{statement}` gives BigCodeBench-Instruct.
-
-    Raises:
-        UnusableRowError: a missing field, or tests that need more than values.
+    The statement is `instruct_prompt`, so the template `{statement}` gives BigCodeBench-Instruct. Raises
+    UnusableRowError for a missing field, or tests that need more than values.
     """
     task_id = task_id_of(row)
     if task_id is None:

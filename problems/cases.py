@@ -86,10 +86,8 @@ def pairs(path: str) -> Reader[list[tuple[str, str]]]:
 def from_items(items: Sequence[tuple[str, Any]], path: str, function: Any = None) -> tuple[Test, ...]:
     """Tests from cases that say of which type they are, each with its place. All must be of one type.
 
-    `function` names the function of `functional` cases that do not name it themselves.
-
-    Raises:
-        UnusableRowError: no cases, an unknown type, several types, or a case of another shape.
+    `function` names the function of `functional` cases that do not name it themselves. Raises UnusableRowError for no
+    cases, an unknown type, several types, or a case of another shape.
     """
     types = {_type_of(_case(item, place), place) for place, item in items}
     if not types:
@@ -198,11 +196,7 @@ def _json_lines_tests(items: Sequence[tuple[str, Fields]], path: str, function: 
 
 
 def json_lines(found: Any, place: str) -> list[Any]:
-    """The JSON values on the lines of a text.
-
-    Raises:
-        UnusableRowError: not text, or a line is not JSON.
-    """
+    """The JSON values on the lines of a text. Raises UnusableRowError if it is not text, or a line is not JSON."""
     if not isinstance(found, str):
         raise UnusableRowError(f"{place}: expected text with one JSON value per line, got {type(found).__name__}")
     return [_json(line, place) for line in found.split("\n") if line.strip()]

@@ -42,11 +42,7 @@ class Check:
 
 
 def check_of(condition: ast.expr, setup: str, scope: Scope) -> Check:
-    """The check for an assertion's condition.
-
-    Raises:
-        UnusableRowError: only an object of the program could decide it.
-    """
+    """The check for a condition. Raises UnusableRowError if only an object of the program could decide it."""
     taking = _TakePrograms(scope)
     remaining: ast.expr = taking.visit(condition)
     names = scope.bound | taking.served.keys()
@@ -183,21 +179,13 @@ def _calls_one_of(node: ast.AST, functions: set[str]) -> bool:
 
 
 def refuse_use_of_check(module: ast.AST) -> None:
-    """Refuse a test that uses a name `check`: it would get the test function itself.
-
-    Raises:
-        UnusableRowError: it does.
-    """
+    """Raises UnusableRowError for a test that uses a name `check`: it would get the test function itself."""
     if "check" in used_names(module):
         raise UnusableRowError("test uses a function named check, which is the name of the test function itself")
 
 
 def refuse_broken_module(module: ast.Module, entry_point: str) -> None:
-    """Refuse a test module that could not run with any program.
-
-    Raises:
-        UnusableRowError: it does not compile, or uses an undefined name.
-    """
+    """Raises UnusableRowError for a module that no program could pass: it does not compile, or a name is undefined."""
     _refuse_other_process(module, entry_point)
     try:
         compile(ast.unparse(module), "<test>", "exec", dont_inherit=True)

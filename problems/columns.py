@@ -36,10 +36,7 @@ def value(row: Fields, path: str) -> Any:
     """The value of a column, or of a field within it (`metadata.difficulty`); None if there is none.
 
     Objects on the way may be text that holds JSON or a Python literal. The row keeps what they hold in their place, so
-    that each is read only once.
-
-    Raises:
-        UnusableRowError: something on the way is not an object.
+    that each is read only once. Raises UnusableRowError if something on the way is not an object.
     """
     found: Any = row
     *outer, last = path.split(".")
@@ -58,8 +55,7 @@ def value(row: Fields, path: str) -> Any:
 def decoded(found: Any, place: str) -> Any:
     """A value that may be text, which then holds JSON or a Python literal. Blank text is None.
 
-    Raises:
-        UnusableRowError: text that is neither.
+    Raises UnusableRowError if it is neither.
     """
     if not isinstance(found, str):
         return found

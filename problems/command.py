@@ -53,8 +53,7 @@ def _share(text: str) -> float:
 def _decontaminate(options: argparse.Namespace) -> None:
     """Write the overlaps, and the problems without any, and print a summary.
 
-    Raises:
-        UserError: problems that cannot be loaded, an id in two SPECs, or problems that cannot be written as rows.
+    Raises UserError for problems that cannot be loaded, an id in two SPECs, or problems that cannot be written as rows.
     """
     loaded = load_each(options.problems)
     train = [problem for spec, found in loaded for problem in _usable(spec, found)]

@@ -38,8 +38,7 @@ _MAX_BITS = 1_000_000
 def constant(expression: ast.expr) -> Any:
     """The value of a constant expression.
 
-    Raises:
-        UnusableRowError: another expression, or one whose value is too large. The message shows the part that is.
+    Raises UnusableRowError if it is another expression, or its value is too large. The message shows the part that is.
     """
     try:
         return _value(expression)

@@ -152,11 +152,7 @@ def task_id_of(row: Any) -> str | None:
 
 
 def to_problem(data: Any) -> Problem:
-    """A custom row as a `Problem`.
-
-    Raises:
-        UnusableRowError: a wrong field. The message names the first one.
-    """
+    """A custom row as a `Problem`. Raises UnusableRowError for a wrong field. The message names the first one."""
     try:
         row = ProblemRow.model_validate(data)
     except ValidationError as error:
@@ -197,11 +193,7 @@ def _without_tags(loc: Sequence[str | int]) -> Iterator[str | int]:
 
 
 def to_row(problem: Problem) -> dict[str, Any]:
-    """The custom row of a problem.
-
-    Raises:
-        UserError: one of its tests is a test function.
-    """
+    """The custom row of a problem. Raises UserError if one of its tests is a test function."""
     usual = examples_of("", problem.tests, num_visible=problem.num_visible_tests)
     own = {"examples": [_test_row(test) for test in problem.examples]} if problem.examples != usual else {}
     return {

@@ -43,8 +43,7 @@ def mbpp_task_id(row: Any) -> str | None:
 def humaneval_problem(row: Any) -> Problem:
     """A row of HumanEval+ as a `Problem` whose completions continue the prompt, as in HumanEval.
 
-    Raises:
-        UnusableRowError: a missing field, or a test module that cannot be read.
+    Raises UnusableRowError for a missing field, or a test module that cannot be read.
     """
     task_id = humaneval_task_id(row)
     if task_id is None:
@@ -68,8 +67,7 @@ def humaneval_problem(row: Any) -> Problem:
 def mbpp_problem(row: Any) -> Problem:
     """A row of MBPP+ as a `Problem`. The statement shows the asserts of MBPP, which are tests as well.
 
-    Raises:
-        UnusableRowError: a missing field, or a test module that cannot be read.
+    Raises UnusableRowError for a missing field, or a test module that cannot be read.
     """
     task_id = mbpp_task_id(row)
     if task_id is None:

@@ -54,11 +54,7 @@ def is_test_module(test: Any) -> bool:
 
 
 def read_test_module(source: str) -> TestModule:
-    """The tests in a module.
-
-    Raises:
-        UnusableRowError: it has another form, or values that are not constants.
-    """
+    """The tests in a module. Raises UnusableRowError if it has another form, or values that are not constants."""
     module = parse_module(source, "test")
     check = check_function(module)
     body = module.body if check is None else check.body

@@ -90,11 +90,7 @@ def check(input, expected, actual):
 
 
 def checker_of(rule: Rule, tolerance: float) -> AnswerRule | Checker:
-    """The checker for a rule. `tolerance` is the row's `atol`.
-
-    Raises:
-        UnusableRowError: the rule accepts every answer.
-    """
+    """A rule's checker; `tolerance` is the row's `atol`. Raises UnusableRowError if the rule accepts every answer."""
     match rule:
         case Rule.CLOSE:
             return AnswerRule(absolute=tolerance or _ABSOLUTE_OF_FLOATS, relative=_RELATIVE)

@@ -8,11 +8,7 @@ from rltf.problems.types import UnusableRowError
 
 
 def text_of(row: dict[str, Any], column: str) -> str:
-    """The text in a column.
-
-    Raises:
-        UnusableRowError: it is missing, blank or not text.
-    """
+    """The text in a column. Raises UnusableRowError if it is missing, blank or not text."""
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise UnusableRowError(f"{column}: missing or empty")
@@ -20,11 +16,7 @@ def text_of(row: dict[str, Any], column: str) -> str:
 
 
 def texts_of(row: dict[str, Any], column: str) -> list[str]:
-    """The list of texts in a column; empty if it is missing.
-
-    Raises:
-        UnusableRowError: it holds something else.
-    """
+    """The list of texts in a column; empty if it is missing. Raises UnusableRowError if it holds something else."""
     value = row.get(column) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UnusableRowError(f"{column}: expected a list of strings")

@@ -16,6 +16,7 @@ from typing import Any
 from rltf.problems.assertions import classes_in, split_assertion
 from rltf.problems.checks import check_function, refuse_broken_module
 from rltf.problems.examples import examples_of
+from rltf.problems.fields import text_of
 from rltf.problems.scope import Scope, bound_names, parse_module, replaced, used_names
 from rltf.problems.syntax import syntax_tree
 from rltf.problems.types import AssertTest, CheckTest, Problem, Test, UnusableRowError
@@ -30,18 +31,14 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """A HumanEval row as a `Problem` whose completions continue `code_prefix`.
 
-    Raises:
-        UnusableRowError: a missing field, or `split_check` cannot use the tests.
+    Raises UnusableRowError for a missing field, or if `split_check` cannot use the tests.
     """
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("task_id: missing")
-    for key in ("prompt", "entry_point", "test"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise UnusableRowError(f"{key}: missing or empty")
-    prompt, entry_point = row["prompt"], row["entry_point"]
+    prompt, entry_point, test = (text_of(row, key) for key in ("prompt", "entry_point", "test"))
     solution = row.get("canonical_solution")
-    tests = split_check(row["test"], prompt, entry_point)
+    tests = split_check(test, prompt, entry_point)
     return Problem(
         task_id=task_id,
         benchmark="humaneval",
@@ -97,10 +94,8 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     """The tests in `check(candidate)` of the function `entry_point`.
 
     Leading asserts become separate tests, in which local variables are replaced with their values. From the first other
-    statement on, the rest is one `CheckTest`.
-
-    Raises:
-        UnusableRowError: there is no such function, it tests nothing, or no program could pass the module.
+    statement on, the rest is one `CheckTest`. Raises UnusableRowError if there is no such function, it tests nothing,
+    or no program could pass the module.
     """
     module, prompt_module = parse_module(test, "test"), parse_module(prompt, "prompt")
     check = check_function(module)

@@ -21,11 +21,7 @@ class ProblemIndex:
         }
 
     def find(self, task_id: str | int) -> Problem:
-        """The problem with this task id, given as text or as a number.
-
-        Raises:
-            UserError: there is none. The message names the nearest id.
-        """
+        """The problem with this id, text or number. Raises UserError if there is none, and names the nearest id."""
         text = str(task_id)
         problem = self._by_id.get(text)
         number = text.removeprefix("Mbpp/")

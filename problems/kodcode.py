@@ -18,11 +18,7 @@ def task_id_of(row: Any) -> str | None:
 
 
 def to_problem(row: Any) -> Problem:
-    """A row of KodCode as a `Problem`.
-
-    Raises:
-        UnusableRowError: a missing field, or a test that cannot be used.
-    """
+    """A row of KodCode as a `Problem`. Raises UnusableRowError for a missing field, or a test that cannot be used."""
     task_id = task_id_of(row)
     if task_id is None:
         raise UnusableRowError("question_id: missing")

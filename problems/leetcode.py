@@ -71,8 +71,7 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """A row of LeetCodeDataset as a `Problem`.
 
-    Raises:
-        UnusableRowError: a missing field, or an assertion of an unknown form.
+    Raises UnusableRowError for a missing field, or an assertion of an unknown form.
     """
     task_id = task_id_of(row)
     if task_id is None:

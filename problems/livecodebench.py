@@ -32,10 +32,8 @@ def read_rows(path: str, version: str | None, first: str | None, end: str | None
     """The rows of a file, of a folder with the Hub's files, or of a data set on the Hub.
 
     A release is the first files of the Hub: `release_v2` is `test.jsonl` and `test2.jsonl`. Only rows whose contest was
-    on `first` or later and before `end` count. A row without a date is unusable then.
-
-    Raises:
-        UserError: an unknown release, or bounds that are not dates.
+    on `first` or later and before `end` count. A row without a date is unusable then. Raises UserError for an unknown
+    release, or bounds that are not dates.
     """
     window = _day(first, "from", date.min), _day(end, "to", date.max)
     for file in _files(path, version):
@@ -100,8 +98,7 @@ def _contest_day(row: Fields) -> date:
 def tests(row: Fields) -> Cases:
     """Public tests, which the statement shows, and then private ones.
 
-    Raises:
-        UnusableRowError: tests that cannot be read, or no private ones.
+    Raises UnusableRowError for tests that cannot be read, or no private ones.
     """
     shown = _list(decoded(value(row, PUBLIC), PUBLIC), PUBLIC)
     hidden = _list(_private(value(row, PRIVATE)), PRIVATE)
@@ -146,8 +143,7 @@ def _decompressed(data: bytes) -> bytes:
 def pickled_string(data: bytes) -> str:
     """The string in a pickle that contains nothing else. No operation of the pickle is carried out.
 
-    Raises:
-        UnusableRowError: any other pickle.
+    Raises UnusableRowError for any other pickle.
     """
     strings = []
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rltf.problems.assertions import classes_in, function_under_test, parse_assertion, split_assertion
 from rltf.problems.examples import examples_of
-from rltf.problems.fields import texts_of
+from rltf.problems.fields import text_of, texts_of
 from rltf.problems.scope import parse_module
 from rltf.problems.types import AssertTest, Problem, UnusableRowError
 
@@ -24,10 +24,8 @@ def task_id_of(row: Any) -> str | None:
 def to_problem(row: Any) -> Problem:
     """An MBPP row as a `Problem`. The statement shows every assert of `test_list`, as the benchmark does.
 
-    The asserts of `hidden_test_list`, which augmented rows have, are not shown.
-
-    Raises:
-        UnusableRowError: a missing field, or a test that is not an assert statement.
+    The asserts of `hidden_test_list`, which augmented rows have, are not shown. Raises UnusableRowError for a missing
+    field, or a test that is not an assert statement.
     """
     task_id = task_id_of(row)
     if task_id is None:
@@ -35,10 +33,7 @@ def to_problem(row: Any) -> Problem:
     statement = row.get("text") or row.get("prompt")
     if not isinstance(statement, str) or not statement.strip():
         raise UnusableRowError("text (prompt in the sanitized rows): missing or empty")
-    code = row.get("code")
-    if not isinstance(code, str) or not code.strip():
-        raise UnusableRowError("code: missing or empty")
-    code = _unix(code)
+    code = _unix(text_of(row, "code"))
     setup = "\n".join([*texts_of(row, "test_imports"), _unix(row.get("test_setup_code") or "")]).strip()
     shown = [_unix(assertion).strip() for assertion in texts_of(row, "test_list")]
     assertions = [*shown, *texts_of(row, "hidden_test_list")]

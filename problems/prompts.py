@@ -167,6 +167,14 @@ def answer_text(program: str, *, chat: bool) -> str:
     return f"```python\n{program.rstrip()}\n```" if chat else program
 
 
+def repair_exchange(program: str, feedback: str, form: PromptFormat) -> Exchange:
+    """The turn after which a repair model is asked, in training as well: a program, and the `feedback` on it.
+
+    Only the program is shown: what another model wrote around it would differ between the two.
+    """
+    return Exchange(answer_text(program, chat=form.chat), feedback)
+
+
 def answer_end_id(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int:
     """The token that ends an answer: in a chat the one with which the template closes a turn, else the end token.
 

@@ -38,8 +38,7 @@ class PytestModule:
 def read_pytest_module(source: str, solution: str) -> PytestModule:
     """The tests in a module for programs that define what `solution` defines.
 
-    Raises:
-        UnusableRowError: there are none, one cannot be used, or they need pytest.
+    Raises UnusableRowError if there are none, one cannot be used, or they need pytest.
     """
     module, defined = parse_module(source, "test"), _definitions(solution)
     functions, surroundings = _parts(module)

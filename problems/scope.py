@@ -79,11 +79,7 @@ class Scope:
 
     @classmethod
     def of(cls, condition: ast.expr, setup: str, classes: Iterable[str] | None) -> Scope:
-        """The scope of an assertion after its setup.
-
-        Raises:
-            UnusableRowError: the setup is not Python.
-        """
+        """The scope of an assertion after its setup. Raises UnusableRowError if the setup is not Python."""
         module = parse_module(setup, "setup code")
         imports = _FAMILIAR_IMPORTS | {
             (alias.asname or alias.name).split(".")[0]: ast.unparse(node)
@@ -279,11 +275,7 @@ def bound_names(node: ast.AST) -> set[str]:
 
 
 def parse_module(source: str, what: str) -> ast.Module:
-    """The syntax tree of `source`.
-
-    Raises:
-        UnusableRowError: not Python; the message starts with `what`.
-    """
+    """The syntax tree of `source`. Raises UnusableRowError if it is not Python; the message starts with `what`."""
     try:
         return syntax_tree(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -293,8 +285,7 @@ def parse_module(source: str, what: str) -> ast.Module:
 def imported_modules(source: str) -> set[str]:
     """The top-level modules that a test imports anywhere. Relative imports count as the module `.`.
 
-    Raises:
-        UnusableRowError: not Python.
+    Raises UnusableRowError if it is not Python.
     """
     modules: set[str] = set()
     for node in ast.walk(parse_module(source, "test")):

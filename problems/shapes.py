@@ -74,11 +74,7 @@ def _task_id(kind: str, row: Fields) -> str | None:
 
 
 def to_problem(kind: str, row: Any) -> Problem:
-    """A row of a data set as a `Problem`.
-
-    Raises:
-        UnusableRowError: a row of another shape. The message starts with the column.
-    """
+    """A data set's row as a `Problem`. Raises UnusableRowError, with the column first, for a row of another shape."""
     shape = SHAPES[kind]
     if not isinstance(row, dict):
         raise UnusableRowError(f"expected an object, got {type(row).__name__}")

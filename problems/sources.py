@@ -39,8 +39,7 @@ class Row:
 def parse_json(text: str) -> Any:
     """`json.loads` that also accepts integers of any length, which APPS contains.
 
-    Raises:
-        UnusableRowError: not JSON; `line` is relative to `text`.
+    Raises UnusableRowError if it is not JSON; `line` is relative to `text`.
     """
     try:
         return json.loads(text, parse_int=_parse_int)
@@ -66,10 +65,8 @@ def shown(value: Any) -> str:
 def check_text(value: Any, place: str) -> None:
     """Check every string within a value from JSON, which may escape half of a surrogate pair (`"\\ud800"`).
 
-    Such a string is not text: no file, tokenizer or process can take it.
-
-    Raises:
-        UnusableRowError: there is one. The message starts with its place, such as `tests[0].stdin`.
+    Such a string is not text: no file, tokenizer or process can take it. Raises UnusableRowError if there is one. The
+    message starts with its place, such as `tests[0].stdin`.
     """
     if isinstance(value, str):
         if not value.isascii() and (found := _SURROGATE.search(value)):
@@ -98,10 +95,8 @@ def _parse_int(digits: str) -> int:
 def read_file(path: Path) -> Iterator[Row]:
     """The rows of a file: JSON lines, a JSON list, Parquet or Arrow. Blank lines are skipped.
 
-    Lines of Parquet and Arrow files are row numbers, from 1.
-
-    Raises:
-        UserError: another kind of file, or one that cannot be decoded.
+    Lines of Parquet and Arrow files are row numbers, from 1. Raises UserError for another kind of file, or one that
+    cannot be decoded.
     """
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
@@ -190,10 +185,8 @@ def read_hub(
     """The rows of a data set on the Hub, from `splits` or from all of its splits. Lines count rows within their split.
 
     `config` names one of the set's configurations; None is the default one. `mirror_folder` is the folder to read in
-    the Hub's Parquet mirror, if the set has to be read from there.
-
-    Raises:
-        UserError: the Hub does not answer in time, or has no such data set or split.
+    the Hub's Parquet mirror, if the set has to be read from there. Raises UserError if the Hub does not answer in time,
+    or has no such data set or split.
     """
     _check_hub(hub_id)
     loaded = _load_hub(hub_id, config, mirror_folder)
@@ -207,8 +200,7 @@ def read_hub(
 def hub_file(hub_id: str, name: str) -> Path:
     """One file of a data set on the Hub, downloaded into the Hub's cache if it is not there yet.
 
-    Raises:
-        UserError: the Hub does not answer in time, or has no such data set or file.
+    Raises UserError if the Hub does not answer in time, or has no such data set or file.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -122,8 +122,7 @@ _TAIL = re.compile(r"(?P<head>.*)(?:\[(?P<first>-?\d*):(?P<end>-?\d*)\]|\?(?P<qu
 def parse_spec(text: str) -> Spec:
     """Take a SPEC apart.
 
-    Raises:
-        UserError: unknown KIND or key (the message names the nearest one), or no PATH.
+    Raises UserError for an unknown KIND or key (the message names the nearest one), or no PATH.
     """
     kind, colon, rest = text.partition(":")
     if kind not in KINDS or not colon:
@@ -178,8 +177,8 @@ Refusal = Callable[[Problem], str | None]
 def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
     """The problems that a SPEC names, in the order of their source, and the rows that cannot be used.
 
-    Raises:
-        UserError: nothing usable; the message gives the cause (unknown kind or path, no usable row, empty selection).
+    Raises UserError if nothing is usable; the message gives the cause (unknown kind or path, no usable row, empty
+    selection).
     """
     spec = parse_spec(text)
     problems, rejected = (starter.load(spec.path), ()) if spec.kind == "starter" else _read(spec, refuse)
@@ -194,11 +193,7 @@ def load(text: str, refuse: Refusal | None = None) -> LoadedProblems:
 
 
 def load_each(specs: Sequence[str], refuse: Refusal | None = None) -> list[tuple[str, LoadedProblems]]:
-    """What each of several SPECs names.
-
-    Raises:
-        UserError: as `load`, and for a task id that is in two SPECs.
-    """
+    """What each of several SPECs names. Raises UserError as `load`, and for a task id that is in two SPECs."""
     loaded = [(spec, load(spec, refuse)) for spec in specs]
     known: set[str] = set()
     for spec, found in loaded:
@@ -213,10 +208,8 @@ def load_each(specs: Sequence[str], refuse: Refusal | None = None) -> list[tuple
 def row_of(problem: Problem) -> dict[str, Any]:
     """The row of a problem in the format of its benchmark, which `load` reads back as the same problem.
 
-    If a test was added that the statement does not show, a problem that had no examples may have some then.
-
-    Raises:
-        UserError: the benchmark has no rows, or they cannot hold one of the tests.
+    If a test was added that the statement does not show, a problem that had no examples may have some then. Raises
+    UserError if the benchmark has no rows, or they cannot hold one of the tests.
     """
     name = problem.benchmark
     benchmark = _benchmark(name) if name in _BENCHMARKS or name in installed_names(KINDS) else None
@@ -236,8 +229,7 @@ def read_row(benchmark: str, row: dict[str, Any]) -> Problem:
 def to_problem(kind: str, row: Any) -> Problem:
     """The problem of a row as it comes from JSON.
 
-    Raises:
-        UnusableRowError: a row that cannot be used as `kind`. The message starts with the column.
+    Raises UnusableRowError for a row that cannot be used as `kind`. The message starts with the column.
     """
     check_text(row, "")
     # A row of EvalPlus among those of the base benchmark is never read with its base tests alone.
@@ -253,8 +245,7 @@ def task_id_of(kind: str, row: Any) -> str | None:
 def kind_of(row: Mapping[str, Any]) -> str:
     """The KIND of a row, recognized by its columns: the most columns that are all there.
 
-    Raises:
-        UserError: no KIND has such columns, or several have.
+    Raises UserError if no KIND has such columns, or several have.
     """
     there = {name for name, value in row.items() if value is not None}
     found = {

@@ -72,9 +72,8 @@ def char_spans(tokenizer: Any, token_ids: Sequence[int] | NDArray[np.int32], tex
     lack leading spaces (decoders drop the first token's) and may end early (engines hold back an incomplete last
     character and cut off stop strings); spans are clipped to it.
 
-    Raises:
-        ValueError: `text` is not the text of these ids.
-        TypeError: the tokenizer has no `tokenizers` backend, or its decoder does more than join tokens.
+    Raises ValueError if `text` is not the text of these ids, and TypeError if the tokenizer has no `tokenizers`
+    backend, or its decoder does more than join tokens.
     """
     decoded, spans = decode_with_spans(tokenizer, token_ids)
     if text == decoded:

@@ -38,8 +38,7 @@ def imported_modules(*modules: ast.Module) -> list[str]:
 def read_unittest_module(source: str, prompt: str, entry_point: str) -> tuple[CheckTest, ...]:
     """The tests in a module for the function `entry_point`. It may use the imports and names of the `prompt`.
 
-    Raises:
-        UnusableRowError: there are none, or they need more than the function's values and exceptions.
+    Raises UnusableRowError if there are none, or they need more than the function's values and exceptions.
     """
     module, prompt_module = parse_module(source, "test"), parse_module(prompt, "prompt")
     _refuse_surroundings(module, prompt_module, entry_point)

@@ -39,8 +39,7 @@ _NO_REFERENCE = "expects what a reference returns, but the problem has no refere
 def reason_to_refuse(settings: SandboxSettings) -> Callable[[Problem], str | None]:
     """A function that says why a problem cannot be graded with these settings; None if it can.
 
-    Raises:
-        UserError: a package in the settings is not installed.
+    Raises UserError if a package in the settings is not installed.
     """
     importable = sys.stdlib_module_names | find_packages(settings.packages).modules.keys()
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rltf.entry import exit_status
@@ -46,6 +47,15 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
         parser.error(f"unrecognized arguments: {' '.join(foreign or rest)}")
     options.sandbox = rest
     return options
+
+
+def run_logged(
+    command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> int:
+    """Run a command whose log goes to standard error, with the options of `parse_options`. Returns its exit status."""
+    options = parse_options(parser, arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return exit_status(command, options)
 
 
 def limits_of(options: argparse.Namespace) -> SandboxSettings:
@@ -93,8 +103,7 @@ def add_sandbox_options(command: argparse.ArgumentParser) -> None:
 def load_problems(spec: str, limits: SandboxSettings) -> LoadedProblems:
     """The problems of a SPEC that can be judged within `limits`; the unusable rows are named on standard error.
 
-    Raises:
-        UserError: as `problems.load`.
+    Raises UserError as `problems.load`.
     """
     loaded = load(spec, reason_to_refuse(limits))
     if loaded.rejected:

@@ -43,9 +43,8 @@ _FAULTS = {
 def feedback(problem: Problem, program: str, verdict: ExampleVerdict) -> str:
     """What the model that wrote `program` reads: the first example that fails, and how.
 
-    Raises:
-        ValueError: the program passes, or the grader failed, so there is nothing to say; or the verdict is not on the
-            problem's examples.
+    Raises ValueError if the program passes, or the grader failed, so there is nothing to say, or if the verdict is not
+    on the problem's examples.
     """
     if len(verdict.tests) != len(problem.examples):
         raise ValueError(f"a verdict on {len(verdict.tests)} tests, but there are {len(problem.examples)} examples")

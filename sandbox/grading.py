@@ -48,8 +48,7 @@ class ProgramRow(BaseModel):
 def read_programs(path: Path, index: ProblemIndex) -> Iterator[tuple[ProgramRow, Problem]]:
     """The programs of a JSON lines file with their problems, read lazily.
 
-    Raises:
-        UserError: a row is not a program, or names no problem. The message starts with file and line.
+    Raises UserError if a row is not a program, or names no problem. The message starts with file and line.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of programs")

@@ -103,8 +103,7 @@ def plans(problem: Problem) -> list[Plan]:
 def plan(test: Test, checker: AnswerRule | Checker | None = None, reference: str = "") -> Plan:
     """The plan for a test of a problem with this `checker`. A reference test expects what `reference` answers.
 
-    Raises:
-        UnusableRowError: the assertion cannot be split. Loading a benchmark already refuses such a test.
+    Raises UnusableRowError if the assertion cannot be split. Loading a benchmark already refuses such a test.
     """
     rule = checker if isinstance(checker, AnswerRule) else AnswerRule()
     own = checker if isinstance(checker, Checker) else None

@@ -42,8 +42,7 @@ class Packages:
 def find_packages(names: tuple[str, ...]) -> Packages:
     """The packages with these names, and what they require, as installed for the interpreter that runs this process.
 
-    Raises:
-        UserError: one is not installed, or has nothing to import.
+    Raises UserError if one is not installed, or has nothing to import.
     """
     found = _with_requirements(names)
     modules: dict[str, str] = {}

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from rltf.problems.extraction import extract_program
 from rltf.problems.types import Problem
 from rltf.sandbox.jobs import StdinJob
 from rltf.sandbox.verdict import Verdict
@@ -55,7 +56,7 @@ class Service:
         self._token = token
         self._num_pending = 0
         self._metrics = Metrics(backend.num_workers, lambda: self._num_pending)
-        self._answers = Answers(_KEPT_BYTES, self._metrics.count_repeated)
+        self._answers = Answers(_KEPT_BYTES, self._metrics.repeated.inc)
         self.app = Starlette(
             routes=[
                 self._route("POST", "/v1/grade", self._grade),
@@ -144,7 +145,7 @@ class Service:
         calls = (self._backend.grade(task.problem, task.program, str(n)) for n, task in enumerate(tasks))
         verdicts = await asyncio.gather(*calls)
         for verdict in verdicts:
-            self._metrics.count_verdict(verdict)
+            self._metrics.programs.labels(verdict.outcome.value).inc()
         return verdicts
 
     async def _run_code(self, request: Request) -> Response:
@@ -155,7 +156,7 @@ class Service:
         job = StdinJob((query.stdin or "").encode())
         with self._room_for(1):
             result = await unless_gone(request, self._backend.run(query.code, job, limits), DEADLINE_S)
-        self._metrics.count_run(result.end.value)
+        self._metrics.runs.labels(result.end.value).inc()
         return answer(sandbox_fusion.run_code_answer(result))
 
     async def _submit(self, request: Request) -> Response:
@@ -168,7 +169,7 @@ class Service:
 
     def _submitted(self, query: sandbox_fusion.SubmitRequest) -> tuple[Problem, tuple[int, int]]:
         problem = query.problem(self._problems, self._backend.settings)
-        return problem, sandbox_fusion.span_of(query, problem)
+        return problem, extract_program(problem, query.completion)
 
     async def _show_health(self, _: Request) -> Response:
         return answer(

@@ -51,11 +51,9 @@ class GraderClient:
         """The verdict of each program, as a row (`Verdict.to_json`), in order.
 
         `problems` are rows, or the ids of problems that the server has loaded: one for each program, or one for all.
-        `benchmark` is the KIND of the rows. With `completions`, the programs are answers of a model that hold them,
-        and `in_thought` says that their prompt has opened a thought.
-
-        Raises:
-            UserError: the server refuses the request, cannot be reached, or needs more than `deadline_s` seconds.
+        `benchmark` is the KIND of the rows. With `completions`, the programs are answers of a model that hold them, and
+        `in_thought` says that their prompt has opened a thought. Raises UserError if the server refuses the request,
+        cannot be reached, or needs more than `deadline_s` seconds.
         """
         if not programs:
             return []

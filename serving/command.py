@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import uvicorn
 from pydantic import ValidationError
 
-from rltf.entry import SIGNALS, exit_status
+from rltf.entry import SIGNALS
 from rltf.errors import UserError
 from rltf.files import read_text
 from rltf.grader.asynchronous import AsyncGrader
 from rltf.problems.spec import load_each
 from rltf.problems.types import Problem, describe_rejected
 from rltf.sandbox.admission import reason_to_refuse
-from rltf.sandbox.command import add_grading_options, limits_of, parse_options, positive
+from rltf.sandbox.command import add_grading_options, limits_of, positive, run_logged
 from rltf.serving.app import Bounds, Service
 from rltf.settings import MIB, ClusterSettings, SandboxSettings
 
@@ -44,9 +44,7 @@ _MAX_PORT = 65535
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal, and return the exit status; 2 means that the server cannot start as asked."""
-    options = parse_options(_parser(), arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return exit_status(_serve, options)
+    return run_logged(_serve, _parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -43,8 +43,7 @@ def as_json(content: Any) -> bytes:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body of a request.
 
-    Raises:
-        RefusedError: it is not JSON by its header, larger than `max_bytes`, or takes longer than `READ_S` seconds.
+    Raises RefusedError if it is not JSON by its header, larger than `max_bytes`, or takes longer than `READ_S` seconds.
     """
     # A web page can send anything but JSON to a server on the reader's machine without asking the server first.
     if not _JSON.match(request.headers.get("content-type", "")):
@@ -83,8 +82,7 @@ def parse(model: type[M], body: bytes) -> M:
 async def unless_gone(request: Request, work: Awaitable[R], deadline_s: float) -> R:
     """The result of `work`, which is cancelled after `deadline_s` seconds, or as soon as the client has gone.
 
-    Raises:
-        RefusedError: either of them happened.
+    Raises RefusedError if either happens.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_wait_until_gone(request))

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rltf.sandbox.verdict import Verdict
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
 class Metrics:
-    """The series of one server, in a registry of their own."""
+    """The series of one server, in a registry of their own.
+
+    `programs` are the graded ones by outcome, `runs` those without a verdict by end, and `repeated` the requests that
+    were answered from the one before them.
+    """
 
     def __init__(self, num_workers: int, num_pending: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
@@ -24,9 +26,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._programs = Counter("rltf_serve_programs", "Programs graded.", ("outcome",), registry=registry)
-        self._runs = Counter("rltf_serve_runs", "Programs run without a verdict.", ("end",), registry=registry)
-        self._repeated = Counter(
+        self.programs = Counter("rltf_serve_programs", "Programs graded.", ("outcome",), registry=registry)
+        self.runs = Counter("rltf_serve_runs", "Programs run without a verdict.", ("end",), registry=registry)
+        self.repeated = Counter(
             "rltf_serve_repeated_requests", "Requests that had come before, by request_id.", registry=registry
         )
         Gauge("rltf_serve_pending", "Programs that wait or run.", registry=registry).set_function(num_pending)
@@ -36,18 +38,6 @@ class Metrics:
         """Count a request that has been answered."""
         self._requests.labels(endpoint, status).inc()
         self._seconds.labels(endpoint).observe(seconds)
-
-    def count_verdict(self, verdict: Verdict) -> None:
-        """Count a program that has been graded."""
-        self._programs.labels(verdict.outcome.value).inc()
-
-    def count_run(self, end: str) -> None:
-        """Count a program that has been run without a verdict."""
-        self._runs.labels(end).inc()
-
-    def count_repeated(self) -> None:
-        """Count a request that was answered from the one before it."""
-        self._repeated.inc()
 
     def text(self) -> bytes:
         """All series in Prometheus's text format."""

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rltf.problems.extraction import extract_program
 from rltf.problems.types import AnswerRule, Limits, Problem, StdinTest
 from rltf.sandbox.jobs import End, RunLimits, RunResult
 from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
@@ -190,11 +189,6 @@ def submit_answer(query: SubmitRequest, problem: Problem, span: tuple[int, int],
         "extracted_type": None,
         "extra": None,
     }
-
-
-def span_of(query: SubmitRequest, problem: Problem) -> tuple[int, int]:
-    """Which characters of the completion are its program."""
-    return extract_program(problem, query.completion)
 
 
 _TEST_ENDS = {

@@ -14,109 +14,54 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, model_validator
 
-from rltf.settings.base import GIB, MIB, Section
-from rltf.settings.choices import (
-    AdaptiveScope,
-    AdvantageEstimator,
-    Algorithm,
-    AttnImplementation,
-    Baseline,
-    ChatTemplate,
-    DecontaminationMode,
-    Dtype,
-    Engine,
-    FineFallback,
-    Isolation,
-    KlLossType,
-    Localize,
-    LoraPublish,
-    LossAggMode,
-    OldLogprobs,
-    OnUpdate,
-    OptimizerName,
-    OutcomeReward,
-    Placement,
-    PolicyLoss,
-    ScaleRewards,
-    WeightTransfer,
-)
-from rltf.settings.learning import (
-    CACHE_DIR,
-    AdvantageSettings,
-    LearnerSettings,
-    LossSettings,
-    OptimSettings,
-    SftSettings,
-)
-from rltf.settings.planning import PlanOptions
-from rltf.settings.presets import PRESETS, Preset, check_algorithm, preset_of
-from rltf.settings.rewards import RewardSettings
-from rltf.settings.sections import (
-    BufferSettings,
-    CheckpointSettings,
-    ClusterSettings,
-    DecontaminationSettings,
-    EvaluationSettings,
-    GeneratorSettings,
-    LoraSettings,
-    ModelSettings,
-    ProblemsSettings,
-    RunSettings,
-    SandboxSettings,
-)
-
-__all__ = [
-    "CACHE_DIR",
-    "GIB",
-    "MIB",
-    "PRESETS",
-    "AdaptiveScope",
-    "AdvantageEstimator",
-    "AdvantageSettings",
-    "Algorithm",
-    "AttnImplementation",
-    "Baseline",
-    "BufferSettings",
-    "ChatTemplate",
-    "CheckpointSettings",
-    "ClusterSettings",
-    "DecontaminationMode",
-    "DecontaminationSettings",
-    "Dtype",
-    "Engine",
-    "EvaluationSettings",
-    "FineFallback",
-    "GeneratorSettings",
-    "Isolation",
-    "KlLossType",
-    "LearnerSettings",
-    "Localize",
-    "LoraPublish",
-    "LoraSettings",
-    "LossAggMode",
-    "LossSettings",
-    "ModelSettings",
-    "OldLogprobs",
-    "OnUpdate",
-    "OptimSettings",
-    "OptimizerName",
-    "OutcomeReward",
-    "Placement",
-    "PlanOptions",
-    "PolicyLoss",
-    "Preset",
-    "ProblemsSettings",
-    "RewardSettings",
-    "RunSettings",
-    "SandboxSettings",
-    "ScaleRewards",
-    "Section",
-    "Settings",
-    "SftSettings",
-    "WeightTransfer",
-    "loss_of",
-    "rewards_of",
-]
+from rltf.settings.base import GIB as GIB
+from rltf.settings.base import MIB as MIB
+from rltf.settings.base import Section as Section
+from rltf.settings.choices import AdaptiveScope as AdaptiveScope
+from rltf.settings.choices import AdvantageEstimator as AdvantageEstimator
+from rltf.settings.choices import Algorithm as Algorithm
+from rltf.settings.choices import AttnImplementation as AttnImplementation
+from rltf.settings.choices import Baseline as Baseline
+from rltf.settings.choices import ChatTemplate as ChatTemplate
+from rltf.settings.choices import DecontaminationMode as DecontaminationMode
+from rltf.settings.choices import Dtype as Dtype
+from rltf.settings.choices import Engine as Engine
+from rltf.settings.choices import FineFallback as FineFallback
+from rltf.settings.choices import Isolation as Isolation
+from rltf.settings.choices import KlLossType as KlLossType
+from rltf.settings.choices import Localize as Localize
+from rltf.settings.choices import LoraPublish as LoraPublish
+from rltf.settings.choices import LossAggMode as LossAggMode
+from rltf.settings.choices import OldLogprobs as OldLogprobs
+from rltf.settings.choices import OnUpdate as OnUpdate
+from rltf.settings.choices import OptimizerName as OptimizerName
+from rltf.settings.choices import OutcomeReward as OutcomeReward
+from rltf.settings.choices import Placement as Placement
+from rltf.settings.choices import PolicyLoss as PolicyLoss
+from rltf.settings.choices import ScaleRewards as ScaleRewards
+from rltf.settings.choices import WeightTransfer as WeightTransfer
+from rltf.settings.learning import CACHE_DIR as CACHE_DIR
+from rltf.settings.learning import AdvantageSettings as AdvantageSettings
+from rltf.settings.learning import LearnerSettings as LearnerSettings
+from rltf.settings.learning import LossSettings as LossSettings
+from rltf.settings.learning import OptimSettings as OptimSettings
+from rltf.settings.learning import SftSettings as SftSettings
+from rltf.settings.planning import PlanOptions as PlanOptions
+from rltf.settings.presets import PRESETS as PRESETS
+from rltf.settings.presets import Preset as Preset
+from rltf.settings.presets import check_algorithm, preset_of
+from rltf.settings.rewards import RewardSettings as RewardSettings
+from rltf.settings.sections import BufferSettings as BufferSettings
+from rltf.settings.sections import CheckpointSettings as CheckpointSettings
+from rltf.settings.sections import ClusterSettings as ClusterSettings
+from rltf.settings.sections import DecontaminationSettings as DecontaminationSettings
+from rltf.settings.sections import EvaluationSettings as EvaluationSettings
+from rltf.settings.sections import GeneratorSettings as GeneratorSettings
+from rltf.settings.sections import LoraSettings as LoraSettings
+from rltf.settings.sections import ModelSettings as ModelSettings
+from rltf.settings.sections import ProblemsSettings as ProblemsSettings
+from rltf.settings.sections import RunSettings as RunSettings
+from rltf.settings.sections import SandboxSettings as SandboxSettings
 
 
 def rewards_of(algorithm: Algorithm | str, **given: Any) -> RewardSettings:

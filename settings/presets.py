@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -101,14 +101,17 @@ _NO_ESTIMATE: Fields = {
     "cliprange_value": None,
     "critic": None,
 }
+_GAE: Fields = {
+    **_NO_ESTIMATE,
+    "estimator": AdvantageEstimator.GAE,
+    "lam": 0.95,
+    "whiten": True,
+    "cliprange_value": 0.2,
+}
 _GROUP_RELATIVE: Fields = {**_OUTCOME_ALONE, "baseline": Baseline.MEAN, "scale_rewards": ScaleRewards.GROUP}
 _LAST_TOKEN: Fields = {**_OUTCOME_ALONE, "placement": Placement.LAST}
-_CLIPPED: Fields = {
-    **_PLAIN_LOSS,
-    "policy_loss": PolicyLoss.PPO,
-    "clip_ratio_low": 0.2,
-    "clip_ratio_high": 0.2,
-}
+_CLIPPED: Fields = {**_PLAIN_LOSS, "policy_loss": PolicyLoss.PPO, "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
+_without_estimate = partial(Preset, advantage=_NO_ESTIMATE)
 
 PRESETS: Mapping[Algorithm, Preset] = {
     # Coarse, fine and adaptive rewards (Liu et al. 2023, equations 4 to 9), each sample against the others of its
@@ -144,38 +147,18 @@ PRESETS: Mapping[Algorithm, Preset] = {
     Algorithm.PPOCODER: Preset(
         rewards={**_LAST_TOKEN, "outcome": OutcomeReward.COARSE, "structure_weight": 1.0},
         loss=_CLIPPED,
-        advantage={
-            **_NO_ESTIMATE,
-            "estimator": AdvantageEstimator.GAE,
-            "lam": 0.95,
-            "whiten": True,
-            "kl_reward_coef": 0.1,
-            "kl_target": 1.0,
-            "vf_coef": 1e-3,
-            "cliprange_value": 0.2,
-        },
+        advantage={**_GAE, "kl_reward_coef": 0.1, "kl_target": 1.0, "vf_coef": 1e-3},
     ),
     # -A q_t log p, with A = R - R of the latest greedy decode, and q_t the probability that a critic gives the outcome
     # at token t (Le et al. 2022, CodeRL, equations 4 to 9; the mean over tokens as in its released code).
-    Algorithm.CODERL: Preset(
+    Algorithm.CODERL: _without_estimate(
         rewards={**_OUTCOME_ALONE, "outcome": OutcomeReward.COARSE, "baseline": Baseline.GREEDY_LATEST},
         loss={**_PLAIN_LOSS, "supervised_weight": 1.0},
-        advantage=_NO_ESTIMATE,
     ),
     # max(-A r, -A clip(r, 0.8, 1.2)) with A from generalized advantage estimation, whitened (Schulman et al. 2017).
-    Algorithm.PPO: Preset(
-        rewards=_LAST_TOKEN,
-        loss=_CLIPPED,
-        advantage={
-            **_NO_ESTIMATE,
-            "estimator": AdvantageEstimator.GAE,
-            "lam": 0.95,
-            "whiten": True,
-            "cliprange_value": 0.2,
-        },
-    ),
+    Algorithm.PPO: Preset(rewards=_LAST_TOKEN, loss=_CLIPPED, advantage=_GAE),
     # A = (R - mean) / std of the rollout, the loss of PPO, and a KL term (Shao et al. 2024, DeepSeekMath).
-    Algorithm.GRPO: Preset(
+    Algorithm.GRPO: _without_estimate(
         rewards=_GROUP_RELATIVE,
         loss={
             **_CLIPPED,
@@ -183,46 +166,32 @@ PRESETS: Mapping[Algorithm, Preset] = {
             "kl_loss_coef": 0.04,
             "kl_loss_type": KlLossType.K3,
         },
-        advantage=_NO_ESTIMATE,
     ),
     # A = R - mean, and a constant divisor (Liu et al. 2025, "Understanding R1-Zero-Like Training").
-    Algorithm.DR_GRPO: Preset(
+    Algorithm.DR_GRPO: _without_estimate(
         rewards={**_GROUP_RELATIVE, "scale_rewards": ScaleRewards.NONE},
         loss={**_CLIPPED, "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM_NORM},
-        advantage=_NO_ESTIMATE,
     ),
     # Clip-higher, the mean over tokens, no silent groups, soft overlong punishment (Yu et al. 2025). Its authors made
     # their best run without the overlong filter, as the README of their released code says.
-    Algorithm.DAPO: Preset(
-        rewards={
-            **_GROUP_RELATIVE,
-            "outcome": OutcomeReward.SIGN,
-            "filter_groups": True,
-            "overlong_buffer": 0.25,
-        },
+    Algorithm.DAPO: _without_estimate(
+        rewards={**_GROUP_RELATIVE, "outcome": OutcomeReward.SIGN, "filter_groups": True, "overlong_buffer": 0.25},
         loss={**_CLIPPED, "clip_ratio_high": 0.28},
-        advantage=_NO_ESTIMATE,
     ),
     # A = R - mean of the others, and -A log p summed over each program (Ahmadian et al. 2024), without its KL term. The
     # importance weights are for stale samples.
-    Algorithm.RLOO: Preset(
+    Algorithm.RLOO: _without_estimate(
         rewards={**_OUTCOME_ALONE, "baseline": Baseline.LEAVE_ONE_OUT},
         loss={**_PLAIN_LOSS, "loss_agg_mode": LossAggMode.SEQ_MEAN_TOKEN_SUM, "rollout_is_threshold": 2.0},
-        advantage=_NO_ESTIMATE,
     ),
     # Returns with a KL penalty on each token, whitened over the update, and the loss of PPO (Hu et al. 2025).
     Algorithm.REINFORCE_PP: Preset(
         rewards=_LAST_TOKEN,
         loss=_CLIPPED,
-        advantage={
-            **_NO_ESTIMATE,
-            "estimator": AdvantageEstimator.RETURN,
-            "whiten": True,
-            "kl_reward_coef": 1e-3,
-        },
+        advantage={**_NO_ESTIMATE, "estimator": AdvantageEstimator.RETURN, "whiten": True, "kl_reward_coef": 1e-3},
     ),
     # The loss of PPO on s = exp(mean of log r over the sequence) (Zheng et al. 2025).
-    Algorithm.GSPO: Preset(
+    Algorithm.GSPO: _without_estimate(
         rewards=_GROUP_RELATIVE,
         loss={
             **_CLIPPED,
@@ -233,13 +202,11 @@ PRESETS: Mapping[Algorithm, Preset] = {
             "clip_ratio_low": 3e-4,
             "clip_ratio_high": 4e-4,
         },
-        advantage=_NO_ESTIMATE,
     ),
     # -A sg(min(r, 5)) log p (MiniMax 2025; the limit as in Khatri et al. 2025, ScaleRL).
-    Algorithm.CISPO: Preset(
+    Algorithm.CISPO: _without_estimate(
         rewards=_GROUP_RELATIVE,
         loss={**_PLAIN_LOSS, "policy_loss": PolicyLoss.CISPO, "clip_ratio_high": 4.0},
-        advantage=_NO_ESTIMATE,
     ),
 }
 

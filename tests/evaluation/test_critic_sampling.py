@@ -20,8 +20,7 @@ from rltf.learner.critic import ErrorCritic
 from rltf.learner.data import TokenSequence
 from rltf.learner.prefix_scores import score_programs
 from rltf.problems import Problem
-from rltf.problems.prompts import PLAIN, render_prompt
-from rltf.problems.repair import repair_exchange
+from rltf.problems.prompts import PLAIN, render_prompt, repair_exchange
 from rltf.problems.spec import load
 from rltf.sandbox.examples import ExampleVerdict, Grade, judge_examples
 from rltf.settings import Dtype

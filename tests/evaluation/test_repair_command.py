@@ -14,8 +14,7 @@ from rltf import cli
 from rltf.files import check_folder, read_json
 from rltf.learner.repair_data import FailedProgram, encode_repairs, split_repairs
 from rltf.problems import Problem, StdinTest
-from rltf.problems.prompts import PLAIN, encode_prompt
-from rltf.problems.repair import repair_exchange
+from rltf.problems.prompts import PLAIN, encode_prompt, repair_exchange
 from rltf.transport.model_folder import load_model, load_tokenizer
 from tests.tiny_model import build_tiny_model
 
