@@ -45,7 +45,7 @@ def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path)
     return tmp_path
 
 
-@pytest.mark.parametrize("max_num_seqs", [64, 5])
+@pytest.mark.parametrize("max_num_seqs", first_fast([5, 64]))
 def test_full_rows_and_rows_that_join_late_do_not_affect_others(folder: Path, max_num_seqs: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()

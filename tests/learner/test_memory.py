@@ -72,13 +72,15 @@ def test_parameters_are_counted_exactly(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {},
-        {"dtype": Dtype.BFLOAT16, "activation_checkpointing": True},
-        {"algorithm": "ppo", "old_logprobs": "recompute", "kl_loss_coef": 0.1},
-        {"lora": LORA},
-        {"lora": LORA, "kl_loss_coef": 0.1},
-    ],
+    first_fast(
+        [
+            {},
+            {"dtype": Dtype.BFLOAT16, "activation_checkpointing": True},
+            {"algorithm": "ppo", "old_logprobs": "recompute", "kl_loss_coef": 0.1},
+            {"lora": LORA},
+            {"lora": LORA, "kl_loss_coef": 0.1},
+        ]
+    ),
     ids=["plain", "bfloat16", "ppo", "adapters", "adapters-kl"],
 )
 def test_states_are_what_torch_holds_after_an_update(fields: dict[str, Any], tiny_model_dir: Path) -> None:

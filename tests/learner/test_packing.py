@@ -16,7 +16,7 @@ from rltf.learner.logprobs import chunked_logprobs
 from rltf.learner.packing import pack
 from rltf.settings import LossAggMode
 from tests.learner.samples import gradients, largest_difference, make_experiences, make_learner, make_references
-from tests.tiers import examples
+from tests.tiers import examples, first_fast
 
 sequence_lists = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=12)
 
@@ -87,7 +87,7 @@ def test_unusable_sequences_are_refused() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("loss_agg_mode", list(LossAggMode))
+@pytest.mark.parametrize("loss_agg_mode", first_fast(LossAggMode))
 def test_layout_does_not_change_loss_or_gradient(
     tiny_model_dir: Path, layout: dict[str, Any], loss_agg_mode: LossAggMode
 ) -> None:
