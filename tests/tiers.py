@@ -14,7 +14,7 @@ def examples(share: float, **more: Any) -> settings:
 
     A number of its own would hold in every tier.
     """
-    return settings(max_examples=round(share * settings.default.max_examples), **more)
+    return settings(max_examples=round(share * settings().max_examples), **more)
 
 
 def first_fast(values: Iterable[Any]) -> list[Any]:
