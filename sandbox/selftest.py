@@ -19,6 +19,8 @@ from rltf.settings import MIB, SandboxSettings
 
 LEVELS = tuple(Isolation)
 _CPU_S, _WALL_S, _PATIENCE_S = 0.05, 0.05, 30.0
+_TIMES = ("cpu_s", "wall_s", "program_cpu_s", "program_wall_s")
+_DEFAULT_TIMES = {name: SandboxSettings.model_fields[name].default for name in _TIMES}
 _ENVIRONMENT = (
     "import os; print(sorted(set(os.environ) - "
     "{'HOME', 'LANG', 'LC_CTYPE', 'MALLOC_ARENA_MAX', 'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'PATH', 'PWD', "
@@ -78,9 +80,17 @@ class Finding:
     reasons: dict[Isolation, str] = field(default_factory=dict)
 
 
-@cache
 def find_level(settings: SandboxSettings) -> Finding:
-    """The best level that holds on this machine. Runs every canary once per process, in about a second at most."""
+    """The best level that holds on this machine. Runs every canary once per process, in about a second at most.
+
+    Time limits make no difference: they never change what a jail keeps out.
+    """
+    return measured_level(settings.model_copy(update=_DEFAULT_TIMES))
+
+
+@cache
+def measured_level(settings: SandboxSettings) -> Finding:
+    """What `find_level` remembers, for settings with default time limits."""
     reasons: dict[Isolation, str] = {}
     for level in LEVELS:
         try:

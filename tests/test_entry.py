@@ -155,8 +155,8 @@ def test_characters_that_the_terminal_lacks_are_replaced(encoding: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("? ?\n", "", 0)
 
 
-@pytest.mark.parametrize("room", ["augmentation", "problems", "reporting", "rewards", "sandbox"])
-def test_every_room_with_a_command_is_entered_the_same_way(room: str) -> None:
+def test_every_room_with_a_command_is_entered_the_same_way() -> None:
+    rooms = ["augmentation", "problems", "reporting", "rewards", "sandbox"]
     code = f"""
 import runpy
 from rltf import entry
@@ -164,7 +164,11 @@ def enter(program, command):
     print(program)
     return 0
 entry.run_command = enter
-runpy.run_module({room!r}, run_name="__main__")
+for room in {rooms}:
+    try:
+        runpy.run_module(room, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"python -m {room}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "".join(f"python -m {room}\n" for room in rooms)), done.stderr

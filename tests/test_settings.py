@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from rltf.errors import UserError
 from rltf.settings import Dtype, ModelSettings, PlanOptions, Settings, rewards_of
 from rltf.settings.reference import leaf_fields
 from rltf.settings_sources import RENAMED, STARTER_CONFIG, CliOptions, load_settings, to_yaml
+from tests.tiers import examples
 
 CONFIGS = sorted(STARTER_CONFIG.parent.glob("*.yaml"))
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -341,7 +341,7 @@ def test_a_moved_run_can_be_resumed(tmp_path: Path) -> None:
     assert (resumed.run.seed, resumed.run.num_steps) == (5, 99)
 
 
-@settings_of_hypothesis(max_examples=40)
+@examples(0.4)
 @given(st.sampled_from(sorted(leaf_fields(Settings))), st.data())
 def test_one_missing_letter_still_finds_the_option(path: tuple[str, ...], data: st.DataObject) -> None:
     name = ".".join(path)

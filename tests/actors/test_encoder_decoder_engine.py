@@ -18,6 +18,7 @@ from rltf.transport.model_folder import end_token_ids, load_tokenizer
 from rltf.transport.rollouts import FinishReason, VersionSpan
 from tests.actors.sampling import Weights, engine_options, make_request, sequence_ids
 from tests.encoder_decoder_models import KINDS, build_encoder_decoder
+from tests.tiers import first_fast
 
 PROMPT = list(range(10, 80))
 
@@ -63,7 +64,7 @@ class Setting:
             np.testing.assert_allclose(sequence.logprobs[part], expected.numpy()[part], atol=1e-4, rtol=0)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=first_fast(KINDS))
 def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     setting = Setting(build_encoder_decoder(request.param, tmp_path_factory.mktemp("model") / request.param))
     yield setting

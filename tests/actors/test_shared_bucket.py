@@ -6,19 +6,20 @@ import os
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rltf.actors.shared_bucket import read, shared
 from rltf.transport.weights import Bucket
+from tests.tiers import examples
 
 PARAMETERS = st.one_of(
     [arrays.arrays(dtype, arrays.array_shapes(max_dims=3, max_side=7)) for dtype in (np.float32, np.uint16, np.int8)]
 )
 
 
-@settings(max_examples=30)
+@examples(0.3)
 @given(st.dictionaries(st.text(max_size=8), PARAMETERS, min_size=1, max_size=5))
 def test_a_bucket_is_read_as_it_was_and_stays_valid(bucket: Bucket) -> None:
     with shared(bucket) as where:

@@ -15,12 +15,13 @@ from rltf.actors.engine import FinishedRequest, SampledSequence, SamplingRequest
 from rltf.actors.transformers_engine import TransformersEngine
 from rltf.transport.rollouts import VersionSpan
 from tests.actors.sampling import engine_options, make_request, sequence_ids
+from tests.tiers import first_fast
 
 CONTEXT = 40
 PROMPT = list(range(10, 49))
 
 
-@pytest.fixture(params=["gpt2", "mistral"])
+@pytest.fixture(params=first_fast(["mistral", "gpt2"]))
 def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A model without positions beyond its context, and one that sees only a window of 8 tokens."""
     torch.manual_seed(0)
@@ -44,7 +45,7 @@ def folder(request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path)
     return tmp_path
 
 
-@pytest.mark.parametrize("max_num_seqs", [64, 5])
+@pytest.mark.parametrize("max_num_seqs", first_fast([5, 64]))
 def test_full_rows_and_rows_that_join_late_do_not_affect_others(folder: Path, max_num_seqs: int) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()

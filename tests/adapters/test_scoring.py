@@ -22,6 +22,7 @@ from rltf.adapters import scoring
 from rltf.adapters.scoring import GraderError, Scorer, shared_grader, text_of
 from rltf.errors import UserError
 from tests.adapters.cases import ANY, BROKEN, MBPP, PASS, PASS_RATIO, RIGHT, ROW, SQUARE, WRONG, said
+from tests.tiers import first_fast
 
 SCORER = Scorer(workers=1)
 
@@ -123,7 +124,7 @@ def in_another_process(queue: Any, pickled: bytes) -> None:
     queue.put((values, [child.pid for child in psutil.Process().children(recursive=True)]))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", first_fast(["fork", "spawn"]))
 def test_other_processes(method: str) -> None:
     """A process that is forked after the grader has started, or spawned, has its own, and leaves none behind."""
     assert SCORER.judge(SQUARE, RIGHT)[0] == 1.0
@@ -141,6 +142,7 @@ def test_other_processes(method: str) -> None:
     assert SCORER.judge(SQUARE, RIGHT)[0] == 1.0
 
 
+@pytest.mark.slow
 def test_the_end_of_a_program_ends_its_grader() -> None:
     """And no adapter imports a trainer before it is used."""
     source = (

@@ -21,6 +21,7 @@ from tests.families import FAMILIES, build_family
 from tests.gguf_files import write_gguf, write_undequantizable
 from tests.jobs import small_job
 from tests.learner.samples import make_critic
+from tests.tiers import first_fast
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -140,7 +141,7 @@ def test_no_such_gguf_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert not (tmp_path / "job").exists()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(FAMILIES))
 def test_model_without_a_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str) -> None:
     model = build_family(family, tmp_path / "model")
     for file in (*model.glob("tokenizer*"), *model.glob("vocab*"), *model.glob("merges*")):

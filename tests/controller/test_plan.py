@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 import launch
@@ -16,6 +15,7 @@ from rltf.errors import UserError
 from rltf.settings import GeneratorSettings, LearnerSettings, SandboxSettings, Settings
 from tests.jobs import launch as launch_job
 from tests.jobs import small_job
+from tests.tiers import examples
 
 SHAPE = Shape(
     num_generators=2,
@@ -71,7 +71,7 @@ def test_a_balanced_setup_is_just_enough_for_the_learner() -> None:
 
 
 @given(SHAPES)
-@settings_of_hypothesis(max_examples=40, deadline=None)
+@examples(0.4)
 def test_rules_for_every_setup(shape: Shape) -> None:
     plan = predict(shape)
     for share in (plan.generator_idle, plan.sandbox_idle, plan.learner_idle):

@@ -123,6 +123,7 @@ def test_a_run_folder_is_resumed(job: SlurmJob) -> None:
     assert "rltf train --resume runs/first --cluster.address a1:24938" in job.log()
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_start_ends_the_job(job: SlurmJob) -> None:
     (job.folder / "has-ray").unlink()
     (job.folder / ".venv" / "bin" / "srun").write_text("#!/bin/bash\nexit 1\n")

@@ -127,6 +127,7 @@ def test_what_cannot_be_done_is_refused(model_dir: Path, tmp_path: Path, capsys:
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_mistakes_show_up_before_torch_is_imported(tmp_path: Path) -> None:
     words = ["critic", "--model", "m", "--samples", str(tmp_path), "--problems", OWN, "--output", str(tmp_path / "o")]
     program = f"import sys; from rltf import cli; print(cli.main({words})); "

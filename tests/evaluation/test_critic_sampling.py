@@ -28,6 +28,7 @@ from rltf.transport.model_folder import load_tokenizer
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.evaluation.scripted_engine import ScriptedEngine
 from tests.learner.samples import make_critic
+from tests.tiers import first_fast
 from tests.tiny_model import build_tiny_model
 
 RIGHT, WRONG, FITS = "print(int(input()) + 1)\n", "print(1)\n", "print(3)\n"
@@ -262,7 +263,7 @@ def test_problems_continue_after_an_interruption(
     assert "critic_sampling: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["decoder-only", "codet5"])
+@pytest.mark.parametrize("kind", first_fast(["decoder-only", "codet5"]))
 def test_real_engines_refine_and_repair(
     kind: str, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from rltf.evaluation.sources import PreparedPrograms, StoredRows
 from rltf.evaluation.store import SampleStore, read_samples
 from rltf.problems import LoadedProblems
 from tests.openai_server import serve
+from tests.tiers import first_fast
 
 ROOT = Path(__file__).parents[2]
 OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
@@ -305,7 +306,7 @@ def test_a_server_with_too_few_programs(tmp_path: Path, capsys: pytest.CaptureFi
         assert f"{address}: asked for 3 programs, got 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-option"], []])
+@pytest.mark.parametrize("arguments", first_fast([["--no-such-option"], ["--help"], []]))
 def test_parsing_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom evaluate import main\nheavy = {'torch', 'ray', 'vllm', 'transformers', 'openai'}\n"

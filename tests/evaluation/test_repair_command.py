@@ -134,6 +134,7 @@ def test_what_cannot_be_done_is_refused(model_dir: Path, tmp_path: Path, capsys:
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_mistakes_show_up_before_torch_is_imported(tmp_path: Path) -> None:
     words = ["train-repair", "--model", "m", "--samples", str(tmp_path), "--problems", spec(tmp_path)]
     words += ["--output", str(tmp_path / "o")]

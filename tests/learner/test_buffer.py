@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -17,6 +16,7 @@ from rltf.learner.data import Experiences
 from rltf.rewards import Granularity
 from rltf.settings import BufferSettings
 from tests.learner.samples import make_rollout
+from tests.tiers import examples
 
 CAPACITY, MAX_BYTES = 20, 1000
 
@@ -103,7 +103,7 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBufferMachine = BufferMachine.TestCase
-TestBufferMachine.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBufferMachine.settings = examples(0.6, stateful_step_count=40)
 
 
 def test_a_rollout_that_can_never_fit_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -33,11 +33,12 @@ from tests.learner.samples import (
     make_references,
 )
 from tests.learner.test_packing import build, sequence_lists
+from tests.tiers import examples, first_fast
 
 START = 999
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=first_fast(KINDS))
 def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_encoder_decoder(request.param, tmp_path_factory.mktemp("model") / request.param)
 
@@ -62,7 +63,7 @@ def load(folder: Path) -> Policy:
     return Policy(folder, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 @given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(4, 20))
 def test_tokens_attend_only_to_their_own_prompt_and_completion(
     spec: list[tuple[int, int]], row_tokens: int, budget: int
@@ -148,7 +149,7 @@ def test_logprobs_equal_the_plain_forward_pass(model_dir: Path) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("loss_agg_mode", [LossAggMode.TOKEN_MEAN, LossAggMode.SEQ_MEAN_TOKEN_SUM])
+@pytest.mark.parametrize("loss_agg_mode", first_fast([LossAggMode.TOKEN_MEAN, LossAggMode.SEQ_MEAN_TOKEN_SUM]))
 def test_layout_does_not_change_loss_or_gradient(
     codet5: Path, layout: dict[str, Any], loss_agg_mode: LossAggMode
 ) -> None:

@@ -15,6 +15,7 @@ from rltf.learner.policy import Policy
 from rltf.settings import Dtype
 from tests.families import FAMILIES, build_family
 from tests.learner.samples import plain_logprobs
+from tests.tiers import first_fast
 
 # A row of many sequences has more tokens than StarCoder2's window or GPT-2's learned positions.
 ROW_TOKENS = 1024
@@ -30,7 +31,7 @@ def sequences() -> list[TokenSequence]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(FAMILIES))
 def test_packed_rows_equal_single_sequences(family: str, tmp_path: Path) -> None:
     policy = Policy(build_family(family, tmp_path), compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
     (batch,) = pack(sequences(), micro_batch_tokens=2 * ROW_TOKENS, row_tokens=ROW_TOKENS)
@@ -40,7 +41,7 @@ def test_packed_rows_equal_single_sequences(family: str, tmp_path: Path) -> None
     torch.testing.assert_close(packed, plain[batch.source], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(FAMILIES))
 def test_saved_models_are_plain_models(family: str, tmp_path: Path) -> None:
     original = build_family(family, tmp_path / "original")
     policy = Policy(original, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +22,7 @@ from tests import gguf_files
 from tests.families import build_family
 from tests.gguf_files import gguf, write_gguf, write_undequantizable
 from tests.jobs import python
+from tests.tiers import examples, first_fast
 
 TEXT = "def solve(values):\n    return sum(values)  # naïve 日本 2024\n"
 
@@ -47,7 +48,7 @@ def llama_file(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -
     return write_gguf(tmp_path_factory.mktemp("llama") / "tiny.gguf", tiny_model_dir)
 
 
-@pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("quantization", first_fast(["Q4_0", "F16", "BF16", "Q8_0", "Q4_1"]))
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_same_model(family: str, quantization: str, tmp_path: Path, tiny_model_dir: Path, qwen_dir: Path) -> None:
     source = tiny_model_dir if family == "llama" else qwen_dir
@@ -107,7 +108,7 @@ def cut_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cut") / "NAME.gguf"
 
 
-@settings(max_examples=60)
+@examples(0.6)
 @given(st.data())
 def test_truncated_anywhere(llama_file: Path, cut_file: Path, data: st.DataObject) -> None:
     content = llama_file.read_bytes()

@@ -190,6 +190,7 @@ def test_a_value_head_belongs_to_its_algorithm(tiny_model_dir: Path, tmp_path: P
         make_learner(tiny_model_dir, algorithm="grpo").resume(ppo.save_checkpoint(tmp_path / "ppo"))
 
 
+@pytest.mark.slow
 def test_equal_weights_have_ratios_of_one(tiny_model_dir: Path) -> None:
     """Sampled by the policy itself, no token is clipped, and every objective sees the same policy."""
     for algorithm in Algorithm:

@@ -22,6 +22,7 @@ from rltf.transport.weights import pack, unpack
 from tests.actors.sampling import engine_options, make_request
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.learner.samples import make_experiences, make_learner, make_references
+from tests.tiers import first_fast
 
 LORA = LoraSettings(rank=4, alpha=16)
 
@@ -37,7 +38,7 @@ def gpt2(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.fixture(params=["llama", "gpt2", "codet5"])
+@pytest.fixture(params=first_fast(["llama", "gpt2", "codet5"]))
 def model_dir(request: pytest.FixtureRequest, tiny_model_dir: Path, gpt2: Path, tmp_path: Path) -> Path:
     if request.param == "codet5":
         return build_encoder_decoder("codet5", tmp_path / "codet5")

@@ -20,6 +20,7 @@ from tests.encoder_decoder_models import build_encoder_decoder
 from tests.families import FAMILIES, build_family
 from tests.learner.samples import make_critic, make_experiences, make_learner, make_references
 from tests.learner.samples import settings as learner_settings
+from tests.tiers import first_fast
 
 LORA = LoraSettings(rank=4)
 
@@ -59,7 +60,7 @@ def size_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", first_fast(FAMILIES))
 def test_parameters_are_counted_exactly(family: str, tmp_path: Path) -> None:
     folder = build_family(family, tmp_path)
     policy = Policy(folder, compute_dtype=Dtype.FLOAT32, device=torch.device("cpu"))
@@ -71,13 +72,15 @@ def test_parameters_are_counted_exactly(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [
-        {},
-        {"dtype": Dtype.BFLOAT16, "activation_checkpointing": True},
-        {"algorithm": "ppo", "old_logprobs": "recompute", "kl_loss_coef": 0.1},
-        {"lora": LORA},
-        {"lora": LORA, "kl_loss_coef": 0.1},
-    ],
+    first_fast(
+        [
+            {},
+            {"dtype": Dtype.BFLOAT16, "activation_checkpointing": True},
+            {"algorithm": "ppo", "old_logprobs": "recompute", "kl_loss_coef": 0.1},
+            {"lora": LORA},
+            {"lora": LORA, "kl_loss_coef": 0.1},
+        ]
+    ),
     ids=["plain", "bfloat16", "ppo", "adapters", "adapters-kl"],
 )
 def test_states_are_what_torch_holds_after_an_update(fields: dict[str, Any], tiny_model_dir: Path) -> None:

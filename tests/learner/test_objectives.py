@@ -30,6 +30,7 @@ from tests.learner.samples import (
     plain_values,
     settings,
 )
+from tests.tiers import first_fast
 from tests.tiny_model import build_tiny_model
 
 TEMPERATURE = 0.8
@@ -216,7 +217,7 @@ def test_loss_and_gradient_equal_direct_computation(
     assert stats.grad_norm == pytest.approx(norm, rel=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", [algorithm.value for algorithm in Algorithm])
+@pytest.mark.parametrize("algorithm", first_fast(algorithm.value for algorithm in Algorithm))
 def test_micro_batches_make_no_difference(tiny_model_dir: Path, critic_dir: Path, algorithm: str) -> None:
     fields: dict[str, Any] = {"critic": critic_dir} if algorithm == "coderl" else {}
     experiences, references = make_experiences(0), make_references(1)

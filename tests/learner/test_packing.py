@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rltf.learner.data import TokenSequence
@@ -16,6 +16,7 @@ from rltf.learner.logprobs import chunked_logprobs
 from rltf.learner.packing import pack
 from rltf.settings import LossAggMode
 from tests.learner.samples import gradients, largest_difference, make_experiences, make_learner, make_references
+from tests.tiers import examples, first_fast
 
 sequence_lists = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=12)
 
@@ -29,7 +30,7 @@ def build(spec: list[tuple[int, int]]) -> list[TokenSequence]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 @given(spec=sequence_lists, row_tokens=st.integers(1, 60), budget=st.integers(3, 20))
 def test_tokens_attend_only_to_their_own_sequence(spec: list[tuple[int, int]], row_tokens: int, budget: int) -> None:
     sequences = build(spec)
@@ -86,7 +87,7 @@ def test_unusable_sequences_are_refused() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("loss_agg_mode", list(LossAggMode))
+@pytest.mark.parametrize("loss_agg_mode", first_fast(LossAggMode))
 def test_layout_does_not_change_loss_or_gradient(
     tiny_model_dir: Path, layout: dict[str, Any], loss_agg_mode: LossAggMode
 ) -> None:

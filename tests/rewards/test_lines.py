@@ -6,7 +6,7 @@ import traceback
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -15,6 +15,7 @@ from rltf.rewards.lines import code_lines, line_characters, token_range
 from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
+from tests.tiers import examples
 
 BLANK = (0, -1)
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
@@ -88,7 +89,7 @@ def runtime_error(kind: str, line: int | None) -> Verdict:
 
 @families
 @given(case=faulty_programs(), around=st.sampled_from([("", ""), ("```python\n", "\n```"), ("x = 0; ", "")]))
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 def test_the_penalty_is_only_on_the_line_that_failed(
     tokenizer: Tokenizer, case: tuple[str, str], around: tuple[str, str]
 ) -> None:

@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rltf.rewards import Category, Granularity, GroupScores, ProgramReward, ProgramTokens, ScoredSample, score_group
@@ -16,6 +16,7 @@ from rltf.sandbox.verdict import Outcome, ProgramError, Verdict
 from rltf.settings import RewardSettings, rewards_of
 from tests.rewards.samples import character_tokens, make_verdict, plain, score_one, tokenized
 from tests.small_tokenizers import FAMILIES
+from tests.tiers import examples
 
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
 WHOLE = [Granularity.COARSE, Granularity.ADAPTIVE]
@@ -94,7 +95,7 @@ greedy_verdicts = st.none() | samples("greedy").map(lambda sample: sample[1])
 
 
 @given(groups, reward_settings, greedy_verdicts)
-@settings(max_examples=200)
+@examples(2)
 def test_shape_spans_and_sums(group: tuple[Sample, ...], chosen: RewardSettings, greedy: Verdict | None) -> None:
     scores = score(group, chosen, greedy=greedy)
     assert len(scores.samples) == len(group)

@@ -7,10 +7,11 @@ import warnings
 from types import CodeType
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rltf.rewards.lines import code_lines, unclosed_triple_quote_line, unmatched_dedent_line
+from tests.tiers import examples
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def compiler_error(program: str) -> SyntaxError | None:
 @given(LINES, st.sampled_from(["\n", "\r\n", "\r"]))
 @example([("", "if x:"), ("    ", "x"), ("  ", "x")], "\n")
 @example([("", "x"), ("", "'''")], "\r\n")
-@settings(max_examples=400)
+@examples(4)
 def test_facts_agree_with_the_compiler(lines: list[tuple[str, str]], newline: str) -> None:
     program = newline.join(blanks + text for blanks, text in lines)
     error = compiler_error(program)

@@ -198,7 +198,7 @@ def test_jail_ends_with_the_process_that_started_it() -> None:
 
 def test_too_little_isolation_is_refused_with_reason_and_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    selftest.find_level.cache_clear()
+    selftest.measured_level.cache_clear()
     try:
         with pytest.raises(UserError, match=r"(?s)bubblewrap is not installed.*fix: .*bubblewrap"):
             Sandbox(LIMITS, min_isolation=Isolation.NAMESPACES)
@@ -207,19 +207,19 @@ def test_too_little_isolation_is_refused_with_reason_and_fix(monkeypatch: pytest
             assert verdict.passed
             assert verdict.isolation is Isolation.LANDLOCK
     finally:
-        selftest.find_level.cache_clear()
+        selftest.measured_level.cache_clear()
 
 
 def test_canary_that_survives_lowers_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
     survivor = selftest.Canary("a wall that is not there", "print('out')", levels=frozenset({selftest.LEVELS[0]}))
     monkeypatch.setattr(selftest, "CANARIES", (*selftest.CANARIES, survivor))
-    selftest.find_level.cache_clear()
+    selftest.measured_level.cache_clear()
     try:
         finding = selftest.find_level(LIMITS)
         assert finding.level is not selftest.LEVELS[0]
         assert selftest.LEVELS[0] in finding.reasons
     finally:
-        selftest.find_level.cache_clear()
+        selftest.measured_level.cache_clear()
 
 
 @pytest.mark.parametrize("changes", [{"cpu_s": 0}, {"memory_bytes": -1}, {"cpu_s": 5, "wall_s": 4}])

@@ -124,6 +124,7 @@ def test_doctor_names_the_level() -> None:
     assert done.returncode == (0 if level in selftest.CONFINED else 1)
 
 
+@pytest.mark.slow
 def test_doctor_without_bubblewrap_says_how_to_get_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", "doctor"],

@@ -22,13 +22,17 @@ from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation, Outcome
 from rltf.settings import MIB, SandboxSettings
 from tests.sandbox.programs import LIMITS, problem
+from tests.tiers import first_fast
 
 WITH_NUMPY = LIMITS.model_copy(update={"packages": ("numpy",), "memory_bytes": 160 * MIB, "cpu_s": 4.0, "wall_s": 10.0})
 IMPORT = "import numpy as np\n"
 MULTIPLY = IMPORT + "a = np.ones((600, 600))\nprint(int((a @ a).sum()))"
 
 
-@pytest.fixture(scope="module", params=[Isolation.NAMESPACES_CGROUP, Isolation.NAMESPACES, Isolation.LANDLOCK])
+LEVELS = (Isolation.NAMESPACES, Isolation.NAMESPACES_CGROUP, Isolation.LANDLOCK)
+
+
+@pytest.fixture(scope="module", params=first_fast(LEVELS))
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """A sandbox with numpy at each level that this machine can give."""
     if reason := selftest.find_level(LIMITS).reasons.get(request.param):

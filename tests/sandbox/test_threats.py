@@ -43,12 +43,13 @@ def finding() -> selftest.Finding:
 @pytest.fixture(
     scope="module",
     params=[
-        (Isolation.NAMESPACES_CGROUP, LIMITS),
-        (Isolation.NAMESPACES, LIMITS),
-        (Isolation.LANDLOCK, LIMITS),
-        pytest.param((Isolation.NAMESPACES, WITH_NUMPY), marks=pytest.mark.slow),
+        pytest.param(
+            (Isolation.NAMESPACES_CGROUP, LIMITS), id=str(Isolation.NAMESPACES_CGROUP), marks=pytest.mark.slow
+        ),
+        pytest.param((Isolation.NAMESPACES, LIMITS), id=str(Isolation.NAMESPACES)),
+        pytest.param((Isolation.LANDLOCK, LIMITS), id=str(Isolation.LANDLOCK), marks=pytest.mark.slow),
+        pytest.param((Isolation.NAMESPACES, WITH_NUMPY), id="numpy", marks=pytest.mark.slow),
     ],
-    ids=[*map(str, (Isolation.NAMESPACES_CGROUP, Isolation.NAMESPACES, Isolation.LANDLOCK)), "numpy"],
 )
 def crew(request: pytest.FixtureRequest) -> Iterator[Crew]:
     """Sandboxes at each level that this machine can give, not only at the best, and some with a package loaded."""

@@ -139,6 +139,7 @@ def verl() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_verl_needs_nothing_but_the_address(server: Client, verl: ModuleType) -> None:
     """verl knows no header for a token, but `requests` takes one from the address."""
     address = f"http://verl:{TOKEN}@127.0.0.1:{server.port}/run_code"
