@@ -177,7 +177,7 @@ def test_a_browser_shows_dialogues_and_what_each_turn_changed(report: Path, tmp_
 
             await choose("dialogue", "repaired")
             assert await texts(".turn h3") == [
-                "Turn 1 examples runtime error", "Turn 2 examples failed", "Turn 3 all tests passed"
+                "Turn 1\nexamples\nruntime error", "Turn 2\nexamples\nfailed", "Turn 3\nall tests\npassed"
             ]  # fmt: skip
             assert await texts("blockquote") == [HOSTILE, "Wrong value."]
             assert await browser.value("document.querySelectorAll('blockquote *').length") == 0
