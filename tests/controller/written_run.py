@@ -108,8 +108,8 @@ def dialogue() -> GradedSample:
     """A sample whose second turn passes."""
     first, second = failed_sample(), passed_sample()
     turns = (
-        ShownTurn(first.completion, first.program, Outcome.FAILED, Outcome.FAILED, "It printed 3.", first.tokens),
-        ShownTurn(second.completion, second.program, Outcome.PASSED, None, None, second.tokens),
+        ShownTurn(first.completion, first.program, Outcome.FAILED, "It printed 3.", first.tokens),
+        ShownTurn(second.completion, second.program, Outcome.PASSED, None, second.tokens),
     )
     return replace(second, turns=turns)
 
