@@ -105,7 +105,10 @@ def test_a_clock_that_jumps_kills_nobody(jump_s: float, monkeypatch: pytest.Monk
         began = clock()
 
         def actor(name: str, answers_after_s: float) -> Watched:
-            return Watched(name, lambda: after(answers_after_s), lambda: killed.setdefault(name, clock() - began))
+            def end() -> None:
+                killed.setdefault(name, clock() - began)
+
+            return Watched(name, lambda: after(answers_after_s), end)
 
         watched = [actor("healthy", 20), actor("frozen", 1e6)]
         with pytest.raises(TimeoutError):
