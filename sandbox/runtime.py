@@ -61,7 +61,7 @@ for name, code in modules:
     setattr(sys.modules[parent], short, module)
     exec(code, module.__dict__)
 main = module.main
-for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
+for name in [name for name in sys.modules if name.partition(".")[0] == "rltf"]:
     del sys.modules[name]
 sys.argv = [""]
 main(module.Config(*config))

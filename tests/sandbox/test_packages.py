@@ -279,3 +279,10 @@ def test_a_worker_leaves_nothing_of_a_package_that_was_refused(site: Path) -> No
     with pytest.raises(UserError, match="ZeroDivisionError"):
         jail_with("broken")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_graders_own_modules_are_out_of_reach(sandbox: Sandbox) -> None:
+    named = "import sys\nprint([name for name in sys.modules if name.partition('.')[0] in ('rltf', 'sandbox')])"
+    assert output(sandbox, named) == "[]\n"
+    tried = "try:\n    import rltf\nexcept ImportError:\n    print('no')"
+    assert output(sandbox, tried) == "no\n"
