@@ -124,17 +124,15 @@ class SimulatedGraders:
         rollout_id, task_id, num_samples = request.rollout_id, request.task_id, request.num_samples
         await self.cluster.delay(4.0)
         num_faults = int(self.cluster.random.random() < 0.03)
-        digest = crc32(rollout_id.encode())
-        num_overlong = int(digest % 8 == 1)  # cut off, and left out
         samples = Experiences(
-            _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults - num_overlong)
+            _experience(task_id, rollout_id, index, version) for index in range(num_samples - num_faults)
         )
-        is_filtered = digest % 32 == 0  # its programs teach nothing
+        is_filtered = crc32(rollout_id.encode()) % 32 == 0  # its programs teach nothing
         added = None if is_filtered or not samples else await self.buffer.add.remote(rollout_id, samples)
         return GradedRollout(
             rollout_id=rollout_id,
             task_id=task_id,
-            num_samples=len(samples) + num_overlong,
+            num_samples=len(samples),
             num_passed=0,
             num_faults=num_faults,
             fault="",
@@ -146,7 +144,6 @@ class SimulatedGraders:
             added=added,
             greedy=None,
             shown=(),
-            num_overlong=num_overlong,
         )
 
     async def evaluate_rollout(self, refs: list[Ref]) -> list[list[Outcome]]:
