@@ -24,7 +24,7 @@ def test_a_node_that_joins_and_dies_between_two_looks_is_logged_once(
     def look() -> dict[str, tuple[str, bool]]:
         found = next(looks, {})
         if found is None:
-            raise RpcError("the head is frozen")
+            raise RpcError("the head is frozen")  # type: ignore[no-untyped-call]
         if not found:
             raise EOFError
         return found

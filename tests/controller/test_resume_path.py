@@ -257,10 +257,10 @@ def damaged(draw: Callable[..., Any], run: Path, copy: Path) -> str:
     shutil.copytree(run, copy)
     names = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file() and path.stat().st_size)
     by_kind: dict[str, list[str]] = {}
-    for name in names:
-        by_kind.setdefault(kind_of(name), []).append(name)
+    for each in names:
+        by_kind.setdefault(kind_of(each), []).append(each)
     # Each kind of file is as likely as any other, however many there are of it.
-    name = draw(st.sampled_from(by_kind[draw(st.sampled_from(sorted(by_kind)))]), label="file")
+    name: str = draw(st.sampled_from(by_kind[draw(st.sampled_from(sorted(by_kind)))]), label="file")
     content = bytearray((copy / name).read_bytes())
     place = draw(st.integers(0, len(content) - 1), label="place")
     if draw(st.booleans(), label="flipped"):

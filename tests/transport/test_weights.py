@@ -108,5 +108,6 @@ def test_weights_larger_than_the_object_store_go_over_the_disk(ray_session: None
     handle = publish(1, parameters, verify=True)
     crc = 0
     for ref in handle.refs:
-        crc = checksum([ray.get(ref)], crc)
+        bucket = ray.get(ref)
+        crc = checksum([bucket], crc)
     assert crc == handle.checksum
