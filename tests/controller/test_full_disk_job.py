@@ -1,4 +1,4 @@
-"""A whole job whose disk is too small for a checkpoint: it stops at once, says so, and keeps what it has."""
+"""A whole job whose disk is too small for a checkpoint or becomes read-only: it says so, and keeps what it has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.controller.test_interrupts import LONG, output_until, start
 from tests.jobs import python, small_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(700)]
@@ -29,3 +30,23 @@ def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_has(tmp_path: Path) -> N
         assert kept == ["step-2"]  # the next one did not fit and left nothing behind
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_job_whose_run_folder_becomes_read_only_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "job"
+    process = start(*small_job(tmp_path / "runs", "job", *LONG, "--checkpoint.every", "4", sft_steps=0))
+    try:
+        output_until(process, "step 5/")
+        if subprocess.run(["mount", "--bind", str(run), str(run)], capture_output=True, check=False).returncode != 0:
+            pytest.skip("needs the right to mount a file system")
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(run)], check=True)
+            output, _ = process.communicate(timeout=200)
+        finally:
+            subprocess.run(["umount", "--lazy", str(run)], check=True)
+    finally:
+        process.kill()
+    assert process.returncode == 1, output
+    assert "the disk is read-only: " in output
+    assert "Traceback" not in output
+    assert (run / "checkpoints" / "step-4" / "SHA256SUMS").is_file()

@@ -83,10 +83,35 @@ def test_after_it(line: str, tmp_path: Path) -> None:
     assert_nothing_is_left(process.pid, children)
 
 
+LONG = ("--run.num_steps", "1000", "--generator.engine", "transformers", "--problems.evaluation", "[]")
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    process = start(*small_job(tmp_path, "job", *LONG, "--checkpoint.every", "1000", sft_steps=0))
+    output_until(process, "step 3/")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (130, 143), output
+    assert "Traceback" not in output
+    assert not list((tmp_path / "job" / "checkpoints").glob("step-*"))
+    assert_nothing_is_left(process.pid, children)
+
+
+def test_it_continues_if_nobody_reads_its_output(tmp_path: Path) -> None:
+    """As under `| head`."""
+    process = start(*small_job(tmp_path, "job", *LONG[2:], sft_steps=0))
+    output_until(process, "actors ...")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert (tmp_path / "job" / "checkpoints" / "step-4" / "SHA256SUMS").is_file()
+
+
 def test_a_frozen_head_of_ray_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
     """Without its head, Ray starts no actor. Those that run save the checkpoint."""
-    long = ("--run.num_steps", "1000", "--generator.engine", "transformers", "--problems.evaluation", "[]")
-    process = start(*small_job(tmp_path, "job", *long, "--cluster.heartbeat_timeout_s", "15", sft_steps=0))
+    process = start(*small_job(tmp_path, "job", *LONG, "--cluster.heartbeat_timeout_s", "15", sft_steps=0))
     try:
         output_until(process, "step 3/")
         children = psutil.Process(process.pid).children(recursive=True)
