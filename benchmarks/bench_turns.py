@@ -32,6 +32,8 @@ from rltf.settings import GIB, Settings
 from rltf.settings_sources import load_settings
 
 MAX_TURNS = 3
+# A job requests all that its next snapshots can use, which is far more than its engines decode at once.
+SAMPLES_PER_SLOT = 8
 CONFIG = "configs/ablation.yaml"
 
 
@@ -90,7 +92,7 @@ async def measure(settings: Settings, model: Path, options: argparse.Namespace) 
     sets = load_problem_sets(settings.problems)
     actors = await start_actors(settings, model, sets, lambda event: None, resumed_step=None)
     await actors.generators.start()
-    num_rollouts = 2 * settings.generator.max_num_seqs // settings.generator.num_generations
+    num_rollouts = SAMPLES_PER_SLOT * settings.generator.max_num_seqs // settings.generator.num_generations
     task_ids = [problem.task_id for problem in sets.train]
     load = Load(settings, actors, task_ids, num_rollouts, options.warm_up)
     ratios = []

@@ -114,7 +114,12 @@ def test_the_own_folder_stays_only_after_a_failure(
         (temporary[0] / "left-by-a-killed-process").touch()
         return Context()
 
+    class Answering:
+        def answers(self) -> bool:
+            return True
+
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("rltf.controller.ray_session.Head", Answering)
     before = session(folder, f"before_{os.getpid()}")  # of an earlier process with the same id
     with contextlib.suppress(RuntimeError, UserError, Interrupted), ray_running(LOCAL):
         if error is not None:
