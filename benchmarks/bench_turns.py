@@ -2,11 +2,10 @@
 
     PYTHONPATH=. python benchmarks/bench_turns.py --model DIR [--problems SPEC] [--seconds S] [--rounds N] [SETTINGS]
 
-The same generators, sandbox workers and problems serve both, in turn, with the same number of rollouts under way. Only
-tokens that the model sampled count, of rollouts graded within the window. Prints one JSON object per round, and the
-median `ratio` (three turns to one). A dialogue only pays for its feedback, which is read and not sampled, and for runs
-on the examples: its generator has other dialogues to sample meanwhile. SETTINGS are those of a job, such as
-`--generator.max_num_seqs 64`.
+The same generators, sandbox workers and problems serve both, in turn, with the same number of rollouts under way.
+`tokens_per_s` are those that the model sampled, of rollouts graded within the window. `all_tokens_per_s` also counts
+the prompts and the feedback that it read, each token of a dialogue once. Prints one JSON object per round, and the
+medians of the ratios of both (three turns to one). SETTINGS are those of a job, such as `--generator.max_num_seqs 64`.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from rltf.controller.problems import load_problem_sets
 from rltf.controller.start import Actors, start_actors
 from rltf.settings import GIB, Settings
 from rltf.settings_sources import load_settings
+from rltf.transport.rollouts import merged
 
 MAX_TURNS = 3
 # A job requests all that its next snapshots can use, which is far more than its engines decode at once.
@@ -47,7 +47,7 @@ class Load:
     num_rollouts: int
     warm_up_s: float
     num_asked: int = 0
-    graded: list[tuple[float, GradedRollout]] = field(default_factory=list)
+    graded: list[tuple[float, GradedRollout, int]] = field(default_factory=list)
 
     async def run(self, max_turns: int, seconds: float) -> dict[str, float]:
         """The rates in a window of `seconds`, after a while to get into step."""
@@ -57,7 +57,8 @@ class Load:
         await asyncio.sleep(self.warm_up_s)
         began = time.monotonic()
         await asyncio.sleep(seconds)
-        inside = [rollout for at, rollout in self.graded if at >= began]
+        inside = [rollout for at, rollout, _ in self.graded if at >= began]
+        num_all = sum(num_tokens for at, _, num_tokens in self.graded if at >= began)
         elapsed = time.monotonic() - began
         for task in tasks:
             task.cancel()
@@ -66,6 +67,7 @@ class Load:
         num_samples = sum(rollout.num_samples for rollout in inside)
         return {
             "tokens_per_s": sum(rollout.num_tokens for rollout in inside) / elapsed,
+            "all_tokens_per_s": num_all / elapsed,
             "programs_per_s": num_samples / elapsed,
             "pass_rate": sum(rollout.num_passed for rollout in inside) / max(1, num_samples),
         }
@@ -80,7 +82,9 @@ class Load:
             )  # fmt: skip
             handle = await dialogues.continued(request, await self.actors.generators.sample(request))
             graded = await self.actors.pool.submit("grade_rollout", handle.refs, None, 0, num_items=request.num_samples)
-            self.graded.append((time.monotonic(), graded))
+            rollout = merged(await asyncio.gather(*handle.refs))
+            num_all = sum(len(one.prompt_ids) + len(one.token_ids) for one in rollout.samples)
+            self.graded.append((time.monotonic(), graded, num_all))
 
     async def _until_idle(self) -> None:
         while self.actors.generators.num_outstanding:
@@ -95,14 +99,16 @@ async def measure(settings: Settings, model: Path, options: argparse.Namespace) 
     num_rollouts = SAMPLES_PER_SLOT * settings.generator.max_num_seqs // settings.generator.num_generations
     task_ids = [problem.task_id for problem in sets.train]
     load = Load(settings, actors, task_ids, num_rollouts, options.warm_up)
-    ratios = []
+    ratios: dict[str, list[float]] = {"tokens_per_s": [], "all_tokens_per_s": []}
     for number in range(options.rounds):
         rates = {turns: await load.run(turns, options.seconds) for turns in (1, MAX_TURNS)}
-        ratios.append(rates[MAX_TURNS]["tokens_per_s"] / rates[1]["tokens_per_s"])
-        for turns, found in rates.items():
-            rounded = {name: round(value, 3) for name, value in found.items()}
+        for name, found in ratios.items():
+            found.append(rates[MAX_TURNS][name] / rates[1][name])
+        for turns, measured in rates.items():
+            rounded = {name: round(value, 3) for name, value in measured.items()}
             print(json.dumps({"benchmark": "turns", "round": number, "max_turns": turns, **rounded}), flush=True)
-    print(json.dumps({"benchmark": "turns", "ratio": round(statistics.median(ratios), 3), "load": os.getloadavg()[0]}))
+    medians = {f"ratio_of_{name}": round(statistics.median(found), 3) for name, found in ratios.items()}
+    print(json.dumps({"benchmark": "turns", **medians, "load": os.getloadavg()[0]}))
     await actors.close()
 
 
