@@ -41,7 +41,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is released: the next run then creates another one
+        with contextlib.suppress(OSError):  # the disk may have become read-only
+            path.unlink(missing_ok=True)  # before it is released: the next run then creates another one
         if is_new:
             with contextlib.suppress(OSError):  # not empty, or removed already
                 folder.rmdir()

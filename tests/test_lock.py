@@ -79,3 +79,17 @@ def test_a_path_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_folder_that_becomes_read_only_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with locked(run):
+        if subprocess.run(["mount", "--bind", str(run), str(run)], capture_output=True, check=False).returncode != 0:
+            pytest.skip("needs the right to mount a file system")
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(run)], check=True)
+    assert (run / LOCK).exists()
+    subprocess.run(["umount", "--lazy", str(run)], check=True)
+    with locked(run):
+        pass
+    assert not (run / LOCK).exists()

@@ -26,8 +26,9 @@ def test_a_job_on_a_full_disk_says_so_and_keeps_what_it_has(tmp_path: Path) -> N
         assert done.returncode == 1, output
         assert "the disk is full: " in output
         assert "Traceback" not in output
-        kept = [path.name for path in (disk / "checkpoints").iterdir()]
-        assert kept == ["step-2"]  # the next one did not fit and left nothing behind
+        # The next one did not fit. If the report did not fit first, the learner died with the run while it wrote it.
+        names = {path.name for path in (disk / "checkpoints").iterdir()}
+        assert names in ({"step-2"}, {"step-2", ".incomplete-step-4"})
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
