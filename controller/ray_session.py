@@ -92,11 +92,14 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
             raise
         finally:
             with signals_ignored():
+                daemons = _children() - children
                 if head is not None and not head.answers():
-                    # Ray would wait for a frozen one without a deadline, but not for a dead one.
-                    _end({each for each in _children() - children if each.name() == "gcs_server"})
+                    # Ray's agents outlive their daemon for a while, and are no children of ours then.
+                    daemons |= {each for daemon in daemons for each in daemon.children(recursive=True)}
+                    # Ray would wait for a frozen head without a deadline, but not for a dead one.
+                    _end({each for each in daemons if each.name() == "gcs_server"})
                 ray.shutdown()
-                _end(_children() - children)  # a start that failed leaves daemons behind
+                _end(daemons | (_children() - children))  # a start that failed leaves daemons behind
                 for folder in (temporary, *(() if failed else _sessions() - sessions)):
                     shutil.rmtree(folder, ignore_errors=True)
 

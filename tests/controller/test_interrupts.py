@@ -125,7 +125,8 @@ def test_a_frozen_head_of_ray_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
     assert "Traceback" not in output
     num_updates = (tmp_path / "job" / "metrics.jsonl").read_text().count("\n")
     assert (tmp_path / "job" / "checkpoints" / f"step-{num_updates}" / "SHA256SUMS").is_file()
-    assert_nothing_is_left(process.pid, children)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []  # the folder of Ray's logs stays, as after every failure
 
 
 def test_a_driver_that_was_killed_leaves_a_folder_that_the_next_one_removes(tmp_path: Path) -> None:
