@@ -95,9 +95,9 @@ def ray_running(cluster: ClusterSettings) -> Iterator[str]:
                 daemons = _children() - children
                 if head is not None and not head.answers():
                     # Ray's agents outlive their daemon for a while, and are no children of ours then.
-                    daemons |= {each for daemon in daemons for each in daemon.children(recursive=True)}
+                    daemons = _with_descendants(daemons)
                     # Ray would wait for a frozen head without a deadline, but not for a dead one.
-                    _end({each for each in daemons if each.name() == "gcs_server"})
+                    _end({each for each in daemons if _is_head(each)})
                 ray.shutdown()
                 _end(daemons | (_children() - children))  # a start that failed leaves daemons behind
                 for folder in (temporary, *(() if failed else _sessions() - sessions)):
@@ -208,12 +208,25 @@ def _sweep() -> None:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def _end(processes: set[psutil.Process]) -> None:
-    """Kill processes and everything that they started."""
-    doomed = list(processes)
+def _with_descendants(processes: set[psutil.Process]) -> set[psutil.Process]:
+    """The processes, and what those of them that still run have started."""
+    found = set(processes)
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            doomed += process.children(recursive=True)
+            found |= set(process.children(recursive=True))
+    return found
+
+
+def _is_head(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "gcs_server"
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Kill processes and everything that they started."""
+    doomed = _with_descendants(processes)
     for process in doomed:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -94,8 +94,9 @@ def split_check(test: str, prompt: str, entry_point: str) -> tuple[Test, ...]:
     """The tests in `check(candidate)` of the function `entry_point`.
 
     Leading asserts become separate tests, in which local variables are replaced with their values. From the first other
-    statement on, the rest is one `CheckTest`. Raises UnusableRowError if there is no such function, it tests nothing,
-    or no program could pass the module.
+    statement on, the rest is one `CheckTest`.
+
+    Raises UnusableRowError if `test` does not define `check`, if it tests nothing, or if no program could pass it.
     """
     module, prompt_module = parse_module(test, "test"), parse_module(prompt, "prompt")
     check = check_function(module)

@@ -46,7 +46,7 @@ SPLITS = tuple(prefix + half for prefix in _VOCABULARIES for half in ("train", "
 
 
 def load(split: str) -> tuple[Problem, ...]:
-    """The problems of a split, one of `SPLITS`. Raises UserError if there is no such split."""
+    """The problems of one of the `SPLITS`. Raises UserError for any other name."""
     if split not in SPLITS:
         expected = [f"starter:{name}" for name in SPLITS]
         raise UserError(f"starter:{split}: unknown split, expected {', '.join(expected[:-1])} or {expected[-1]}")
