@@ -36,8 +36,13 @@ from rltf.transport.sharded import whole
 
 logger = logging.getLogger(__name__)
 
-# The largest difference between packed and plain log-probabilities that the self-test accepts.
-_SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 0.25}
+# What the self-test reads: two prompts with the same completion. Code is likely, so that rounding changes little: in
+# bfloat16, the log-probabilities of SmolLM2-135M differ by up to 0.25 here, and by up to 0.7 if the tokens are random.
+# A model that sees a completion of another branch copies it, which changes them by more than 4.
+_SELF_TEST_PROMPTS = ("# Kelvin.\n", "# A price.\n")
+_SELF_TEST_COMPLETION = "print(273.15, 'mauve', 88041)\n"
+# The largest difference between packed and plain log-probabilities that it accepts.
+_SELF_TEST_TOLERANCE = {Dtype.FLOAT32: 1e-3, Dtype.BFLOAT16: 1.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -322,15 +327,12 @@ class Policy:
     @torch.no_grad()
     def _self_test(self) -> None:
         """Compare the log-probabilities of a small packed batch with those of the model's own forward pass."""
-        random = np.random.default_rng(0)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        shared, *others = (random.integers(0, vocabulary, count, dtype=np.int32) for count in (5, 4, 2, 3, 6))
-        sequences = [
-            TokenSequence(shared, others[0]),
-            TokenSequence(shared, others[1]),
-            TokenSequence(others[2], others[3]),
-        ]
-        (batch,) = self.pack(sequences, micro_batch_tokens=2 * BLOCK_TOKENS, row_tokens=32)
+        *prompts, completion = (
+            np.array(self.tokenizer.encode(text, add_special_tokens=False), np.int32)
+            for text in (*_SELF_TEST_PROMPTS, _SELF_TEST_COMPLETION)
+        )
+        sequences = [TokenSequence(prompt, completion) for prompt in (prompts[0], *prompts)]
+        (batch,) = self.pack(sequences, micro_batch_tokens=2 * BLOCK_TOKENS, row_tokens=BLOCK_TOKENS)
         batch = batch.to(self.device)
         ones = torch.ones(len(batch.target), dtype=self.dtype, device=self.device)
         kind = f"model {self.name}: {self.model.config.model_type} models"
