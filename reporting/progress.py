@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -99,8 +100,9 @@ class Progress:
             case Said(text, style):
                 self._print(text, style)
             case SftProgress(step, num_steps, train_loss, validation_loss):
-                losses = f"loss {train_loss:.3f}, validation {validation_loss:.3f}"
-                self._detail = f"update {step}/{num_steps}, {losses}"
+                self._detail = f"update {step}/{num_steps}, loss {train_loss:.3f}"
+                if not math.isnan(validation_loss):
+                    self._detail += f", validation {validation_loss:.3f}"
             case EvaluationProgress(num_done, num_problems):
                 self._detail = f"evaluated {num_done}/{num_problems} problems" if num_done < num_problems else ""
             case Step(metrics):

@@ -1,4 +1,5 @@
 import io
+import math
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rltf.controller.events import Began, Evaluated, EvaluationProgress, Rewound, Said
+from rltf.learner.sft import SftProgress
 from rltf.reporting.progress import Progress, outcome_bar
 from tests.reporting.runs import evaluated, evaluation_result, step_event
 
@@ -55,6 +57,17 @@ def test_a_long_stage_says_that_it_is_still_running(monkeypatch: pytest.MonkeyPa
         while output.getvalue().count("still running") < 2:
             time.sleep(0.01)
     assert "evaluation before: still running after 0:00  evaluated 7/20 problems" in output.getvalue()
+
+
+def test_sft_shows_no_validation_loss_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rltf.reporting.progress.HEARTBEAT_S", 0.01)
+    output = io.StringIO()
+    with Progress(60, Console(file=output, width=200)) as progress:
+        progress.emit(Began("learner"))
+        for shown, validation_loss in (("loss 1.366\n", math.nan), ("loss 1.366, validation 1.200\n", 1.2)):
+            progress.emit(SftProgress(1, 60, 1.366, validation_loss))
+            while f"update 1/60, {shown}" not in output.getvalue():
+                time.sleep(0.01)
 
 
 def test_a_terminal_gets_a_panel_and_stderr_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
