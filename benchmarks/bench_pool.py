@@ -34,12 +34,15 @@ NUM_TESTS = 10
 PROBLEM = Problem("square", "bench", "", tuple(StdinTest(f"{n}\n", f"{n * n}\n") for n in range(NUM_TESTS)))
 PROGRAM = "n = int(input())\nprint(n ** 2)\n"
 NUM_SIMULATED, NUM_NODES, GRADING_S = 1000, 4, 2.0
+HEARTBEAT_S = 120.0
 
 
 class _Host:
     """Stands for all workers of a node."""
 
     async def start(self) -> None: ...
+
+    async def ping(self) -> None: ...
 
     async def grade(self) -> None:
         await asyncio.sleep(GRADING_S)
@@ -51,7 +54,7 @@ class _SimulatedPool(SandboxPool):
     """A pool whose workers share one process per node."""
 
     def __init__(self, settings: SandboxSettings, hosts: list[Any]) -> None:
-        super().__init__(SandboxWorker, settings, None)
+        super().__init__(SandboxWorker, settings, None, heartbeat_timeout_s=HEARTBEAT_S)
         self._hosts = itertools.cycle(hosts)
 
     def _new_worker(self) -> _Worker:
@@ -106,7 +109,7 @@ def workers(seconds: float) -> None:
 
 async def _tests_per_s(number: int, seconds: float) -> float:
     settings = SandboxSettings(min_workers=number, max_workers=number, num_cpus=1, min_isolation="landlock")
-    pool = SandboxPool(SandboxWorker, settings, ray.put({PROBLEM.task_id: PROBLEM}))
+    pool = SandboxPool(SandboxWorker, settings, ray.put({PROBLEM.task_id: PROBLEM}), heartbeat_timeout_s=HEARTBEAT_S)
     await pool.start()
     work = [(PROBLEM.task_id, PROGRAM, str(index)) for index in range(8)]
     load = await measure(pool, lambda: pool.submit("grade", work, num_items=len(work)), 4 * number, seconds)

@@ -239,8 +239,9 @@ class _Handle:
 class SimulatedSandboxPool(SandboxPool):
     """The real pool, with workers that hosts play."""
 
-    def __init__(self, settings: Any, hosts: Sequence[Any]) -> None:
-        super().__init__(SandboxWorker, settings, None)
+    def __init__(self, settings: Settings, hosts: Sequence[Any]) -> None:
+        timeout_s = settings.cluster.heartbeat_timeout_s
+        super().__init__(SandboxWorker, settings.sandbox, None, heartbeat_timeout_s=timeout_s)
         self._hosts = hosts
 
     def _new_worker(self) -> _Worker:
@@ -296,7 +297,7 @@ async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int
         max_samples=(times.slots + 1) * settings.generator.num_generations,
         start_timeout_s=START_S,
     )
-    pool = SimulatedSandboxPool(settings.sandbox, hosts)
+    pool = SimulatedSandboxPool(settings, hosts)
     learner = LearnerService(
         lambda life: learner_class.remote(settings.learner, times),
         references=(),

@@ -68,7 +68,6 @@ class Actors:
     def _watched(self) -> list[Watched]:
         return [
             *self.generators.watched(),
-            *self.pool.watched(),
             *self.learner.watched(),
             Watched("the buffer", self.buffer.stats.remote, partial(_kill, self.buffer)),
             Watched("the rollout store", self.rollout_store.epoch.remote, partial(_kill, self.rollout_store)),
@@ -204,6 +203,7 @@ async def start_actors(
         buffer,
         rollout_store,
         settings.generator.max_tokens,
+        heartbeat_timeout_s=settings.cluster.heartbeat_timeout_s,
         name="sandbox",
         resources=placement.sandbox(),
     )

@@ -1,15 +1,15 @@
 """Sandbox workers as Ray actors, and the pool that keeps the right number of them busy.
 
     problems = ray.put({problem.task_id: problem for problem in train})
-    pool = SandboxPool(SandboxWorker, settings.sandbox, problems)
+    pool = SandboxPool(SandboxWorker, settings.sandbox, problems, heartbeat_timeout_s=60)
     await pool.start()
     verdicts = await pool.submit("grade", [("1", source, "0")], num_items=1)
     await pool.close()
 
-Invariants: every submitted call ends with its value or an error. If a worker dies or misses its deadline, its calls are
-repeated on another worker, so a method may run twice, but it is answered once. The number of workers stays between
-`min_workers` and `max_workers` and follows the backlog, as far as Ray has room. A worker leaves after it has had
-nothing to do for `idle_s`, never with a call under way. A worker that Ray has no room for waits. Ray counts waiting
+Invariants: every submitted call ends with its value or an error. If a worker dies, freezes or misses its deadline, its
+calls are repeated on another worker, so a method may run twice, but it is answered once. The number of workers stays
+between `min_workers` and `max_workers` and follows the backlog, as far as Ray has room. A worker leaves after it has
+had nothing to do for `idle_s`, never with a call under way. A worker that Ray has no room for waits. Ray counts waiting
 actors as demand, which tells its autoscaler how many nodes to add.
 """
 
@@ -32,7 +32,7 @@ from ray.exceptions import RayError, RayTaskError
 from rltf.errors import UserError
 from rltf.sandbox.worker import HEALTH, SandboxWorker
 from rltf.settings import SandboxSettings
-from rltf.supervise import Deaths, GaveUpError, Watched, first_line, in_words
+from rltf.supervise import Deaths, GaveUpError, Watched, end_frozen, first_line, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,11 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One actor. `ready` once it has started; `leaving` once it gets no more calls."""
+    """One actor. `placed` once its process runs, `ready` once its sandbox does, `leaving` once it gets no calls."""
 
     name: str
     actor: Any
+    placed: bool = False
     ready: bool = False
     leaving: bool = False
     calls: set[_Call] = field(default_factory=set)
@@ -94,17 +95,20 @@ class SandboxPool:
         settings: SandboxSettings,
         problems: Any,
         *arguments: Any,
+        heartbeat_timeout_s: float,
         name: str | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
         """`problems` is a reference to a dict from task id to `Problem`. Workers are named `name-0`, `name-1`, ... and
-        each requests the custom `resources` from Ray besides its CPUs.
+        each requests the custom `resources` from Ray besides its CPUs. One that does not answer for
+        `heartbeat_timeout_s`, even while it starts, is killed and replaced.
         """
         self._name = name
         self._num_started = 0
         self._resources = dict(resources or {})
         self._settings = settings
         self._arguments = (problems, settings, *arguments)
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         # SPREAD: graders compete for CPU, so put them on different machines if possible.
         self._actor_class = ray.remote(  # type: ignore[call-overload]  # ray leaves concurrency_groups out of it
             num_cpus=settings.num_cpus,
@@ -130,6 +134,7 @@ class SandboxPool:
     async def start(self) -> None:
         """Start the minimum number of workers. Raises PoolError, GaveUpError or UserError if they fail."""
         self._spawn(self._maintain())
+        self._spawn(end_frozen(self._watched, self._heartbeat_timeout_s))
         deadline = time.monotonic() + self._settings.start_timeout_s
         while sum(worker.ready for worker in self._workers) < self._settings.min_workers:
             if self._failure is not None:
@@ -175,14 +180,6 @@ class SandboxPool:
             num_deaths=self._num_deaths,
         )
 
-    def watched(self) -> list[Watched]:
-        """The workers that have started."""
-        return [
-            Watched(f"sandbox worker {worker.name}", worker.actor.ping.remote, partial(ray.kill, worker.actor))
-            for worker in self._workers
-            if worker.ready
-        ]
-
     async def close(self) -> None:
         """End all workers, and cancel the calls that are not answered yet."""
         self._is_closing = True
@@ -193,6 +190,13 @@ class SandboxPool:
         for call in [*self._waiting, *(call for worker in self._workers for call in worker.calls)]:
             call.future.cancel()
         await asyncio.gather(*(self._end(worker) for worker in list(self._workers)))
+
+    def _watched(self) -> list[Watched]:
+        return [
+            Watched(f"sandbox worker {worker.name}", worker.actor.ping.remote, partial(ray.kill, worker.actor))
+            for worker in self._workers
+            if worker.placed
+        ]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -267,16 +271,10 @@ class SandboxPool:
         self._spawn(self._end(worker))
 
     async def _await_ready(self, worker: _Worker) -> None:
-        began = time.monotonic()
-        start = asyncio.ensure_future(_value(worker.actor.start.remote()))
         try:
-            # Keep waiting: a worker that Ray has no room for is what makes its autoscaler add machines.
-            while not (await asyncio.wait([start], timeout=self._settings.start_timeout_s))[0]:
-                waited_s = time.monotonic() - began
-                logger.warning(
-                    "still waiting for sandbox worker %s after %.0f s: is there room?", worker.name, waited_s
-                )
-            start.result()
+            await self._await_room(worker)
+            worker.placed = True
+            await worker.actor.start.remote()
         except RayError as error:
             if worker.leaving:  # no longer needed
                 return
@@ -288,9 +286,21 @@ class SandboxPool:
             self._starting.pop(worker, None)
             worker.ready, worker.idle_since = True, time.monotonic()
             self._place(worker)
-        finally:
-            start.cancel()
         self._changed.set()
+
+    async def _await_room(self, worker: _Worker) -> None:
+        """Wait until the worker's process runs, however long: if Ray has no room for it, its autoscaler adds nodes."""
+        began = time.monotonic()
+        ping = asyncio.ensure_future(_value(worker.actor.ping.remote()))
+        try:
+            while not (await asyncio.wait([ping], timeout=self._settings.start_timeout_s))[0]:
+                waited_s = time.monotonic() - began
+                logger.warning(
+                    "still waiting for sandbox worker %s after %.0f s: is there room?", worker.name, waited_s
+                )
+            ping.result()
+        finally:
+            ping.cancel()
 
     def _note_failed_start(self, error: RayError) -> None:
         """Give up if no worker is left and another one would not start either. As long as one works, keep trying."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from typing import Any
 
@@ -17,7 +16,6 @@ from rltf.sandbox.pool import CallLostError, SandboxPool
 from rltf.sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
 from rltf.sandbox.worker import SandboxWorker
 from rltf.settings import SandboxSettings
-from rltf.supervise import end_frozen
 
 
 class ServingWorker(SandboxWorker):
@@ -56,14 +54,18 @@ class ClusterGrader:
 
     async def __aenter__(self) -> ClusterGrader:
         resources = kind_request("sandbox", uses=uses_kinds(ray.cluster_resources()))  # type: ignore[no-untyped-call]
-        self._pool = SandboxPool(ServingWorker, self.settings, ray.put({}), resources=resources)
+        self._pool = SandboxPool(
+            ServingWorker,
+            self.settings,
+            ray.put({}),
+            heartbeat_timeout_s=self._heartbeat_timeout_s,
+            resources=resources,
+        )
         await self._pool.start()
-        self._watch = asyncio.create_task(end_frozen(self._pool.watched, self._heartbeat_timeout_s))
         self.isolation = await self._pool.submit("level")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._watch.cancel()
         await self._pool.close()
 
     def usable(self, given: Problem) -> Problem:

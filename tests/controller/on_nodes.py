@@ -52,7 +52,7 @@ async def versions(cluster: Cluster, folder: Path) -> dict[str, Any]:
 async def lost_node(cluster: Cluster, node: Any) -> dict[str, Any]:
     """Programs spread over the sandbox nodes. One node dies under load, and the rest of the pool finishes the work."""
     resources = kind_request("sandbox", uses=uses_kinds(ray.cluster_resources()))  # type: ignore[no-untyped-call]
-    pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), resources=resources)
+    pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), heartbeat_timeout_s=60, resources=resources)
     await pool.start()
     num_before = 0
     async with asyncio.timeout(240):  # workers leave when nothing waits, so keep calls waiting until all have started

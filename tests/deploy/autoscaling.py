@@ -86,7 +86,7 @@ async def scenario() -> dict[str, list[int]]:
     """The number of sandbox nodes at each stage, first rising, then falling."""
     seen = {"rising": [num_nodes()], "falling": []}
     resources = kind_request("sandbox", uses=uses_kinds(ray.cluster_resources()))  # type: ignore[no-untyped-call]
-    pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), resources=resources)
+    pool = SandboxPool(PlacedWorker, SANDBOX, ray.put({}), heartbeat_timeout_s=60, resources=resources)
     await pool.start()
     seen["rising"].append(num_nodes())
     calls = [asyncio.ensure_future(pool.submit("where", 0.5)) for _ in range(60)]

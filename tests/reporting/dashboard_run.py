@@ -45,7 +45,7 @@ async def main() -> None:
     kept = [start_rollout_store(name="rollout-store"), start_buffer(BufferSettings(), name="buffer")]
     level = selftest.find_level(SandboxSettings()).level
     sandbox = SandboxSettings(min_workers=1, max_workers=1, num_cpus=0.5, min_isolation=level)
-    pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), name="sandbox")
+    pool = SandboxPool(SandboxWorker, sandbox, ray.put({}), heartbeat_timeout_s=60, name="sandbox")
     await pool.start()
     learner = LearnerService(spawn_learner, (), Path(), sft=False, emit=print)
     update: asyncio.Task[None] = asyncio.create_task(

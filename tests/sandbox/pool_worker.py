@@ -54,6 +54,14 @@ class FussyWorker(Worker):
         super().start()
 
 
+class FreezingWorker(Worker):
+    """The first one freezes while it starts, and makes the file that its problem `mark` names."""
+
+    def start(self) -> None:
+        self.freeze_once(self.problems["mark"].statement)
+        super().start()
+
+
 class PlacedWorker(SandboxWorker):
     """Says on which node of the cluster it runs. Needs no isolation."""
 

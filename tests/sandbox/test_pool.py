@@ -19,12 +19,12 @@ from rltf.sandbox import selftest
 from rltf.sandbox.pool import PoolError, SandboxPool
 from rltf.sandbox.verdict import Outcome
 from rltf.settings import SandboxSettings
-from rltf.supervise import end_frozen
-from tests.sandbox.pool_worker import FussyWorker, RefusingWorker, Worker
+from tests.sandbox.pool_worker import FreezingWorker, FussyWorker, RefusingWorker, Worker
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 SQUARE = Problem("square", "tests", "", (StdinTest("5\n", "25\n"), StdinTest("6\n", "36\n")))
+HEARTBEAT_S = 60.0
 RIGHT, WRONG = "print(int(input()) ** 2)", "print(25)"
 
 
@@ -41,8 +41,11 @@ def settings(**changes: Any) -> SandboxSettings:
 
 
 @asynccontextmanager
-async def running_pool(name: str | None = None, **changes: Any) -> AsyncIterator[SandboxPool]:
-    pool = SandboxPool(Worker, settings(**changes), ray.put({"square": SQUARE}), name=name)
+async def running_pool(
+    name: str | None = None, heartbeat_timeout_s: float = HEARTBEAT_S, **changes: Any
+) -> AsyncIterator[SandboxPool]:
+    problems = ray.put({"square": SQUARE})
+    pool = SandboxPool(Worker, settings(**changes), problems, heartbeat_timeout_s=heartbeat_timeout_s, name=name)
     try:
         await pool.start()
         yield pool
@@ -97,13 +100,26 @@ def test_call_to_a_dead_worker_is_repeated(tmp_path: Any) -> None:
 
 def test_a_frozen_worker_is_replaced_and_a_busy_one_is_not(tmp_path: Any) -> None:
     async def scenario() -> None:
-        async with running_pool(min_workers=2) as pool:
-            watch = asyncio.create_task(end_frozen(pool.watched, 8.0))
+        async with running_pool(heartbeat_timeout_s=8, min_workers=2) as pool:
             busy = asyncio.ensure_future(pool.submit("work", 12.0))
             assert await pool.submit("freeze_once", str(tmp_path / "mark")) == "thawed"
             await busy
             assert pool.stats().num_deaths == 1
-            watch.cancel()
+
+    run(scenario)
+
+
+def test_a_worker_that_freezes_while_it_starts_is_replaced(tmp_path: Any) -> None:
+    problems = {"square": SQUARE, "mark": Problem("mark", "tests", str(tmp_path / "mark"), SQUARE.tests)}
+
+    async def scenario() -> None:
+        pool = SandboxPool(FreezingWorker, settings(), ray.put(problems), heartbeat_timeout_s=4)
+        try:
+            await pool.start()
+            ((verdict,),) = [await pool.submit("grade", [("square", RIGHT, "0")])]
+            assert verdict.passed
+        finally:
+            await pool.close()
 
     run(scenario)
 
@@ -194,7 +210,7 @@ def test_pool_that_cannot_start_says_why() -> None:
 
 def test_too_little_isolation_is_refused() -> None:
     async def scenario() -> None:
-        pool = SandboxPool(RefusingWorker, settings(), ray.put({}))
+        pool = SandboxPool(RefusingWorker, settings(), ray.put({}), heartbeat_timeout_s=HEARTBEAT_S)
         with pytest.raises(UserError, match="this machine gives"):
             await pool.start()
         with pytest.raises(UserError, match="this machine gives"):
@@ -209,7 +225,7 @@ def test_isolation_that_is_lost_later_ends_the_work_only_with_the_last_worker(tm
 
     async def scenario() -> None:
         problems = {"square": SQUARE, "mark": Problem("mark", "tests", str(mark), SQUARE.tests)}
-        pool = SandboxPool(FussyWorker, settings(), ray.put(problems))
+        pool = SandboxPool(FussyWorker, settings(), ray.put(problems), heartbeat_timeout_s=HEARTBEAT_S)
         await pool.start()
         mark.touch()
         try:
