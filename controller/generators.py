@@ -79,7 +79,7 @@ class _Slot:
 class GeneratorPool:
     """`spawn(index, life)` starts a generator and returns its handle at once; it is ready when it answers `ping`.
 
-    `life` is different each time. A generator gets no more requests while `max_samples` are outstanding there.
+    `life` is different each time. At most `max_samples` are outstanding at a generator, or a single request.
     """
 
     def __init__(
@@ -197,9 +197,8 @@ class GeneratorPool:
     def _hand_out(self) -> None:
         """Give waiting requests to the generators with the least to do."""
         while self._waiting:
-            free = [
-                s for s in self._slots if s.serving and (not s.outstanding or s.num_outstanding < self._max_samples)
-            ]
+            most = self._max_samples - _num_samples(self._waiting[0][0])
+            free = [s for s in self._slots if s.serving and (not s.outstanding or s.num_outstanding <= most)]
             if not free:
                 return
             request, future = self._waiting.popleft()

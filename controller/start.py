@@ -169,7 +169,7 @@ async def start_actors(
 
     Raises UserError if the cluster cannot be used, and whatever the actors raise if they cannot start.
     """
-    run = settings.run
+    run, generator = settings.run, settings.generator
     checked = await check_nodes()
     placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
     await check_nodes(checked)  # some may have come for it
@@ -181,12 +181,13 @@ async def start_actors(
     spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
     generators = GeneratorPool(
         spawner.generator,
-        settings.generator.num_generators,
-        # Enough to fill the engine's batch, and one rollout that waits; one at a time if samples must not depend on
-        # what else is sampled.
-        max_samples=1 if run.deterministic else settings.generator.max_num_seqs + 1,
+        generator.num_generators,
+        # Enough to fill the engine's batch, and one rollout that waits, or as many turns of dialogues: otherwise the
+        # batch would have holes until the next ones arrive. One at a time if samples must not depend on what else is
+        # sampled.
+        max_samples=1 if run.deterministic else generator.max_num_seqs + generator.num_generations,
         start_timeout_s=START_TIMEOUT_S,
-        load_timeout_s=update_timeout_s(settings.generator),
+        load_timeout_s=update_timeout_s(generator),
     )
     service = LearnerService(
         spawner.learner,
@@ -202,7 +203,7 @@ async def start_actors(
         settings.rewards,
         buffer,
         rollout_store,
-        settings.generator.max_tokens,
+        generator.max_tokens,
         heartbeat_timeout_s=settings.cluster.heartbeat_timeout_s,
         name="sandbox",
         resources=placement.sandbox(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,29 @@ def test_one_generator_samples_while_the_other_waits_for_room(
 
     run_virtually(scenario())
     assert "timed out after 600 s waiting for generator 1 to start: is there room for it?" in caplog.text
+
+
+@pytest.mark.parametrize(("num_samples", "num_requests"), [(8, 5), (1, 40), (64, 1)])
+def test_a_generator_gets_as_many_samples_however_they_are_grouped(num_samples: int, num_requests: int) -> None:
+    class Busy(SimulatedGenerator):
+        async def sample(self, request: RolloutRequest, versions: Sequence[int]) -> None:
+            await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        cluster = Cluster(0, {})
+        generator = Busy(cluster, RestartingHandle(cluster, "rollout store", SimulatedRolloutStore), slowness=1)
+        handle = Handle(cluster, "generator-0", generator)
+        pool = GeneratorPool(lambda index, life: handle, 1, max_samples=40, start_timeout_s=600)
+        await pool.start()
+        requests = [RolloutRequest(f"r{number}", "p0", num_samples, False, 1.0, 1.0, 8) for number in range(50)]
+        waiting = [asyncio.create_task(pool.sample(request)) for request in requests]
+        await asyncio.sleep(60)
+        assert len(generator.in_flight) == num_requests
+        for task in waiting:
+            task.cancel()
+        await pool.close()
+
+    run_virtually(scenario())
 
 
 def node_died() -> ActorDiedError:
