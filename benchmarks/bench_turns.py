@@ -3,8 +3,9 @@
     PYTHONPATH=. python benchmarks/bench_turns.py --model DIR [--problems SPEC] [--seconds S] [--rounds N] [SETTINGS]
 
 The same generators, sandbox workers and problems serve both, in turn, with the same number of rollouts under way.
-`tokens_per_s` are those that the model sampled, of rollouts graded within the window. `all_tokens_per_s` also counts
-the prompts and the feedback that it read, each token of a dialogue once. Prints one JSON object per round, and the
+`tokens_per_s` are those that the generators sampled within the window. `all_tokens_per_s` also counts the prompts and
+the feedback that they read: each token of a dialogue once, and a prompt once for all samples of its rollout. How many
+come with each sampled token is that of the rollouts graded within the window. Prints one JSON object per round, and the
 medians of the ratios of both (three turns to one). SETTINGS are those of a job, such as `--generator.max_num_seqs 64`.
 """
 
@@ -55,19 +56,19 @@ class Load:
         dialogues = Dialogues(self.actors.generators, self.actors.pool, max_turns)
         tasks = [asyncio.create_task(self._keep_going(dialogues)) for _ in range(self.num_rollouts)]
         await asyncio.sleep(self.warm_up_s)
-        began = time.monotonic()
+        began, num_before = time.monotonic(), await self._num_sampled()
         await asyncio.sleep(seconds)
+        elapsed, num_sampled = time.monotonic() - began, await self._num_sampled() - num_before
         inside = [rollout for at, rollout, _ in self.graded if at >= began]
         num_all = sum(num_tokens for at, _, num_tokens in self.graded if at >= began)
-        elapsed = time.monotonic() - began
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._until_idle()
         num_samples = sum(rollout.num_samples for rollout in inside)
         return {
-            "tokens_per_s": sum(rollout.num_tokens for rollout in inside) / elapsed,
-            "all_tokens_per_s": num_all / elapsed,
+            "tokens_per_s": num_sampled / elapsed,
+            "all_tokens_per_s": num_sampled / elapsed * num_all / sum(rollout.num_tokens for rollout in inside),
             "programs_per_s": num_samples / elapsed,
             "pass_rate": sum(rollout.num_passed for rollout in inside) / max(1, num_samples),
         }
@@ -82,9 +83,14 @@ class Load:
             )  # fmt: skip
             handle = await dialogues.continued(request, await self.actors.generators.sample(request))
             graded = await self.actors.pool.submit("grade_rollout", handle.refs, None, 0, num_items=request.num_samples)
-            rollout = merged(await asyncio.gather(*handle.refs))
-            num_all = sum(len(one.prompt_ids) + len(one.token_ids) for one in rollout.samples)
+            first, *others = await asyncio.gather(*handle.refs)
+            num_prompt = len(first.samples[0].prompt_ids)
+            lasts = merged([first, *others]).samples
+            num_all = num_prompt + sum(len(one.prompt_ids) + len(one.token_ids) - num_prompt for one in lasts)
             self.graded.append((time.monotonic(), graded, num_all))
+
+    async def _num_sampled(self) -> int:
+        return sum(stats.num_tokens for stats in await self.actors.generators.stats())
 
     async def _until_idle(self) -> None:
         while self.actors.generators.num_outstanding:
