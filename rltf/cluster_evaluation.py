@@ -67,7 +67,9 @@ def on_cluster(options: Namespace, limits: SandboxSettings) -> Iterator[Site]:
     Raises UserError if there is no such cluster, if its nodes do not run what this one runs, or if no generator fits.
     """
     cluster = join_settings(options.cluster)
-    with ray_running(cluster), _Loop(cluster) as loop:
+    with ray_running(cluster), Loop(cluster.heartbeat_timeout_s) as loop:
+        head = Head()
+        loop.watch_head(head.address, head.answers)
         loop.call(check_nodes())
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         is_sampled = options.model is not None and not is_served(options.model)
@@ -104,8 +106,12 @@ def most_generators(nodes: Sequence[Node], settings: GeneratorSettings) -> int:
     offers = _offers(nodes, "generator")
     if not settings.num_gpus:
         return sum(offer.get("CPU", 0) >= settings.num_cpus for offer in offers)
-    wanted = {"GPU": settings.num_gpus, "CPU": settings.num_cpus}
-    return sum(min(int(offer.get(name, 0) / amount) for name, amount in wanted.items() if amount) for offer in offers)
+    per_gpu = int(1 / settings.num_gpus)  # none of them uses parts of two
+    by_gpus = (per_gpu * int(offer.get("GPU", 0)) for offer in offers)
+    if not settings.num_cpus:
+        return sum(by_gpus)
+    by_cpus = (int(offer.get("CPU", 0) / settings.num_cpus) for offer in offers)
+    return sum(map(min, by_gpus, by_cpus))
 
 
 def default_sandboxes(nodes: Sequence[Node], generator: GeneratorSettings | None) -> int:
@@ -116,33 +122,32 @@ def default_sandboxes(nodes: Sequence[Node], generator: GeneratorSettings | None
     return max(1, math.floor(num_cpus - taken))
 
 
-def _offers(nodes: Sequence[Node], kind: str) -> Iterable[Mapping[str, float]]:
+def _offers(nodes: Sequence[Node], kind: str) -> list[Mapping[str, float]]:
     """The resources of the nodes that actors of a kind may run on."""
     resources = [node["Resources"] for node in nodes]
     kinds = any(map(uses_kinds, resources))
-    return (one for one in resources if not kinds or kind in one)
+    return [one for one in resources if not kinds or kind in one]
 
 
-class _Loop:
+class Loop:
     """An event loop in a thread of its own, for everything that waits for actors. A context manager.
 
-    Once the head of the cluster is lost, all calls fail.
+    What hangs for `heartbeat_timeout_s` counts as dead.
     """
 
-    def __init__(self, cluster: ClusterSettings) -> None:
-        self._heartbeat_timeout_s = cluster.heartbeat_timeout_s
+    def __init__(self, heartbeat_timeout_s: float) -> None:
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
         self._failure: UserError | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def __enter__(self) -> _Loop:
+    def __enter__(self) -> Loop:
         self._thread.start()
-        self._watch = self.start(self._watch_head(Head()))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self._loop)), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -166,6 +171,10 @@ class _Loop:
         else:
             work.close()
 
+    def watch_head(self, address: str, answers: Callable[[], bool]) -> None:
+        """From now on, all calls fail once the head of the cluster is lost, or `answers` is False for too long."""
+        self.start(self._fail_with_head(address, answers))
+
     def watch(self, watched: Callable[[], Iterable[Watched]]) -> concurrent.futures.Future[None]:
         """From now on, kill actors that are frozen, until the future is cancelled."""
         return self.start(end_frozen(watched, self._heartbeat_timeout_s))
@@ -188,18 +197,19 @@ class _Loop:
         finally:
             self._tasks.discard(task)
 
-    async def _watch_head(self, head: Head) -> None:
+    async def _fail_with_head(self, address: str, answers: Callable[[], bool]) -> None:
         try:
-            await watch_head(head.address, head.answers, self._heartbeat_timeout_s)
+            await watch_head(address, answers, self._heartbeat_timeout_s)
         except HeadLostError:
-            self._failure = UserError(f"the head of the cluster ({head.address}) does not answer; {_CONTINUES}")
-            await self._cancel_all()
+            self._failure = UserError(f"the head of the cluster ({address}) does not answer; {_CONTINUES}")
+            await _cancel(self._tasks)
 
-    async def _cancel_all(self) -> None:
-        others = self._tasks - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    others = [task for task in tasks if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def in_words(error: Exception) -> Exception:
@@ -213,7 +223,7 @@ def in_words(error: Exception) -> Exception:
 class _Generators:
     """The generators of the evaluation. They sample one model, so an evaluation has a single one."""
 
-    def __init__(self, loop: _Loop, settings: GeneratorSettings, cluster: ClusterSettings) -> None:
+    def __init__(self, loop: Loop, settings: GeneratorSettings, cluster: ClusterSettings) -> None:
         self.settings = settings
         self._loop = loop
         self._timeout_s = room_timeout_s(cluster)
@@ -256,7 +266,7 @@ class _Generators:
 class ClusterEngines:
     """All generators, as one engine. Requests go to the generator with the least to do."""
 
-    def __init__(self, loop: _Loop, pool: GeneratorPool[FinishedRequest]) -> None:
+    def __init__(self, loop: Loop, pool: GeneratorPool[FinishedRequest]) -> None:
         self._loop = loop
         self._pool = pool
         self._watch = loop.watch(pool.watched)
@@ -290,7 +300,7 @@ class ClusterEngines:
 class _Graders(ProgramGraders):
     """The sandboxes. A context manager: on entry, the generators get their room before any sandbox starts."""
 
-    def __init__(self, loop: _Loop, grader: ClusterGrader, generators: _Generators | None) -> None:
+    def __init__(self, loop: Loop, grader: ClusterGrader, generators: _Generators | None) -> None:
         self.num_workers = grader.num_workers * _PROGRAMS_PER_SANDBOX
         self._loop = loop
         self._grader = grader

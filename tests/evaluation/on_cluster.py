@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ def problem_files(folder: Path) -> list[str]:
         rows = [
             {
                 "task_id": f"{name}-{number}",
-                "statement": f"Print {number}.",
+                "statement": f"Print the {name} {number}.",
                 "tests": [{"stdin": text, "expected": str(number)} for text in ("1", "2")],
                 "num_visible_tests": 1,
             }
@@ -112,40 +113,49 @@ def one_dies() -> Iterator[None]:
         yield
 
 
+def half(folder: Path, of: Path) -> None:
+    """An evaluation that was interrupted in the middle of the first SPEC."""
+    shutil.copytree(of, folder)
+    for file, num_kept in zip(sorted(folder.rglob("samples.jsonl")), (4, 0), strict=True):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:num_kept]))
+
+
+def scenarios(address: str, model: Path, folder: Path) -> dict[str, Any]:
+    """What evaluations find in this process and on the cluster at `address`."""
+    specs = problem_files(folder)
+    options = ["--model", str(model), "--engine", "transformers", "--dtype", "float32", "--workers", "2"]
+    options += ["--temperature", "1", "--num-samples", "2", "--max-tokens", "8", "--problems"]
+    turns = ["--turns", "2", "--max-tokens", "4"]
+    there = ["--cluster.address", address, "--generator.num_gpus", "0"]
+    seen: dict[str, Any] = {}
+
+    def run(name: str, output: str, *command: str) -> None:
+        seen[name] = said([*command, "--output", str(folder / output)]) | {"rows": rows(folder / output)}
+
+    run("local", "local", *options, *specs)
+    run("local_turns", "local-turns", *options, specs[0], *turns)
+    with on_append(3, lambda: os.kill(os.getpid(), signal.SIGINT)):
+        run("interrupted", "turns", *options, specs[0], *turns, *there, "--generator.num_generators", "1")
+    half(folder / "out", of=folder / "local")
+    with one_dies():
+        run("continued", "out", *options, *specs, *there)
+    programs = folder / "programs.jsonl"
+    codes = ["print(0)", DEADLY, "print(1)"]
+    lines = [{"task_id": "first-0", "completion_id": str(name), "code": code} for name, code in enumerate(codes)]
+    programs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("file", "file", "--samples", str(programs), "--problems", specs[0], *there[:2], "--workers", "2")
+    run("no_room", "never", *options, specs[0], *there[:2])
+    return seen
+
+
 def main(output: Path, model: Path, folder: Path) -> None:
     """Run all scenarios on one cluster."""
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
-    specs = problem_files(folder)
-    options = ["--model", str(model), "--engine", "transformers", "--dtype", "float32", "--max-tokens", "8"]
-    options += ["--temperature", "1", "--num-samples", "2", "--problems"]
-    there = ["--cluster.address", cluster.address, "--generator.num_gpus", "0"]
-    turns = ["--turns", "2", "--max-tokens", "4"]
-    seen: dict[str, Any] = {}
-
-    def at(name: str) -> list[str]:
-        return ["--workers", "2", "--output", str(folder / name)]
-
-    seen["local"] = said([*options, *specs, *at("local")]) | {"rows": rows(folder / "local")}
-    seen["local_turns"] = said([*options, specs[0], *at("turns"), *turns]) | {"rows": rows(folder / "turns")}
     with patch.object(rltf.serving.cluster, "ServingWorker", FragileWorker):
-        one = ["--generator.num_generators", "1"]
-        with on_append(3, lambda: os.kill(os.getpid(), signal.SIGINT)):
-            seen["interrupted"] = said([*options, *specs, *there, *one, *at("out")]) | {"rows": rows(folder / "out")}
-        with one_dies():
-            seen["continued"] = said([*options, *specs, *there, *at("out")]) | {"rows": rows(folder / "out")}
-        found = said([*options, specs[0], *there, *one, *at("turns-there"), *turns])
-        seen["turns"] = found | {"rows": rows(folder / "turns-there")}
-        programs = folder / "programs.jsonl"
-        codes = ["print(0)", DEADLY, "print(1)"]
-        lines = [{"task_id": "first-0", "completion_id": name, "code": code} for name, code in enumerate(codes)]
-        programs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        file = ["--samples", str(programs), "--problems", specs[0], *there[:2], *at("file")]
-        seen["file"] = said(file) | {"rows": rows(folder / "file")}
-    seen["no_room"] = said([*options, specs[0], *there[:2], *at("never")])
+        output.write_text(json.dumps(scenarios(cluster.address, model, folder)))
     cluster.shutdown()  # type: ignore[no-untyped-call]
-    output.write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
