@@ -80,7 +80,7 @@ async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
         f"{_words(bundles[1])}"
     )
     # PACK: few nodes, but as many as it takes.
-    group = await _reserve(bundles, "PACK", timeout_s, "learner and generators", asked)
+    group = await _reserve(bundles, "PACK", timeout_s, "room for learner and generators", asked)
     return Placement(group, bundles, kinds, ranks)
 
 
@@ -89,17 +89,17 @@ async def hold_generators(generator: GeneratorSettings, *, timeout_s: float) -> 
     kinds = uses_kinds(ray.cluster_resources())  # type: ignore[no-untyped-call]
     bundles = (_bundle("generator", generator.num_cpus, generator.num_gpus, kinds=kinds),) * generator.num_generators
     asked = f"each of {generator.num_generators} generators asks for {_words(bundles[0])}"
-    group = await _reserve(bundles, "SPREAD", timeout_s, "generators", asked)
+    group = await _reserve(bundles, "SPREAD", timeout_s, "room for generators", asked)
     return Placement(group, bundles, kinds, first_generator=0)
 
 
 async def _reserve(
-    bundles: Sequence[Mapping[str, float]], strategy: str, timeout_s: float, who: str, asked: str
+    bundles: Sequence[Mapping[str, float]], strategy: str, timeout_s: float, what: str, asked: str
 ) -> PlacementGroup:
     """Reserve all bundles, or raise UserError after `timeout_s`."""
     group: PlacementGroup = placement_group([dict(bundle) for bundle in bundles], strategy=strategy)
     try:
-        await answer(group.ready(), timeout_s, f"room for {who}")
+        await answer(group.ready(), timeout_s, what)
     except StallError as error:
         remove_placement_group(group)
         there = _words(ray.cluster_resources())  # type: ignore[no-untyped-call]

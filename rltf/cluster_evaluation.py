@@ -241,7 +241,7 @@ class _Generators:
         given = self.settings
         num = {"num_generators": given.num_generators, "num_cpus": given.num_cpus, "num_gpus": given.num_gpus}
         generator = engine.model_copy(update=num)
-        logger.info("starting %d generators", generator.num_generators)
+        logger.info("generators on the cluster: %d", generator.num_generators)
         return ClusterEngines(self._loop, self._loop.call(self._pool(folder, model, generator, end_ids, seed)))
 
     async def _pool(
