@@ -54,6 +54,8 @@ Node = Mapping[str, Any]
 START_TIMEOUT_S = 600.0
 # Between two looks at the programs that run, while no sample arrives.
 _STEP_S = 0.05
+# Between two looks at whether the cluster is still there, while an actor works.
+_LOOK_S = 1.0
 # One program runs and one waits at each sandbox, so that none is idle while a verdict travels.
 _PROGRAMS_PER_SANDBOX = 2
 _CONTINUES = "what is graded is stored, and the same command continues"
@@ -67,9 +69,10 @@ def on_cluster(options: Namespace, limits: SandboxSettings) -> Iterator[Site]:
     Raises UserError if there is no such cluster, if its nodes do not run what this one runs, or if no generator fits.
     """
     cluster = join_settings(options.cluster)
-    with ray_running(cluster), Loop(cluster.heartbeat_timeout_s) as loop:
+    frozen_after_s = cluster.heartbeat_timeout_s
+    with ray_running(cluster), Loop(frozen_after_s) as loop, Loop(frozen_after_s) as watcher:
         head = Head()
-        loop.watch_head(head.address, head.answers)
+        watcher.start(fail_without_head(loop, head.address, head.answers, frozen_after_s))
         loop.call(check_nodes())
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         is_sampled = options.model is not None and not is_served(options.model)
@@ -83,7 +86,7 @@ def on_cluster(options: Namespace, limits: SandboxSettings) -> Iterator[Site]:
                 "backlog_per_worker": _PROGRAMS_PER_SANDBOX,
             }
         )
-        grader = ClusterGrader(settings, cluster.heartbeat_timeout_s)
+        grader = ClusterGrader(settings, frozen_after_s)
         yield Site(_Graders(loop, grader, generators), generators.place if generators else None)
 
 
@@ -132,7 +135,8 @@ def _offers(nodes: Sequence[Node], kind: str) -> list[Mapping[str, float]]:
 class Loop:
     """An event loop in a thread of its own, for everything that waits for actors. A context manager.
 
-    What hangs for `heartbeat_timeout_s` counts as dead.
+    What hangs for `heartbeat_timeout_s` counts as dead. After `fail`, nothing waits for the thread any more, because
+    Ray may hold it up for ever.
     """
 
     def __init__(self, heartbeat_timeout_s: float) -> None:
@@ -140,29 +144,40 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
         self._failure: UserError | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Loop:
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self._loop)), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if self._failure is None:
+            asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self._loop)), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run `work` in the loop. Its future raises UserError if the actors that it needs cannot be relied on."""
-        return asyncio.run_coroutine_threadsafe(self._in_words(work), self._loop)
+        return asyncio.run_coroutine_threadsafe(_in_words(work), self._loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the loop, and wait for it."""
         future = self.start(work)
         try:
+            while not concurrent.futures.wait([future], _LOOK_S).done:
+                self.check()
             return future.result()
         finally:
-            future.cancel()  # this thread was interrupted
+            future.cancel()  # this thread does not wait any more
+
+    def check(self) -> None:
+        """Raise the failure, if there is one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def fail(self, failure: UserError) -> None:
+        """Have all calls raise this, those under way and those to come."""
+        self._failure = failure
 
     def finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`, which ends actors, unless they cannot be reached any more."""
@@ -171,38 +186,20 @@ class Loop:
         else:
             work.close()
 
-    def watch_head(self, address: str, answers: Callable[[], bool]) -> None:
-        """From now on, all calls fail once the head of the cluster is lost, or `answers` is False for too long."""
-        self.start(self._fail_with_head(address, answers))
-
     def watch(self, watched: Callable[[], Iterable[Watched]]) -> concurrent.futures.Future[None]:
         """From now on, kill actors that are frozen, until the future is cancelled."""
         return self.start(end_frozen(watched, self._heartbeat_timeout_s))
 
-    async def _in_words(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._failure is not None:
-            work.close()
-            raise self._failure
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            return await work
-        except _GAVE_UP as error:
-            raise in_words(error) from error
-        except asyncio.CancelledError:
-            if self._failure is not None:
-                raise self._failure from None
-            raise
-        finally:
-            self._tasks.discard(task)
 
-    async def _fail_with_head(self, address: str, answers: Callable[[], bool]) -> None:
-        try:
-            await watch_head(address, answers, self._heartbeat_timeout_s)
-        except HeadLostError:
-            self._failure = UserError(f"the head of the cluster ({address}) does not answer; {_CONTINUES}")
-            await _cancel(self._tasks)
+async def fail_without_head(loop: Loop, address: str, answers: Callable[[], bool], frozen_after_s: float) -> None:
+    """Fail the loop once the head of the cluster is lost, or `answers` is False for so long.
+
+    Needs a loop of its own: without a head, Ray holds up whoever starts an actor, and then ends the process.
+    """
+    try:
+        await watch_head(address, answers, frozen_after_s)
+    except HeadLostError:
+        loop.fail(UserError(f"the head of the cluster ({address}) does not answer; {_CONTINUES}"))
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -210,6 +207,13 @@ async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _in_words(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except _GAVE_UP as error:
+        raise in_words(error) from error
 
 
 def in_words(error: Exception) -> Exception:
@@ -283,6 +287,7 @@ class ClusterEngines:
         try:
             done = [self._finished.get(timeout=_STEP_S)]
         except queue.Empty:
+            self._loop.check()
             return []
         while not self._finished.empty():
             done.append(self._finished.get())
