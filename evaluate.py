@@ -1,4 +1,4 @@
-"""`python evaluate.py`: pass@k of a model or of a file of programs; see `evaluation.command`."""
+"""`python evaluate.py`: pass@k of a model or of a file of programs; see `rltf.evaluate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> int:
-    from rltf.evaluation.command import main  # not before signals are caught
+    from rltf.evaluate import main  # not before signals are caught
 
     return main(arguments)
 

@@ -92,6 +92,11 @@ class FinishedRequest:
     samples: tuple[SampledSequence, ...]
     greedy: SampledSequence | None
 
+    @property
+    def rollout_id(self) -> str:
+        """The id of the rollout that was requested, which is that of the request."""
+        return self.request_id
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import rltf.evaluation.command
+import rltf.evaluate
 
 TOKENS = ("prompt_tokens", "completion_tokens", "critic_tokens")
 
@@ -48,7 +48,7 @@ def main() -> int:
         command += ["--problems", options.problems, "--seed", str(seed), "--num-samples", str(options.num_samples)]
         command += ["--k", *map(str, options.k), "--output", str(output), *more]
         with redirect_stdout(sys.stderr):  # the table
-            status = rltf.evaluation.command.main(command)
+            status = rltf.evaluate.main(command)
         if status:
             return status
         found[seed] = json.loads((output / "results.json").read_text(encoding="utf-8"))["critic_sampling"]

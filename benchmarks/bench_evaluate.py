@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
-import rltf.evaluation.command
+import rltf.evaluate
 from benchmarks.corpora import CORPORA, HUMANEVAL
 
 NUM_SAMPLES = 100
@@ -44,7 +44,7 @@ def main() -> int:
         started = time.monotonic()
         command = ["--samples", str(samples), "--problems", HUMANEVAL.format(data), "--output", str(output)]
         with redirect_stdout(sys.stderr):  # the table
-            status = rltf.evaluation.command.main([*command, "--k", "1", "10", str(NUM_SAMPLES)])
+            status = rltf.evaluate.main([*command, "--k", "1", "10", str(NUM_SAMPLES)])
         if status:
             return status
         results = json.loads((output / "results.json").read_text(encoding="utf-8"))

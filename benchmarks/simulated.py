@@ -291,7 +291,7 @@ async def run_simulated(settings: Settings, times: StageTimes, *, num_hosts: int
     host_class: Any = ray.remote(Host).options(num_cpus=0, max_concurrency=MAX_CALLS)
     hosts = [host_class.remote(times, buffer) for _ in range(num_hosts)]
     learner_class: Any = ray.remote(SimulatedLearner).options(num_cpus=0)
-    generators = GeneratorPool(
+    generators = GeneratorPool[RolloutHandle](
         lambda index, life: _Handle(hosts[index % num_hosts], index),
         settings.generator.num_generators,
         max_samples=(times.slots + 1) * settings.generator.num_generations,

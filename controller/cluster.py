@@ -47,7 +47,10 @@ _NUM_SHOWN = 4
 # The differences between nodes that matter most.
 _FIRST = ("python", "ray", "torch", "vllm", "transformers")
 # The rooms that run on nodes; tests and tools do not matter.
-_ROOMS = ("actors", "controller", "evaluation", "learner", "problems", "rewards", "sandbox", "settings", "transport")
+_ROOMS = (
+    "actors", "controller", "evaluation", "learner", "problems", "rewards", "sandbox", "serving", "settings",
+    "transport",
+)  # fmt: skip
 # Resident memory of processes that hold no model yet, for the check before anything starts (measured on Linux).
 _RAY_BYTES = 1 * GIB
 _TORCH_ACTOR_BYTES = 800 * MIB

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from ray.actor import ActorProxy
 
-from rltf.actors.messages import RolloutRequest
+from rltf.actors.messages import RolloutHandle, RolloutRequest
 from rltf.controller.batches import BatchSource, InterruptedRunError
 from rltf.controller.dialogues import Graders
 from rltf.controller.events import Emit, Evaluated, EvaluationProgress, Graded, Refreshed, Rewound, Said, Step, Ungraded
@@ -80,7 +80,7 @@ class Controller:
     settings: Settings
     train: Sequence[Problem]
     held_out: Sequence[Problem]
-    generators: GeneratorPool
+    generators: GeneratorPool[RolloutHandle]
     pool: Graders
     buffer: ActorProxy[BufferServer]
     learner: LearnerService

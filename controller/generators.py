@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from rltf.actors.messages import FETCH_TURNS_S, GeneratorError, GeneratorStats, RolloutHandle, RolloutRequest
+from rltf.actors.messages import FETCH_TURNS_S, GeneratorError, GeneratorStats, RolloutRequest
 from rltf.supervise import Changes, GaveUpError, StallError, Supervised, Watched, answer, answer_in_turn, in_words
 from rltf.transport.weight_receiver import TransferError, WeightsGoneError
 from rltf.transport.weights import WeightsHandle
@@ -33,11 +33,21 @@ SUBMIT_S = ANSWER_S + FETCH_TURNS_S
 SAMPLE_S = 3600.0
 CLOSE_S = 20.0
 
-Pending = tuple[RolloutRequest, asyncio.Future[RolloutHandle]]
+
+class Finished(Protocol):
+    """What a generator gives for a request."""
+
+    @property
+    def rollout_id(self) -> str:
+        """The id of the request."""
+
+
+H = TypeVar("H", bound=Finished)
+Pending = tuple[RolloutRequest, asyncio.Future[H]]
 
 
 @dataclass(slots=True)
-class _Slot:
+class _Slot(Generic[H]):
     """One generator, and what was requested from it.
 
     The actor is `ready` once it has answered. `tried` are the weights last sent to it; `loaded` says whether it has
@@ -46,7 +56,7 @@ class _Slot:
 
     index: int
     place: Supervised[Any]
-    outstanding: dict[str, Pending] = field(default_factory=dict)
+    outstanding: dict[str, Pending[H]] = field(default_factory=dict)
     inbox: list[RolloutRequest] = field(default_factory=list)
     changed: Changes = field(default_factory=Changes)
     tried: WeightsHandle | None = None
@@ -55,14 +65,14 @@ class _Slot:
     serving: bool = False
     num_outstanding: int = 0  # samples; kept up to date because every request compares all slots by it
 
-    def ask(self, pending: Pending) -> None:
+    def ask(self, pending: Pending[H]) -> None:
         request, _ = pending
         self.outstanding[request.rollout_id] = pending
         self.num_outstanding += _num_samples(request)
         self.inbox.append(request)
         self.changed.notify()
 
-    def settle(self, rollout_id: str) -> asyncio.Future[RolloutHandle] | None:
+    def settle(self, rollout_id: str) -> asyncio.Future[H] | None:
         """The future that waits for this rollout from here; None if nobody does any more."""
         if rollout_id not in self.outstanding:
             return None
@@ -70,13 +80,13 @@ class _Slot:
         self.num_outstanding -= _num_samples(request)
         return None if future.done() else future
 
-    def give_back(self) -> dict[str, Pending]:
+    def give_back(self) -> dict[str, Pending[H]]:
         """Everything requested here that has not come."""
         pending, self.outstanding, self.inbox, self.num_outstanding = self.outstanding, {}, [], 0
         return pending
 
 
-class GeneratorPool:
+class GeneratorPool(Generic[H]):
     """`spawn(index, life)` starts a generator and returns its handle at once; it is ready when it answers `ping`.
 
     `life` is different each time. At most `max_samples` are outstanding at a generator, or a single request.
@@ -96,10 +106,10 @@ class GeneratorPool:
         self._start_timeout_s = start_timeout_s
         self._load_timeout_s = load_timeout_s
         self._slots = [
-            _Slot(index, Supervised(f"generator {index}", partial(spawn, index), end))
+            _Slot[H](index, Supervised(f"generator {index}", partial(spawn, index), end))
             for index in range(num_generators)
         ]
-        self._waiting: deque[Pending] = deque()
+        self._waiting: deque[Pending[H]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._weights: WeightsHandle | None = None
         self._failure: Exception | None = None
@@ -157,7 +167,7 @@ class GeneratorPool:
                     await slot.changed.wait()
         raise self._failure
 
-    async def sample(self, request: RolloutRequest) -> RolloutHandle:
+    async def sample(self, request: RolloutRequest) -> H:
         """The rollout of a request, from a generator with room for it.
 
         Raises ValueError if the request cannot be served (a prompt longer than the context), ObjectLostError or
@@ -166,7 +176,7 @@ class GeneratorPool:
         """
         if self._failure is not None:
             raise self._failure
-        future: asyncio.Future[RolloutHandle] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[H] = asyncio.get_running_loop().create_future()
         if request.previous:
             self._waiting.appendleft((request, future))  # a dialogue under way gets staler than one that has not begun
         else:
@@ -207,11 +217,11 @@ class GeneratorPool:
             slot = min(free, key=lambda slot: slot.num_outstanding)
             slot.ask((request, future))
 
-    async def _ready(self, slot: _Slot, actor: Any) -> None:
+    async def _ready(self, slot: _Slot[H], actor: Any) -> None:
         await answer(actor.ping.remote(), self._start_timeout_s, f"{slot.place.name} to start")
         slot.ready = True
 
-    async def _ready_again(self, slot: _Slot) -> None:
+    async def _ready_again(self, slot: _Slot[H]) -> None:
         """Wait for a generator that takes another's place: for ever, while others sample."""
         while True:
             try:
@@ -221,7 +231,7 @@ class GeneratorPool:
                     raise
                 logger.warning("%s: is there room for it? The others go on meanwhile", error)
 
-    async def _keep_serving(self, slot: _Slot) -> None:
+    async def _keep_serving(self, slot: _Slot[H]) -> None:
         """Serve one generator after the other in the slot, until the pool closes or gives up."""
         while True:
             try:
@@ -233,7 +243,7 @@ class GeneratorPool:
                 if not self._replace(slot, error):
                     return
 
-    async def _serve(self, slot: _Slot) -> None:
+    async def _serve(self, slot: _Slot[H]) -> None:
         """Talk to the slot's actor; raises what ends it."""
         await self._ready_again(slot)
         tasks = [asyncio.create_task(self._feed(slot)), asyncio.create_task(self._collect(slot))]
@@ -245,7 +255,7 @@ class GeneratorPool:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _feed(self, slot: _Slot) -> None:
+    async def _feed(self, slot: _Slot[H]) -> None:
         """Weights first, then requests: whatever is requested after a publication is sampled with it."""
         while True:
             if self._weights is not None and self._weights is not slot.tried:
@@ -258,7 +268,7 @@ class GeneratorPool:
             elif self._weights is slot.tried:
                 await slot.changed.wait()
 
-    async def _load(self, slot: _Slot, weights: WeightsHandle) -> None:
+    async def _load(self, slot: _Slot[H], weights: WeightsHandle) -> None:
         slot.tried = weights
         try:
             reply = slot.place.actor.update_weights.remote(weights)
@@ -270,7 +280,7 @@ class GeneratorPool:
                 weights.version, slot.place.name, "with those it has" if slot.loaded else "with the next ones",
             )  # fmt: skip
 
-    async def _submit(self, slot: _Slot, requests: list[RolloutRequest]) -> None:
+    async def _submit(self, slot: _Slot[H], requests: list[RolloutRequest]) -> None:
         """Hand over first turns, and then those of dialogues, which may have died with the rollout store."""
         for some in ([r for r in requests if not r.previous], [r for r in requests if r.previous]):
             try:
@@ -281,9 +291,9 @@ class GeneratorPool:
                     if future := slot.settle(request.rollout_id):
                         future.set_exception(error)
 
-    async def _collect(self, slot: _Slot) -> None:
+    async def _collect(self, slot: _Slot[H]) -> None:
         while True:
-            handles: list[RolloutHandle] = await answer(
+            handles: list[H] = await answer(
                 slot.place.actor.take.remote(POLL_S), POLL_S + ANSWER_S, f"rollouts from {slot.place.name}"
             )
             for handle in handles:
@@ -294,7 +304,7 @@ class GeneratorPool:
             if handles:
                 self._hand_out()
 
-    def _replace(self, slot: _Slot, cause: BaseException) -> bool:
+    def _replace(self, slot: _Slot[H], cause: BaseException) -> bool:
         """Put another generator into the slot, and let its requests wait for any; False if the pool gives up."""
         slot.ready = slot.serving = slot.loaded = False
         slot.tried = None

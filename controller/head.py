@@ -76,7 +76,7 @@ async def while_head_lives(
 
     Raises what `work` raises, and HeadLostError, also instead of an error of Ray while the head does not answer.
     """
-    job, watch = asyncio.create_task(work), asyncio.create_task(_watch_head(address, answers, frozen_after_s))
+    job, watch = asyncio.create_task(work), asyncio.create_task(watch_head(address, answers, frozen_after_s))
     try:
         await asyncio.wait([job, watch], return_when=asyncio.FIRST_COMPLETED)
         if not job.done():
@@ -104,7 +104,7 @@ def _is_of_ray(error: BaseException | None) -> bool:
     )
 
 
-async def _watch_head(address: str, answers: Callable[[], bool], frozen_after_s: float) -> None:
+async def watch_head(address: str, answers: Callable[[], bool], frozen_after_s: float) -> None:
     """Raise HeadLostError once the head is gone for `MAX_SILENCE_S`, or accepts connections but does not answer."""
     clock = asyncio.get_running_loop().time
     reached = heard = clock()

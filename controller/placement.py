@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rltf.controller.cluster import NodeKind, kind_request, uses_kinds
 from rltf.errors import UserError
-from rltf.settings import Settings
+from rltf.settings import ClusterSettings, GeneratorSettings, Settings
 from rltf.supervise import StallError, answer
 
 # The cloud may have to provide a machine, boot it and set it up first.
@@ -22,12 +22,16 @@ LOCAL_START_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Resources reserved for the learner (bundle 0) and the generators (the others, in order)."""
+    """Resources reserved for the learner (bundle 0) and the generators (the others, in order).
+
+    An evaluation has no learner, and then `first_generator` is 0.
+    """
 
     group: PlacementGroup
     bundles: tuple[Mapping[str, float], ...]
     uses_kinds: bool
     num_ranks: int = 1
+    first_generator: int = 1
 
     def learner(self) -> dict[str, Any]:
         """Ray's options for each rank of the learner."""
@@ -35,7 +39,7 @@ class Placement:
 
     def generator(self, index: int) -> dict[str, Any]:
         """Ray's options for a generator actor."""
-        return self._options(1 + index)
+        return self._options(self.first_generator + index)
 
     def sandbox(self) -> dict[str, float]:
         """Custom resources for a sandbox worker. These come and go, so nothing is reserved for them."""
@@ -51,9 +55,9 @@ class Placement:
         }
 
 
-def room_timeout_s(settings: Settings) -> float:
+def room_timeout_s(cluster: ClusterSettings) -> float:
     """How long to wait for resources: a cluster may have to start machines."""
-    return LOCAL_START_S if settings.cluster.address == "local" else CLUSTER_START_S
+    return LOCAL_START_S if cluster.address == "local" else CLUSTER_START_S
 
 
 async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
@@ -71,18 +75,39 @@ async def hold_room(settings: Settings, *, timeout_s: float) -> Placement:
     )
     if settings.cluster.address == "local":
         _check_machine(bundles, settings, there)
+    asked = (
+        f"the learner asks for {_words(bundles[0])}, each of {generator.num_generators} generators for "
+        f"{_words(bundles[1])}"
+    )
     # PACK: few nodes, but as many as it takes.
-    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    group = await _reserve(bundles, "PACK", timeout_s, "room for learner and generators", asked)
+    return Placement(group, bundles, kinds, ranks)
+
+
+async def hold_generators(generator: GeneratorSettings, *, timeout_s: float) -> Placement:
+    """Reserve resources for generators alone, on different nodes if possible. Raises UserError as `hold_room`."""
+    kinds = uses_kinds(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    bundles = (_bundle("generator", generator.num_cpus, generator.num_gpus, kinds=kinds),) * generator.num_generators
+    asked = f"each of {generator.num_generators} generators asks for {_words(bundles[0])}"
+    group = await _reserve(bundles, "SPREAD", timeout_s, "room for generators", asked)
+    return Placement(group, bundles, kinds, first_generator=0)
+
+
+async def _reserve(
+    bundles: Sequence[Mapping[str, float]], strategy: str, timeout_s: float, what: str, asked: str
+) -> PlacementGroup:
+    """Reserve all bundles, or raise UserError after `timeout_s`."""
+    group: PlacementGroup = placement_group([dict(bundle) for bundle in bundles], strategy=strategy)
     try:
-        await answer(group.ready(), timeout_s, "room for learner and generators")
+        await answer(group.ready(), timeout_s, what)
     except StallError as error:
         remove_placement_group(group)
+        there = _words(ray.cluster_resources())  # type: ignore[no-untyped-call]
         raise UserError(
-            f"{error}: the learner asks for {_words(bundles[0])}, each of {generator.num_generators} generators for "
-            f"{_words(bundles[1])}; the cluster has {_words(there)}. Lower num_gpus, num_cpus or "
-            "generator.num_generators, or add nodes (`ray status` says what the autoscaler waits for)"
+            f"{error}: {asked}; the cluster has {there}. Lower num_gpus, num_cpus or generator.num_generators, or add "
+            "nodes (`ray status` says what the autoscaler waits for)"
         ) from error
-    return Placement(group, bundles, kinds, ranks)
+    return group
 
 
 def _check_machine(bundles: Sequence[Mapping[str, float]], settings: Settings, there: Mapping[str, float]) -> None:

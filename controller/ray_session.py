@@ -166,7 +166,7 @@ def _init(**options: Any) -> str:
 def _find_head(address: str) -> str:
     """HOST:PORT of the head. Checked before Ray does, which tries for two minutes and then ends the process."""
     cure = (
-        "Start a cluster (`ray up cluster.yaml`, or `ray start --head`) and run launch.py on its head node, or start "
+        "Start a cluster (`ray up cluster.yaml`, or `ray start --head`) and run the command on its head node, or start "
         "Ray here with --cluster.address local"
     )
     try:

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rltf.actors.generator import Generator, actor_options, update_timeout_s
-from rltf.actors.messages import seed_of
+from rltf.actors.messages import RolloutHandle, seed_of
 from rltf.controller.cluster import check_nodes, note_deaths
 from rltf.controller.controller import Controller
 from rltf.controller.events import Began, Emit, Polled, Said
@@ -53,7 +53,7 @@ MODEL_TIMEOUT_S = 3600.0
 class Actors:
     """The actors of a run. Ray itself restarts the buffer and the rollout store."""
 
-    generators: GeneratorPool
+    generators: GeneratorPool[RolloutHandle]
     pool: SandboxPool
     learner: LearnerService
     buffer: ActorProxy[BufferServer]
@@ -171,7 +171,7 @@ async def start_actors(
     """
     run, generator = settings.run, settings.generator
     checked = await check_nodes()
-    placement = await hold_room(settings, timeout_s=room_timeout_s(settings))
+    placement = await hold_room(settings, timeout_s=room_timeout_s(settings.cluster))
     await check_nodes(checked)  # some may have come for it
     home = HomeFolders.of_driver()
     problems: Mapping[str, Problem] = {problem.task_id: problem for problem in (*sets.train, *sets.held_out)}
@@ -179,7 +179,7 @@ async def start_actors(
     buffer = start_buffer(settings.buffer, name="buffer")
     rollout_store = start_rollout_store(name="rollout-store")
     spawner = _Spawner(settings, model, placement, home, problems_ref, rollout_store, resumed_step)
-    generators = GeneratorPool(
+    generators = GeneratorPool[RolloutHandle](
         spawner.generator,
         generator.num_generators,
         # Enough to fill the engine's batch, and one rollout that waits, or as many turns of dialogues: otherwise the

@@ -1,4 +1,4 @@
-"""pass@k of a model, or of a file of programs made elsewhere.
+"""pass@k of a model, or of a file of programs made elsewhere: the options of `rltf evaluate`, and what it prints.
 
     python evaluate.py --model DIR_OR_HUB_ID --problems SPEC [SPEC ...] --num-samples 20 --k 1 5 --output DIR
     python evaluate.py --samples FILE.jsonl --problems SPEC --k 1 5 --output DIR
@@ -11,58 +11,59 @@ OTHER_DIR` compares problem by problem with another evaluation.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rltf.errors import UserError
 from rltf.evaluation.candidates import candidate_lines
+from rltf.evaluation.places import EnginePlace, Site
 from rltf.evaluation.run import run_evaluations
-from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, model_source
+from rltf.evaluation.sources import ProgramSource, SamplesFile, add_sampling_options, is_served, model_source
 from rltf.evaluation.turns import turn_lines
-from rltf.sandbox.command import add_grading_options, limits_of, positive, run_logged
+from rltf.sandbox.command import add_grading_options, positive
 from rltf.sandbox.compare import Comparison
+from rltf.settings import SandboxSettings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate, print the table, and return the exit status; 2 means the evaluation cannot run as asked."""
-    return run_logged(_evaluate, _parser(), arguments)
+def evaluate(options: argparse.Namespace, limits: SandboxSettings, site: Site) -> None:
+    """Evaluate at the `site` as the options of `parser` say, within these `limits` for programs, and print the table.
 
-
-def _evaluate(options: argparse.Namespace) -> None:
+    Raises UserError if the evaluation cannot run as asked.
+    """
     results = run_evaluations(
-        _source(options),
+        _source(options, site.engines),
         options.problems,
         options.output,
         options.k,
+        site.graders,
         comparison=Comparison(options.comparison),
         against=options.against,
-        num_workers=options.workers,
-        min_isolation=options.min_isolation,
-        limits=limits_of(options),
+        limits=limits,
     )
     print(_table(results, options.against))
     print(f"written: {options.output / 'results.json'}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rltf evaluate", description="pass@k of a model or of a file of programs.")
-    source = parser.add_mutually_exclusive_group(required=True)
+def parser() -> argparse.ArgumentParser:
+    """The options of the command, without those for a cluster."""
+    found = argparse.ArgumentParser(prog="rltf evaluate", description="pass@k of a model or of a file of programs.")
+    source = found.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="model folder, GGUF file, Hub id, or a server: http(s)://HOST/v1[#MODEL]")
     source.add_argument("--samples", type=Path, metavar="FILE.jsonl", help="rows of task_id, completion_id and code")
-    add_grading_options(parser, several=True)
-    add = parser.add_argument
+    add_grading_options(found, several=True)
+    add = found.add_argument
     add("--output", required=True, type=Path, metavar="DIR", help="folder of the results; an unfinished one continues")
     add("--k", type=positive, nargs="+", default=[1], help="the k of pass@k (default: 1)")
     looser = "apps: report by the APPS harness's looser rules as well"
     add("--comparison", choices=[one.value for one in Comparison], default=Comparison.STRICT.value, help=looser)
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
-    model = parser.add_argument_group("with --model")
+    model = found.add_argument_group("with --model")
     add_sampling_options(model, num_samples=1, temperature=0.6)
     shown = "most answers to a problem; from 2 on, the model reads what its program did on the examples (default: 1)"
     model.add_argument("--turns", type=positive, default=1, metavar="N", help=shown)
-    second = parser.add_argument_group("critic sampling, with --model")
+    second = found.add_argument_group("critic sampling, with --model")
     add = second.add_argument
     add("--critic", type=Path, metavar="DIR", help="a critic (rltf critic): refine programs that pass the examples")
     add("--repair", metavar="DIR", help="a model (rltf train-repair): repair programs if none passes the examples")
@@ -73,10 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="sample as many more plain programs as the second round's tokens buy",
     )
-    return parser
+    return found
 
 
-def _source(options: argparse.Namespace) -> ProgramSource:
+def _source(options: argparse.Namespace, engines: EnginePlace | None) -> ProgramSource:
     if options.samples is not None:
         if len(options.problems) > 1:
             raise UserError("--samples takes a single SPEC, because problems of several may have the same task_id")
@@ -91,22 +92,22 @@ def _source(options: argparse.Namespace) -> ProgramSource:
             f"pass@{k} needs {k} programs per problem, but --num-samples is {options.num_samples}; raise it"
         )
     if options.critic or options.repair:
-        return _critic_sampling(options)
+        return _critic_sampling(options, engines)
     if options.num_repaired is not None or options.equal_budget:
         raise UserError("--num-repaired and --equal-budget are for critic sampling: add --critic or --repair")
-    return model_source(options, options.turns)
+    return model_source(options, options.turns, engines)
 
 
-def _critic_sampling(options: argparse.Namespace) -> ProgramSource:
+def _critic_sampling(options: argparse.Namespace, engines: EnginePlace | None) -> ProgramSource:
     """Raises UserError if the options contradict each other."""
     for one in filter(None, (options.model, options.repair)):
-        if one.startswith(("http://", "https://")):
+        if is_served(one):
             raise UserError(f"--critic and --repair need token ids, which a server does not give: {one}; give a folder")
     if options.turns > 1:
         raise UserError("--turns: critic sampling has rounds of its own; remove --turns, or --critic and --repair")
     if options.num_repaired is not None and not options.repair:
         raise UserError("--num-repaired needs a repair model: add --repair")
-    model = model_source(options)
+    model = model_source(options, engines=engines)
     # Imported late, as models are.
     from rltf.evaluation.critic_sampling import CriticSampling
     from rltf.evaluation.model import SampledModel

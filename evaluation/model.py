@@ -1,25 +1,24 @@
-"""Programs sampled in this process, from a model folder or a Hub id."""
+"""Programs sampled from a model folder or a Hub id, by engines here or elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
-from rltf.actors.engine import SamplingEngine, SamplingRequest, build_engine
+from rltf.actors.engine import SamplingRequest
 from rltf.actors.messages import RolloutRequest
 from rltf.actors.prompting import Prompter
 from rltf.errors import UserError
 from rltf.evaluation.capacity import cache_bytes_per_token, sized_for_cpus
+from rltf.evaluation.places import EnginePlace, RunningEngine, here
 from rltf.evaluation.sampler import Sampler, finished
 from rltf.evaluation.sources import Part, PreparedPrograms, Programs, SamplingOptions, StoredRows
 from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts, check_examples
@@ -53,6 +52,7 @@ class SampledModel(SamplingOptions):
     dtype: Dtype = Dtype.BFLOAT16
     engine: Engine = Engine.VLLM
     chat_template: ChatTemplate = ChatTemplate.AUTO
+    engines: EnginePlace = field(default_factory=here)
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -66,7 +66,7 @@ class SampledModel(SamplingOptions):
     def identity(self) -> dict[str, Any]:
         identity = self.sampling | {"model": self.name, "max_length": self.settings.max_model_len}
         identity |= {"dtype": self.dtype.value, "engine": self.engine.value, "chat_template": self.form.chat}
-        del identity["name"]
+        del identity["name"], identity["engines"]
         return identity | {"model_files": folder_fingerprint(self.folder)}
 
     @cached_property
@@ -129,18 +129,18 @@ class SampledModel(SamplingOptions):
     @cached_property
     def generator(self) -> GeneratorSettings:
         settings = GeneratorSettings(engine=self.engine, stop=tuple(self.stop or ()))
-        if torch.cuda.is_available():
+        if self.engines.on_gpu:
             return settings
         limit = self.settings.max_model_len
         num_tokens = min(max(self._prompt_lengths) + self.max_tokens, limit) if self.turns == 1 else limit
         token_bytes = cache_bytes_per_token(self.folder, self.dtype)
-        return sized_for_cpus(settings, self.settings, token_bytes, num_tokens, len(os.sched_getaffinity(0)))
+        return sized_for_cpus(settings, self.settings, token_bytes, num_tokens, self.engines.num_cores)
 
     @cached_property
-    def running_engine(self) -> SamplingEngine:
-        """Built once for all problems, when the first program is needed. Raises UserError as `build_engine`."""
+    def running_engine(self) -> RunningEngine:
+        """Started once for all problems, when the first program is needed. Raises UserError as `build_engine`."""
         end_ids = end_token_ids(self.folder, self.tokenizer, chat=self.form.chat)
-        return build_engine(self.folder, self.settings, self.generator, end_ids, self.seed)
+        return self.engines.start(self.folder, self.settings, self.generator, end_ids, self.seed)
 
     def prompter(self, problems: Sequence[Problem]) -> Prompter:
         """What knows the prompts of `problems`, and finds the programs in what is sampled."""
@@ -180,8 +180,8 @@ class SampledModel(SamplingOptions):
 
     @property
     def queue_limit(self) -> int:
-        """The sequences, queued or running, with which the engine is never idle."""
-        return _QUEUED_SEQUENCES_PER_SLOT * self.generator.max_num_seqs
+        """The sequences, queued or running, with which no engine is ever idle."""
+        return _QUEUED_SEQUENCES_PER_SLOT * self.generator.max_num_seqs * self.engines.num_engines
 
     def left(
         self,

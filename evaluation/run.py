@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from rltf.problems.index import ProblemIndex
 from rltf.problems.spec import parse_spec
 from rltf.sandbox.admission import reason_to_refuse
 from rltf.sandbox.compare import Comparison
-from rltf.sandbox.grading import Graders, ProgramRow, verdict_row
-from rltf.sandbox.verdict import Isolation, Outcome
+from rltf.sandbox.grading import ProgramGraders, ProgramRow, verdict_row
+from rltf.sandbox.verdict import Outcome
 from rltf.settings import SandboxSettings
 
 logger = logging.getLogger(__name__)
@@ -112,19 +112,19 @@ def run_evaluations(
     specs: Sequence[str],
     output: Path,
     ks: Sequence[int],
+    graders: AbstractContextManager[ProgramGraders],
     *,
     comparison: Comparison = Comparison.STRICT,
     against: Path | None = None,
-    num_workers: int = 1,
-    min_isolation: Isolation = Isolation.NAMESPACES,
     limits: SandboxSettings | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Grade the programs of `source` that `output` lacks, write `results.json`, and return the results by SPEC's name.
 
     The evaluation of a single SPEC is in `output`. Those of several are in its folders, named after the SPECs, and
-    `output/results.json` has the results of all. `limits` are the usual ones by default. Raises UserError if the
-    problems or programs are unusable, an evaluation cannot run or continue as asked, or the machine isolates programs
-    less than required. All of this is found before any program is made.
+    `output/results.json` has the results of all. The `graders` start once everything is checked; their `limits` are
+    the usual ones by default. Raises UserError if the problems or programs are unusable, an evaluation cannot run or
+    continue as asked, or a machine isolates programs less than required. All of this is found before any program is
+    made.
     """
     specs_by_name = _named(specs)
     folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}
@@ -135,12 +135,12 @@ def run_evaluations(
         stack.callback(source.close)
         evaluations = _prepare(stack, source, specs_by_name, folders, max(ks), comparison, against, limits)
         try:
-            graders = stack.enter_context(Graders(num_workers, limits, min_isolation))
+            started = stack.enter_context(graders)
             num_programs = sum(one.programs.num_programs for one in evaluations.values())
             num_stored = sum(one.store.num_rows for one in evaluations.values())
             progress = stack.enter_context(ProgramProgress(num_programs, num_stored))
             for name, evaluation in evaluations.items():
-                counts = _grade_into(evaluation, graders, comparison, progress)
+                counts = _grade_into(evaluation, started, comparison, progress)
                 results[name] = evaluation.results(counts, ks)
                 write_json(folders[name] / "results.json", results[name])
         except KeyboardInterrupt as error:
@@ -233,7 +233,7 @@ def _read_against(folder: Path, problems: tuple[Problem, ...], comparison: Compa
 
 
 def _grade_into(
-    evaluation: _Evaluation, graders: Graders, comparison: Comparison, progress: ProgramProgress
+    evaluation: _Evaluation, graders: ProgramGraders, comparison: Comparison, progress: ProgramProgress
 ) -> _Counts:
     """Grade what is not stored yet and what the grader failed on before; return the counts of everything."""
     store, problems = evaluation.store, evaluation.loaded.problems
@@ -272,7 +272,7 @@ def _grade_into(
 
 
 def _grade_again(
-    graders: Graders, store: SampleStore, index: ProblemIndex, comparison: Comparison, kind: type[ProgramRow]
+    graders: ProgramGraders, store: SampleStore, index: ProblemIndex, comparison: Comparison, kind: type[ProgramRow]
 ) -> None:
     """Grade the stored programs again, rows of a `kind`, that the grader failed on."""
     num_ungraded = sum(map(_is_ungraded, store.rows()))
@@ -285,7 +285,9 @@ def _grade_again(
     store.replace(next(graded) if _is_ungraded(row) else row for row in store.rows())
 
 
-def _graded(programs: Programs, graders: Graders, comparison: Comparison) -> Iterator[tuple[Problem, dict[str, Any]]]:
+def _graded(
+    programs: Programs, graders: ProgramGraders, comparison: Comparison
+) -> Iterator[tuple[Problem, dict[str, Any]]]:
     """The problem of each program and the row to store, in order."""
 
     def grade(item: tuple[ProgramRow, Problem]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from rltf.errors import UserError
 from rltf.evaluation.candidates import CandidateCounts
+from rltf.evaluation.places import EnginePlace, here
 from rltf.evaluation.turns import Examiner, TurnCounts
 from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import some
@@ -121,7 +122,8 @@ class SamplingOptions:
     @property
     def sampling(self) -> dict[str, Any]:
         """The options as part of an evaluation's identity. Folders of single answers do not name the turns."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("turns", 1)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if (name, value) != ("turns", 1)}
 
     def parts(self, problems: Sequence[Problem], stored: StoredRows) -> list[Part]:
         """What is left to sample if `stored` are the rows of what is finished.
@@ -241,16 +243,22 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def model_source(options: argparse.Namespace, turns: int = 1) -> ProgramSource:
+def is_served(model: str) -> bool:
+    """Whether `--model` is a server's address."""
+    return model.startswith(("http://", "https://"))
+
+
+def model_source(options: argparse.Namespace, turns: int = 1, engines: EnginePlace | None = None) -> ProgramSource:
     """The model `options.model` with the options of `add_sampling_options`: a folder, a Hub id, or a server's address.
 
-    With more than one of `turns`, it repairs its programs. Raises UserError if the options contradict each other.
+    With more than one of `turns`, it repairs its programs. A folder is sampled by `engines`, by default here. Raises
+    UserError if the options contradict each other.
     """
     sampling = ("num_samples", "temperature", "top_p", "max_tokens", "seed")
     prompts = ("system_prompt", "prompt_template", "chat_template_kwargs")
     asked = {name: getattr(options, name) for name in (*sampling, "stop", *prompts)} | {"turns": turns}
     # Imported late: a model brings torch and the engines, a server an HTTP client, and grading a file needs neither.
-    if options.model.startswith(("http://", "https://")):
+    if is_served(options.model):
         for name in ("dtype", "engine", "max_length"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: {options.model} decides this itself; remove the option")
@@ -268,20 +276,25 @@ def model_source(options: argparse.Namespace, turns: int = 1) -> ProgramSource:
         raise UserError("--concurrency is for a model behind a server (http://HOST/v1); remove the option")
     from rltf.evaluation.model import SampledModel
 
+    engines = engines or here()
     return SampledModel(
         name=options.model,
         max_length=options.max_length,
-        dtype=machine_dtype(options.dtype),
+        dtype=_dtype(options.dtype, on_gpu=engines.on_gpu),
         engine=Engine(options.engine or Engine.VLLM),
         chat_template=ChatTemplate(options.chat_template),
+        engines=engines,
         **asked,
     )
 
 
-def machine_dtype(asked: str | None = None) -> Dtype:
-    """The type that this machine computes in, unless another one is `asked` for."""
+def machine_dtype() -> Dtype:
+    """The type that this machine computes in."""
+    return _dtype(None, on_gpu=here().on_gpu)
+
+
+def _dtype(asked: str | None, *, on_gpu: bool) -> Dtype:
+    """The type that a model computes in, unless another one is `asked` for."""
     if asked is not None and asked != Dtype.AUTO:
         return Dtype(asked)
-    import torch  # late, as above
-
-    return Dtype.BFLOAT16 if torch.cuda.is_available() else Dtype.of_this_cpu()
+    return Dtype.BFLOAT16 if on_gpu else Dtype.of_this_cpu()

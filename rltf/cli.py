@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("Train a code model with reinforcement learning. Without arguments: the starter job."),
     "plan": Command("Predict what will sit idle, and how many actors to use.", before=("--plan",)),
     "replay": Command("Repeat the recorded updates of a run.", before=("--replay",)),
-    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "rltf.evaluation.command:main"),
+    "evaluate": Command("Measure pass@k of a model, or of a file of programs.", "rltf.evaluate:main"),
     "grade": Command("Grade a file of programs.", "rltf.sandbox.command:main", ("grade",)),
     "serve": Command("Grade programs for clients over HTTP.", "rltf.serving.command:main", extra="serve"),
     "doctor": Command("Show how well this machine isolates programs.", "rltf.sandbox.command:main", ("doctor",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,8 +96,51 @@ def verdict_row(program: ProgramRow, verdict: Verdict) -> dict[str, Any]:
     return {"task_id": program.task_id, "completion_id": program.completion_id, **verdict.to_json()}
 
 
-class Graders:
-    """Several sandboxes, one for each worker thread. A context manager that starts the sandboxes on entry.
+class ProgramGraders(ABC):
+    """Grades programs, `num_workers` at a time."""
+
+    num_workers: int
+
+    @abstractmethod
+    def grade(
+        self, problem: Problem, program: str, completion_id: str, comparison: Comparison = Comparison.STRICT
+    ) -> Verdict:
+        """Grade one program. Thread-safe."""
+
+    def verdicts(
+        self, programs: Iterable[tuple[ProgramRow, Problem] | None]
+    ) -> Iterator[tuple[tuple[ProgramRow, Problem], Verdict]]:
+        """Yield each program with its verdict, in order (see `map`)."""
+        return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T | None]) -> Iterator[tuple[T, R]]:
+        """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead.
+
+        None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
+        If `items` raises a UserError, it is raised after the results of the items before.
+        """
+        limit = _IN_FLIGHT_PER_WORKER * self.num_workers
+        pending: deque[tuple[T, Future[R]]] = deque()
+        failures: list[UserError] = []
+        executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="grader")
+        try:
+            for item in _until_failure(items, failures):
+                if item is not None:
+                    pending.append((item, executor.submit(function, item)))
+                while pending and (pending[0][1].done() or len(pending) > limit):
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+            if failures:
+                raise failures[0]
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+class Graders(ProgramGraders):
+    """Several sandboxes here, one for each worker thread. A context manager that starts the sandboxes on entry.
 
     `isolation` is the level that the sandboxes found.
     """
@@ -131,12 +175,6 @@ class Graders:
         finally:
             self._idle.put(sandbox)
 
-    def verdicts(
-        self, programs: Iterable[tuple[ProgramRow, Problem] | None]
-    ) -> Iterator[tuple[tuple[ProgramRow, Problem], Verdict]]:
-        """Yield each program with its verdict, in order (see `map`)."""
-        return self.map(lambda item: self.grade(item[1], item[0].code, str(item[0].completion_id)), programs)
-
     def run(
         self, source: str, jobs: Sequence[Job], seed: int | None = None, limits: RunLimits | None = None
     ) -> list[RunResult]:
@@ -146,31 +184,6 @@ class Graders:
             return sandbox.run(source, jobs, seed, limits)
         finally:
             self._idle.put(sandbox)
-
-    def map(self, function: Callable[[T], R], items: Iterable[T | None]) -> Iterator[tuple[T, R]]:
-        """Yield each item with `function(item)` in order, computing `num_workers` at a time and reading a few ahead.
-
-        None says that the next item is not ready yet. Results that are ready are yielded then, not with the next item.
-        If `items` raises a UserError, it is raised after the results of the items before.
-        """
-        limit = _IN_FLIGHT_PER_WORKER * self.num_workers
-        pending: deque[tuple[T, Future[R]]] = deque()
-        failures: list[UserError] = []
-        executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="grader")
-        try:
-            for item in _until_failure(items, failures):
-                if item is not None:
-                    pending.append((item, executor.submit(function, item)))
-                while pending and (pending[0][1].done() or len(pending) > limit):
-                    done, future = pending.popleft()
-                    yield done, future.result()
-            while pending:
-                done, future = pending.popleft()
-                yield done, future.result()
-            if failures:
-                raise failures[0]
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
 def _until_failure(items: Iterable[T], failures: list[UserError]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The sandboxes of a Ray cluster behind the server, in the pool that training uses too: it follows the work."""
+"""The sandboxes of a Ray cluster, for a server or an evaluation: the pool of a training job, which follows the work."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import weakref
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 
 from rltf.controller.cluster import kind_request, uses_kinds
 from rltf.errors import UserError
 from rltf.problems.types import Problem
 from rltf.sandbox.admission import reason_to_refuse
+from rltf.sandbox.compare import Comparison
 from rltf.sandbox.jobs import End, Job, RunLimits, RunResult
 from rltf.sandbox.pool import CallLostError, SandboxPool
 from rltf.sandbox.verdict import GRADER_ERROR, Isolation, Outcome, ProgramError, Verdict
 from rltf.sandbox.worker import SandboxWorker
-from rltf.settings import SandboxSettings
+from rltf.settings import ClusterSettings, SandboxSettings
+
+
+def join_settings(address: str) -> ClusterSettings:
+    """How to join the cluster at `--cluster.address`. Raises UserError if it is no address."""
+    try:
+        return ClusterSettings(address=address)
+    except ValidationError as error:
+        raise UserError(f"--cluster.address {address}: expected auto, local or HOST:PORT") from error
 
 
 class ServingWorker(SandboxWorker):
@@ -25,9 +35,9 @@ class ServingWorker(SandboxWorker):
         """The isolation under which this worker runs programs."""
         return self.isolation
 
-    def grade_one(self, problem: Problem, program: str, completion_id: str) -> Verdict:
+    def grade_one(self, problem: Problem, program: str, completion_id: str, comparison: Comparison) -> Verdict:
         """The verdict on a program."""
-        return self.sandbox.grade(problem, program, completion_id)
+        return self.sandbox.grade(problem, program, completion_id, comparison)
 
     def run_one(self, program: str, job: Job, limits: RunLimits | None) -> RunResult:
         """What comes out of a program, without a verdict."""
@@ -76,10 +86,13 @@ class ClusterGrader:
             self._usable[id(given)] = given
         return given
 
-    async def grade(self, problem: Problem, program: str, completion_id: str = "0") -> Verdict:
+    async def grade(
+        self, problem: Problem, program: str, completion_id: str = "0", comparison: Comparison = Comparison.STRICT
+    ) -> Verdict:
         """The verdict on a program."""
+        arguments = (self._ref(problem), program, completion_id, comparison)
         try:
-            verdict: Verdict = await self._pool.submit("grade_one", self._ref(problem), program, completion_id)
+            verdict: Verdict = await self._pool.submit("grade_one", *arguments)
         except CallLostError as error:
             return Verdict(
                 task_id=problem.task_id,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from pydantic import ValidationError
 
 from rltf.entry import SIGNALS
 from rltf.errors import UserError
@@ -28,7 +27,7 @@ from rltf.problems.types import Problem, describe_rejected
 from rltf.sandbox.admission import reason_to_refuse
 from rltf.sandbox.command import add_grading_options, limits_of, positive, run_logged
 from rltf.serving.app import Bounds, Service
-from rltf.settings import MIB, ClusterSettings, SandboxSettings
+from rltf.settings import MIB, SandboxSettings
 
 if TYPE_CHECKING:
     from rltf.serving.cluster import ClusterGrader
@@ -91,20 +90,13 @@ def _serve(options: argparse.Namespace) -> None:
             asyncio.run(_run(options, grader, problems, token, listener))
             return
         from rltf.controller.ray_session import ray_running  # takes seconds to import
-        from rltf.serving.cluster import ClusterGrader
+        from rltf.serving.cluster import ClusterGrader, join_settings
 
         size = {"min_workers": 1, "max_workers": options.workers}
         settings = settings.model_copy(update=size | {"min_isolation": options.min_isolation.value})
-        cluster = _cluster(options.cluster)
+        cluster = join_settings(options.cluster)
         with ray_running(cluster):
             asyncio.run(_run(options, ClusterGrader(settings, cluster.heartbeat_timeout_s), problems, token, listener))
-
-
-def _cluster(address: str) -> ClusterSettings:
-    try:
-        return ClusterSettings(address=address)
-    except ValidationError as error:
-        raise UserError(f"--cluster.address {address}: expected auto, local or HOST:PORT") from error
 
 
 async def _run(

@@ -21,7 +21,7 @@ from ray.actor import ActorProxy
 
 import rltf.controller.generators
 from rltf.actors.generator import Generator, update_timeout_s
-from rltf.actors.messages import GeneratorError, GeneratorStats
+from rltf.actors.messages import GeneratorError, GeneratorStats, RolloutHandle
 from rltf.controller.generators import GeneratorPool
 from rltf.transport.rollouts import Completion, FinishReason
 from rltf.transport.weight_receiver import TransferError, WeightsGoneError, WeightsMismatchError
@@ -209,7 +209,7 @@ def test_generators_continue_if_the_learner_died_before_it_sent(running: Running
 async def run_pool(actors: list[ActorProxy[Generator]], num: int, weights: WeightsHandle) -> list[GeneratorStats]:
     """Have a pool of `num` generators, the next of `actors` each time, sample with `weights`. Returns their counts."""
     waiting = iter(actors)
-    pool = GeneratorPool(
+    pool = GeneratorPool[RolloutHandle](
         lambda index, life: next(waiting),
         num,
         max_samples=16,

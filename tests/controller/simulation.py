@@ -278,7 +278,7 @@ def start_controller(
     def end(handle: Handle) -> None:
         handle.process.die()
 
-    pool = GeneratorPool(spawn_generator, len(GENERATORS), max_samples=6, start_timeout_s=600, end=end)
+    pool = GeneratorPool[RolloutHandle](spawn_generator, len(GENERATORS), max_samples=6, start_timeout_s=600, end=end)
     folder = settings.run.folder / "checkpoints"
     learner = LearnerService(spawn_learner, (), folder, False, lambda state: None, end=end)
     graders = SimulatedGraders(cluster, buffer, rollout_store)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import launch
-import rltf.evaluation.command
+import rltf.evaluate
 from tests.encoder_decoder_models import build_encoder_decoder
 from tests.jobs import launch as launch_job
 from tests.jobs import python, small_job
@@ -63,7 +63,7 @@ def test_the_saved_model_is_a_plain_one(kind: str, tmp_path: Path) -> None:
 def test_vllm_is_refused_and_the_message_says_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build_encoder_decoder("codet5", tmp_path / "model")
     asked = ["--model", str(model), "--problems", "starter:test[:4]", "--output", str(tmp_path / "evaluation")]
-    assert rltf.evaluation.command.main(asked) == 2
+    assert rltf.evaluate.main(asked) == 2
     assert "evaluate.py `--engine transformers`" in " ".join(capsys.readouterr().err.split())
     assert launch.main(encoder_decoder_job(tmp_path, model, "--generator.engine", "vllm")) == 2
     assert "`--generator.engine transformers`" in " ".join(capsys.readouterr().err.split())

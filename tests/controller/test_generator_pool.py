@@ -32,7 +32,7 @@ def test_a_bug_in_the_program_ends_the_wait_for_rollouts_at_once() -> None:
         cluster = Cluster(0, {})
         rollout_store = RestartingHandle(cluster, "rollout store", SimulatedRolloutStore)
         generator = Handle(cluster, "generator-0", FaultyGenerator(cluster, rollout_store, slowness=1))
-        pool = GeneratorPool(lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
+        pool = GeneratorPool[RolloutHandle](lambda index, life: generator, 1, max_samples=5, start_timeout_s=600)
         await pool.start()
         try:
             with pytest.raises(KeyError, match="no such rollout"):
@@ -62,7 +62,9 @@ def test_one_generator_samples_while_the_other_waits_for_room(
             kind = Homeless if index == 1 and life > 0 else SimulatedGenerator
             return Handle(cluster, GENERATORS[index], kind(cluster, rollout_store, slowness=1))
 
-        pool = GeneratorPool(spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die())
+        pool = GeneratorPool[RolloutHandle](
+            spawn, 2, max_samples=5, start_timeout_s=600, end=lambda handle: handle.process.die()
+        )
         await pool.start()
         try:
             pool.use(WeightsHandle(1, (), 0))
@@ -88,7 +90,7 @@ def test_a_generator_gets_as_many_samples_however_they_are_grouped(num_samples: 
         cluster = Cluster(0, {})
         generator = Busy(cluster, RestartingHandle(cluster, "rollout store", SimulatedRolloutStore), slowness=1)
         handle = Handle(cluster, "generator-0", generator)
-        pool = GeneratorPool(lambda index, life: handle, 1, max_samples=40, start_timeout_s=600)
+        pool = GeneratorPool[RolloutHandle](lambda index, life: handle, 1, max_samples=40, start_timeout_s=600)
         await pool.start()
         requests = [RolloutRequest(f"r{number}", "p0", num_samples, False, 1.0, 1.0, 8) for number in range(50)]
         waiting = [asyncio.create_task(pool.sample(request)) for request in requests]
@@ -142,7 +144,7 @@ def test_dying_nodes_do_not_count_against_the_actors_on_them(
 
         handle = learner()
         spawn = OnDyingNodes(generator, death)
-        pool = GeneratorPool(spawn, 1, max_samples=5, start_timeout_s=600, end=lambda handle: None)
+        pool = GeneratorPool[RolloutHandle](spawn, 1, max_samples=5, start_timeout_s=600, end=lambda handle: None)
         service = LearnerService(
             OnDyingNodes(learner, death), (), tmp_path, False, lambda state: None, end=lambda handle: None
         )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rltf.actors.engine import SamplingRequest
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.rounds import spread
 from rltf.evaluation.store import read_samples
 from rltf.learner.critic import ErrorCritic
@@ -78,7 +78,7 @@ def asked(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> list[SamplingRequ
     """The requests to scripted engines, which take the place of real ones."""
     requests: list[SamplingRequest] = []
     build = lambda *_: ScriptedEngine(model_dir, script, requests)  # noqa: E731
-    monkeypatch.setattr("rltf.evaluation.model.build_engine", build)
+    monkeypatch.setattr("rltf.actors.engine.build_engine", build)
     return requests
 
 

@@ -15,11 +15,14 @@ from typing import Any, ClassVar
 import pytest
 
 from rltf.errors import UserError
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import PreparedPrograms, StoredRows
 from rltf.evaluation.store import SampleStore, read_samples
 from rltf.problems import LoadedProblems
+from rltf.sandbox.grading import Graders
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 from tests.openai_server import serve
 from tests.tiers import first_fast
 
@@ -205,8 +208,9 @@ def test_many_programs_are_counted_without_holding_them(tmp_path: Path) -> None:
             for number in range(1000):
                 outcome = "passed" if number < i else "failed"
                 store.append({"task_id": f"{i}", "outcome": outcome, "code": f"{number}".zfill(200)})
+    graders = Graders(1, SandboxSettings(), Isolation.NAMESPACES)
     tracemalloc.start()
-    (found,) = run_evaluations(Stored(), [spec], tmp_path / "out", (1, 10, 1000)).values()
+    (found,) = run_evaluations(Stored(), [spec], tmp_path / "out", (1, 10, 1000), graders).values()
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found["pass@1"]["all"] == pytest.approx(sum(range(60)) / 60 / 1000)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.model import SampledModel
 from rltf.settings import CACHE_DIR
 from tests.gguf_files import write_gguf

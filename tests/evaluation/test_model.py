@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.store import read_samples
 
 

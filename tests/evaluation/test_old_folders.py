@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.model import SampledModel, folder_fingerprint
 from rltf.evaluation.store import SampleStore
 from rltf.problems.fingerprints import changed_tests, differences, fingerprints

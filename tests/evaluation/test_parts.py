@@ -80,7 +80,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[SamplingEngine]:
         built.append(build(*arguments))
         return built[-1]
 
-    monkeypatch.setattr(rltf.evaluation.model, "build_engine", note)
+    monkeypatch.setattr(rltf.actors.engine, "build_engine", note)
     return built
 
 

@@ -20,7 +20,9 @@ from rltf.evaluation.progress import ProgramProgress, time_left
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import PreparedPrograms, Programs, StoredRows
 from rltf.problems import LoadedProblems
-from rltf.sandbox.grading import ProgramRow
+from rltf.sandbox.grading import Graders, ProgramRow
+from rltf.sandbox.verdict import Isolation
+from rltf.settings import SandboxSettings
 
 ROOT = Path(__file__).parents[2]
 OWN = f"jsonl:{ROOT / 'examples' / 'own_problems.jsonl'}"
@@ -82,7 +84,8 @@ def test_lines_come_without_a_terminal(
 ) -> None:
     monkeypatch.setattr(rltf.evaluation.progress, "LOG_EVERY_S", 0.01)
     caplog.set_level("INFO")
-    (found,) = run_evaluations(Slow(caplog), [OWN], tmp_path, [1]).values()
+    graders = Graders(1, SandboxSettings(), Isolation.NAMESPACES)
+    (found,) = run_evaluations(Slow(caplog), [OWN], tmp_path, [1], graders).values()
     assert found["num_samples"] == 2
 
 

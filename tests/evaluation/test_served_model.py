@@ -18,7 +18,7 @@ from openai import APIConnectionError, APIStatusError
 
 import rltf.evaluation.patience
 from rltf.errors import UserError
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.patience import Patience, pause_s
 from rltf.evaluation.store import read_samples
 from rltf.sandbox.grading import Graders

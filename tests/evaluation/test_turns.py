@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rltf.evaluation.command import main
+from rltf.evaluate import main
 from rltf.evaluation.model import SampledModel
 from rltf.evaluation.store import read_samples
 from rltf.evaluation.turns import Answer, Dialogue, Examiner, TurnCounts

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltf.evaluation.command import main as evaluate
+from rltf.evaluate import main as evaluate
 from rltf.problems import load
 from rltf.problems.sources import check_text
 from rltf.problems.types import UnusableRowError

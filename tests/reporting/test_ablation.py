@@ -135,7 +135,7 @@ def test_coderl_gets_a_critic_of_the_model_that_all_rows_of_a_seed_start_from(
     assert start.learner.optim.learning_rate == 0
     for shared in ("model", "learner.sft", "problems.train", "problems.supervised", "run.seed"):
         assert len({repr(attrgetter(shared)(settings)) for settings in (start, coderl, rltf)}) == 1, shared
-    graded = parse_options(evaluate._parser(), commands["graded-0"][3:])
+    graded = parse_options(evaluate.parser(), commands["graded-0"][3:])
     critic = parse_options(critic_command._parser(), commands["critic-0"][3:])
     assert graded.model == critic.model == str(start.run.folder / "checkpoints" / f"step-{start.run.num_steps}")
     assert tuple(graded.problems) == coderl.problems.train
