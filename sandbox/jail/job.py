@@ -104,4 +104,5 @@ def warm_up() -> None:
             read_tasks(file.fileno(), 4, 1)
             program.compile_program(read_source(file.fileno(), 4))
             codec.decode(codec.encode([("a", 1)]))
+            packages.seed(0)
     ctypes.get_errno()
