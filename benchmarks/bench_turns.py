@@ -60,6 +60,8 @@ class Load:
         await asyncio.sleep(seconds)
         elapsed, num_sampled = time.monotonic() - began, await self._num_sampled() - num_before
         inside = [rollout for at, rollout, _ in self.graded if at >= began]
+        if not inside:
+            raise SystemExit(f"no rollout was graded within {seconds:g} s: raise --warm-up and --seconds")
         num_all = sum(num_tokens for at, _, num_tokens in self.graded if at >= began)
         for task in tasks:
             task.cancel()

@@ -66,7 +66,8 @@ _GAVE_UP = (GaveUpError, PoolError, StallError, RayError)
 def on_cluster(options: Namespace, limits: SandboxSettings) -> Iterator[Site]:
     """Join the cluster at `--cluster.address`, and leave it in the end.
 
-    Raises UserError if there is no such cluster, if its nodes do not run what this one runs, or if no generator fits.
+    Raises UserError if there is no cluster at this address, its nodes run another version of this program, or none of
+    them has room for a generator.
     """
     cluster = join_settings(options.cluster)
     frozen_after_s = cluster.heartbeat_timeout_s
@@ -194,7 +195,7 @@ class Loop:
 async def fail_without_head(loop: Loop, address: str, answers: Callable[[], bool], frozen_after_s: float) -> None:
     """Fail the loop once the head of the cluster is lost, or `answers` is False for so long.
 
-    Needs a loop of its own: without a head, Ray holds up whoever starts an actor, and then ends the process.
+    Run this in another loop: without a head, Ray blocks the thread that starts an actor, and later exits the process.
     """
     try:
         await watch_head(address, answers, frozen_after_s)

@@ -80,7 +80,7 @@ def test_one_generator_samples_while_the_other_waits_for_room(
     assert "timed out after 600 s waiting for generator 1 to start: is there room for it?" in caplog.text
 
 
-@pytest.mark.parametrize(("num_samples", "num_requests"), [(8, 5), (1, 40), (64, 1)])
+@pytest.mark.parametrize(("num_samples", "num_requests"), [(8, 5), (16, 2), (1, 40), (64, 1)])
 def test_a_generator_gets_as_many_samples_however_they_are_grouped(num_samples: int, num_requests: int) -> None:
     class Busy(SimulatedGenerator):
         async def sample(self, request: RolloutRequest, versions: Sequence[int]) -> None:
