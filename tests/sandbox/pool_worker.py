@@ -25,6 +25,8 @@ class Worker(SandboxWorker):
         if not os.path.exists(mark):
             with open(mark, "w"):
                 os.kill(os.getpid(), signal.SIGSTOP)
+            # The main thread gets the signal, and stops this one only when it has a core: it must not answer till then.
+            time.sleep(600)
         return "thawed"
 
     def die(self) -> None:
