@@ -1,67 +1,95 @@
-"""A whole job compared with TRL's GRPO trainer, with the same model, prompts, reward and number of samples per update.
+"""A whole job compared with TRL's GRPO trainer, and sampling alone with transformers' `generate`.
 
     python benchmarks/bench_grpo.py --model DIR --problems SPEC [--updates N]
 
-Prints one JSON object per system, then the ratio: samples per second of wall time, from the end of the first update to
-the end of the last. Both systems use all cores of this machine, compute in the same type, and draw groups of eight
-samples of at most 160 tokens for four problems per update. The reward is the share of tests that pass, in the same
-sandbox; neither side has a supervised term. TRL samples with transformers' `generate`, because its vLLM modes need a
-GPU. It is installed from `benchmarks/requirements-peers.txt`. Leave the machine alone meanwhile.
+Sampling: tokens per second of the vLLM engine and of `generate`, for eight completions of each of eight prompts, all at
+the same time. Then whole jobs: samples per second of wall time over N updates. Ours makes more, and the first and last
+ones do not count: until then it samples ahead, and at the end it samples no more. Prints one JSON object per system,
+and the ratios.
+
+All systems use all cores of this machine and compute in the same type. Both jobs have the same model, prompts and
+reward, which is the share of tests that pass in the same sandbox, and neither has a supervised term. An update has
+groups of eight samples of at most 160 tokens for four problems. TRL samples with transformers' `generate`, because its
+vLLM modes need a GPU. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rltf.settings import CACHE_DIR, Dtype, ModelSettings
+from rltf.problems import Problem, load
+from rltf.settings import CACHE_DIR, GIB, Dtype, GeneratorSettings, ModelSettings
+from rltf.transport.model_folder import end_token_ids
+
+if TYPE_CHECKING:
+    from rltf.actors.prompting import Prompter
 
 ROOT = Path(__file__).parent.parent
-PEERS = ROOT / "runs" / "peers"
 GROUP_SIZE, NUM_GROUPS = 8, 4
 BATCH_SIZE = GROUP_SIZE * NUM_GROUPS
+NUM_PROMPTS = 8
 MAX_TOKENS, MAX_LENGTH = 160, 640
+# As many updates as the samples may be stale, and the one that they wait for.
+MARGIN = 3
 TEMPERATURE = 0.8
 LEARNING_RATE = 1e-5
 TARGET = 3.0
 
 
 def main() -> None:
-    """Run both systems, one after the other, each in processes of its own."""
-    parser = argparse.ArgumentParser(description="Compare a whole job with TRL's GRPO trainer.")
+    """Run all systems, one after the other, each in processes of its own."""
+    parser = argparse.ArgumentParser(description="Compare with TRL's GRPO trainer and with transformers' generate.")
     parser.add_argument("--model", required=True, help="model folder, GGUF file or Hub id of a chat model")
     parser.add_argument("--problems", required=True, metavar="SPEC")
     parser.add_argument("--updates", type=int, default=6)
-    parser.add_argument("--trl", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.trl:
-        run_trl(options.model, options.problems, options.updates)
+    if options.part is not None:
+        print(PARTS[options.part](options.model, options.problems, options.updates))
         return
-    speeds = {}
-    for system, measure in (("TRL", measure_trl), ("ours", measure_ours)):
+    compare("sampling", "tokens_per_s", options, {"generate": in_process, "engine": in_process})
+    compare("grpo", "samples_per_s", options, {"trl": in_process, "ours": measure_ours})
+
+
+def compare(
+    benchmark: str, unit: str, options: argparse.Namespace, systems: dict[str, Callable[[str, str, int, str], float]]
+) -> None:
+    """Measure two systems, the second of them ours, and print their speeds and the ratio."""
+    speeds = []
+    for system, measure in systems.items():
         load = os.getloadavg()[0]
-        speeds[system] = measure(options.model, options.problems, options.updates)
-        row = {"benchmark": "grpo", "system": system, "updates": options.updates, "load_before": round(load, 2)}
-        print(json.dumps({**row, "samples_per_s": round(speeds[system], 3)}), flush=True)
-    ratio = speeds["ours"] / speeds["TRL"]
-    print(json.dumps({"benchmark": "grpo", "ratio": round(ratio, 2), "target": TARGET, "met": ratio >= TARGET}))
+        speeds.append(measure(options.model, options.problems, options.updates, system))
+        row = {"benchmark": benchmark, "system": system, "load_before": round(load, 2)}
+        print(json.dumps(row | {unit: round(speeds[-1], 3)}), flush=True)
+    print(json.dumps({"benchmark": benchmark, "ratio": round(speeds[1] / speeds[0], 2), "target": TARGET}), flush=True)
 
 
-def measure_ours(model: str, spec: str, updates: int) -> float:
-    """Samples per second of a job that overlaps sampling, grading and updates."""
+def in_process(model: str, spec: str, updates: int, part: str) -> float:
+    """What a part of this program prints, run in a process of its own."""
+    num_threads = str(len(os.sched_getaffinity(0)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": num_threads}
+    words = ["--part", part, "--model", model, "--problems", spec, "--updates", str(updates)]
+    done = subprocess.run([sys.executable, __file__, *words], env=environment, stdout=subprocess.PIPE, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def measure_ours(model: str, spec: str, updates: int, _: str) -> float:
+    """Samples per second of a job that overlaps sampling, grading and updates, in its steady state."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "run.dir": f"{folder}/run",
-            "run.num_steps": updates,
+            "run.num_steps": MARGIN + updates + MARGIN,
             "model.name": model,
             "problems.train": spec,
             "problems.evaluation": "[]",
@@ -78,37 +106,22 @@ def measure_ours(model: str, spec: str, updates: int) -> float:
         command = [sys.executable, "launch.py", "--config", "configs/mbpp_smollm2.yaml", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
-    return float(sum(row["num_samples"] for row in rows[1:]) / sum(row["elapsed_s"] for row in rows[1:]))
+    counted = rows[MARGIN:-MARGIN]
+    return float(sum(row["num_samples"] for row in counted) / sum(row["elapsed_s"] for row in counted))
 
 
-def measure_trl(model: str, spec: str, updates: int) -> float:
-    """Samples per second of TRL's trainer."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{PEERS}"}
-    words = ["--trl", "--model", model, "--problems", spec, "--updates", str(updates)]
-    done = subprocess.run([sys.executable, __file__, *words], env=environment, stdout=subprocess.PIPE, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
-def run_trl(name: str, spec: str, updates: int) -> None:
-    """Train with TRL in this process, and print the samples per second."""
-    import torch
+def run_trl(name: str, spec: str, updates: int) -> float:
+    """Samples per second of TRL's trainer, in this process. Its first update is not counted."""
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from rltf.actors.prompting import Prompter
-    from rltf.learner.model_source import model_folder
-    from rltf.problems import load
     from rltf.problems.prompts import render_prompt
     from rltf.sandbox.grading import Graders
     from rltf.sandbox.verdict import Isolation
     from rltf.settings import SandboxSettings
 
     trl: Any = importlib.import_module("trl")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    folder = model_folder(name, (), CACHE_DIR, seed=0)
-    problems = {problem.task_id: problem for problem in load(spec).problems}
-    settings = ModelSettings(name=name, max_model_len=MAX_LENGTH, chat_template="on")
-    prompter = Prompter(folder, problems, settings, ())
+    folder, problems, prompter = prepared(name, spec)
     rows = [
         {"prompt": render_prompt(problem, prompter.form, prompter.tokenizer), "task_id": task_id}
         for task_id, problem in problems.items()
@@ -130,10 +143,14 @@ def run_trl(name: str, spec: str, updates: int) -> None:
             return shares
 
         trainer = trl.GRPOTrainer(
-            str(folder), share_passed, _trl_config(trl, output, updates), Dataset.from_list(rows), callbacks=[Clock()]
+            str(folder),
+            share_passed,
+            _trl_config(trl, output, updates + 1),
+            Dataset.from_list(rows),
+            callbacks=[Clock()],
         )
         trainer.train()
-    print((updates - 1) * BATCH_SIZE / (ends[-1] - ends[0]))
+    return updates * BATCH_SIZE / (ends[-1] - ends[0])
 
 
 def _trl_config(trl: Any, folder: str, updates: int) -> Any:
@@ -156,6 +173,88 @@ def _trl_config(trl: Any, folder: str, updates: int) -> Any:
         logging_strategy="no",
         disable_tqdm=True,
     )
+
+
+def run_generate(name: str, spec: str, _: int) -> float:
+    """Sampled tokens per second of transformers' `generate`, which gets all prompts as one padded batch."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, problems, prompter = prepared(name, spec)
+    dtype = torch.bfloat16 if Dtype.of_this_cpu() is Dtype.BFLOAT16 else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    prompts = [prompter.encode(task_id) for task_id in itertools.islice(problems, NUM_PROMPTS)]
+    ends = torch.tensor(end_token_ids(folder, prompter.tokenizer, chat=True))
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+
+    def sample(max_tokens: int) -> int:
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=GROUP_SIZE,
+            max_new_tokens=max_tokens,
+            eos_token_id=ends.tolist(),
+            pad_token_id=int(ends[0]),
+        )
+        is_end = torch.isin(output[:, longest:], ends).int()
+        return int((is_end.cumsum(-1) - is_end == 0).sum())
+
+    return tokens_per_s(sample)
+
+
+def run_engine(name: str, spec: str, _: int) -> float:
+    """Sampled tokens per second of the engine that generators have, with log-probabilities."""
+    from rltf.actors.engine import SamplingRequest, build_engine
+    from rltf.actors.messages import RolloutRequest
+
+    folder, problems, prompter = prepared(name, spec)
+    generator = GeneratorSettings(num_gpus=0, max_num_seqs=NUM_PROMPTS * GROUP_SIZE, kv_cache_bytes=GIB)
+    model = ModelSettings(name=name, max_model_len=MAX_LENGTH, dtype=Dtype.of_this_cpu())
+    engine = build_engine(folder, model, generator, end_token_ids(folder, prompter.tokenizer, chat=True), seed=0)
+
+    def sample(max_tokens: int) -> int:
+        for index, task_id in enumerate(itertools.islice(problems, NUM_PROMPTS)):
+            rollout_id = f"{max_tokens}/{index}"
+            request = RolloutRequest(rollout_id, task_id, GROUP_SIZE, False, TEMPERATURE, 1.0, max_tokens, index)
+            engine.add_request(SamplingRequest(request, prompter.encode(task_id)))
+        num_tokens = 0
+        while engine.num_unfinished:
+            num_tokens += sum(len(sample.token_ids) for done in engine.step() for sample in done.samples)
+        return num_tokens
+
+    speed = tokens_per_s(sample)
+    engine.close()
+    return speed
+
+
+def prepared(name: str, spec: str) -> tuple[Path, dict[str, Problem], Prompter]:
+    """The folder of the model, the problems by task id, and what makes prompts of them."""
+    import torch
+
+    from rltf.actors.prompting import Prompter
+    from rltf.learner.model_source import model_folder
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    folder = model_folder(name, (), CACHE_DIR, seed=0)
+    problems = {problem.task_id: problem for problem in load(spec).problems}
+    settings = ModelSettings(name=name, max_model_len=MAX_LENGTH, chat_template="on")
+    return folder, problems, Prompter(folder, problems, settings, ())
+
+
+def tokens_per_s(sample: Callable[[int], int]) -> float:
+    """Tokens per second of `sample(max_tokens)`, which returns how many it sampled, after a short warm-up."""
+    sample(8)
+    began = time.perf_counter()
+    return sample(MAX_TOKENS) / (time.perf_counter() - began)
+
+
+PARTS = {"trl": run_trl, "generate": run_generate, "engine": run_engine}
 
 
 if __name__ == "__main__":
