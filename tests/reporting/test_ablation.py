@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -78,9 +79,9 @@ def test_interval_covers_seeds_and_problems() -> None:
     assert found.high > 80
 
 
-def commands_of(output: Path, *rows: str, num_seeds: int = 1) -> dict[str, list[str]]:
+def commands_of(output: Path, *rows: str, num_seeds: int = 1, more: Sequence[str] = ()) -> dict[str, list[str]]:
     """The words of the commands that an ablation with these rows would run, by name."""
-    options = ["--dry-run", "--seeds", str(num_seeds), "--jobs", "1", "--output", str(output), "--rows", *rows]
+    options = ["--dry-run", "--seeds", str(num_seeds), "--jobs", "1", "--output", str(output), "--rows", *rows, *more]
     done = python("-m", "benchmarks.ablation", *options)
     assert done.returncode == 0, done.stderr
     lines = (line.partition(": ") for line in done.stdout.splitlines())
@@ -150,6 +151,22 @@ def test_coderl_gets_a_critic_of_the_model_that_all_rows_of_a_seed_start_from(
     users = [name for name, words in commands.items() if "--learner.advantage.critic" in words]
     assert users == ["coderl-0", "coderl-same-0"]
     assert coderl.learner.advantage.critic == critic.output
+
+
+def test_rates_are_compared_on_a_seed_that_the_table_does_not_have(tmp_path: Path) -> None:
+    tuning = commands_of(tmp_path, "rltf", "coderl", more=["--tune"])
+    assert list(tuning) == [
+        *("start-9", "graded-9", "critic-9"),
+        *("rltf-8e-4-9", "rltf-2.5e-4-9", "coderl-8e-4-9", "coderl-2.5e-4-9"),
+    ]
+    table = commands_of(tmp_path, "rltf", "rloo", "rloo-same")
+
+    def found(commands: dict[str, list[str]], name: str) -> tuple[int, float]:
+        settings, _ = load_settings(commands[name][1:], {})
+        return settings.run.seed, settings.learner.optim.learning_rate
+
+    assert [found(tuning, name) for name in list(tuning)[3:]] == [(9, 8e-4), (9, 2.5e-4)] * 2
+    assert [found(table, f"{row}-0") for row in ("rltf", "rloo", "rloo-same")] == [(0, 8e-4), (0, 2.5e-4), (0, 2.5e-4)]
 
 
 def test_what_is_there_of_a_critic_is_not_made_again(tmp_path: Path) -> None:
