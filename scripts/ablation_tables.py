@@ -42,17 +42,23 @@ RIVALS = tuple(one.value for one in Algorithm if not one.startswith("rltf"))
 ROWS |= {f"rltf{SAME}": "`rltf`, same reward"}
 for _rival in RIVALS:
     ROWS |= {_rival: f"preset `{_rival}`", f"{_rival}{SAME}": f"`{_rival}`, same reward"}
+# The model that all rows start from, as the row without RL finds it before its first update.
+START = "start"
+TITLES = {START: "after SFT", **ROWS}
 # The pairs of rows whose difference is of interest.
 COMPARISONS = (
     ("coarse", "sl"),
     ("coarse-fine", "coarse"),
     ("rltf", "coarse-fine"),
     ("rltf", "sl"),
+    ("sl", START),
+    ("rltf", START),
     ("static", "rltf"),
     ("siblings", "rltf"),
     ("rltf", OFFLINE),
     ("rltf", "rltf-paper"),
     ("rltf", "rltf-code"),
+    *((rival, START) for rival in RIVALS),
     *((rival, "rltf") for rival in RIVALS),
     *((f"{rival}{SAME}", f"rltf{SAME}") for rival in RIVALS),
 )
@@ -83,11 +89,12 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_ablation(folder: Path) -> dict[str, Passes]:
-    """Held-out pass@1 [seeds, problems] of each row that has runs in `folder`.
+    """Held-out pass@1 [seeds, problems] of each row that has runs in `folder`, and of the start of all rows.
 
     Raises UserError if there are none, if a run is unfinished, or if rows differ in their seeds or problems.
     """
     found: dict[str, Passes] = {}
+    starts: list[Passes] = []
     seeds_of: dict[str, list[str]] = {}
     task_ids: list[str] = []
     for row in ROWS:
@@ -97,9 +104,12 @@ def read_ablation(folder: Path) -> dict[str, Passes]:
         for run in runs.values():
             if not is_finished(run):
                 raise UserError(f"{run} is not finished: continue with `make ablation`, or remove it")
-            last = read_steps(run / "evaluations.jsonl")[-1]
+            evaluations = read_steps(run / "evaluations.jsonl")
+            first, last = evaluations[0], evaluations[-1]
             task_ids = task_ids or sorted(last["num_passed"])
             passes.append(passes_of(last, task_ids, run))
+            if row == "sl" and first["step"] == 0:
+                starts.append(passes_of(first, task_ids, run))
         if passes:
             found[row], seeds_of[row] = np.array(passes), list(runs)
     if not found:
@@ -108,7 +118,7 @@ def read_ablation(folder: Path) -> dict[str, Passes]:
     for row, seeds in seeds_of.items():
         if seeds != expected:
             raise UserError(f"row {row} has the seeds {', '.join(seeds)}, but other rows have {', '.join(expected)}")
-    return found
+    return {START: np.array(starts), **found} if starts else found
 
 
 def ablation_tables(folder: Path) -> str:
@@ -123,13 +133,13 @@ def ablation_tables(folder: Path) -> str:
     ]
     for row, passes in found.items():
         seeds = ", ".join(f"{100 * mean:.1f}" for mean in passes.mean(axis=1))
-        lines.append(f"| {ROWS[row]} | {interval(passes)} | {seeds} |")
+        lines.append(f"| {TITLES[row]} | {interval(passes)} | {seeds} |")
     lines += ["", "| difference | points | |", "|---|---|---|"]
     for row, other in COMPARISONS:
         if row in found and other in found:
             difference = interval(found[row] - found[other])
             sign = "above 0" if difference.low > 0 else "below 0" if difference.high < 0 else "not established"
-            lines.append(f"| {ROWS[row]} - {ROWS[other]} | {difference} | {sign} |")
+            lines.append(f"| {TITLES[row]} - {TITLES[other]} | {difference} | {sign} |")
     return "\n".join([*lines, "", early_errors(sorted(folder.glob("rltf-[0-9]*")))])
 
 
@@ -166,7 +176,7 @@ def draw_ablation(folder: Path, output: Path) -> None:
             axes.plot(seeds, [height] * len(seeds), "o", color=COLORS[0], markersize=4, alpha=0.4)
             axes.plot([total.low, total.high], [height, height], color=COLORS[0], linewidth=2)
             axes.plot([total.mean], [height], "o", color=COLORS[0], markersize=8)
-        axes.set_yticks(range(len(found)), [ROWS[row].replace("`", "") for row in found])
+        axes.set_yticks(range(len(found)), [TITLES[row].replace("`", "") for row in found])
         axes.invert_yaxis()
         axes.set_xlabel("held-out pass@1, %")
         axes.grid(axis="x", color=NEUTRAL, alpha=0.25)

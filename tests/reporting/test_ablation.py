@@ -52,6 +52,19 @@ def test_rows_and_paired_differences(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+def test_rows_are_compared_with_their_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        write_run(tmp_path / f"sl-{seed}", {"a": 0, "b": 2})
+        write_run(tmp_path / f"grpo-{seed}", {"a": 1, "b": 1})
+        evaluations = tmp_path / f"sl-{seed}" / "evaluations.jsonl"
+        before = {"step": 0, "num_samples": 4, "num_passed": {"a": 0, "b": 1}}
+        evaluations.write_text(json.dumps(before) + "\n" + evaluations.read_text())
+    assert main([str(tmp_path), "--output", str(tmp_path / "figure.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "| after SFT | 25.0 [0.0, 50.0] | 25.0, 25.0 |" in printed
+    assert "| preset `grpo` - after SFT | 25.0 [0.0, 50.0] | not established |" in printed
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
