@@ -9,8 +9,8 @@ A run is a folder `ROW-SEED`. A run with its last evaluation is done, and any ot
 share the initial weights and supervised fine-tuning. For `coderl`, each seed first gets `critic-SEED`, which learns
 from programs of the fine-tuned model. `python -m scripts.ablation_tables` makes tables and a figure.
 
-An objective may want another learning rate than `rltf`. `--tune` makes a run at each of `RATES`, on a seed that the
-table does not have. `LOWER` is what it found.
+Objectives without a supervised term get the lower of two learning rates: at the rate of `rltf`, most of them forget
+what SFT taught. `--tune` shows it, with a run at each rate on a seed that the table does not have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,8 +45,6 @@ CRITIC = ("--learning-rate", "5e-4", "--num-epochs", "1")
 # The learning rate of `configs/ablation.yaml`, which is for `rltf`, and a lower one.
 RATES = ("8e-4", "2.5e-4")
 TUNING_SEED = 9
-# The algorithms that gain a point or more on that seed with the lower rate. The others were not tried, or do not.
-LOWER = ("rloo", "ppo", "gspo")
 SAME_REWARD = (
     "--rewards.outcome", "coarse", "--rewards.coarse_weight", "1", "--rewards.adaptive_weight", "1",
     "--rewards.adaptive_scope", "ran", "--rewards.fine_weight", "0",
@@ -84,6 +82,12 @@ def algorithm_of(row: str) -> str:
     return row.removesuffix(SAME)
 
 
+def rate_of(arguments: Sequence[str]) -> str:
+    """The learning rate of a run with these arguments."""
+    settings, _ = load_settings(["--config", CONFIG, *arguments])
+    return RATES[0] if settings.learner.loss.supervised_weight else RATES[1]
+
+
 def needs_critic(row: str) -> bool:
     """Whether the runs of a row need a critic."""
     return algorithm_of(row) == Algorithm.CODERL
@@ -112,9 +116,8 @@ def launch(folder: Path, seed: int, *more: str, dry: bool) -> None:
 def make_run(folder: Path, row: str, seed: int, rate: str | None = None, *, dry: bool = False) -> None:
     """Make one run, at its row's learning rate or at `rate`, unless it is done. Raises as `run_command`."""
     if not is_finished(folder):
-        rate = rate or (RATES[1] if algorithm_of(row) in LOWER else RATES[0])
         arguments = arguments_of(row, folder.parent / f"critic-{seed}")
-        launch(folder, seed, *arguments, "--learner.optim.learning_rate", rate, dry=dry)
+        launch(folder, seed, *arguments, "--learner.optim.learning_rate", rate or rate_of(arguments), dry=dry)
 
 
 def make_critic(output: Path, seed: int, *, dry: bool = False) -> None:
