@@ -42,7 +42,7 @@ RIVALS = tuple(one.value for one in Algorithm if not one.startswith("rltf"))
 ROWS |= {f"rltf{SAME}": "`rltf`, same reward"}
 for _rival in RIVALS:
     ROWS |= {_rival: f"preset `{_rival}`", f"{_rival}{SAME}": f"`{_rival}`, same reward"}
-# The model that all rows start from, as the row without RL finds it before its first update.
+# The model that all rows of a seed start from, as one of them finds it before its first update.
 START = "start"
 TITLES = {START: "after SFT", **ROWS}
 # The pairs of rows whose difference is of interest.
@@ -94,22 +94,22 @@ def read_ablation(folder: Path) -> dict[str, Passes]:
     Raises UserError if there are none, if a run is unfinished, or if rows differ in their seeds or problems.
     """
     found: dict[str, Passes] = {}
-    starts: list[Passes] = []
+    starts: dict[str, Passes] = {}
     seeds_of: dict[str, list[str]] = {}
     task_ids: list[str] = []
     for row in ROWS:
         runs = {run.name.removeprefix(f"{row}-"): run for run in folder.glob(f"{row}-*")}
         runs = {seed: runs[seed] for seed in sorted(runs) if seed.isdecimal()}
         passes = []
-        for run in runs.values():
+        for seed, run in runs.items():
             if not is_finished(run):
                 raise UserError(f"{run} is not finished: continue with `make ablation`, or remove it")
             evaluations = read_steps(run / "evaluations.jsonl")
             first, last = evaluations[0], evaluations[-1]
             task_ids = task_ids or sorted(last["num_passed"])
             passes.append(passes_of(last, task_ids, run))
-            if row == "sl" and first["step"] == 0:
-                starts.append(passes_of(first, task_ids, run))
+            if first["step"] == 0:
+                starts.setdefault(seed, passes_of(first, task_ids, run))
         if passes:
             found[row], seeds_of[row] = np.array(passes), list(runs)
     if not found:
@@ -118,7 +118,9 @@ def read_ablation(folder: Path) -> dict[str, Passes]:
     for row, seeds in seeds_of.items():
         if seeds != expected:
             raise UserError(f"row {row} has the seeds {', '.join(seeds)}, but other rows have {', '.join(expected)}")
-    return {START: np.array(starts), **found} if starts else found
+    if sorted(starts) != expected:
+        return found
+    return {START: np.array([starts[seed] for seed in expected]), **found}
 
 
 def ablation_tables(folder: Path) -> str:

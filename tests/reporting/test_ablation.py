@@ -133,6 +133,9 @@ def test_rivals_have_their_own_reward_or_that_of_all(row: str, commands: dict[st
     expected = ("coarse", 1, 1, 0) if same else (PRESETS[Algorithm(settings.algorithm)].rewards["outcome"], 1, 0, 0)
     rewards = settings.rewards
     assert (rewards.outcome, rewards.coarse_weight, rewards.adaptive_weight, rewards.fine_weight) == expected
+    assert (rewards.structure_weight > 0) == (row == "ppocoder")
+    # A reward from references needs problems that have some. The others are sampled from those of all rows.
+    assert ("starter:pitfalls-train?references=yes" in settings.problems.train) == (row == "ppocoder")
 
 
 def test_lines_to_blame_are_the_only_difference_of_their_row(commands: dict[str, list[str]]) -> None:
@@ -170,7 +173,7 @@ def test_rates_are_compared_on_a_seed_that_the_table_does_not_have(tmp_path: Pat
     tuning = commands_of(tmp_path, "rltf", "coderl", more=["--tune"])
     assert list(tuning) == [
         *("start-9", "graded-9", "critic-9"),
-        *("rltf-8e-4-9", "rltf-2.5e-4-9", "coderl-8e-4-9", "coderl-2.5e-4-9"),
+        *("rltf-0.0008-9", "rltf-0.00025-9", "coderl-0.0008-9", "coderl-0.00025-9"),
     ]
     table = commands_of(tmp_path, "rltf", "rloo", "rloo-same")
 
@@ -180,6 +183,20 @@ def test_rates_are_compared_on_a_seed_that_the_table_does_not_have(tmp_path: Pat
 
     assert [found(tuning, name) for name in list(tuning)[3:]] == [(9, 8e-4), (9, 2.5e-4)] * 2
     assert [found(table, f"{row}-0") for row in ("rltf", "rloo", "rloo-same")] == [(0, 8e-4), (0, 2.5e-4), (0, 2.5e-4)]
+
+
+def test_another_job_with_settings_of_its_own(tmp_path: Path) -> None:
+    more = ["--config", "configs/mbpp_smollm2.yaml", "--run.num_steps", "30", "--problems.evaluation", "starter:test"]
+    found = commands_of(tmp_path, "rltf", "grpo", "coderl", more=more)
+    rltf, grpo, coderl = (load_settings(found[f"{row}-0"][1:], {})[0] for row in ("rltf", "grpo", "coderl"))
+    assert rltf.run.num_steps == grpo.run.num_steps == coderl.run.num_steps == 30
+    assert rltf.problems.evaluation == grpo.problems.evaluation == ("starter:test",)
+    assert rltf.evaluation.initial
+    assert not grpo.evaluation.initial
+    assert rltf.generator.max_num_seqs == grpo.generator.max_num_seqs == 64  # of the config
+    # The config's supervised weight is meant for `rltf`.
+    assert [one.learner.loss.supervised_weight for one in (rltf, grpo, coderl)] == [0.1, 0, 1]
+    assert [one.learner.optim.learning_rate for one in (rltf, grpo, coderl)] == [3e-5, 9.375e-6, 3e-5]
 
 
 def test_what_is_there_of_a_critic_is_not_made_again(tmp_path: Path) -> None:
