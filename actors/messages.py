@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import ray
 
+from rltf.seeds import seed_of
 from rltf.transport.rollouts import EarlierTurn, Rollout
 
 # The turns of dialogues come from the rollout store, which may have died.
@@ -47,11 +47,6 @@ class RolloutRequest:
             greedy=place >= self.num_samples,
             seed=None if self.seed is None else seed_of(self.seed, place, number),
         )
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 31 bits that depends only on `parts`."""
-    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:4], "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 
-from rltf.actors.messages import RolloutHandle, RolloutRequest, seed_of
+from rltf.actors.messages import RolloutHandle, RolloutRequest
 from rltf.controller.dialogues import Dialogues, Generators, Graders
 from rltf.controller.grading import GradedRollout, UngradedRollout
 from rltf.controller.ledger import DropReason, Ledger, Live, State
@@ -22,6 +22,7 @@ from rltf.controller.samples import GradedSample
 from rltf.errors import UserError
 from rltf.rewards import ProgramReward
 from rltf.sandbox.pool import CallLostError
+from rltf.seeds import seed_of
 from rltf.settings import Settings
 from rltf.supervise import GaveUpError, StallError, answer, answer_in_turn
 from rltf.transport.rollouts import Rollout

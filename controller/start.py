@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rltf.actors.generator import Generator, actor_options, update_timeout_s
-from rltf.actors.messages import RolloutHandle, seed_of
+from rltf.actors.messages import RolloutHandle
 from rltf.controller.cluster import check_nodes, note_deaths
 from rltf.controller.controller import Controller
 from rltf.controller.events import Began, Emit, Polled, Said
@@ -33,6 +33,7 @@ from rltf.learner.buffer import BufferServer, BufferStats, start_buffer
 from rltf.learner.replay import Recorder
 from rltf.problems.types import Problem
 from rltf.sandbox.pool import SandboxPool
+from rltf.seeds import seed_of
 from rltf.settings import Settings
 from rltf.supervise import StallError, Watched, answer, end_frozen
 from rltf.transport.folders import HomeFolders

@@ -126,7 +126,6 @@ class CriticSampling:
         rounds = Rounds(
             policy=Sampler(self.model, prompter),
             examiner=examiner,
-            num_problems=len(problems),
             critic=critic,
             repair=repair,
             num_repaired=self.num_repaired,

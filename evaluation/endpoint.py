@@ -24,6 +24,7 @@ from rltf.problems.extraction import extract_program
 from rltf.problems.fingerprints import some
 from rltf.problems.prompts import Exchange, PromptFormat, chat_messages, render_prompt
 from rltf.sandbox.grading import ProgramRow
+from rltf.seeds import seed_of
 
 _TIMEOUT_S = 300.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -151,11 +152,14 @@ class ServedModel(SamplingOptions):
                 await asyncio.wrap_future(examiner.submit(dialogue, answer))
         return [dialogue.row()]
 
+    def _seed_of(self, part: Part) -> int:
+        return seed_of(self.seed, part.problem.task_id) + part.start
+
     async def _ask(
         self, client: _Client, part: Part, exchanges: Sequence[Exchange]
     ) -> tuple[list[str], CompletionUsage | None]:
         """An answer for each sample of a part after `exchanges`, and how many tokens they took."""
-        asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self.seed + part.start}
+        asked: dict[str, Any] = {"model": self._name, "n": part.num_samples, "seed": self._seed_of(part)}
         if self.stop is not None:
             asked["stop"] = self.stop
         asked |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}

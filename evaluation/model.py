@@ -27,6 +27,7 @@ from rltf.problems import LoadedProblems, Problem
 from rltf.problems.fingerprints import NUM_CHARACTERS
 from rltf.problems.prompts import PromptFormat
 from rltf.sandbox.grading import ProgramRow
+from rltf.seeds import seed_of
 from rltf.settings import CACHE_DIR, ChatTemplate, Dtype, Engine, GeneratorSettings, ModelSettings
 from rltf.transport.model_folder import chat_warning, check_model_folder, end_token_ids, load_tokenizer, prompt_format
 from rltf.transport.rollouts import EarlierTurn
@@ -42,8 +43,8 @@ _PART_BYTES = 1 << 20
 class SampledModel(SamplingOptions):
     """`num_samples` programs of each problem from a model, in the order in which they are finished.
 
-    At temperature 0 each problem has one greedy program. A sample's seed depends on `seed`, its problem's place and its
-    number, so an interrupted evaluation continues with the programs it would have had anyway.
+    At temperature 0 each problem has one greedy program. A sample's seed depends on `seed`, its problem and its number,
+    so an interrupted evaluation continues with the programs it would have had anyway.
     """
 
     name: str
@@ -152,7 +153,7 @@ class SampledModel(SamplingOptions):
         Raises UserError if none does.
         """
         requests: dict[str, SamplingRequest | None] = {}
-        for place, problem in enumerate(problems):
+        for problem in problems:
             asked = RolloutRequest(
                 rollout_id=problem.task_id,
                 task_id=problem.task_id,
@@ -161,7 +162,7 @@ class SampledModel(SamplingOptions):
                 temperature=self.temperature or 1.0,
                 top_p=self.top_p,
                 max_tokens=self.max_tokens,
-                seed=self.seed + place * self.num_samples,
+                seed=seed_of(self.seed, problem.task_id),
             )
             request = SamplingRequest(asked, prompter.encode(problem.task_id))
             try:
@@ -226,7 +227,8 @@ class SampledModel(SamplingOptions):
             assert dialogue.verdict is not None
             earlier = EarlierTurn(one, dialogue.turns[-1].feedback or "", dialogue.verdict)
             ids = sampler.prompter.encode(part.problem.task_id, earlier)
-            rollout = replace(request.rollout, rollout_id=f"{part.name}/{len(dialogue.turns)}")
+            asked, turn = request.rollout, len(dialogue.turns)
+            rollout = replace(asked, rollout_id=f"{part.name}/{turn}", seed=seed_of(asked.seed, turn))
             request = SamplingRequest(rollout, ids) if len(ids) < self.settings.max_model_len else None
         else:
             dialogue.end()

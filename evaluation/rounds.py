@@ -35,6 +35,7 @@ from rltf.sandbox.examples import ExampleVerdict
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.grading import ProgramRow
 from rltf.sandbox.verdict import Outcome
+from rltf.seeds import seed_of
 from rltf.transport.rollouts import Completion, FinishReason
 
 
@@ -82,14 +83,10 @@ class _Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """Takes problems through both rounds, many at a time.
-
-    `num_problems` is the number of all problems. Each round draws with seeds of its own, so it is needed for them.
-    """
+    """Takes problems through both rounds, many at a time. Each round draws with seeds of its own."""
 
     policy: Sampler
     examiner: Examiner
-    num_problems: int
     critic: ErrorCritic | None
     repair: Sampler | None
     num_repaired: int
@@ -217,7 +214,7 @@ class Rounds:
     ) -> RolloutRequest:
         """The rollout of another request for a problem, with seeds that no other round draws with."""
         asked = request.rollout
-        seed = (asked.seed or 0) + round_number * self.num_problems * self._num_samples + offset
+        seed = seed_of(asked.seed, round_number) + offset
         return replace(asked, rollout_id=f"{request.request_id}/{name}", seed=seed, **changes)
 
 

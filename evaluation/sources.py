@@ -210,7 +210,7 @@ def add_sampling_options(group: argparse._ArgumentGroup, *, num_samples: int, te
     add = group.add_argument
     add("--num-samples", type=positive, default=num_samples, help="programs per problem (default: %(default)s)")
     add("--temperature", type=float, default=temperature, help="0 decodes greedily (default: %(default)s)")
-    add("--top-p", type=float, default=0.95, help="probability mass of nucleus sampling (default: %(default)s)")
+    add("--top-p", type=float, default=1.0, help="probability mass of nucleus sampling (default: %(default)s)")
     add("--max-tokens", type=positive, default=512, help="longest completion (default: %(default)s)")
     add("--max-length", type=positive, help="longest prompt with its completion (default: the model's own limit)")
     add("--stop", nargs="+", metavar="TEXT", help="texts that end a completion, besides the model's own end tokens")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from rltf.actors.engine import SamplingRequest, build_engine
-from rltf.actors.messages import RolloutRequest, seed_of
+from rltf.actors.messages import RolloutRequest
 from rltf.actors.prompting import Prompter
 from rltf.controller.batches import split
 from rltf.controller.grading import chosen_tests
@@ -33,6 +33,7 @@ from rltf.sandbox.examples import confirmed, ends_dialogue, judge_examples
 from rltf.sandbox.feedback import feedback
 from rltf.sandbox.sandbox import Sandbox
 from rltf.sandbox.verdict import Isolation
+from rltf.seeds import seed_of
 from rltf.settings import Settings
 from rltf.settings_sources import load_settings
 from rltf.transport.model_folder import end_token_ids

@@ -338,7 +338,7 @@ class EvaluationSettings(Section):
     num_samples: PositiveInt = Field(5, description="Programs to sample for each held-out problem.")
     ks: tuple[PositiveInt, ...] = Field((1, 5), min_length=1, description="Values of k in pass@k.")
     temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0: greedy.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Probability mass to keep in nucleus sampling.")
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:

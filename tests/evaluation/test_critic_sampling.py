@@ -201,7 +201,8 @@ def test_a_cut_keeps_the_ids_that_the_critic_likes_best(
         assert list(request.prefix_ids) == ids[: int(scores.prefixes.argmax()) + 1].tolist()
         assert request.rollout.max_tokens == 60 - len(request.prefix_ids)
         assert request.rollout.num_samples == 2
-    assert {one.rollout.seed for one in asked} == {0, 4, 6}
+    seeds = [number + (one.rollout.seed or 0) for one in asked for number in range(one.rollout.num_samples)]
+    assert len(set(seeds)) == len(seeds) == 8  # every program of both rounds is drawn with a seed of its own
     found = results(tmp_path / "out")["critic_sampling"]
     assert set(found) == {"plain", "filtered", "refine", "union", "problems", "critic"}
 

@@ -18,6 +18,7 @@ from rltf.evaluation.endpoint import ServedModel
 from rltf.evaluation.model import SampledModel
 from rltf.evaluation.sources import MAX_PART, Part, Programs, SamplingOptions
 from rltf.problems import LoadedProblems, Problem, StdinTest
+from rltf.seeds import seed_of
 from rltf.settings import Dtype, Engine
 from tests.openai_server import serve
 
@@ -139,6 +140,19 @@ def test_one_vllm_engine_samples_all_sets_of_problems(tiny_model_dir: Path, engi
     model.close()
 
 
+def test_two_seeds_share_no_sample(tiny_model_dir: Path) -> None:
+    """Engines count up from a request's seed, so neighbouring seeds must not begin next to each other."""
+    problems = [problem("a"), problem("b")]
+    drawn: list[int] = []
+    for seed in range(3):
+        model = SampledModel(name=str(tiny_model_dir), num_samples=1000, **OPTIONS | {"seed": seed})
+        for request in model.requests(model.prompter(problems), problems).values():
+            assert request is not None
+            assert request.rollout.seed is not None
+            drawn += range(request.rollout.seed, request.rollout.seed + 1000)
+    assert len(set(drawn)) == len(drawn) == 6000
+
+
 def test_a_server_is_asked_for_parts() -> None:
     requests: list[dict[str, Any]] = []
     with serve(lambda _: ["print(1)"] * MAX_PART, requests=requests) as address:
@@ -146,12 +160,14 @@ def test_a_server_is_asked_for_parts() -> None:
         prepared = model.prepare(loaded(problem("a"), problem("b")), 1)
         stored = rows(prepared.left(()))
         assert len(by_id(stored)) == prepared.num_programs == 2 * (2 * MAX_PART + 2)
-        seed = OPTIONS["seed"]
-        expected = [(MAX_PART, seed), (MAX_PART, seed + MAX_PART), (2, seed + 2 * MAX_PART)]
-        assert sorted((one["n"], one["seed"]) for one in requests) == sorted(2 * expected)
+        first, second = (seed_of(OPTIONS["seed"], task_id) for task_id in "ab")
+        expected = {
+            seed: [(MAX_PART, seed), (MAX_PART, seed + MAX_PART), (2, seed + 2 * MAX_PART)] for seed in (first, second)
+        }
+        assert sorted((one["n"], one["seed"]) for one in requests) == sorted(expected[first] + expected[second])
         whole = by_id(stored)
         requests.clear()
         stored = [row for name, row in whole.items() if name.startswith("a/") or name in ("b/64", "b/65", "b/128")]
         left = rows(prepared.left(stored))
-        assert sorted((one["n"], one["seed"]) for one in requests) == sorted(expected)
+        assert sorted((one["n"], one["seed"]) for one in requests) == sorted(expected[second])
         assert by_id([*stored, *left]) == whole
