@@ -9,6 +9,9 @@ continues. Options other than those of `_parser` are settings of the training ru
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -23,8 +26,9 @@ from rich.table import Table
 from rltf.entry import Interrupted, run_command
 from rltf.errors import UserError
 from rltf.evaluation.store import read_samples
-from rltf.files import checkpoints
+from rltf.files import checkpoints, read_json, write_json
 from rltf.problems import load
+from rltf.problems.fingerprints import some
 from rltf.problems.spec import parse_spec
 from rltf.reporting.comparisons import Passes, interval
 from rltf.sandbox.verdict import Outcome
@@ -39,10 +43,8 @@ SAMPLING = {
     SAMPLED: ("--num-samples", "4", "--k", "1", "4", "--temperature", "0.6", "--top-p", "1.0"),
     GREEDY: ("--num-samples", "1", "--k", "1", "--temperature", "0"),
 }
-# How often the SFT model solves the training problems, sampled as RL samples: RL mostly skips those it never solves.
-PILOT = ("--num-samples", "8", "--k", "1", "8", "--temperature", "0.8", "--top-p", "1.0")
-# As in the config: a chat model with short answers.
-ANSWERS = ("--max-tokens", "160", "--chat-template")
+# How often the SFT model solves the training problems: RL mostly skips those it never solves.
+PILOT = ("--num-samples", "8", "--k", "1", "8")
 # One update that changes nothing, after SFT: its checkpoint is the model that the other runs start from.
 START = ("--run.num_steps", "1", "--learner.optim.learning_rate", "0", "--problems.evaluation", "[]")
 BASE, SFT, RL, CONTROL = "base", "sft", "rl", "control"
@@ -89,6 +91,25 @@ class Job:
         options += ["--problems.evaluation", f"mbpp:{self.mbpp}?split=validation[0:30]", "--learner.sft.num_steps", "0"]
         return [*options, "--run.seed", seed, *TRAINING[kind], *self.settings]
 
+    def answers(self) -> list[str]:
+        """The options of evaluations for prompts and answers as in training."""
+        settings = load_settings(self.training(f"{RL}-{self.seeds[0]}", "any"))[0]
+        model, kwargs = settings.model, settings.model.chat_template_kwargs
+        given = {
+            "--max-tokens": str(settings.generator.max_tokens),
+            "--chat-template": model.chat_template.value,
+            "--chat-template-kwargs": json.dumps(kwargs) if kwargs else None,
+            "--system-prompt": model.system_prompt,
+            "--prompt-template": model.prompt_template,
+        }
+        words = [word for name, value in given.items() if value is not None for word in (name, value)]
+        return [*words, *(("--stop", *settings.generator.stop) if settings.generator.stop else ())]
+
+    def pilot_options(self) -> list[str]:
+        """The options of the pilot, which samples as RL does."""
+        generator = load_settings(self.training(f"{RL}-{self.seeds[0]}", "any"))[0].generator
+        return [*PILOT, "--temperature", f"{generator.temperature:g}", "--top-p", f"{generator.top_p:g}"]
+
     def pilot(self) -> Path:
         """The folder of the SFT model's evaluation on the training problems."""
         return self.folder / "pilot"
@@ -104,11 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = job_of(arguments)
     try:
         _check(job)
+        _claim(job)
         base = job.model or smollm2(CACHE_DIR)
         evaluate(job, BASE, base)
         start = train(job, SFT, base)
         evaluate(job, SFT, start)
-        _evaluate(start, job.problems(), PILOT, job.pilot())
+        _evaluate(job, start, job.problems(), job.pilot_options(), job.pilot())
         for names in zip(*job.trained().values(), strict=True):
             for name in names:
                 evaluate(job, name, train(job, name, start))
@@ -122,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def job_of(arguments: Sequence[str] | None) -> Job:
     """What the command line asks for."""
     given, settings = _parser().parse_known_args(arguments)
-    seeds = tuple(given.seeds)
+    seeds = tuple(dict.fromkeys(given.seeds))
     return Job(
         given.folder, given.model, given.mbpp, given.humaneval, given.limit, seeds, given.control, tuple(settings)
     )
@@ -152,6 +174,21 @@ def _check(job: Job) -> None:
         raise UserError(f"{error}\nWith files of your own: {files}") from error
 
 
+def _claim(job: Job) -> None:
+    """Record the job in its folder. Raises UserError if the folder has results of another one."""
+    record = job.folder / "job.json"
+    asked = {"MODEL": job.model, "MBPP": job.mbpp, "HUMANEVAL": job.humaneval, "settings": list(job.settings)}
+    kept = read_json(record) if record.is_file() else asked
+    for name, value in asked.items():
+        if kept.get(name) != value:
+            raise UserError(
+                f"{job.folder} has results of another job: {name} was {kept.get(name)}, and is {value} now; give "
+                "another FOLDER, or remove that one"
+            )
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_json(record, asked)
+
+
 def train(job: Job, name: str, model: str) -> str:
     """Train until the last checkpoint is there, and return its folder."""
     options = job.training(name, model)
@@ -168,29 +205,40 @@ def train(job: Job, name: str, model: str) -> str:
 def evaluate(job: Job, name: str, model: str) -> None:
     """Evaluate a model on the benchmarks if there are no results yet."""
     for drawn, sampling in SAMPLING.items():
-        _evaluate(model, job.benchmarks().values(), sampling, job.evaluation(name, drawn))
+        _evaluate(job, model, job.benchmarks().values(), sampling, job.evaluation(name, drawn))
 
 
-def _evaluate(model: str, specs: Iterable[str], sampling: Iterable[str], folder: Path) -> None:
-    if not (folder / "results.json").is_file():
-        options = ["--model", model, "--problems", *specs, *sampling, *ANSWERS]
+def _evaluate(job: Job, model: str, specs: Iterable[str], sampling: Iterable[str], folder: Path) -> None:
+    """Evaluate unless that is done. Programs that met errors of the grader are graded again."""
+    if not _is_graded(folder / "results.json"):
+        options = ["--model", model, "--problems", *specs, *sampling, *job.answers()]
         _run("evaluate.py", *options, "--output", str(folder))
+
+
+def _is_graded(results: Path) -> bool:
+    """Whether an evaluation of several SPECs has its results, and a verdict on every program."""
+    if not results.is_file():
+        return False
+    return all(Outcome.INFRASTRUCTURE_ERROR not in found["outcomes"] for found in read_json(results).values())
 
 
 def _run(*command: str) -> None:
     """Run a command of this program. It gets every signal that comes to this process, and ends as it likes."""
-    print("\n$ python", " ".join(command), flush=True)
+    print("\n$ python", shlex.join(command), flush=True)
     interrupted = None
     with subprocess.Popen([sys.executable, *command], start_new_session=True) as process:
         while process.poll() is None:
             try:
                 process.wait()
-            except Interrupted as signal:
-                interrupted = signal
-                process.send_signal(signal.status - 128)
+            except Interrupted as stop:
+                interrupted = stop
+                process.send_signal(stop.status - 128)
     if interrupted is not None:
         interrupted.add_note("the same command continues")
         raise interrupted
+    if process.returncode < 0:
+        killed = signal.Signals(-process.returncode).name
+        raise UserError(f"{command[0]} was ended by {killed}, perhaps for lack of memory; the same command continues")
     if process.returncode != 0:
         raise SystemExit(process.returncode)
 
@@ -218,15 +266,21 @@ def _rows(job: Job) -> Iterator[tuple[str, ...]]:
 
 
 def _passes(job: Job, names: Sequence[str], benchmark: str, drawn: str) -> Passes:
-    """The share of each problem's programs that pass [models, problems]."""
+    """The share of each problem's programs that pass [models, problems].
+
+    Raises UserError if a problem has no program with a verdict.
+    """
     shares = []
     for name in names:
         total: Counter[str] = Counter()
         passed: Counter[str] = Counter()
         for row in read_samples(job.evaluation(name, drawn) / parse_spec(job.benchmarks()[benchmark]).name):
-            if row["outcome"] != Outcome.INFRASTRUCTURE_ERROR:
-                total[row["task_id"]] += 1
-                passed[row["task_id"]] += row["passed"]
+            total[row["task_id"]] += row["outcome"] != Outcome.INFRASTRUCTURE_ERROR
+            passed[row["task_id"]] += row["passed"]
+        if lost := [task_id for task_id in total if not total[task_id]]:
+            raise UserError(
+                f"no program of {name} for {some(lost)} could be graded; the same command grades them again"
+            )
         shares.append([passed[task_id] / total[task_id] for task_id in sorted(total)])
     return np.array(shares)
 

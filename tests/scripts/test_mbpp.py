@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,10 +34,11 @@ class Commands:
         self.ran: list[str] = []
         self.options: dict[str, tuple[str, ...]] = {}
         self.stop_at = 0
+        self.ungraded: dict[str, int] = {}
 
     def __call__(self, program: str, *options: str) -> None:
         given = dict(itertools.pairwise(options))
-        self.options[f"{program} {given.get('--run.dir')}"] = options
+        self.options[f"{program} {given.get('--run.dir') or given.get('--output')}"] = options
         self.ran.append(f"{program} {given.get('--resume') or given.get('--run.dir') or given['--output']}")
         is_interrupted = len(self.ran) == self.stop_at
         if program == "evaluate.py":
@@ -44,7 +46,8 @@ class Commands:
             for spec in specs:
                 self.evaluated(Path(given["--output"]) / parse_spec(spec).name, given["--output"], spec)
             if not is_interrupted:
-                (Path(given["--output"]) / "results.json").touch()
+                results = {spec: {"outcomes": {"passed": 1, **self.ungraded}} for spec in specs}
+                (Path(given["--output"]) / "results.json").write_text(json.dumps(results))
         else:
             run = Path(given.get("--resume") or given["--run.dir"])
             run.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,10 @@ class Commands:
             for task_id in ("11", "12")
             for number in range(4)
         ]
-        rows.append({"task_id": "11", "passed": False, "outcome": "infrastructure_error"})  # says nothing of the model
+        # It says nothing of the model.
+        rows.append({"task_id": "11", "passed": False, "outcome": "infrastructure_error"})
+        if self.ungraded:
+            rows = [{"task_id": "12", "passed": False, "outcome": "infrastructure_error"}, *rows[:4]]
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -130,6 +136,46 @@ def test_seeds_and_controls_start_from_the_same_model(commands: Commands, argume
         assert len(settings.problems.pass_rates) == 2
         assert all((Path(folder) / "samples.jsonl").is_file() for folder in settings.problems.pass_rates)
         assert settings.learner.loss.rl_weight == (0 if name.startswith("control") else 1)
+
+
+def test_evaluations_are_as_the_training_runs(commands: Commands, arguments: list[str], tmp_path: Path) -> None:
+    changed = ["--generator.max_tokens", "300", "--generator.temperature", "0.7", "--generator.stop", "END"]
+    assert mbpp.main([*arguments, *changed, "--model.system_prompt", "Be brief."]) == 0
+    evaluated = [options for run, options in commands.options.items() if run.startswith("evaluate.py")]
+    assert len(evaluated) == 7
+    for options in evaluated:
+        given = dict(itertools.pairwise(options))
+        found = [given[f"--{name}"] for name in ("max-tokens", "chat-template", "system-prompt", "stop")]
+        assert found == ["300", "on", "Be brief.", "END"]
+    assert sum("0.7" in options for options in evaluated) == 1  # the pilot
+
+
+@pytest.mark.parametrize(
+    "changed", [["--model", "another"], ["--mbpp", "copy.jsonl"], ["--learner.optim.learning_rate", "1e-5"]]
+)
+def test_results_of_another_job_are_not_taken_for_its_own(
+    commands: Commands, arguments: list[str], changed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mbpp.main(arguments) == 0
+    ran = list(commands.ran)
+    shutil.copy(tmp_path / "mbpp.jsonl", tmp_path / "copy.jsonl")
+    changed = [str(tmp_path / word) if word.endswith(".jsonl") else word for word in changed]
+    assert mbpp.main([*arguments, *changed]) == 2
+    assert "has results of another job" in " ".join(capsys.readouterr().err.split())
+    assert commands.ran == ran
+    assert mbpp.main([*arguments, *changed, "--folder", str(tmp_path / "other")]) == 0
+
+
+def test_programs_that_were_not_graded_are_graded_again(
+    commands: Commands, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.ungraded = {"infrastructure_error": 1}
+    assert mbpp.main(arguments) == 2
+    assert "could be graded; the same command grades them again" in capsys.readouterr().err
+    commands.ungraded = {}
+    ran = len(commands.ran)
+    assert mbpp.main(arguments) == 0
+    assert commands.ran[ran:] == [one for one in steps(tmp_path / "out") if one.startswith("evaluate.py")]
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6, 7, 8, 9])  # the only update of run 3 is its last
@@ -200,6 +246,13 @@ def test_one_signal_goes_to_the_command_once(tmp_path: Path) -> None:
         _, errors = parent.communicate()
     assert (tmp_path / "signals").read_text() == f"{signal.SIGINT.value} "
     assert (parent.returncode, errors) == (130, "make mbpp: interrupted: the same command continues\n")
+
+
+def test_a_command_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "child.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"child\.py was ended by SIGKILL, perhaps for lack of memory"):
+        mbpp._run("child.py")
 
 
 @pytest.fixture
