@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from rltf.controller.model_checks import check_model
+from rltf.controller.model_checks import check_model, model_warnings, rate_warnings
 from rltf.controller.problems import ProblemSets, check_examples, check_structure, load_problem_sets
 from rltf.learner.critic_folder import check_critic_folder
 from rltf.learner.model_source import TINY, check_local_gguf, is_gguf, model_folder
@@ -29,11 +29,21 @@ def check_job(settings: Settings) -> ProblemSets:
 
 
 def check_without_download(settings: Settings) -> tuple[str, ...]:
-    """`check_job`, but if problems are on the Hub, none are loaded. Returns what people should know about them."""
+    """`check_job`, but if problems are on the Hub, none are loaded. Returns what people should know about the job."""
     if on_hub := [spec for spec in dict.fromkeys(_specs(settings.problems)) if is_on_hub(spec)]:
         _check_without_problems(settings)
-        return (f"problems are not checked, because a start may have to download them: {', '.join(on_hub)}",)
-    return check_job(settings).warnings
+        said = f"problems are not checked, because a start may have to download them: {', '.join(on_hub)}"
+        return (said, *_model_warnings(settings))
+    return (*check_job(settings).warnings, *_model_warnings(settings))
+
+
+def _model_warnings(settings: Settings) -> list[str]:
+    """As `model_warnings`. GGUF files and models on the Hub were trained elsewhere."""
+    name = settings.model.name
+    if name == TINY:
+        return []
+    folder = Path(name).expanduser()
+    return model_warnings(folder, settings) if folder.is_dir() else rate_warnings(settings)
 
 
 def _check_without_problems(settings: Settings) -> None:

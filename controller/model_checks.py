@@ -16,9 +16,8 @@ from rltf.transport.model_folder import (
     prompt_format,
 )
 
-# Above these, full training destroys pretrained weights. Adapters take ten times as much.
+# Above this, full training destroys pretrained weights. Adapters take ten times as much.
 MAX_LEARNING_RATE = 1e-4
-MAX_SFT_LEARNING_RATE = 1e-3
 _ADAPTER_FACTOR = 10
 
 
@@ -47,13 +46,14 @@ def model_warnings(model: Path, settings: Settings) -> list[str]:
 
 def rate_warnings(settings: Settings) -> list[str]:
     """Learning rates that are too high for pretrained weights, with a better value."""
-    learner, factor = settings.learner, _ADAPTER_FACTOR if settings.model.lora.rank else 1
-    rates = [("learner.optim.learning_rate", learner.optim.learning_rate, MAX_LEARNING_RATE * factor)]
+    learner = settings.learner
+    most = MAX_LEARNING_RATE * (_ADAPTER_FACTOR if settings.model.lora.rank else 1)
+    rates = [("learner.optim.learning_rate", learner.optim.learning_rate)]
     if learner.sft.num_steps:
-        rates.append(("learner.sft.learning_rate", learner.sft.learning_rate, MAX_SFT_LEARNING_RATE * factor))
+        rates.append(("learner.sft.learning_rate", learner.sft.learning_rate))
     return [
         f"WARNING: {name} {rate:g} is far too high for pretrained weights: it destroys what the model knows. Set it to "
         f"{most / 10:g} or less (--{name} {most / 10:g}); rates above {most:g} are for models trained from scratch"
-        for name, rate, most in rates
+        for name, rate in rates
         if rate > most
     ]

@@ -18,6 +18,7 @@ from rltf.evaluation.sources import HistoryCounts, PreparedPrograms, Programs, P
 from rltf.evaluation.store import SampleStore, holds_programs, read_fingerprints, read_samples
 from rltf.evaluation.turns import Examiner
 from rltf.files import write_json
+from rltf.lock import locked
 from rltf.problems import LoadedProblems, Problem, describe_rejected, load
 from rltf.problems.fingerprints import changed_tests, examples_fingerprint, fingerprints, some
 from rltf.problems.index import ProblemIndex
@@ -128,10 +129,11 @@ def run_evaluations(
     """
     specs_by_name = _named(specs)
     folders = {name: output / name if len(specs) > 1 else output for name in specs_by_name}
-    _check_folder(output, is_single=len(specs) == 1)
     limits = limits or SandboxSettings()
     results: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
+        stack.enter_context(locked(output, "--output"))
+        _check_folder(output, is_single=len(specs) == 1)
         stack.callback(source.close)
         evaluations = _prepare(stack, source, specs_by_name, folders, max(ks), comparison, against, limits)
         try:

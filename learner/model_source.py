@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ HUB_ANSWER_S = 10.0
 # Weights in formats that are not read here, or only if the file is named.
 _OTHER_FORMATS = ["*.h5", "*.msgpack", "*.gguf", "original/*"]
 _NOT_ON_HUB = (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 # The shape of the tiny model.
 VOCABULARY_SIZE = 768
@@ -77,10 +79,7 @@ def _from_hub(name: str, **files: Any) -> Path:
     try:
         return Path(snapshot_download(name, **files, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
-        raise UserError(
-            f"model.name: {name} is not a local folder and was not found on the Hub ({str(error).splitlines()[0]}); "
-            "give a model folder, or a Hub id and access to the Hub"
-        ) from error
+        raise _unavailable(name, "folder", "a model folder, or a Hub id", error) from error
 
 
 def check_local_gguf(name: str, cache_dir: Path) -> None:
@@ -109,10 +108,22 @@ def _gguf_file(name: str) -> Path:
     try:
         return Path(hf_hub_download(f"{organization}/{repository}", path, local_files_only=not _hub_answers()))
     except _NOT_ON_HUB as error:
-        raise UserError(
-            f"model.name: {name} is not a local file and was not found on the Hub ({str(error).splitlines()[0]}); "
-            "give FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf and access to the Hub"
-        ) from error
+        raise _unavailable(name, "file", "FOLDER/NAME.gguf, or ORG/REPO/NAME.gguf", error) from error
+
+
+def _unavailable(name: str, kind: str, instead: str, error: Exception) -> UserError:
+    """What to tell the user about a download that failed."""
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        place = error.filename or constants.HF_HUB_CACHE
+        return UserError(
+            f"model.name: {name} cannot be downloaded: {error.strerror}: {place}; make room, or set HF_HOME to another "
+            "folder"
+        )
+    reason = str(error).splitlines()[0]
+    return UserError(
+        f"model.name: {name} is not a local {kind} and was not found on the Hub ({reason}); give {instead} and access "
+        "to the Hub"
+    )
 
 
 def _hub_answers() -> bool:

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""One process at a time in a folder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str = "--run.dir") -> Iterator[None]:
     """Keep every other process from working in `folder` during the context.
 
     The kernel releases the lock when the process dies, however it dies. A folder that did not exist is created, and
-    removed again if it is empty at the end of the context.
+    removed again if it is empty at the end of the context. `option` is that of the folder.
 
     Raises UserError if another process has the lock, or the folder cannot be locked.
     """
@@ -32,12 +32,11 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = _open_locked(path)
     except BlockingIOError:
         raise UserError(
-            f"{folder} is in use by {_holder(path)}: wait until that run ends, or choose another --run.name or "
-            "--run.dir"
+            f"{folder} is in use by {_holder(path)}: wait until that process ends, or choose another {option}"
         ) from None
     except OSError as error:
         failed = "locked" if error.errno in _WITHOUT_LOCKS else "written"
-        raise UserError(f"run.dir {folder} cannot be {failed}: {error.strerror}; choose another --run.dir") from None
+        raise UserError(f"{folder} cannot be {failed}: {error.strerror}; choose another {option}") from None
     try:
         yield
     finally:

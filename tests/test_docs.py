@@ -147,7 +147,7 @@ def bad_job(program: str, arguments: Sequence[str]) -> Iterator[str]:
     A job that is submitted to another cluster has the same settings.
     """
     before = cli.COMMANDS[program.removeprefix("rltf ")].before if program.startswith("rltf ") else ()
-    if {"...", "--help", "--resume", "--replay"} & {*before, *arguments} or any("NAME" in word for word in arguments):
+    if {"...", "--help", "--resume", "--replay"} & {*before, *arguments}:
         return
     line = shlex.join([program, *arguments])
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from rltf.controller.job_checks import check_without_download
 from rltf.controller.model_checks import check_model, model_warnings
 from rltf.errors import UserError
 from rltf.learner.model_source import model_folder
@@ -31,12 +32,22 @@ def test_rates_that_destroy_pretrained_weights_are_named(pretrained: Path) -> No
     rl, sft = model_warnings(pretrained, job())
     assert "learner.optim.learning_rate 0.0008 is far too high for pretrained weights" in rl
     assert "--learner.optim.learning_rate 1e-05" in rl
-    assert "--learner.sft.learning_rate 0.0001" in sft
+    assert "--learner.sft.learning_rate 1e-05" in sft
     only_rl = job("--learner.sft.num_steps", "0")
     assert model_warnings(pretrained, only_rl) == [rl]
-    assert model_warnings(pretrained, job("--model.lora.rank", "8", "--learner.optim.learning_rate", "2e-4")) == []
-    fitting = job("--learner.optim.learning_rate", "1e-4", "--learner.sft.learning_rate", "1e-3")
-    assert model_warnings(pretrained, fitting) == []
+    assert model_warnings(pretrained, job("--model.lora.rank", "8", *rates("2e-4"))) == []
+    assert model_warnings(pretrained, job(*rates("1e-4"))) == []
+
+
+def rates(rate: str) -> list[str]:
+    return ["--learner.optim.learning_rate", rate, "--learner.sft.learning_rate", rate]
+
+
+def test_a_dry_run_warns_of_them_too(pretrained: Path) -> None:
+    for name in (str(pretrained), "ORG/REPO", "ORG/REPO/NAME.gguf"):
+        found = check_without_download(job("--model.name", name, "--learner.sft.num_steps", "0"))
+        assert [text for text in found if "0.0008 is far too high" in text], name
+    assert not [text for text in check_without_download(job()) if "too high" in text]
 
 
 def test_a_critic_that_does_not_fit_is_refused(pretrained: Path, tmp_path: Path) -> None:

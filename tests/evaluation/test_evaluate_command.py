@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from rltf.evaluate import main
 from rltf.evaluation.run import run_evaluations
 from rltf.evaluation.sources import PreparedPrograms, StoredRows
 from rltf.evaluation.store import SampleStore, read_samples
+from rltf.lock import LOCK, locked
 from rltf.problems import LoadedProblems
 from rltf.sandbox.grading import Graders
 from rltf.sandbox.verdict import Isolation
@@ -151,6 +153,19 @@ def test_the_folder_of_another_evaluation_is_refused(tmp_path: Path, capsys: pyt
     write(tmp_path / "samples.jsonl", ROWS[:1])
     assert evaluate(samples, tmp_path / "out") == 2
     assert "holds another evaluation (sha256" in capsys.readouterr().err
+
+
+def test_only_one_process_works_in_the_folder_of_an_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupted script may have left its evaluation running: two would store every program twice."""
+    samples = write(tmp_path / "samples.jsonl", ROWS)
+    with locked(tmp_path / "out", "--output"):
+        assert evaluate(samples, tmp_path / "out") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"out is in use by process \d+ on .*: wait until .* ends, or choose another --output", message)
+    assert evaluate(samples, tmp_path / "out") == 0
+    assert not (tmp_path / "out" / LOCK).exists()
 
 
 def test_two_evaluations_are_compared_problem_by_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

