@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from string import Template
 
 import yaml
@@ -26,6 +27,7 @@ from rltf.reporting.rows import ALL, evaluations_of, metrics_of, samples_of, set
 from rltf.sandbox.verdict import Outcome
 
 ASSETS = Path(__file__).parent / "assets"
+NUM_RECENT = 10  # updates whose mean stands for where a run is
 MAX_POINTS = 1000  # points of a curve; longer ones are averaged
 MAX_REFRESHES = 24  # refreshes whose programs go into the page, spread over the run
 MAX_PROGRAM = 12_000  # characters shown of a program
@@ -133,7 +135,7 @@ def _facts(run: Run) -> dict[str, tuple[str, str]]:
         shown = f"{name} on {problems if group == ALL else group}"
         facts[shown] = percent(last[name][group]), f"[{percent(low)}, {percent(high)}]; {before}"
     if run.steps:
-        last = run.steps[-1]
+        last, recent = run.steps[-1], run.steps[-NUM_RECENT:]
         seconds = _total(run, "seconds")
         tokens = sum(row["tokens_per_s"] * row["seconds"] for row in run.steps)
         levels = ", ".join(sorted({level for row in run.steps for level in row.get("isolation", {})}))
@@ -141,7 +143,10 @@ def _facts(run: Run) -> dict[str, tuple[str, str]]:
         worst = max(row["staleness_max"] for row in run.steps)
         facts |= {
             "updates": (str(last["step"]), f"{seconds / 60:.1f} min of learner steps"),
-            "training pass rate": (percent(last["pass_rate"]), f"reward {last['reward_mean']:+.3f} in the last step"),
+            "training pass rate": (
+                percent(fmean(row["pass_rate"] for row in recent)),
+                f"reward {fmean(row['reward_mean'] for row in recent):+.3f}, over the last {len(recent)} updates",
+            ),
             "tokens/s": (number(tokens / seconds if seconds else 0.0), "trained on, averaged over the run"),
             "staleness": (f"{last['staleness_mean']:.1f}", f"versions in the last step; at most {worst} in the run"),
             "programs graded": (

@@ -38,7 +38,7 @@ ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "COLUMNS": "160"}
 
 async def main() -> None:
     """Make all screenshots, or only those of one report, or of one dialogue."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Chromium may still write its profile
         async with Browser.start(Path(folder) / "profile") as browser:
             match sys.argv[1:]:
                 case ["dialogue", run]:
@@ -89,16 +89,20 @@ async def show_calls(browser: Browser, actor: str) -> None:
 
 
 async def report(browser: Browser, page: Path) -> None:
-    """Take pictures of the report on a phone and on a desktop, in light and dark mode."""
+    """Take pictures of the report on a phone and on a desktop, in light and dark mode, and of programs with errors."""
     for device, width, height in (("desktop", 1280, 1000), ("phone", 390, 1000)):
         for light, dark in (("light", False), ("dark", True)):
             await browser.open(page.absolute().as_uri(), width=width, height=height, dark=dark)
-            top = (
-                int(await browser.value("document.getElementById('browser').offsetTop")) - 16
-                if device == "phone"
-                else 0
-            )
-            save(f"report-{device}-{light}.png", await browser.screenshot(top if dark else 0))
+            top = await top_of_programs(browser) if dark and device == "phone" else 0
+            save(f"report-{device}-{light}.png", await browser.screenshot(top))
+    await browser.open(page.absolute().as_uri(), width=960, height=900)
+    await browser.value("chosen.outcome.value = 'runtime_error'; applyFilters()")
+    save("report-programs.png", await browser.screenshot(await top_of_programs(browser)))
+
+
+async def top_of_programs(browser: Browser) -> int:
+    """How far down in the report its sample programs begin, in pixels."""
+    return int(await browser.value("document.getElementById('browser').offsetTop")) - 16
 
 
 async def dialogue(browser: Browser, page: Path) -> None:

@@ -63,6 +63,16 @@ def test_curves_are_averaged_and_have_their_intervals(report: Path) -> None:
     assert "40 % before, at step 0" in report.read_text()
 
 
+def test_training_pass_rate_is_that_of_several_updates(tmp_path: Path) -> None:
+    """A single update of few samples may have no program that passes, whatever the run has learned."""
+    with RunFolder.create(tmp_path / "run", Settings(), PROBLEMS) as folder:
+        for step in range(1, 13):
+            folder.metrics(step_row(step, 12) | {"pass_rate": 0.0 if step == 12 else 0.5, "reward_mean": -0.2})
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "<span>training pass rate</span><strong>45 %</strong>" in text
+    assert "reward -0.200, over the last 10 updates" in text
+
+
 def test_each_named_set_has_a_curve(tmp_path: Path) -> None:
     settings = Settings(problems={"evaluation": {"mbpp": "mbpp:a", "humaneval": "humaneval:b"}})
     with RunFolder.create(tmp_path / "run", settings, PROBLEMS) as folder:
