@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from rltf.files import newest_checkpoint
 from rltf.learner.learner import Learner
 from rltf.learner.policy import Policy, TokenOutputs
 from rltf.learner.ranks import ALONE, Ranks
-from rltf.learner.sft import SftReport, run_sft
+from rltf.learner.sft import SftProgress, SftReport, run_sft
 from rltf.settings import Dtype
 from rltf.transport.sharded import whole
 from rltf.transport.weights import WeightsHandle
@@ -173,11 +174,24 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return whole(tensor.detach()).clone().numpy()
 
 
-def fine_tune(ranks: Ranks, model: Path, cache_dir: Path) -> tuple[SftReport, dict[str, NDArray[np.float32]]]:
-    """Fine-tune a new learner."""
+def fine_tune(
+    ranks: Ranks, model: Path, cache_dir: Path, stop: int | None = None
+) -> tuple[SftReport, dict[str, NDArray[np.float32]]]:
+    """Fine-tune a new learner. With `stop`, a first attempt is interrupted after as many updates."""
     sft = {"num_steps": 4, "batch_size": 4, "evaluate_every": 2, "learning_rate": 1e-3, "warmup_steps": 1}
-    learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
-    return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
+
+    def interrupt(progress: SftProgress) -> None:
+        if progress.step == stop:
+            raise InterruptedError
+
+    with contextlib.ExitStack() as stack:
+        if stop is not None:
+            stack.enter_context(pytest.MonkeyPatch.context()).setattr("rltf.learner.sft.STORE_EVERY_S", 0.0)
+            learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
+            with contextlib.suppress(InterruptedError):
+                run_sft(learner, make_references(0, 12), seed=0, report=interrupt)
+        learner = make_learner(model, ranks=ranks, sft=sft | {"cache_dir": cache_dir})
+        return run_sft(learner, make_references(0, 12), seed=0), weights(learner)
 
 
 def refuse_infinite_gradient(ranks: Ranks, model: Path) -> None:

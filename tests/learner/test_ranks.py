@@ -208,6 +208,16 @@ def test_ranks_fine_tune_and_load_what_one_process_cached(pair: Pair, tiny_model
                 np.testing.assert_allclose(their_weights[name], value, rtol=0, atol=0 if cached else 1e-5)
 
 
+def test_ranks_continue_an_interrupted_fine_tuning(pair: Pair, tiny_model_dir: Path, tmp_path: Path) -> None:
+    whole = pair.run(fine_tune, tiny_model_dir, tmp_path / "whole")
+    parts = pair.run(fine_tune, tiny_model_dir, tmp_path / "parts", 3)
+    for (report, weights), (their_report, their_weights) in zip(whole, parts, strict=True):
+        assert their_report == report
+        for name, value in weights.items():
+            np.testing.assert_array_equal(their_weights[name], value)
+    assert [path.name[:4] for path in (tmp_path / "parts").iterdir()] == ["sft-"]
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_if_a_rank_dies_the_others_fail(count: int, tiny_model_dir: Path) -> None:
     pair = Pair(timeout_s=20.0)

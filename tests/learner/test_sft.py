@@ -65,6 +65,35 @@ def test_a_damaged_model_in_the_cache_is_trained_again(tiny_model_dir: Path, tmp
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, f"set-aside-{folder.name}"}
 
 
+def test_an_interrupted_stage_continues_with_the_same_bits(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = copying_references()
+    whole = stage(tiny_model_dir, tmp_path / "whole")
+    report = run_sft(whole, references, seed=0)
+    monkeypatch.setattr("rltf.learner.sft.STORE_EVERY_S", 0.0)
+
+    seen: list[int] = []
+
+    def interrupt(progress: SftProgress) -> None:
+        seen.append(progress.step)
+        if progress.step == stops[0]:
+            raise KeyboardInterrupt
+
+    stops = [13, 28]
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            run_sft(stage(tiny_model_dir, tmp_path / "cache"), references, seed=0, report=interrupt)
+        (unfinished,) = (tmp_path / "cache").iterdir()
+        assert unfinished.name.startswith("unfinished-sft-")
+        stops.pop(0)
+    assert seen == [*range(1, 14), *range(11, 29)]  # from the last validation on, which is every five updates
+    last = stage(tiny_model_dir, tmp_path / "cache")
+    assert run_sft(last, references, seed=0) == report
+    assert largest_difference(list(whole.policy.model.parameters()), list(last.policy.model.parameters())) == 0
+    assert [path.name[:4] for path in (tmp_path / "cache").iterdir()] == ["sft-"]
+
+
 @pytest.mark.parametrize("change", ["data", "settings", "seed", "weights"])
 def test_cache_key_covers_every_input(tiny_model_dir: Path, tmp_path: Path, change: str) -> None:
     references = copying_references()
