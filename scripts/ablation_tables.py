@@ -54,6 +54,7 @@ COMPARISONS = (
     ("sl", START),
     ("rltf", START),
     ("static", "rltf"),
+    ("siblings", START),
     ("siblings", "rltf"),
     ("rltf", OFFLINE),
     ("rltf", "rltf-paper"),
